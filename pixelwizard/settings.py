@@ -62,3 +62,23 @@ class BackboneSettings:
     control_blocks: List[int] = field(default_factory=lambda: [1])
     vae: VAESizes = field(default_factory=VAESizes)
     text: TextSizes = field(default_factory=TextSizes)
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How one stage integrates its velocity field from noise to latent.
+
+    ``timesteps`` (1000 = noise, strictly decreasing) replaces the ``steps`` and the ``shift`` of the
+    solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are the
+    0-based steps that run classifier-free guidance (``None``: all of them). ``step_sizes`` is what
+    the network is told about the length of each step: ``none``, ``raw`` or ``snapped`` to the
+    step sizes it was trained with.
+    """
+
+    solver: str = "unipc"
+    steps: int = 50
+    timesteps: Optional[List[float]] = None
+    shift: Optional[float] = None
+    guidance: float = 5.0
+    guided_steps: Optional[List[int]] = None
+    step_sizes: str = "none"

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the golden tensors: ``PIXELWIZARD_GOLDEN``, else the copy beside the tests."""
+    folder = os.environ.get("PIXELWIZARD_GOLDEN")
+    return Path(folder) if folder else Path(__file__).parent / "golden"
