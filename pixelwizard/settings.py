@@ -82,3 +82,28 @@ class SamplerSettings:
     guidance: float = 5.0
     guided_steps: Optional[List[int]] = None
     step_sizes: str = "none"
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How videos are written: ``crf`` is x264's and x265's quality, ignored by the lossless ffv1."""
+
+    fps: int = 24
+    codec: str = "h264"
+    crf: int = 12
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Where the stages' results are kept between runs."""
+
+    dir: str = "outputs/store"
+
+
+@dataclass(frozen=True)
+class TrackerSettings:
+    """What records a run: ``kind`` is wandb, csv or none; ``mode`` is W&B's (offline, online)."""
+
+    kind: str = "wandb"
+    project: str = "pixelwizard"
+    mode: str = "offline"
