@@ -1,0 +1,101 @@
+"""Text cleaning, the word-level tokenizer and the encoder around them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixelwizard.data.shapes import WORDS as WORDS_OF_CAPTIONS
+from pixelwizard.settings import TextSizes
+from pixelwizard.wan.umt5 import (
+    TextEncoder,
+    clean,
+    load_tokenizer,
+    official_names,
+    unknown_words,
+    write_word_tokenizer,
+)
+
+ASSETS = Path(__file__).parents[1] / "pixelwizard/assets/tiny"
+WORDS = ["a", "red", "circle", "moves", "left"]
+SIZES = TextSizes(vocab_size=8, dim=16, dim_attn=16, dim_ffn=24, num_heads=2, num_layers=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    assert write_word_tokenizer(folder, WORDS) == len(WORDS) + 3
+    return load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer):
+    torch.manual_seed(0)
+    return TextEncoder(SIZES, tokenizer, text_len=6).eval()
+
+
+def test_cleaning_repairs_unicode_unescapes_twice_and_collapses_white_space():
+    assert clean("  schÃ¶n &amp;amp;\n\t a  b ") == "schön & a b"
+
+
+def test_words_are_lower_cased_split_at_punctuation_and_ended(tokenizer):
+    assert tokenizer("A red-circle, moves!").input_ids == [3, 4, 5, 6, 1]
+    assert tokenizer("").input_ids == [1]
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
+
+
+def test_unknown_words_are_listed_once_in_order(tokenizer):
+    found = unknown_words(tokenizer, "A Purple circle; a fox, Purple fox")
+    assert found == ["Purple", "fox"]
+    assert unknown_words(tokenizer, "a red circle moves left.") == []
+
+
+def test_long_texts_are_truncated_and_still_end_in_the_end_token(encoder):
+    long, short = encoder.tokenize(["red " * 20, "red"])
+    assert long.tolist() == [4] * 5 + [1]
+    assert short.tolist() == [4, 1]
+
+
+def test_embeddings_are_unpadded_and_a_batch_equals_single_texts(encoder):
+    texts = ["a red circle moves left", "circle", ""]
+    with torch.no_grad():
+        alone = encoder(texts)
+        batch = encoder.encode(encoder.tokenize(texts))
+    assert [tuple(e.shape) for e in alone] == [(6, 16), (2, 16), (1, 16)]
+    for one, other in zip(alone, batch, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert encoder([]) == []
+
+
+def test_official_names_cover_every_weight_and_load_back(encoder, tokenizer):
+    state = encoder.official_state_dict()
+    assert set(official_names(2)) == set(state)
+    assert sum(t.numel() for t in state.values()) == sum(p.numel() for p in encoder.parameters())
+    with torch.device("meta"):
+        other = TextEncoder(SIZES, tokenizer, text_len=6)
+    other.load_official(state, assign=True)
+    assert sum(1 for _ in other.parameters()) == len(state), "the embedding is one parameter"
+    with torch.no_grad():
+        assert torch.equal(encoder(["a red circle"])[0], other.eval()(["a red circle"])[0])
+
+
+def test_gradients_reach_every_weight(encoder):
+    encoder.zero_grad()
+    sum(e.square().sum() for e in encoder(["a red circle moves"])).backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="vocab_size=7"):
+        TextEncoder(TextSizes(vocab_size=7, dim=16, dim_attn=16, num_heads=2), tokenizer, 6)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no tokenizer in"):
+        load_tokenizer(tmp_path)
+
+
+def test_the_miniatures_tokenizer_knows_every_word_of_its_captions():
+    tokenizer = load_tokenizer(ASSETS / "google/umt5-xxl")
+    assert [word for word in WORDS_OF_CAPTIONS if unknown_words(tokenizer, word)] == []
+    assert len(tokenizer) == len(WORDS_OF_CAPTIONS) + 3
