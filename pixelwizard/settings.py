@@ -1,12 +1,18 @@
-"""The settings of pixelwizard: one typed definition that is both the Hydra schema and the runtime value.
+"""The settings of pixelwizard: one typed definition, the schema of Hydra and the runtime values.
 
-Nothing here imports torch or hydra, so that configurations are composed and refused in well under a second.
+Nothing here imports torch or hydra: configurations are composed and refused in under a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import List, Optional
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, List, Literal, Optional, Union
+
+import yaml
+
+from pixelwizard.geometry import Geometry
+from pixelwizard.schema import ConfigError, build, choice
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class DiTSizes:
 
 @dataclass(frozen=True)
 class VAESizes:
-    """Sizes of the causal video autoencoder; ``latent_mean`` and ``latent_std`` have ``z_dim`` entries."""
+    """Sizes of the causal video autoencoder; ``latent_mean``, ``latent_std``: ``z_dim`` entries."""
 
     z_dim: int = 48
     dim: int = 160
@@ -54,39 +60,81 @@ class TextSizes:
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """One backbone: where its weights are and how large its networks are."""
+    """One backbone: where its weights are and how large its networks are.
+
+    ``folder`` is laid out like the official release (``None``: the weights inside the package);
+    ``anchor`` and ``detail`` are checkpoints of the two stages (``None``: the folder's own).
+    """
 
     name: str = "tiny"
     folder: Optional[str] = None
+    anchor: Optional[str] = None
+    detail: Optional[str] = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    negative_prompt: str = ""
     dit: DiTSizes = field(default_factory=DiTSizes)
+    detail_layers: Optional[int] = None
     control_blocks: List[int] = field(default_factory=lambda: [1])
     vae: VAESizes = field(default_factory=VAESizes)
     text: TextSizes = field(default_factory=TextSizes)
+
+    @property
+    def detail_dit(self) -> DiTSizes:
+        """The sizes of the detail network: those of the anchor, but for its number of blocks."""
+        return replace(self.dit, num_layers=self.detail_layers or self.dit.num_layers)
+
+
+@dataclass(frozen=True)
+class ResolutionSettings:
+    """Sizes in pixels and frames, the shift of both stages, and how the decode is tiled.
+
+    ``decode_tiles`` tiles lie along the width, ``decode_overlap`` latent columns (16 px) overlap.
+    """
+
+    width: int = 512
+    height: int = 320
+    frames: int = 17
+    anchor_width: int = 256
+    anchor_height: int = 160
+    anchor_shift: float = 5.0
+    shift: float = 5.5
+    decode_tiles: int = 1
+    decode_overlap: int = 3
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid of the finished video."""
+        return Geometry(self.width, self.height, self.frames)
+
+    @property
+    def anchor_geometry(self) -> Geometry:
+        """The grid of the anchor."""
+        return Geometry(self.anchor_width, self.anchor_height, self.frames)
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
     """How one stage integrates its velocity field from noise to latent.
 
-    ``timesteps`` (1000 = noise, strictly decreasing) replaces the ``steps`` and the ``shift`` of the
-    solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are the
-    0-based steps that run classifier-free guidance (``None``: all of them). ``step_sizes`` is what
-    the network is told about the length of each step: ``none``, ``raw`` or ``snapped`` to the
-    step sizes it was trained with.
+    ``timesteps`` (1000 = noise, strictly decreasing) replaces the ``steps`` and the ``shift`` of
+    the solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are
+    the 0-based steps that run classifier-free guidance (``None``: all of them). ``step_sizes`` is
+    what the network is told about the length of each step: ``none``, ``raw`` or ``snapped`` to
+    the step sizes it was trained with.
     """
 
-    solver: str = "unipc"
+    solver: Literal["euler", "unipc", "dpmpp"] = "unipc"
     steps: int = 50
     timesteps: Optional[List[float]] = None
     shift: Optional[float] = None
     guidance: float = 5.0
     guided_steps: Optional[List[int]] = None
-    step_sizes: str = "none"
+    step_sizes: Literal["none", "raw", "snapped"] = "none"
 
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How videos are written: ``crf`` is x264's and x265's quality, ignored by the lossless ffv1."""
+    """How videos are written: ``crf`` is the quality of x264 and x265; lossless ffv1 ignores it."""
 
     fps: int = 24
     codec: str = "h264"
@@ -104,6 +152,136 @@ class StoreSettings:
 class TrackerSettings:
     """What records a run: ``kind`` is wandb, csv or none; ``mode`` is W&B's (offline, online)."""
 
-    kind: str = "wandb"
+    kind: Literal["wandb", "csv", "none"] = "wandb"
     project: str = "pixelwizard"
-    mode: str = "offline"
+    mode: Literal["offline", "online"] = "offline"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines one ``generate`` run: the root of ``config.yaml``.
+
+    ``prompt`` holds the texts of ``--prompt``, ``prompts`` names a prompt file; with neither, the
+    built-in demo prompts run. ``negative_prompt=None`` takes the backbone's. ``group_size`` prompts
+    pass through all stages together before the next group starts.
+    """
+
+    run_dir: str
+    task: Literal["generate"] = "generate"
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
+    anchor: SamplerSettings = field(default_factory=SamplerSettings)
+    schedule: SamplerSettings = field(default_factory=SamplerSettings)
+    tracker: TrackerSettings = field(default_factory=TrackerSettings)
+    video: VideoSettings = field(default_factory=VideoSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    prompt: List[str] = field(default_factory=list)
+    prompts: Optional[str] = None
+    negative_prompt: Optional[str] = None
+    seed: int = 0
+    group_size: int = 8
+    save_anchor: bool = False
+
+    def check(self) -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        check_resolution(self.resolution)
+        check_sampler(self.anchor, "anchor")
+        check_sampler(self.schedule, "schedule")
+        check_backbone(self.backbone)
+        check_range("video.fps", self.video.fps, 1, 240)
+        check_range("video.crf", self.video.crf, 0, 51)
+        check_range("seed", self.seed, 0, 2**62)
+        check_range("group_size", self.group_size, 1)
+        if self.prompt and self.prompts is not None:
+            raise ConfigError("--prompt and prompts=FILE exclude each other; leave one out")
+
+
+def roots() -> dict[str, type]:
+    """The root dataclass of every task; each has a method ``check``."""
+    return {"generate": Config}
+
+
+def load(path: Union[str, Path]) -> Any:
+    """Read a run folder's ``config.yaml`` into its task's dataclass, checked again.
+
+    Raises ConfigError where the file is not a configuration of this version.
+    """
+    with open(path, encoding="utf-8") as file:
+        values = yaml.safe_load(file)
+    return from_plain(values)
+
+
+def from_plain(values: Any) -> Any:
+    """Plain values to the dataclass that their ``task`` names, with every check applied."""
+    task = values.get("task") if isinstance(values, dict) else None
+    if task not in roots():
+        raise ConfigError(choice("task", task, roots()))
+    config: Any = build(roots()[task], values)
+    config.check()
+    return config
+
+
+def check_resolution(size: ResolutionSettings) -> None:
+    """Sizes on the backbone's grid, the anchor no larger than the video, tiles that overlap."""
+    for prefix, name in (("", "geometry"), ("anchor_", "anchor_geometry")):
+        try:
+            getattr(size, name)
+        except ValueError as error:
+            shared = "" if str(error).startswith("frames") else prefix
+            raise ConfigError(f"resolution.{shared}{error}") from None
+    for side in ("width", "height"):
+        small, large = getattr(size, f"anchor_{side}"), getattr(size, side)
+        if small > large:
+            raise ConfigError(
+                f"resolution.anchor_{side}={small} is larger than resolution.{side}={large};"
+                f" nearest: {large}"
+            )
+    check_range("resolution.shift", size.shift, 0.01)
+    check_range("resolution.anchor_shift", size.anchor_shift, 0.01)
+    columns = size.geometry.latent_grid[2]
+    check_range("resolution.decode_overlap", size.decode_overlap, 1, columns)
+    check_range(
+        "resolution.decode_tiles", size.decode_tiles, 1, columns // (size.decode_overlap + 1)
+    )
+
+
+def check_sampler(sampler: SamplerSettings, key: str) -> None:
+    """At least one step, timesteps that fall inside (0, 1000], guided steps that exist."""
+    check_range(f"{key}.steps", sampler.steps, 1, 1000)
+    check_range(f"{key}.guidance", sampler.guidance, 0.0)
+    if sampler.shift is not None:
+        check_range(f"{key}.shift", sampler.shift, 0.01)
+    steps = sampler.steps
+    if sampler.timesteps is not None:
+        times = sampler.timesteps
+        steps = len(times)
+        falling = all(after < before for before, after in zip(times, times[1:], strict=False))
+        if not times or not falling or times[0] > 1000 or times[-1] <= 0:
+            raise ConfigError(
+                f"{key}.timesteps={times} must fall strictly from at most 1000 to above 0,"
+                f" like [999, 942, 845, 646]"
+            )
+    for step in sampler.guided_steps or []:
+        check_range(f"{key}.guided_steps", step, 0, steps - 1)
+
+
+def check_backbone(backbone: BackboneSettings) -> None:
+    """Networks whose sizes fit each other."""
+    dit = backbone.dit
+    pair = 2 * dit.num_heads
+    if dit.dim < pair or dit.dim % pair:
+        nearest = max(1, round(dit.dim / pair)) * pair
+        raise ConfigError(
+            f"backbone.dit.dim={dit.dim} must be an even multiple of"
+            f" backbone.dit.num_heads={dit.num_heads}; nearest: {nearest}"
+        )
+    for block in backbone.control_blocks:
+        check_range("backbone.control_blocks", block, 0, backbone.detail_dit.num_layers - 1)
+
+
+def check_range(key: str, value: float, low: float, high: Optional[float] = None) -> None:
+    """Refuse a number outside ``low <= value <= high``, naming the nearest that is inside."""
+    if value < low:
+        raise ConfigError(f"{key}={value} must be at least {low}; nearest: {low}")
+    if high is not None and value > high:
+        raise ConfigError(f"{key}={value} must be at most {high}; nearest: {high}")
