@@ -1,0 +1,1 @@
+"""Rectified-flow sampling as pure functions: noise path, schedules, solvers, guidance."""

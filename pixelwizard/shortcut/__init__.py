@@ -1,0 +1,1 @@
+"""Shortcut detail generation: step-size embedding, spatial adapter, network and targets."""

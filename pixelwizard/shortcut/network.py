@@ -1,0 +1,55 @@
+"""The detail network: the Wan transformer, told the size of its step and steered by an anchor."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from pixelwizard.settings import DiTSizes
+from pixelwizard.shortcut.spatial_adapter import SpatialAdapter
+from pixelwizard.shortcut.step_embedding import StepEmbedding
+from pixelwizard.wan.dit import Grid, TextKeyValues, WanDiT
+
+
+class ShortcutDiT(WanDiT):
+    """Wan plus two additions that start at zero: at initialisation it equals Wan bit for bit."""
+
+    def __init__(self, sizes: DiTSizes, control_blocks: Sequence[int]) -> None:
+        for block in control_blocks:
+            if not 0 <= block < sizes.num_layers:
+                raise ValueError(
+                    f"control_blocks contains {block}, but the network has {sizes.num_layers} "
+                    f"blocks; use 0..{sizes.num_layers - 1}"
+                )
+        super().__init__(sizes)
+        self.dt_embedding = StepEmbedding(sizes.freq_dim, sizes.dim)
+        self.spatial_adapter = SpatialAdapter(sizes, control_blocks)
+        self.dt_embedding.reset_parameters()
+        self.spatial_adapter.reset_parameters()
+
+    def encode_anchor(self, anchor_BCTHW: Tensor, token_grid: Grid) -> Tensor:
+        """Features of an anchor latent on the tokens of the detail latent, once per clip."""
+        return self.spatial_adapter.encode(anchor_BCTHW, token_grid)
+
+    def forward(
+        self,
+        latent_BCTHW: Tensor,
+        timestep_B: Tensor,
+        text: TextKeyValues,
+        step_size_B: Tensor | None = None,
+        anchor_features: Tensor | None = None,
+    ) -> Tensor:
+        """Velocity, float32 [B, C, T, H, W].
+
+        ``step_size`` in timesteps, one per sample; ``None`` is 0, the instantaneous velocity.
+        ``anchor_features`` from ``encode_anchor``; ``None`` leaves the adapter out.
+        """
+        if step_size_B is None:
+            step_size_B = torch.zeros_like(timestep_B)
+        time = self.embed_time(timestep_B) + self.dt_embedding(step_size_B)
+        additions = None
+        if anchor_features is not None:
+            additions = self.spatial_adapter(anchor_features, timestep_B, step_size_B)
+        return self.denoise(latent_BCTHW, time, text, additions)

@@ -1,0 +1,77 @@
+"""Spatial adapter: the anchor latent steers the tokens of the detail network.
+
+The convolutions see the anchor only (``encode``, once per clip); time and step size scale the
+channels of their features, and one linear per controlled block, zero at initialisation, turns
+the result into an addition to the tokens entering that block.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelwizard.settings import DiTSizes
+from pixelwizard.wan.dit import Grid, affine_norm, in_float32, sinusoid, time_mlp
+
+GROUPS = 16
+
+
+class SpatialAdapter(nn.Module):
+    """Anchor latent -> one addition [B, L, E] per controlled block."""
+
+    def __init__(self, sizes: DiTSizes, control_blocks: Sequence[int]) -> None:
+        super().__init__()
+        dim, quarter = sizes.dim, sizes.dim // 4
+        self.freq_dim = sizes.freq_dim
+        self.backbone = nn.Sequential(
+            nn.Conv3d(sizes.in_dim, quarter, kernel_size=1),
+            nn.GroupNorm(GROUPS, quarter),
+            nn.SiLU(),
+            nn.Conv3d(quarter, dim, kernel_size=3, padding=1),
+            nn.SiLU(),
+        )
+        self.feature_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.adapter_time_proj = time_mlp(sizes.freq_dim, dim)
+        self.adapter_dt_proj = time_mlp(sizes.freq_dim, dim)
+        self.zero_layers = nn.ModuleDict({str(k): nn.Linear(dim, dim) for k in control_blocks})
+
+    def reset_parameters(self) -> None:
+        """Small time and step projections, additions of zero."""
+        for projection in (self.adapter_time_proj, self.adapter_dt_proj):
+            for layer in (projection[0], projection[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        for layer in self.zero_layers.values():
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def encode(self, anchor_BCTHW: Tensor, token_grid: Grid) -> Tensor:
+        """Features [B, L, E] of an anchor latent on a (T, H, W) grid of tokens.
+
+        Raises ValueError if the anchor has another number of latent frames than the grid.
+        """
+        frames, height, width = token_grid
+        if anchor_BCTHW.shape[2] != frames:
+            raise ValueError(
+                f"the anchor has {anchor_BCTHW.shape[2]} latent frames, the detail has {frames}; "
+                "both stages must make the same number of frames"
+            )
+        flat = anchor_BCTHW.transpose(1, 2).flatten(0, 1).float()
+        flat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)
+        resized = flat.unflatten(0, (-1, frames)).transpose(1, 2)
+        dtype = self.backbone[0].weight.dtype
+        features = self.backbone(resized.to(dtype)).flatten(2).transpose(1, 2)
+        return affine_norm(self.feature_norm, features).to(dtype)
+
+    def forward(
+        self, features_BLE: Tensor, timestep_B: Tensor, step_size_B: Tensor
+    ) -> dict[int, Tensor]:
+        """Additions [B, L, E] by block index."""
+        time = in_float32(self.adapter_time_proj, sinusoid(timestep_B, self.freq_dim))
+        step = in_float32(self.adapter_dt_proj, sinusoid(step_size_B, self.freq_dim))
+        scale = 1 + torch.tanh(time + step).unsqueeze(1)
+        scaled = features_BLE * scale.to(features_BLE.dtype)
+        return {int(k): layer(scaled) for k, layer in self.zero_layers.items()}

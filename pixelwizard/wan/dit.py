@@ -1,0 +1,268 @@
+"""The diffusion transformer of Wan2.2-TI2V-5B (Wan-Video/Wan2.2 ``wan/modules/model.py``).
+
+Parameters carry their official names. Linears and attention run in the dtype of the weights;
+norms, modulation, the time embedding, the head and the residual stream are float32.
+
+Letters of shapes: B samples, C latent channels, T H W the latent grid, L tokens (T * H/2 * W/2,
+frame-major), E model channels, N heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelwizard.geometry import PATCH
+from pixelwizard.settings import DiTSizes
+from pixelwizard.wan.attention import attention, rotary_table, rotate
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class TextKeyValues:
+    """Keys and values of a batch of prompts for the cross-attention of every block.
+
+    One pair of [B, text_len, N, D] tensors per block; constant over the steps of a video.
+    """
+
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+
+
+class WanDiT(nn.Module):
+    """Velocity of a latent video at a timestep, given a text."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        dim = sizes.dim
+        self.patch_embedding = nn.Conv3d(
+            sizes.in_dim, dim, kernel_size=(1, PATCH, PATCH), stride=(1, PATCH, PATCH)
+        )
+        self.text_embedding = nn.Sequential(
+            nn.Linear(sizes.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = time_mlp(sizes.freq_dim, dim)
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.num_layers))
+        self.head = Head(sizes)
+        self._rotary_tables: dict[tuple[Grid, torch.device], Tensor] = {}
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The official initialisation: xavier linears, small embeddings, a head of zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for embedding in (self.text_embedding, self.time_embedding):
+            for layer in (embedding[0], embedding[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def encode_text(self, embeddings: Sequence[Tensor]) -> TextKeyValues:
+        """Keys and values of every block, once per batch of prompts.
+
+        ``embeddings``: one [L_i, text_dim] tensor per prompt, 0 <= L_i <= text_len. Positions
+        past the end of a prompt are zeros and attended to, as in the official model.
+        """
+        weight = self.text_embedding[0].weight
+        padded = weight.new_zeros(len(embeddings), self.sizes.text_len, self.sizes.text_dim)
+        for row, embedding in zip(padded, embeddings):
+            row[: len(embedding)] = embedding
+        context = self.text_embedding(padded)
+        return TextKeyValues(tuple(block.cross_attn.keys_values(context) for block in self.blocks))
+
+    def forward(self, latent_BCTHW: Tensor, timestep_B: Tensor, text: TextKeyValues) -> Tensor:
+        """Velocity, float32 [B, C, T, H, W]; ``timestep`` in [0, 1000], one per sample."""
+        return self.denoise(latent_BCTHW, self.embed_time(timestep_B), text)
+
+    def embed_time(self, timestep_B: Tensor) -> Tensor:
+        """Time embedding, float32 [B, E]."""
+        return in_float32(self.time_embedding, sinusoid(timestep_B, self.sizes.freq_dim))
+
+    def denoise(
+        self,
+        latent_BCTHW: Tensor,
+        time_BE: Tensor,
+        text: TextKeyValues,
+        additions: dict[int, Tensor] | None = None,
+    ) -> Tensor:
+        """Velocity given the time embedding; ``additions[k]`` is added to the tokens of block k."""
+        grid = (
+            latent_BCTHW.shape[2],
+            latent_BCTHW.shape[3] // PATCH,
+            latent_BCTHW.shape[4] // PATCH,
+        )
+        x = self._embed_patches(latent_BCTHW)
+        rotary = self._rotary_table(grid, x.device)
+        modulation = in_float32(self.time_projection, time_BE).unflatten(1, (6, -1))
+        for index, (block, keys_values) in enumerate(zip(self.blocks, text.blocks)):
+            if additions and index in additions:
+                x = x + additions[index]
+            x = block(x, modulation, rotary, keys_values)
+        return unpatchify(self.head(x, time_BE), grid)
+
+    def _embed_patches(self, latent_BCTHW: Tensor) -> Tensor:
+        """Tokens, float32 [B, L, E]; the strided convolution as one linear over patches."""
+        weight = self.patch_embedding.weight.flatten(1)
+        patches = patchify(latent_BCTHW).to(weight.dtype)
+        return F.linear(patches, weight, self.patch_embedding.bias).float()
+
+    def _rotary_table(self, grid: Grid, device: torch.device) -> Tensor:
+        """The rotary table of a grid, kept for the last few grids."""
+        key = (grid, device)
+        if key not in self._rotary_tables:
+            if len(self._rotary_tables) >= 4:
+                self._rotary_tables.clear()
+            with torch.inference_mode(False):  # the table must also serve a later backward
+                head_dim = self.sizes.dim // self.sizes.num_heads
+                self._rotary_tables[key] = rotary_table(grid, head_dim).to(device)
+        return self._rotary_tables[key]
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the text and a feed-forward, modulated by the time."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        dim = sizes.dim
+        self.eps = sizes.eps
+        self.norm3 = nn.LayerNorm(dim, sizes.eps)
+        self.self_attn = Attention(dim, sizes.num_heads, sizes.eps)
+        self.cross_attn = Attention(dim, sizes.num_heads, sizes.eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, sizes.ffn_dim), nn.GELU("tanh"), nn.Linear(sizes.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+
+    def forward(
+        self, x: Tensor, modulation_B6E: Tensor, rotary: Tensor, text: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Tokens [B, L, E] float32 -> the same."""
+        dtype = self.ffn[0].weight.dtype
+        six = (self.modulation.float() + modulation_B6E).unsqueeze(2).unbind(1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = six
+        hidden = modulated_norm(x, shift1, scale1, self.eps).to(dtype)
+        keys, values = self.self_attn.keys_values(hidden, rotary)
+        x = x + gate1 * self.self_attn(hidden, keys, values, rotary)
+        x = x + self.cross_attn(affine_norm(self.norm3, x).to(dtype), *text)
+        hidden = modulated_norm(x, shift2, scale2, self.eps).to(dtype)
+        return x + gate2 * self.ffn(hidden)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose queries and keys are RMS-normed over all heads together."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+
+    def keys_values(self, x: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys (normed, rotated) and values of tokens [B, S, E], each [B, S, N, D]."""
+        return self._heads(self.k(x), self.norm_k, rotary), self._split(self.v(x))
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor | None = None
+    ) -> Tensor:
+        """Attends from tokens [B, L, E] to the given keys and values -> [B, L, E]."""
+        query = self._heads(self.q(x), self.norm_q, rotary)
+        return self.o(attention(query, keys, values).flatten(2))
+
+    def _heads(self, x: Tensor, norm: RMSNorm, rotary: Tensor | None) -> Tensor:
+        heads = self._split(norm(x))
+        if rotary is not None:
+            heads = rotate(heads, rotary)
+        return heads.to(x.dtype)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed and returned in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
+        return x * inverse * self.weight.float()
+
+
+class Head(nn.Module):
+    """Modulated norm and the linear from tokens to patches of velocity, in float32."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.eps = sizes.eps
+        self.head = nn.Linear(sizes.dim, sizes.out_dim * PATCH * PATCH)
+        self.modulation = nn.Parameter(torch.randn(1, 2, sizes.dim) / math.sqrt(sizes.dim))
+
+    def forward(self, x: Tensor, time_BE: Tensor) -> Tensor:
+        """Tokens [B, L, E] -> float32 [B, L, patch_h * patch_w * C]."""
+        shift, scale = (self.modulation.float() + time_BE.unsqueeze(1)).unsqueeze(2).unbind(1)
+        return in_float32(self.head, modulated_norm(x, shift, scale, self.eps))
+
+
+def time_mlp(freq_dim: int, dim: int) -> nn.Sequential:
+    """The small network behind every sinusoid: Linear, SiLU, Linear."""
+    return nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+
+def sinusoid(position_B: Tensor, dim: int) -> Tensor:
+    """[cos, sin] of the positions at dim/2 frequencies of base 10000, float32 [B, dim]."""
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float64, device=position_B.device) / half
+    angle = torch.outer(position_B.double(), 10000.0**-exponent)
+    return torch.cat((angle.cos(), angle.sin()), dim=1).float()
+
+
+def in_float32(module: nn.Module, x: Tensor) -> Tensor:
+    """Runs a linear, or a sequence of linears and SiLUs, in float32 whatever its weights are."""
+    if isinstance(module, nn.Sequential):
+        for layer in module:
+            x = in_float32(layer, x)
+        return x
+    if not isinstance(module, nn.Linear):
+        return module(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), module.weight.float(), module.bias.float())
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without parameters, then x (1 + scale) + shift, in float32."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+def affine_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm with parameters, in float32 whatever they are."""
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps)
+
+
+def patchify(latent_BCTHW: Tensor) -> Tensor:
+    """-> [B, L, C * patch_h * patch_w], tokens frame-major."""
+    x = latent_BCTHW.unflatten(4, (-1, PATCH)).unflatten(3, (-1, PATCH))
+    return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+
+
+def unpatchify(tokens_BLP: Tensor, grid: Grid) -> Tensor:
+    """[B, L, patch_h * patch_w * C] -> [B, C, T, H, W]; ``grid`` counts tokens."""
+    x = tokens_BLP.unflatten(2, (PATCH, PATCH, -1)).unflatten(1, grid)
+    return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
