@@ -34,7 +34,7 @@ def rotary_table(grid: tuple[int, int, int], head_dim: int) -> Tensor:
     third = head_dim // 2 // 3
     pairs = (head_dim // 2 - 2 * third, third, third)
     angles = []
-    for axis, (size, count) in enumerate(zip(grid, pairs)):
+    for axis, (size, count) in enumerate(zip(grid, pairs, strict=True)):
         frequency = 10000.0 ** (-torch.arange(count, dtype=torch.float64) / count)
         angle = torch.outer(torch.arange(size, dtype=torch.float64), frequency)
         shape = [1, 1, 1, count]

@@ -74,7 +74,7 @@ class WanDiT(nn.Module):
         """
         weight = self.text_embedding[0].weight
         padded = weight.new_zeros(len(embeddings), self.sizes.text_len, self.sizes.text_dim)
-        for row, embedding in zip(padded, embeddings):
+        for row, embedding in zip(padded, embeddings, strict=True):
             row[: len(embedding)] = embedding
         context = self.text_embedding(padded)
         return TextKeyValues(tuple(block.cross_attn.keys_values(context) for block in self.blocks))
@@ -103,7 +103,7 @@ class WanDiT(nn.Module):
         x = self._embed_patches(latent_BCTHW)
         rotary = self._rotary_table(grid, x.device)
         modulation = in_float32(self.time_projection, time_BE).unflatten(1, (6, -1))
-        for index, (block, keys_values) in enumerate(zip(self.blocks, text.blocks)):
+        for index, (block, keys_values) in enumerate(zip(self.blocks, text.blocks, strict=True)):
             if additions and index in additions:
                 x = x + additions[index]
             x = block(x, modulation, rotary, keys_values)
