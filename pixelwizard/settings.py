@@ -198,7 +198,9 @@ class Config:
 
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
-    return {"generate": Config}
+    from pixelwizard.train_settings import TrainConfig
+
+    return {"generate": Config, "train": TrainConfig}
 
 
 def load(path: Union[str, Path]) -> Any:

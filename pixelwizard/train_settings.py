@@ -1,0 +1,187 @@
+"""The settings of training: what is trained, on what, how fast and for how long. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Literal, Optional
+
+from pixelwizard.settings import (
+    BackboneSettings,
+    ResolutionSettings,
+    SamplerSettings,
+    check_backbone,
+    check_range,
+    check_resolution,
+    check_sampler,
+)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Procedural clips for training, and the cache of their latents below ``dir``.
+
+    ``clips`` and ``pairs`` are how many training examples of the anchor and of the detail network
+    the cache grows to; training starts when ``ready`` of them are there, and ``workers`` processes
+    encode the rest beside it. ``held_out`` examples of the held-out captions measure the loss.
+    The autoencoder trains on ``crops`` random crops of each clip, ``crop`` pixels wide and high and
+    ``crop_frames`` long, mixed over the ``window`` latest clips.
+    """
+
+    dir: str = "outputs/latents"
+    clips: int = 4000
+    pairs: int = 1200
+    held_out: int = 32
+    ready: int = 320
+    shard: int = 32
+    workers: int = 1
+    crop: int = 64
+    crop_frames: int = 9
+    crops: int = 6
+    window: int = 50
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """Weights of the autoencoder's loss; the L1 distance of pixels has weight 1."""
+
+    mse: float = 2.0
+    gradient: float = 0.5
+    kl: float = 3e-4
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Flow matching: the shift of the training grid and how often text (and anchor) are dropped."""
+
+    shift: float = 3.0
+    text_drop: float = 0.1
+
+
+@dataclass(frozen=True)
+class ConditionSettings:
+    """The anchor that the detail network is trained with, and how its parts start.
+
+    Half of the steps add noise of a level up to ``noise`` to the anchor latent.
+    ``adapter_init_std`` is the deviation of the adapter's last layers at the start (0: identity);
+    ``pass_through`` starts the network as the velocity v = x_t instead of zero.
+    """
+
+    noise: float = 0.2
+    adapter_init_std: float = 0.05
+    pass_through: bool = False
+
+
+@dataclass(frozen=True)
+class ShortcutSettings:
+    """Self-consistency steps: from which share of training on, and with which probability.
+
+    ``inference_share`` of them take time and step size from the schedule used for inference, the
+    others from the reference's rule.
+    """
+
+    start: float = 0.5
+    probability: float = 0.3
+    inference_share: float = 0.5
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What is trained. ``init_from`` is a safetensors file whose fitting tensors are the start."""
+
+    kind: Literal["vae", "anchor", "detail"] = "anchor"
+    batch: int = 16
+    init_from: Optional[str] = None
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    condition: ConditionSettings = field(default_factory=ConditionSettings)
+    shortcut: ShortcutSettings = field(default_factory=ShortcutSettings)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Muon for the matrices inside the network (``muon_lr=0``: none), AdamW for everything else.
+
+    The rates rise over ``warmup`` steps, hold, and fall to 0 over the last ``decay`` of training.
+    """
+
+    lr: float = 2e-3
+    muon_lr: float = 3e-3
+    momentum: float = 0.95
+    betas: List[float] = field(default_factory=lambda: [0.9, 0.98])
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    warmup: int = 50
+    decay: float = 0.4
+    ema: float = 0.998
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long to train: to ``max_steps`` or ``max_minutes``, whichever comes first.
+
+    ``threads=0`` leaves the number of threads alone.
+    """
+
+    max_steps: int = 10000
+    max_minutes: Optional[float] = None
+    threads: int = 0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """After how many steps training state, export and held-out loss are written."""
+
+    every: int = 200
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that determines one ``train`` run: the root of its ``config.yaml``.
+
+    ``schedule`` is the schedule of inference that self-consistency steps are drawn from.
+    """
+
+    run_dir: str
+    task: Literal["train"] = "train"
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
+    schedule: SamplerSettings = field(default_factory=SamplerSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        check_resolution(self.resolution)
+        check_sampler(self.schedule, "schedule")
+        check_backbone(self.backbone)
+        check_range("seed", self.seed, 0, 2**31)
+        for key, value, low in (
+            ("data.shard", self.data.shard, 1),
+            ("data.held_out", self.data.held_out, 1),
+            ("data.ready", self.data.ready, 1),
+            ("data.workers", self.data.workers, 0),
+            ("data.crops", self.data.crops, 1),
+            ("data.window", self.data.window, 1),
+            ("objective.batch", self.objective.batch, 1),
+            ("trainer.max_steps", self.trainer.max_steps, 1),
+            ("trainer.threads", self.trainer.threads, 0),
+            ("checkpoint.every", self.checkpoint.every, 1),
+            ("checkpoint.keep", self.checkpoint.keep, 1),
+        ):
+            check_range(key, value, low)
+        for key, value in (
+            ("objective.flow.text_drop", self.objective.flow.text_drop),
+            ("objective.shortcut.start", self.objective.shortcut.start),
+            ("objective.shortcut.probability", self.objective.shortcut.probability),
+            ("objective.shortcut.inference_share", self.objective.shortcut.inference_share),
+            ("objective.condition.noise", self.objective.condition.noise),
+            ("optimizer.decay", self.optimizer.decay),
+            ("optimizer.ema", self.optimizer.ema),
+        ):
+            check_range(key, value, 0.0, 1.0)
