@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pixelwizard.settings import DiTSizes
+from pixelwizard.diffusion.guidance import guided
+from pixelwizard.diffusion.schedules import Step, make_schedule
+from pixelwizard.diffusion.solvers import SolverState, sample
+from pixelwizard.settings import DiTSizes, SamplerSettings
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.wan.dit import WanDiT
 
@@ -72,3 +76,72 @@ def test_detail_network_equals_the_official_one(dit: GoldenDiT, grad: bool) -> N
         text = network.encode_text(dit.context)
         actual = network(dit.io["x"], dit.io["t"], text, dit.io["dt"], features)
     assert relative_error(actual, dit.io["y_hr"]) < TOLERANCE
+
+
+def test_solvers_follow_the_official_ones_step_by_step(golden: Path) -> None:
+    io = load_file(golden / "solvers_io.safetensors")
+    runs = [match for name in io if (match := re.fullmatch(r"([a-z]+)_(\d+)_s([\d.]+)", name))]
+    assert runs
+
+    def velocity(x: Tensor, step: Step) -> Tensor:
+        return torch.tanh(torch.einsum("ij,bjthw->bithw", io["mix"], x) + step.timestep / 1000)
+
+    for run in runs:
+        name, (solver, steps, shift) = run.group(), run.groups()
+        schedule = make_schedule(SamplerSettings(solver=solver, steps=int(steps)), float(shift))
+        states: list[SolverState] = []
+        sample(velocity, io["x_start"], schedule, on_step=states.append)
+        assert [step.timestep for step in schedule.steps] == io[f"{name}_t"].tolist()
+        assert torch.allclose(torch.tensor(schedule.sigmas), io[f"{name}_sigma"], atol=1e-6)
+        latents = torch.stack([state.latent for state in states])
+        for actual, expected in zip(latents, io[name], strict=True):
+            assert relative_error(actual, expected) < TOLERANCE, name
+
+
+@torch.no_grad()
+def test_two_stages_end_where_the_official_ones_do(golden: Path, dit: GoldenDiT) -> None:
+    settings = json.loads((golden / "two_stage.json").read_text())
+    io = load_file(golden / "two_stage_io.safetensors")
+    solver, guidance = settings["solver"], settings["guidance"]
+
+    base = dit.base()
+    texts = [base.encode_text([io[name]]) for name in ("context", "context_null")]
+    passes = [
+        lambda x, step, text=text: base(x, torch.tensor([step.timestep]), text) for text in texts
+    ]
+    sampler = SamplerSettings(solver=solver, steps=settings["lr_steps"], guidance=guidance)
+    schedule = make_schedule(sampler, settings["lr_shift"])
+    anchor = sample(guided(*passes, guidance), io["noise_lr"], schedule)
+    assert relative_error(anchor, io["lr"]) < TOLERANCE
+
+    detail = dit.detail()
+    texts = [detail.encode_text([io[name]]) for name in ("context", "context_null")]
+    frames, height, width = io["noise_hr"].shape[2:]
+    features = detail.encode_anchor(anchor, (frames, height // 2, width // 2))
+    passes = [
+        lambda x, step, text=text: detail(
+            x, torch.tensor([step.timestep]), text, torch.tensor([step.dt]), features
+        )
+        for text in texts
+    ]
+    sampler = SamplerSettings(
+        solver=solver, steps=settings["hr_steps"], guidance=guidance, step_sizes="raw"
+    )
+    schedule = make_schedule(sampler, settings["hr_shift"])
+    result = sample(guided(*passes, guidance), io["noise_hr"], schedule)
+    assert relative_error(result, io["hr"]) < TOLERANCE
+
+
+PREFIXES = r"(model|_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\."
+
+
+@pytest.mark.parametrize("part", ["generator", "generator_ema"])
+def test_trainer_container_holds_the_detail_weights(
+    golden: Path, dit: GoldenDiT, part: str
+) -> None:
+    container = torch.load(golden / "hr_model.pt", weights_only=True)
+    weights = {re.sub(PREFIXES, "", name): value for name, value in container[part].items()}
+    network = ShortcutDiT(dit.sizes, dit.control_blocks)
+    network.load_state_dict(weights)
+    if part == "generator":
+        assert all(torch.equal(weights[name], dit.weights[name]) for name in weights)
