@@ -1,1 +1,7 @@
-"""pixelwizard: two-stage text-to-video at 2K and 4K, as a Hydra and Lightning experiment framework."""
+"""pixelwizard: two-stage text-to-video at 2K and 4K, as a Hydra and Lightning experiment framework.
+
+``import pixelwizard as pw; pw.generate(["schedule=shortcut4"], prompts=["..."])`` makes videos in
+this process. Importing the package imports neither torch nor Hydra.
+"""
+
+__version__ = "0.1.0"

@@ -24,7 +24,8 @@ class Geometry:
             if value < PIXELS_PER_TOKEN or value % PIXELS_PER_TOKEN:
                 low, high = nearest_sizes(value)
                 raise ValueError(
-                    f"{name}={value} is not a multiple of {PIXELS_PER_TOKEN}; nearest: {low} or {high}"
+                    f"{name}={value} is not a multiple of {PIXELS_PER_TOKEN};"
+                    f" nearest: {low} or {high}"
                 )
         if self.frames < 1 or (self.frames - 1) % TEMPORAL_STRIDE:
             low, high = nearest_frames(self.frames)

@@ -1,0 +1,8 @@
+"""``python -m pixelwizard`` is the command ``pixelwizard``."""
+
+import sys
+
+from pixelwizard.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

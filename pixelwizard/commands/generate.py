@@ -1,0 +1,34 @@
+"""``pixelwizard [generate]``: videos from text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pixelwizard.checkpoints import require_weights
+from pixelwizard.commands import Command
+from pixelwizard.data.prompts import prompts_of
+from pixelwizard.launch import launch
+from pixelwizard.run_folder import claim
+from pixelwizard.settings import Config
+
+EXAMPLES = """\
+  pixelwizard                                        four demo videos with the built-in miniature
+  pixelwizard --prompt "a red circle moves left over a gray background"
+  pixelwizard prompts=prompts.csv seed=7             .txt, .jsonl or .csv, one video per prompt
+  pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
+  pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
+  pixelwizard backbone=wan2_2_ti2v_5b resolution=2k backbone.folder=DIR backbone.detail=FILE"""
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot run before anything is written: prompts, weights. Raises ValueError."""
+    prompts_of(config)
+    require_weights(config.backbone)
+
+
+def run(config: Config, command_line: Sequence[str]) -> int:
+    """Make the videos of ``config`` in its run folder; returns the exit code."""
+    return launch(claim(config, command_line))
+
+
+COMMAND = Command("videos from text", EXAMPLES, check, run)

@@ -1,0 +1,153 @@
+"""Start the workers of one job as fresh processes, watch them, report the first failure."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+WORKER = (sys.executable, "-m", "pixelwizard.worker")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
+INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 10.0
+TAIL_LINES = 20
+KNOWN_CODES = (0, 2, 3)
+"""Exit codes for which the worker itself has said what there is to say."""
+
+Worker = subprocess.Popen[bytes]
+
+
+def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> int:
+    """Run ``command RUN_DIR`` once per rank and wait; returns the exit code of the job.
+
+    The first rank that fails ends the others and decides the code. An interrupt is passed on to
+    the workers, which finish what must not be torn; the code is then 128 + signal. A second
+    interrupt kills them. No worker outlives this call, nor (on Linux) this process.
+    """
+    workers: list[Worker] = []
+    port = _free_port() if ranks > 1 else 0
+    with ExitStack() as stack:
+        received = stack.enter_context(_forwarding(workers))
+        stack.callback(_end, workers)
+        for rank in range(ranks):
+            log = stack.enter_context(open(run_dir / f"rank{rank}.log", "wb")) if rank else None
+            environment = worker_environment(rank, ranks, port)
+            workers.append(_start([*command, str(run_dir)], environment, log))
+        if received:  # it came before there was a worker to pass it on to
+            _send(workers, received[0])
+        code, rank = _watch(workers)
+    if received:
+        return 128 + received[0]
+    if code not in KNOWN_CODES:
+        _explain(code, rank, run_dir)
+    return code if code >= 0 else 128 - code
+
+
+def worker_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """The environment of one rank: nothing of an outer launcher, and this package importable."""
+    environment = {key: value for key, value in os.environ.items() if key not in INHERITED}
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / "pyproject.toml").is_file():
+        known = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([str(checkout), *([known] if known else [])])
+    if ranks > 1:
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+        environment |= {"WORLD_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    return environment
+
+
+def _start(command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None) -> Worker:
+    """One worker in a session of its own, so that Ctrl-C reaches it once, through this process."""
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT if log else None,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when its parent is gone (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+@contextmanager
+def _forwarding(workers: list[Worker]) -> Iterator[list[int]]:
+    """Pass signals on to the workers; yields the list of those received."""
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        _send(workers, number if len(received) == 1 else signal.SIGKILL)
+
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(workers: Sequence[Worker], number: int) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.send_signal(number)
+
+
+def _watch(workers: Sequence[Worker]) -> tuple[int, int]:
+    """Wait until all have ended or one has failed: (exit code, rank), code < 0 for a signal."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        for rank, code in enumerate(codes):
+            if code:
+                return code, rank
+        if all(code is not None for code in codes):
+            return 0, 0
+        time.sleep(POLL_SECONDS)
+
+
+def _end(workers: Sequence[Worker]) -> None:
+    """Terminate what still runs, kill what does not listen."""
+    _send(workers, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def _explain(code: int, rank: int, run_dir: Path) -> None:
+    """Say how a worker ended that could not say it itself."""
+    log = run_dir / f"rank{rank}.log"
+    if rank and log.is_file():
+        print(
+            "\n".join(log.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]), file=sys.stderr
+        )
+    if code < 0:
+        hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
+        how = f"was ended by signal {signal.Signals(-code).name}{hint}"
+    else:
+        how = f"failed with exit code {code}; the lines above say why"
+    print(f"pixelwizard: the worker of {run_dir} {how}", file=sys.stderr)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,78 @@
+"""The run folder before the run: who owns it, ``config.yaml`` and ``overrides.txt``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pixelwizard.schema import ConfigError, differences, to_plain
+from pixelwizard.settings import load
+
+CONFIG, OVERRIDES = "config.yaml", "overrides.txt"
+PLACES = ("run_dir", "store")
+"""Keys that say where results lie; they do not change what the results are."""
+
+
+def config_hash(config: Any) -> str:
+    """Eight hexadecimal digits of everything in a configuration but its places."""
+    return short_hash({key: item for key, item in to_plain(config).items() if key not in PLACES})
+
+
+def short_hash(value: Any) -> str:
+    """Eight hexadecimal digits of a plain value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def claim(config: Any, command: Sequence[str]) -> Path:
+    """Make the run folder of ``config``, or continue in the one that has the same configuration.
+
+    Raises ConfigError if the folder belongs to another configuration or cannot be written.
+    """
+    folder = Path(config.run_dir)
+    _refuse_foreign(config, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=100)
+        write_text(folder / CONFIG, text)
+        write_text(folder / OVERRIDES, shlex.join(command) + "\n")
+    except OSError as error:
+        raise ConfigError(f"run_dir={folder} cannot be written: {error.strerror}") from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", errors="surrogateescape")
+    os.replace(part, path)
+
+
+def _refuse_foreign(config: Any, folder: Path) -> None:
+    path = folder / CONFIG
+    try:
+        known = path.exists()
+        old = to_plain(load(path)) if known else None
+    except OSError as error:
+        raise ConfigError(f"run_dir={folder} cannot be read: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError):
+        raise ConfigError(
+            f"run_dir={folder} holds a {CONFIG} that this version cannot read;"
+            " choose another folder"
+        ) from None
+    if old is None:
+        return
+    differ = [key for key in differences(old, to_plain(config)) if key.split(".")[0] not in PLACES]
+    if differ:
+        shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
+        raise ConfigError(
+            f"run_dir={folder} belongs to another configuration (it differs in {shown});"
+            " choose another folder or repeat the same settings"
+        )
