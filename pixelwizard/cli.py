@@ -53,14 +53,11 @@ def _run(arguments: Arguments, argv: Sequence[str]) -> int:
     task = command(arguments.task)
     from pixelwizard.compose import compose  # Hydra: only where something is composed
 
-    jobs = compose(arguments.task, arguments.overrides, arguments.prompts)
-    swept = [job for job in jobs if job.swept]
-    if swept and not arguments.sweep and not _from_experiment(arguments):
-        raise ConfigError(f"{swept[0].swept[0]} is one of several values; add -m to run them all")
+    jobs = compose(arguments.task, arguments.overrides, arguments.prompts, arguments.sweep)
     if arguments.show == "job":
         print("---\n".join(_yaml(job.config) for job in jobs), end="")
         return 0
-    if swept or arguments.sweep:
+    if arguments.sweep or any(job.swept for job in jobs):
         return _sweep(task, arguments, jobs, argv)
     if arguments.sweep_dir is not None:
         raise ConfigError("sweep_dir is for sweeps; add -m, or use run_dir")
@@ -111,11 +108,6 @@ def _set(arguments: Arguments, option: str, value: str) -> None:
         arguments.show = arguments.show or "job"
     else:
         raise ConfigError(f"--cfg={value} must be job, the composed configuration")
-
-
-def _from_experiment(arguments: Arguments) -> bool:
-    """Whether the sweep is the experiment's own, so that -m need not be said."""
-    return any(word.startswith("experiments=") for word in arguments.overrides)
 
 
 def _sweep(task: Command, arguments: Arguments, jobs: Sequence[Job], argv: Sequence[str]) -> int:

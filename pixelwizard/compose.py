@@ -16,6 +16,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -30,7 +31,8 @@ PATHS = ("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor"
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
 NAMING = ("backbone", "resolution", "schedule")
 """Groups whose choices name the default run folder, unless an experiment does."""
-OVERRIDE = re.compile(r"(?P<sign>[+~]*)(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
+OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
+SWEPT = re.compile(r",|(range|glob|choice)\(")
 PENDING = "pending"
 
 
@@ -50,21 +52,25 @@ class Job:
     swept: tuple[str, ...] = ()
 
 
-def compose(task: str, overrides: Sequence[str], prompts: Sequence[str] = ()) -> list[Job]:
+def compose(
+    task: str, overrides: Sequence[str], prompts: Sequence[str] = (), sweep: bool = False
+) -> list[Job]:
     """The jobs that ``overrides`` ask for: one, or one per combination of the swept values.
 
     Values are swept by the command line (``seed=0,1``, ``range(4)``) or by an experiment file
-    (``hydra.sweeper.params``). Every job is checked before the first is returned.
-    Raises ConfigError for every mistake of the user.
+    (``hydra.sweeper.params``); ``sweep=False`` refuses the former. Every job is checked before the
+    first is returned. Raises ConfigError for every mistake of the user.
     """
     jobs = []
     with _composer(task):
-        for chosen in _combinations(_checked(task, overrides)):
+        for chosen in _combinations(_checked(task, overrides, sweep)):
+            if chosen.swept and not sweep:
+                raise ConfigError(f"{chosen.swept[0]} is one of several values; -m runs them all")
             composed = _hydra(task, chosen.all)
             own = {override.split("=", 1)[0] for override in chosen.all}
             params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
             more = [f"{key}={value}" for key, value in params.items() if key not in own]
-            for inner in _combinations(_checked(task, more)):
+            for inner in _combinations(_checked(task, more, sweep=True)):
                 final = _hydra(task, inner.all + chosen.all) if more else composed
                 swept = (*chosen.swept, *inner.swept)
                 jobs.append(Job(_config(final, prompts), swept))
@@ -96,7 +102,7 @@ def _hydra(task: str, overrides: Sequence[str]) -> DictConfig:
 def _config(composed: DictConfig, prompts: Sequence[str]) -> Any:
     """The root dataclass of what Hydra composed, its paths absolute and its folder named."""
     choices = composed.hydra.runtime.choices
-    ours = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     values: Any = OmegaConf.to_container(ours, resolve=True)
     if prompts:
         values["prompt"] = list(prompts)
@@ -136,7 +142,8 @@ class _Chosen:
 def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
     """Every combination of the swept values, in the order written."""
     loader = GlobalHydra.instance().config_loader()
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = [_parsed(parser, text) for text in overrides]
     lists = []
     for override, text in zip(parsed, overrides, strict=True):
         if override.is_sweep_override():
@@ -155,25 +162,38 @@ def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
     ]
 
 
-def _checked(task: str, overrides: Sequence[str]) -> list[str]:
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        return parser.parse_overrides([text])[0]
+    except HydraException:
+        raise ConfigError(
+            f"{text}: this value cannot be read; close every bracket and quote, and put the whole"
+            " argument into quotes for the shell"
+        ) from None
+
+
+def _checked(task: str, overrides: Sequence[str], sweep: bool) -> list[str]:
     """The overrides as Hydra shall read them: keys that exist, texts quoted."""
     leaves = schema.leaves(settings.roots()[task])
-    return [_checked_one(override, leaves) for override in overrides]
+    return [_checked_one(override, leaves, sweep) for override in overrides]
 
 
-def _checked_one(override: str, leaves: dict[str, Any]) -> str:
+def _checked_one(override: str, leaves: dict[str, Any], sweep: bool) -> str:
+    if override.startswith("~"):
+        raise ConfigError(f"{override}: a key cannot be removed; give it another value")
     match = OVERRIDE.fullmatch(override)
     if match is None:
         raise ConfigError(f"{override!r} is no key=value")
-    sign, key, value = match.group("sign", "key", "value")
-    if "~" in sign:
-        raise ConfigError(f"{override}: a key cannot be removed; give it another value")
+    key, value = match.group("key", "value")
+    if key == "task":
+        raise ConfigError(f"{override}: the task is the first word, like pixelwizard {value}")
     if key == "hydra" or key.startswith("hydra."):
         raise ConfigError(f"{key} is Hydra's own; use run_dir, sweep_dir, -m and --cfg job instead")
     if key in catalog.groups():
         return f"{key}={value}"
     if key in leaves:
-        return f"{key}={_quoted(value)}" if _is_text(leaves[key]) else f"{key}={value}"
+        text = _is_text(leaves[key]) and not (sweep and SWEPT.search(value))
+        return f"{key}={_quoted(value) if text else value}"
     parents = [key[:end] for end, letter in enumerate(key) if letter == "."]
     if any(leaves.get(parent) in (Any, dict[str, Any]) for parent in parents):
         return f"++{key}={value}"
@@ -195,8 +215,8 @@ def _is_text(hint: Any) -> bool:
 
 
 def _quoted(value: str) -> str:
-    """A text for Hydra's grammar, whatever its punctuation; quotes and lists to sweep stay."""
-    if value == "null" or value[:1] in ("'", '"') or "," in value:
+    """A text for Hydra's grammar, whatever its punctuation; one in quotes stays."""
+    if value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL):
         return value
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
 
@@ -207,7 +227,8 @@ def _check_option(override: str) -> None:
     value = value.strip("'\"")
     several = group == "experiments" and (value == "null" or value.startswith("["))
     if group in catalog.groups() and not several and value not in catalog.options(group):
-        raise ConfigError(schema.choice(group, value, catalog.options(group)))
+        own = f", or a file ./experiments/{value}.yaml" if group == "experiments" else ""
+        raise ConfigError(schema.choice(group, value, catalog.options(group)) + own)
 
 
 def _sentence(error: BaseException) -> str:

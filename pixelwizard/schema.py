@@ -153,6 +153,8 @@ def show(value: Any) -> str:
 def choice(key: str, value: Any, options: Iterable[str]) -> str:
     """The sentence for a ``value`` that is none of ``options``, closest first."""
     options = sorted(options)
+    if not options:
+        return f"{key}={show(value)} does not exist"
     return f"{key}={show(value)} must be one of {', '.join(options)}{_did_you_mean(value, options)}"
 
 
