@@ -16,10 +16,13 @@ from torch import Tensor
 from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.diffusion.solvers import SolverState, sample
-from pixelwizard.settings import DiTSizes, SamplerSettings
+from pixelwizard.settings import BackboneSettings, DiTSizes, SamplerSettings, TextSizes
 from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.shortcut.weights import load_detail
 from pixelwizard.wan.dit import WanDiT
+from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer
 
+TINY = Path(__file__).parents[1] / "pixelwizard/assets/tiny"
 TOLERANCE = 1e-4
 
 
@@ -132,16 +135,30 @@ def test_two_stages_end_where_the_official_ones_do(golden: Path, dit: GoldenDiT)
     assert relative_error(result, io["hr"]) < TOLERANCE
 
 
-PREFIXES = r"(model|_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\."
-
-
+@torch.no_grad()
 @pytest.mark.parametrize("part", ["generator", "generator_ema"])
-def test_trainer_container_holds_the_detail_weights(
-    golden: Path, dit: GoldenDiT, part: str
+def test_a_trainers_container_gives_the_detail_network(
+    golden: Path, dit: GoldenDiT, tmp_path: Path, part: str
 ) -> None:
-    container = torch.load(golden / "hr_model.pt", weights_only=True)
-    weights = {re.sub(PREFIXES, "", name): value for name, value in container[part].items()}
-    network = ShortcutDiT(dit.sizes, dit.control_blocks)
-    network.load_state_dict(weights)
-    if part == "generator":
-        assert all(torch.equal(weights[name], dit.weights[name]) for name in weights)
+    file = tmp_path / "model.pt"
+    torch.save({part: torch.load(golden / "hr_model.pt", weights_only=True)[part]}, file)
+    for path in (file, golden / "hr_model.pt"):
+        network = load_detail(BackboneSettings(dit=dit.sizes, detail=str(path)))
+        assert list(network.spatial_adapter.zero_layers) == [str(k) for k in dit.control_blocks]
+        features = network.encode_anchor(dit.io["lr"], tuple(dit.io["lr"].shape[2:]))
+        text = network.encode_text(dit.context)
+        actual = network(dit.io["x"], dit.io["t"], text, dit.io["dt"], features)
+        assert relative_error(actual, dit.io["y_hr"]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_text_encoder_equals_the_official_one(golden: Path) -> None:
+    settings = json.loads((golden / "umt5.json").read_text())
+    io = load_file(golden / "umt5_io.safetensors")
+    tokenizer = load_tokenizer(TINY / "google/umt5-xxl")
+    encoder = TextEncoder(sizes_from(TextSizes, settings["config"]), tokenizer, io["ids"].shape[1])
+    encoder.load_official(load_file(golden / "umt5_weights.safetensors"))
+    lengths = io["mask"].sum(1).tolist()
+    actual = encoder.eval().encode([i[:n] for i, n in zip(io["ids"], lengths, strict=True)])
+    for hidden, expected, length in zip(actual, io["hidden"], lengths, strict=True):
+        assert relative_error(hidden, expected[:length]) < TOLERANCE
