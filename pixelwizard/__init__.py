@@ -4,4 +4,9 @@
 this process. Importing the package imports neither torch nor Hydra.
 """
 
+from __future__ import annotations
+
+from pixelwizard.api import Run, generate
+
+__all__ = ["Run", "__version__", "generate"]
 __version__ = "0.1.0"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+
+from pixelwizard import settings
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -23,10 +26,11 @@ def search_roots() -> list[Path]:
     return roots if shipped in roots else [*roots, shipped]
 
 
-def groups() -> list[str]:
-    """The names of all config groups."""
+def groups(task: str) -> list[str]:
+    """The config groups of a task: folders of ``conf`` that fill a key of its root dataclass."""
     conf = asset_root("conf") / "conf"
-    return sorted(path.name for path in conf.iterdir() if path.is_dir()) + ["experiments"]
+    keys = [field.name for field in fields(settings.roots()[task])]
+    return [key for key in keys if (conf / key).is_dir()] + ["experiments"]
 
 
 def options(group: str) -> list[str]:

@@ -148,7 +148,8 @@ def _yaml(config: Any) -> str:
 def _help(task: str) -> str:
     chosen = command(task)
     lines = [
-        f"  {group}={{{','.join(catalog.options(group)) or 'NAME'}}}" for group in catalog.groups()
+        f"  {group}={{{','.join(catalog.options(group)) or 'NAME'}}}"
+        for group in catalog.groups(task)
     ]
     tasks = "\n".join(f"  {name:<10} {command(name).summary}" for name in TASKS)
     return f"""\

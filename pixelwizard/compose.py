@@ -27,7 +27,10 @@ from pixelwizard import catalog, schema, settings
 from pixelwizard.run_folder import config_hash
 from pixelwizard.schema import ConfigError
 
-PATHS = ("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail")
+PATHS = (
+    *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
+    *("data.dir", "objective.init_from"),
+)
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
 NAMING = ("backbone", "resolution", "schedule")
 """Groups whose choices name the default run folder, unless an experiment does."""
@@ -95,7 +98,7 @@ def _composer(task: str) -> Iterator[None]:
 
 def _hydra(task: str, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
-        _check_option(override)
+        _check_option(task, override)
     return hydra.compose(task, list(overrides), return_hydra_config=True)
 
 
@@ -174,11 +177,11 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
 
 def _checked(task: str, overrides: Sequence[str], sweep: bool) -> list[str]:
     """The overrides as Hydra shall read them: keys that exist, texts quoted."""
-    leaves = schema.leaves(settings.roots()[task])
-    return [_checked_one(override, leaves, sweep) for override in overrides]
+    leaves, groups = schema.leaves(settings.roots()[task]), catalog.groups(task)
+    return [_checked_one(override, leaves, groups, sweep) for override in overrides]
 
 
-def _checked_one(override: str, leaves: dict[str, Any], sweep: bool) -> str:
+def _checked_one(override: str, leaves: dict[str, Any], groups: Sequence[str], sweep: bool) -> str:
     if override.startswith("~"):
         raise ConfigError(f"{override}: a key cannot be removed; give it another value")
     match = OVERRIDE.fullmatch(override)
@@ -189,7 +192,7 @@ def _checked_one(override: str, leaves: dict[str, Any], sweep: bool) -> str:
         raise ConfigError(f"{override}: the task is the first word, like pixelwizard {value}")
     if key == "hydra" or key.startswith("hydra."):
         raise ConfigError(f"{key} is Hydra's own; use run_dir, sweep_dir, -m and --cfg job instead")
-    if key in catalog.groups():
+    if key in groups:
         return f"{key}={value}"
     if key in leaves:
         text = _is_text(leaves[key]) and not (sweep and SWEPT.search(value))
@@ -197,14 +200,14 @@ def _checked_one(override: str, leaves: dict[str, Any], sweep: bool) -> str:
     parents = [key[:end] for end, letter in enumerate(key) if letter == "."]
     if any(leaves.get(parent) in (Any, dict[str, Any]) for parent in parents):
         return f"++{key}={value}"
-    raise ConfigError(_unknown_key(key, leaves))
+    raise ConfigError(_unknown_key(key, leaves, groups))
 
 
-def _unknown_key(key: str, leaves: dict[str, Any]) -> str:
+def _unknown_key(key: str, leaves: dict[str, Any], groups: Sequence[str]) -> str:
     parent, _, name = key.rpartition(".")
     siblings = [leaf.rpartition(".")[2] for leaf in leaves if leaf.rpartition(".")[0] == parent]
     if not parent:
-        siblings = sorted({*siblings, *catalog.groups()})
+        siblings = sorted({*siblings, *groups} - {"task"})
     if siblings:
         return schema.unknown(f"key {key!r}", name, siblings, parent)
     return schema.unknown(f"key {key!r}", key, leaves)
@@ -221,12 +224,12 @@ def _quoted(value: str) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
 
 
-def _check_option(override: str) -> None:
+def _check_option(task: str, override: str) -> None:
     """Refuse an option that its group does not have, before Hydra does at length."""
     group, value = override.split("=", 1)
     value = value.strip("'\"")
     several = group == "experiments" and (value == "null" or value.startswith("["))
-    if group in catalog.groups() and not several and value not in catalog.options(group):
+    if group in catalog.groups(task) and not several and value not in catalog.options(group):
         own = f", or a file ./experiments/{value}.yaml" if group == "experiments" else ""
         raise ConfigError(schema.choice(group, value, catalog.options(group)) + own)
 

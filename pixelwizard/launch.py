@@ -22,9 +22,6 @@ INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
 TAIL_LINES = 20
-KNOWN_CODES = (0, 2, 3)
-"""Exit codes for which the worker itself has said what there is to say."""
-
 Worker = subprocess.Popen[bytes]
 
 
@@ -49,7 +46,7 @@ def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> in
         code, rank = _watch(workers)
     if received:
         return 128 + received[0]
-    if code not in KNOWN_CODES:
+    if code:
         _explain(code, rank, run_dir)
     return code if code >= 0 else 128 - code
 
@@ -133,7 +130,7 @@ def _end(workers: Sequence[Worker]) -> None:
 
 
 def _explain(code: int, rank: int, run_dir: Path) -> None:
-    """Say how a worker ended that could not say it itself."""
+    """Say what a worker could not say itself: one without a terminal, or one that was killed."""
     log = run_dir / f"rank{rank}.log"
     if rank and log.is_file():
         print(
@@ -141,10 +138,8 @@ def _explain(code: int, rank: int, run_dir: Path) -> None:
         )
     if code < 0:
         hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
-        how = f"was ended by signal {signal.Signals(-code).name}{hint}"
-    else:
-        how = f"failed with exit code {code}; the lines above say why"
-    print(f"pixelwizard: the worker of {run_dir} {how}", file=sys.stderr)
+        name = signal.Signals(-code).name
+        print(f"pixelwizard: {name} ended the worker of {run_dir}{hint}", file=sys.stderr)
 
 
 def _free_port() -> int:

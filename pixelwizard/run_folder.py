@@ -16,13 +16,15 @@ from pixelwizard.schema import ConfigError, differences, to_plain
 from pixelwizard.settings import load
 
 CONFIG, OVERRIDES = "config.yaml", "overrides.txt"
-PLACES = ("run_dir", "store")
-"""Keys that say where results lie; they do not change what the results are."""
+INCIDENTAL = ("run_dir", "store", "tracker", "group_size", "save_anchor", "trainer")
+"""Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
 
 
 def config_hash(config: Any) -> str:
-    """Eight hexadecimal digits of everything in a configuration but its places."""
-    return short_hash({key: item for key, item in to_plain(config).items() if key not in PLACES})
+    """Eight hexadecimal digits of everything that determines the results."""
+    return short_hash(
+        {key: item for key, item in to_plain(config).items() if key not in INCIDENTAL}
+    )
 
 
 def short_hash(value: Any) -> str:
@@ -69,7 +71,8 @@ def _refuse_foreign(config: Any, folder: Path) -> None:
         ) from None
     if old is None:
         return
-    differ = [key for key in differences(old, to_plain(config)) if key.split(".")[0] not in PLACES]
+    differ = differences(old, to_plain(config))
+    differ = [key for key in differ if key.split(".")[0] not in INCIDENTAL]
     if differ:
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise ConfigError(

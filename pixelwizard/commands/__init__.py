@@ -22,7 +22,7 @@ class Command:
     run: Callable[[Any, Sequence[str]], int]
 
 
-TASKS = ("generate",)
+TASKS = ("generate", "train")
 DEFAULT_TASK = "generate"
 
 

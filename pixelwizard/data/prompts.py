@@ -22,7 +22,7 @@ from pixelwizard.settings import Config
 FORMATS = (".txt", ".jsonl", ".csv")
 TEXT_KEYS = ("text", "prompt", "caption")
 ID_KEYS = ("id", "prompt_id")
-SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.anchor)")
 MAX_SEED = 2**62
 DEMO_PROMPTS = 4
 
@@ -162,10 +162,10 @@ def _safe_id(value: Any, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ConfigError(f"{place}: id={show(value)} must be text")
     if not SAFE_ID.fullmatch(str(value)):
-        near = re.sub(r"[^A-Za-z0-9._-]+", "-", str(value)).strip("._-")[:100] or "clip1"
+        near = re.sub(r"[^A-Za-z0-9_-]+", "-", str(value)).strip("_-")[:100] or "clip1"
         raise ConfigError(
-            f"{place}: id={show(value)} is no safe file name (letters, digits and ._- only,"
-            f" a letter or digit first, at most 100); nearest: {near}"
+            f"{place}: id={show(value)} is no safe file name (letters, digits and ._- only, a"
+            f" letter or digit first, at most 100, not ending in .anchor); nearest: {near}"
         )
     return str(value)
 

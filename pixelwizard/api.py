@@ -1,0 +1,65 @@
+"""The Python interface: what the command line does, in this process, with an object at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.schema import ConfigError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and per prompt id the video, its provenance, or why it failed."""
+
+    folder: Path
+    videos: dict[str, Path]
+    provenance: dict[str, Any]
+    failed: dict[str, str]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of ``metrics.json``; empty before the run has been evaluated."""
+        path = self.folder / "metrics.json"
+        metrics: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        return metrics
+
+
+def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
+    """Make videos in this process: ``overrides`` and ``prompts`` as on the command line.
+
+    Raises ValueError with one sentence for a mistake in the request. A prompt that fails is named
+    in ``Run.failed``; the others are finished.
+    """
+    from pixelwizard.commands import command
+    from pixelwizard.compose import compose
+    from pixelwizard.run_folder import claim
+    from pixelwizard.worker import dispatch, logging_to
+
+    jobs = compose("generate", overrides, prompts)
+    if len(jobs) > 1:
+        raise ConfigError("this experiment is a sweep; run it with the command line")
+    config = jobs[0].config
+    command("generate").check(config)
+    texts = [part for text in prompts for part in ("--prompt", text)]
+    folder = claim(config, ["pixelwizard", *texts, *overrides])
+    with logging_to(folder / "run.log"):
+        dispatch(folder)
+    return read_run(folder)
+
+
+def read_run(folder: Path | str) -> Run:
+    """The run in a folder, as far as it is finished."""
+    folder = Path(folder)
+    status = json.loads((folder / "status.json").read_text("utf-8"))
+    done = [name for name, state in status.items() if state["state"] == "done"]
+    failed = {name: state["why"] for name, state in status.items() if state["state"] == "failed"}
+    videos = {name: folder / "videos" / f"{name}.mp4" for name in done}
+    provenance = {
+        name: json.loads(path.with_suffix(".json").read_text("utf-8"))
+        for name, path in videos.items()
+    }
+    return Run(folder, videos, provenance, failed)
