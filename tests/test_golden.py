@@ -16,11 +16,12 @@ from torch import Tensor
 from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.diffusion.solvers import SolverState, sample
-from pixelwizard.settings import BackboneSettings, DiTSizes, SamplerSettings, TextSizes
+from pixelwizard.settings import BackboneSettings, DiTSizes, SamplerSettings, TextSizes, VAESizes
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import load_detail
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer
+from pixelwizard.wan.vae import WanVAE
 
 TINY = Path(__file__).parents[1] / "pixelwizard/assets/tiny"
 TOLERANCE = 1e-4
@@ -162,3 +163,23 @@ def test_text_encoder_equals_the_official_one(golden: Path) -> None:
     actual = encoder.eval().encode([i[:n] for i, n in zip(io["ids"], lengths, strict=True)])
     for hidden, expected, length in zip(actual, io["hidden"], lengths, strict=True):
         assert relative_error(hidden, expected[:length]) < TOLERANCE
+
+
+def test_the_autoencoder_equals_the_official_one(golden: Path) -> None:
+    official = json.loads((golden / "vae.json").read_text())["config"]
+    io = load_file(golden / "vae_io.safetensors")
+    sizes = VAESizes(
+        z_dim=official["z_dim"],
+        dim=official["dim"],
+        dec_dim=official["dec_dim"],
+        dim_mult=official["dim_mult"],
+        num_res_blocks=official["num_res_blocks"],
+        temporal_downsample=official["temperal_downsample"],
+        latent_mean=io["mean"].tolist(),
+        latent_std=io["std"].tolist(),
+    )
+    vae = WanVAE(sizes)
+    vae.load_state_dict(load_file(golden / "vae_weights.safetensors"))
+    with torch.no_grad():
+        assert relative_error(vae.encode(io["video"]), io["latent"]) < TOLERANCE
+        assert relative_error(vae.decode(io["z"]), io["decoded"]) < TOLERANCE

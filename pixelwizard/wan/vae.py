@@ -1,10 +1,11 @@
 """The causal video autoencoder of Wan2.2-TI2V-5B, whole clips or streamed.
 
-Re-implements ``wan/modules/vae2_2.py`` of Wan2.2 under the same parameter names. Shapes are BCTHW: video
-``[B, 3, 4n+1, H, W]`` in [-1, 1], latent ``[B, z, n+1, H/16, W/16]`` normalised per channel.
+Re-implements ``wan/modules/vae2_2.py`` of Wan2.2 under the same parameter names. Shapes are BCTHW:
+video ``[B, 3, 4n+1, H, W]`` in [-1, 1], latent ``[B, z, n+1, H/16, W/16]`` normalised per channel.
 
-Time is causal everywhere, so a clip can be processed whole or in chunks with equal results: the first chunk
-begins with the clip's first frame, and ``Stream`` carries what each layer needs of the chunks before.
+Time is causal everywhere, so a clip can be processed whole or in chunks with equal results: the
+first chunk begins with the clip's first frame, and ``Stream`` carries what each layer needs of the
+chunks before.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def _prepend(layer: nn.Module, x: Tensor, frames: int, stream: Stream | None) ->
 
 
 def _starts_clip(layer: nn.Module, x: Tensor, stream: Stream | None) -> bool:
-    """True if ``x`` begins with the clip's first frame; remembers that the layer has now started."""
+    """True if ``x`` begins with the clip's first frame; remembers that the layer has started."""
     if stream is None:
         return True
     first = layer not in stream
@@ -191,7 +192,7 @@ def _duplicate_up(x: Tensor, out_dim: int, time: int, space: int, first: bool) -
 
 
 class DownLevel(nn.Module):
-    """One level of the encoder: residual blocks, then a downsampling unless it is the last level."""
+    """One level of the encoder: residual blocks, then a downsampling unless it is the last."""
 
     def __init__(self, in_dim: int, out_dim: int, blocks: int, down: bool, temporal: bool) -> None:
         super().__init__()
@@ -212,7 +213,7 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """One level of the decoder: residual blocks, then an upsampling unless it is the last level."""
+    """One level of the decoder: residual blocks, then an upsampling unless it is the last."""
 
     def __init__(self, in_dim: int, out_dim: int, blocks: int, up: bool, temporal: bool) -> None:
         super().__init__()
@@ -335,7 +336,7 @@ class WanVAE(nn.Module):
         return (torch.cat(latents, dim=2) - mean) / std
 
     def decode_stream(self, latent: Tensor) -> Iterator[Tensor]:
-        """Normalised latent -> chunks ``[B, 3, t, H, W]`` in order, the first of one frame, the others of four.
+        """Normalised latent -> chunks ``[B, 3, t, H, W]`` in order of time: one frame, then fours.
 
         Memory does not grow with the number of frames. The video is not clamped.
         """
