@@ -108,7 +108,6 @@ class OptimizerSettings:
     muon_lr: float = 3e-3
     momentum: float = 0.95
     betas: List[float] = field(default_factory=lambda: [0.9, 0.98])
-    weight_decay: float = 0.0
     clip: float = 1.0
     warmup: int = 50
     decay: float = 0.4
