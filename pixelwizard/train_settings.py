@@ -51,10 +51,14 @@ class ReconstructionSettings:
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """Flow matching: the shift of the training grid and how often text (and anchor) are dropped."""
+    """Flow matching: the shift of the training grid and how often text (and anchor) are dropped.
+
+    ``weighting`` of the loss over time: ``bell`` is the reference's, which is 0 at t = 1000.
+    """
 
     shift: float = 3.0
     text_drop: float = 0.1
+    weighting: Literal["uniform", "bell"] = "uniform"
 
 
 @dataclass(frozen=True)

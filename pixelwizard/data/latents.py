@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from pixelwizard.data import shapes
 from pixelwizard.geometry import Geometry
@@ -31,6 +33,8 @@ FIRST_PAIR = 1_000_000
 """The seed of the first scene of the pairs; the clips start at 0."""
 BLUR = (0.4, 0.9)
 """Least and greatest deviation, in anchor pixels, of the blur on half of the conditions."""
+READ_EVERY = 100
+"""Steps of training after which new shards are looked for."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ class Part:
     @property
     def paths(self) -> list[Path]:
         """All shards that the part has when it is full."""
+        stem = self.folder / f"{self.kind}-{self.split}"
         shards = -(-self.count // self.shard)
-        return [self.folder / f"{self.kind}-{self.split}-{i:05d}.safetensors" for i in range(shards)]
+        return [Path(f"{stem}-{index:05d}.safetensors") for index in range(shards)]
 
     @property
     def present(self) -> list[Path]:
@@ -131,7 +136,9 @@ def encode_shard(vae: WanVAE, config: TrainConfig, part: Part, path: Path) -> No
     os.replace(unfinished, path)
 
 
-def fill(vae: WanVAE, config: TrainConfig, part: Part, worker: int = 0, of: int = 1) -> Iterator[Path]:
+def fill(
+    vae: WanVAE, config: TrainConfig, part: Part, worker: int = 0, of: int = 1
+) -> Iterator[Path]:
     """Encode the shards that are missing, every ``of``-th of them; yields each finished one."""
     for index, path in enumerate(part.paths):
         if index % of == worker and not path.exists():
@@ -149,6 +156,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def batch(self, rows: Sequence[int], step: int) -> dict[str, object]:
+        """Some rows as what a training step takes."""
+        index, captions = torch.tensor(rows), [self.captions[row] for row in rows]
+        batch = {"latent": self.latents[index], "caption": captions, "step": step}
+        if self.conditions is not None:
+            batch["condition"] = self.conditions[index]
+        return batch
 
 
 class LatentReader:
@@ -189,3 +204,34 @@ def _read_shard(path: Path, anchors: bool) -> Examples:
         return Examples(latents, conditions, captions)
     kept = [text for text, good in zip(captions, sharp.tolist(), strict=True) if good]
     return Examples(conditions[sharp], None, kept)
+
+
+class LatentBatches(IterableDataset):
+    """Endless batches of cached latents; shards that appear meanwhile are read now and then.
+
+    Once the cache is full, the batch of a step depends on the seed and the step alone.
+    """
+
+    def __init__(self, config: TrainConfig, reader: LatentReader, first_step: int) -> None:
+        self.config = config
+        self.reader = reader
+        self.first_step = first_step
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        step, examples = self.first_step, self.reader.read()
+        while True:
+            if step % READ_EVERY == 0:
+                examples = self.reader.read()
+            draw = random.Random(f"{self.config.seed} {step}")
+            count = min(self.config.objective.batch, len(examples))
+            yield examples.batch(draw.sample(range(len(examples)), count), step)
+            step += 1
+
+
+def held_out_batches(config: TrainConfig, reader: LatentReader) -> list[dict[str, object]]:
+    """All examples of a held-out part in batches, always the same."""
+    examples, size = reader.read(), config.objective.batch
+    return [
+        examples.batch(range(i, min(i + size, len(examples))), i)
+        for i in range(0, len(examples), size)
+    ]

@@ -1,0 +1,80 @@
+"""Random crops of procedural clips, for the autoencoder; three in four show the object's edge."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from pixelwizard.data import shapes
+from pixelwizard.train_settings import TrainConfig
+
+EDGE_SHARE = 0.75
+RADII = (0.5, 1.15)
+"""Least and greatest distance of an edge crop's centre from the object's, in radii."""
+
+
+def crops_of(config: TrainConfig, seed: int, split: str) -> list[np.ndarray]:
+    """Crops, uint8 [T, S, S, 3], of one clip: even seeds at the size of the video, odd the anchor."""
+    size = config.resolution.geometry if seed % 2 == 0 else config.resolution.anchor_geometry
+    side, length = config.data.crop, config.data.crop_frames
+    # two seeds, one of each size, per scene
+    scene, draw = shapes.scene(seed // 2, split), random.Random(seed)
+    clip = shapes.render(scene, size.width, size.height, size.frames)
+    crops = []
+    for _ in range(config.data.crops):
+        first = draw.randrange(size.frames - length + 1)
+        left, top = draw.randrange(size.width - side + 1), draw.randrange(size.height - side + 1)
+        if draw.random() < EDGE_SHARE:
+            moment = (first + draw.randrange(length)) / max(size.frames - 1, 1)
+            x, y, radius = shapes.placement(scene, size.width / size.height, moment)
+            angle, distance = draw.uniform(0, 2 * math.pi), radius * draw.uniform(*RADII)
+            left = round((x + distance * math.cos(angle)) * size.height - side / 2)
+            top = round((y + distance * math.sin(angle)) * size.height - side / 2)
+            left = min(max(left, 0), size.width - side)
+            top = min(max(top, 0), size.height - side)
+        crops.append(clip[first : first + length, top : top + side, left : left + side].copy())
+    return crops
+
+
+class CropBatches(IterableDataset):
+    """Endless batches of crops; the batch of a step depends on the seed and the step alone.
+
+    Each step draws from the crops of the latest ``data.window`` clips, a window that moves on by
+    as many clips per step as replace a batch.
+    """
+
+    def __init__(self, config: TrainConfig, first_step: int) -> None:
+        self.config = config
+        self.first_step = first_step
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        window: dict[int, list[np.ndarray]] = {}
+        data, batch = self.config.data, self.config.objective.batch
+        step = self.first_step
+        while True:
+            first = step * batch // data.crops
+            seeds = range(first, first + data.window)
+            kept = {seed: window.get(seed) for seed in seeds}
+            window = {seed: c or crops_of(self.config, seed, "train") for seed, c in kept.items()}
+            draw = random.Random(f"{self.config.seed} {step}")
+            picks = [draw.choice(window[draw.choice(seeds)]) for _ in range(batch)]
+            yield {"video": stacked(picks), "step": step}
+            step += 1
+
+
+def held_out_crops(config: TrainConfig) -> list[dict[str, object]]:
+    """Batches of crops of held-out clips, always the same."""
+    crops = [c for seed in range(config.data.held_out) for c in crops_of(config, seed, "heldout")]
+    size = config.objective.batch
+    return [{"video": stacked(crops[i : i + size]), "step": i} for i in range(0, len(crops), size)]
+
+
+def stacked(crops: list[np.ndarray]) -> Tensor:
+    """uint8 [B, 3, T, H, W]."""
+    return torch.from_numpy(np.stack(crops)).permute(0, 4, 1, 2, 3)

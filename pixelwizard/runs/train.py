@@ -1,0 +1,190 @@
+"""Training from a configuration: cache, network, Lightning fit, continuation and export."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pixelwizard.checkpoints import NAMES, weights_digest, weights_folder
+from pixelwizard.data.crops import CropBatches, held_out_crops
+from pixelwizard.data.latents import LatentBatches, LatentReader, held_out_batches, parts
+from pixelwizard.runs.cache import prepare
+from pixelwizard.runs.modules import (
+    AnchorModule,
+    DetailModule,
+    TextTable,
+    TrainingModule,
+    VAEModule,
+)
+from pixelwizard.runs.training_callbacks import Checkpoints, TrainingLog, last_checkpoint
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.shortcut.weights import save_detail
+from pixelwizard.train_settings import TrainConfig
+from pixelwizard.wan.dit import WanDiT
+from pixelwizard.wan.vae import AttentionBlock, ResidualBlock, WanVAE
+from pixelwizard.wan.weights import load_text_encoder, save_anchor, save_vae
+
+
+def train(config: TrainConfig) -> None:
+    """Train to the configured end, from the run folder's last checkpoint if there is one."""
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    run_dir = Path(config.run_dir)
+    checkpoints = run_dir / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    module = make_module(config)
+    last = last_checkpoint(checkpoints)
+    if last and is_finished(config, last):
+        return
+    trainer = L.Trainer(
+        max_steps=config.trainer.max_steps,
+        max_epochs=-1,
+        precision=config.trainer.precision,
+        devices=1,
+        val_check_interval=config.checkpoint.every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[
+            TrainingLog(run_dir / "log.csv"),
+            Checkpoints(
+                checkpoints,
+                config.checkpoint.every,
+                config.checkpoint.keep,
+                partial(export, config, run_dir / "export"),
+            ),
+        ],
+    )
+    trainer.fit(module, datamodule=TrainingData(config), ckpt_path=last, weights_only=False)
+
+
+def is_finished(config: TrainConfig, checkpoint: Path) -> bool:
+    """Whether the training that wrote a checkpoint had reached its configured end."""
+    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    minutes = config.trainer.max_minutes
+    by_time = minutes is not None and state["elapsed"] >= 60 * minutes
+    return by_time or state["global_step"] >= config.trainer.max_steps
+
+
+class TrainingData(L.LightningDataModule):
+    """Batches of the objective: crops rendered on the way, or latents of the cache."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def setup(self, stage: str) -> None:
+        kind = self.config.objective.kind
+        if kind == "vae":
+            return
+        found = parts(self.config, weights_digest(self.config.backbone, "vae"))
+        main = "pairs" if kind == "detail" else "clips"
+        prepare(self.config, [found[main], found[f"{main}-heldout"]])
+        sources = [found["pairs"]] if kind == "detail" else [found["clips"], found["pairs"]]
+        self.reader = LatentReader(sources, anchors=kind == "anchor")
+        self.held_out = LatentReader([found[f"{main}-heldout"]], anchors=kind == "anchor")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        step = self.trainer.global_step
+        if self.config.objective.kind == "vae":
+            return DataLoader(CropBatches(self.config, step), batch_size=None)
+        return DataLoader(LatentBatches(self.config, self.reader, step), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        if self.config.objective.kind == "vae":
+            batches = held_out_crops(self.config)
+        else:
+            batches = held_out_batches(self.config, self.held_out)
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def make_module(config: TrainConfig) -> TrainingModule:
+    """The objective's network at its start, in its Lightning module."""
+    kind, backbone = config.objective.kind, config.backbone
+    if kind == "vae":
+        vae = WanVAE(backbone.vae)
+        zero_residuals(vae)
+        return VAEModule(config, started_from(vae, config))
+    texts = TextTable(load_text_encoder(backbone))
+    if kind == "anchor":
+        return AnchorModule(config, started_from(WanDiT(backbone.dit), config), texts)
+    detail = ShortcutDiT(backbone.detail_dit, backbone.control_blocks)
+    for layer in detail.spatial_adapter.zero_layers.values():
+        nn.init.normal_(layer.weight, std=config.objective.condition.adapter_init_std)
+    if config.objective.condition.pass_through:
+        pass_through(detail)
+    return DetailModule(config, started_from(detail, config), texts)
+
+
+def zero_residuals(vae: WanVAE) -> None:
+    """Let every residual branch start at zero."""
+    for module in vae.modules():
+        if isinstance(module, (ResidualBlock, AttentionBlock)):
+            last = module.residual[6] if isinstance(module, ResidualBlock) else module.proj
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+
+@torch.no_grad()
+def pass_through(network: WanDiT) -> None:
+    """Start the network near v = x_t: orthonormal patch embedding, its transpose as the head.
+
+    The norm before the head divides tokens by their deviation, about 1 here for a latent of unit
+    variance.
+    """
+    weight = network.patch_embedding.weight  # [E, C, 1, patch_h, patch_w]
+    dim, inputs = weight.shape[0], weight[0].numel()
+    basis = nn.init.orthogonal_(torch.empty(dim, inputs))
+    weight.copy_(((dim / inputs) ** 0.5 * basis).view_as(weight))
+    head = basis.view_as(weight).permute(2, 3, 4, 1, 0).reshape(inputs, dim)
+    network.head.head.weight.copy_((inputs / dim) ** 0.5 * head)
+
+
+def started_from(network: nn.Module, config: TrainConfig) -> nn.Module:
+    """The network with those tensors of ``objective.init_from`` that fit it by name and shape.
+
+    Raises ValueError if the file is not there or nothing in it fits.
+    """
+    path = config.objective.init_from
+    if path is None:
+        return network
+    if not Path(path).is_file():
+        raise ValueError(f"objective.init_from={path} is no file; give a .safetensors file")
+    own: dict[str, Tensor] = network.state_dict()
+    given = load_file(path)
+    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise ValueError(f"objective.init_from={path} has no tensor that fits this network")
+    network.load_state_dict({**own, **fitting})
+    return network
+
+
+def export(config: TrainConfig, folder: Path, network: Any) -> None:
+    """Write a network into a backbone's folder, with the other parts of the backbone beside it."""
+    kind = config.objective.kind
+    save = {"vae": save_vae, "anchor": save_anchor, "detail": save_detail}[kind]
+    save(network, folder, torch.float32)
+    source = weights_folder(config.backbone)
+    for part, names in NAMES.items():
+        for name in names[:1]:
+            if part != kind and (source / name).is_file() and not (folder / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, folder / name)
+    for name in ("config.json", "google"):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+        elif (source / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(source / name, folder / name)
