@@ -1,24 +1,28 @@
-"""``pixelwizard train``: the networks of the miniature, one per run."""
+"""``pixelwizard train``: the networks, from nothing or from a checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pixelwizard.checkpoints import require_weights
 from pixelwizard.commands import Command
 from pixelwizard.launch import launch
 from pixelwizard.run_folder import claim
 from pixelwizard.train_settings import TrainConfig
 
 EXAMPLES = """\
-  pixelwizard train experiments=train_tiny_vae        the autoencoder, from nothing
-  pixelwizard train experiments=train_tiny_anchor     the anchor network, on its latents
-  pixelwizard train experiments=train_tiny_detail     the detail network, with its shortcuts
-  pixelwizard train experiments=train_tiny_anchor trainer.max_minutes=10
-                                                      the same command continues where it stopped"""
+  pixelwizard train experiments=train_tiny_vae           the autoencoder of the miniature
+  pixelwizard train experiments=train_tiny_anchor        its anchor network
+  pixelwizard train experiments=train_tiny_detail        its detail network
+  pixelwizard train objective=anchor trainer.max_steps=100 run_dir=FOLDER
+
+Repeat a command to continue an interrupted training; run_dir=FOLDER/export has the weights."""
 
 
 def check(config: TrainConfig) -> None:
-    """Nothing beyond ``TrainConfig.check``: what training starts from, it makes itself."""
+    """Refuse what cannot run before anything is written. Raises ValueError."""
+    if config.objective.kind != "vae":
+        require_weights(config.backbone, ["text_encoder", "vae"])
 
 
 def run(config: TrainConfig, command_line: Sequence[str]) -> int:
@@ -26,4 +30,4 @@ def run(config: TrainConfig, command_line: Sequence[str]) -> int:
     return launch(claim(config, command_line))
 
 
-COMMAND = Command("train one network of the miniature", EXAMPLES, check, run)
+COMMAND = Command("train the networks", EXAMPLES, check, run)
