@@ -27,7 +27,7 @@ def prepare(config: TrainConfig, needed: list[Part]) -> list[BaseProcess]:
         return []
     order = [*needed[1:], needed[0]]
     if config.data.workers == 0:
-        vae = load_vae(config.backbone)
+        vae = load_vae(config.backbone, dtype=torch.bfloat16)
         for part in order:
             for _ in fill(vae, config, part):
                 _show(order)
@@ -66,7 +66,7 @@ def _show(parts: list[Part]) -> None:
 def _work(config: TrainConfig, order: list[Part], worker: int, parent: int) -> None:
     """Fill the parts in their order, with one thread, as long as the parent lives."""
     torch.set_num_threads(1)
-    vae = load_vae(config.backbone)
+    vae = load_vae(config.backbone, dtype=torch.bfloat16)
     for part in order:
         for _ in fill(vae, config, part, worker, config.data.workers):
             if os.getppid() != parent:

@@ -330,7 +330,8 @@ class WanVAE(nn.Module):
 
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 4n+1, H, W] in [-1, 1] -> normalised latent mean; four frames at a time."""
-        stream, chunks = Stream(), [video[:, :, :1], *video[:, :, 1:].split(TEMPORAL_STRIDE, dim=2)]
+        video, stream = video.to(self.conv1.weight.dtype), Stream()
+        chunks = [video[:, :, :1], *video[:, :, 1:].split(TEMPORAL_STRIDE, dim=2)]
         latents = [self.moments(c, stream)[0] for c in chunks if c.shape[2]]
         mean, std = self._statistics(latents[0])
         return (torch.cat(latents, dim=2) - mean) / std
@@ -340,7 +341,7 @@ class WanVAE(nn.Module):
 
         Memory does not grow with the number of frames. The video is not clamped.
         """
-        stream = Stream()
+        latent, stream = latent.to(self.conv2.weight.dtype), Stream()
         mean, std = self._statistics(latent)
         for frame in latent.split(1, dim=2):
             yield self.reconstruct(frame * std + mean, stream)
