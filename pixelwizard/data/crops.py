@@ -20,10 +20,10 @@ RADII = (0.5, 1.15)
 
 
 def crops_of(config: TrainConfig, seed: int, split: str) -> list[np.ndarray]:
-    """Crops, uint8 [T, S, S, 3], of one clip: even seeds at the size of the video, odd the anchor."""
+    """Crops, uint8 [T, S, S, 3], of a clip: even seeds have the video's size, odd the anchor's."""
     size = config.resolution.geometry if seed % 2 == 0 else config.resolution.anchor_geometry
     side, length = config.data.crop, config.data.crop_frames
-    # two seeds, one of each size, per scene
+    # scenes are numbered by pairs of seeds: each is seen in both sizes
     scene, draw = shapes.scene(seed // 2, split), random.Random(seed)
     clip = shapes.render(scene, size.width, size.height, size.frames)
     crops = []

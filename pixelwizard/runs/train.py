@@ -33,8 +33,11 @@ from pixelwizard.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.wan.weights import load_text_encoder, save_anchor, save_vae
 
 
-def train(config: TrainConfig) -> None:
-    """Train to the configured end, from the run folder's last checkpoint if there is one."""
+def train(config: TrainConfig) -> int:
+    """Train to the configured end, from the run folder's last checkpoint if there is one.
+
+    Returns the exit code, 0.
+    """
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     run_dir = Path(config.run_dir)
@@ -44,7 +47,7 @@ def train(config: TrainConfig) -> None:
     module = make_module(config)
     last = last_checkpoint(checkpoints)
     if last and is_finished(config, last):
-        return
+        return 0
     trainer = L.Trainer(
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
@@ -68,6 +71,7 @@ def train(config: TrainConfig) -> None:
         ],
     )
     trainer.fit(module, datamodule=TrainingData(config), ckpt_path=last, weights_only=False)
+    return 0
 
 
 def is_finished(config: TrainConfig, checkpoint: Path) -> bool:
