@@ -140,7 +140,7 @@ def _from_csv(text: str, key: str) -> Iterator[Entry]:
                 )
             yield _entry({name: cell for name, cell in row.items() if cell}, place)
     except csv.Error as error:
-        raise ConfigError(f"{key}, line {reader.line_num}: not CSV ({error})") from None
+        raise ConfigError(f"{key}, line {reader.line_num + 1}: not CSV ({error})") from None
 
 
 def _entry(row: Mapping[str, Any], place: str) -> Entry:

@@ -1,0 +1,331 @@
+"""The command line: fast, one sentence per mistake, the right folder, the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pixelwizard import catalog, settings
+from pixelwizard.cli import main
+from pixelwizard.commands import TASKS, command
+from pixelwizard.commands import generate as generate_command
+
+ROOT = Path(__file__).resolve().parent.parent
+Fake = Callable[[Path], int]
+
+
+class Launched:
+    """Stands in for the workers: remembers the run folders, answers with ``code(folder)``."""
+
+    def __init__(self) -> None:
+        self.folders: list[Path] = []
+        self.code: Fake = lambda folder: 0
+
+    def __call__(self, folder: Path) -> int:
+        self.folders.append(folder)
+        return self.code(folder)
+
+    def config(self, index: int = -1) -> settings.Config:
+        loaded = settings.load(self.folders[index] / "config.yaml")
+        assert isinstance(loaded, settings.Config)
+        return loaded
+
+
+@pytest.fixture
+def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launched:
+    """An empty working directory, and no worker."""
+    monkeypatch.chdir(tmp_path)
+    stand_in = Launched()
+    monkeypatch.setattr(generate_command, "launch", stand_in)
+    monkeypatch.setattr(generate_command, "require_weights", lambda backbone: None)
+    return stand_in
+
+
+def program(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pixelwizard", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_help_answers_in_a_second_without_torch_or_hydra(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shown = subprocess.run(
+        program("--help"), env=environment(), cwd=tmp_path, capture_output=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    assert "shortcut4" in shown.stdout.decode()
+    code = """
+import sys
+from pixelwizard.cli import main
+main(["--help"]); main(["train", "--help"])
+assert not {"torch", "hydra", "lightning", "omegaconf"} & set(sys.modules)
+main(["--cfg", "job"])
+assert not {"torch", "lightning", "wandb", "transformers"} & set(sys.modules)
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        cwd=tmp_path,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_example_of_the_help_composes(
+    launched: Launched, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    Path("prompts.csv").write_text("text\na\n")
+    lines = [line.strip() for line in command(task).examples.splitlines()]
+    examples = [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("pixelwizard")]
+    assert len(examples) >= 4
+    for example in examples:
+        assert main([*shlex.split(example)[1:], "--cfg=job"]) == 0, capsys.readouterr().err
+
+
+def test_nothing_said_makes_the_demo(launched: Launched) -> None:
+    assert main([]) == 0
+    config = launched.config()
+    assert (config.backbone.name, config.prompt, config.prompts) == ("tiny", [], None)
+    assert launched.folders[0].parent == Path.cwd() / "outputs"
+    assert (launched.folders[0] / "overrides.txt").read_text() == "pixelwizard\n"
+
+
+@pytest.mark.parametrize("group", catalog.groups("generate")[:-1])
+def test_every_option_of_every_group_composes(
+    launched: Launched, capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    for option in catalog.options(group):
+        assert main(["--cfg", "job", f"{group}={option}"]) == 0
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert settings.from_plain(shown).task == "generate"
+
+
+def test_full_size_presets_have_the_published_token_counts() -> None:
+    conf = catalog.asset_root("conf") / "conf" / "resolution"
+    tokens = {}
+    for name in ("2k", "4k"):
+        size = settings.ResolutionSettings(**yaml.safe_load((conf / f"{name}.yaml").read_text()))
+        tokens[name] = size.geometry.tokens
+        assert size.anchor_geometry.tokens == 3472
+    assert tokens == {"2k": 111_600, "4k": 249_240}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["schedule=foo"], "schedule=foo must be one of dpmpp4"),
+        (["schedule=shortcut"], "did you mean shortcut"),
+        (["schedule=null"], "schedule=null must be one of"),
+        (["schedule=[euler4,unipc4]"], "must be one of"),
+        (["resolutoin=demo"], "unknown key 'resolutoin'; did you mean resolution?"),
+        (["schedule.stepz=3"], "unknown key 'schedule.stepz'; did you mean schedule.steps?"),
+        (["+schedule.stepz=3"], "did you mean schedule.steps?"),
+        (["++schedule.stepz=3"], "did you mean schedule.steps?"),
+        (["+sedule.steps=3"], "did you mean schedule.steps?"),
+        (["objective=vae"], "unknown key 'objective'"),
+        (["schedule.steps=abc"], "schedule.steps=abc must be an integer"),
+        (["schedule.steps="], "schedule.steps= must be an integer"),
+        (["schedule.steps=0"], "schedule.steps=0 must be at least 1"),
+        (["schedule.timesteps=[5,5]"], "must fall strictly"),
+        (["schedule.timesteps=[9,5"], "schedule.timesteps=[9,5: this value cannot be read"),
+        (["resolution.width=500"], "nearest: 480 or 512"),
+        (["resolution.frames=16"], "nearest: 13 or 17"),
+        (["seed=0,1"], "seed=0 is one of several values; -m runs them all"),
+        (["seed=${nothing}"], "seed: Interpolation key 'nothing' not found"),
+        (["video=3"], "video=3 must be a group of keys"),
+        (["~tracker"], "a key cannot be removed"),
+        (["task=train"], "the task is the first word, like pixelwizard train"),
+        (["hydra.run.dir=x"], "hydra.run.dir is Hydra's own"),
+        (["experiments=nothing"], "or a file ./experiments/nothing.yaml"),
+        (["run_dir="], "run_dir is empty"),
+        (["sweep_dir=x"], "sweep_dir is for sweeps"),
+        (["-m", "seed=0,1", "run_dir=x"], "run_dir is for one run"),
+        (["trian"], "unknown task 'trian'; did you mean train?"),
+        (["seed=1", "words"], "'words' is neither an option nor key=value"),
+        (["--promt", "x"], "unknown option '--promt'; did you mean --prompt?"),
+        (["--prompt"], "--prompt needs a value"),
+        (["--prompt", ""], "--prompt number 1 is empty"),
+        (["--cfg", "all"], "--cfg=all must be job"),
+        (["--prompt", "a", "prompts=x.txt"], "exclude each other"),
+        (["prompts=none.txt"], "none.txt does not exist"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    launched: Launched,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pixelwizard: ") and error.count("\n") == 1
+    assert sentence in error
+    assert not launched.folders and not Path("outputs").exists()
+
+
+def test_missing_weights_are_named_with_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["backbone=wan2_2_ti2v_5b", "resolution=2k"]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "checkpoints" / "Wan2.2-TI2V-5B") in error and "Wan2.2_VAE.pth" in error
+    assert error.count("\n") == 1 and not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['say "hi", {a: 1}', "it's = 5,6", "[x](y) ${seed} \\", "--help", "a\nb", "视频 ☃", "null"],
+)
+def test_any_text_reaches_the_worker_unchanged(launched: Launched, text: str) -> None:
+    assert main(["--prompt", text, f"--prompt={text}"]) == 0
+    assert launched.config().prompt == [text, text]
+
+
+@pytest.mark.parametrize("name", ["it's", "a (b) {c}", "1_000", "a=b", "x,y", "range(3)", "tail\\"])
+def test_any_path_can_be_given(launched: Launched, name: str) -> None:
+    assert main([f"run_dir={name}"]) == 0
+    assert launched.folders == [Path.cwd() / name]
+
+
+def test_the_same_request_has_the_same_folder_and_another_one_another(launched: Launched) -> None:
+    for arguments in ([], ["seed=0"], ["+seed=0"], ["seed=1"], ["--prompt", "a"]):
+        assert main(arguments) == 0
+    first, second, third, fourth, fifth = launched.folders
+    assert first == second == third
+    assert len({first, fourth, fifth}) == 3
+
+
+def test_a_folder_of_another_configuration_is_refused_and_left_alone(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run_dir=run", "seed=1"]) == 0
+    before = (Path("run") / "config.yaml").read_text()
+    assert main(["run_dir=run", "seed=2", "schedule=euler4"]) == 2
+    error = capsys.readouterr().err
+    assert "belongs to another configuration" in error and "schedule.solver" in error
+    assert "seed" in error and error.count("\n") == 1
+    assert (Path("run") / "config.yaml").read_text() == before
+    assert main(["run_dir=run", "seed=1"]) == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("")
+    assert main(["run_dir=file/run"]) == 2
+    assert main(["-m", "seed=0,1", "sweep_dir=file/sweep"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and not launched.folders
+    assert "run_dir=" in errors[0] and "sweep_dir=" in errors[1]
+
+
+@pytest.mark.parametrize("code", [0, 2, 3, 130, 143])
+def test_the_exit_code_is_the_workers(launched: Launched, code: int) -> None:
+    launched.code = lambda folder: code
+    assert main([]) == code
+
+
+def test_a_sweep_runs_every_combination_in_folders_named_by_its_values(launched: Launched) -> None:
+    assert main(["-m", "schedule=shortcut4,euler4", "seed=range(2)", "sweep_dir=sweep"]) == 0
+    assert [folder.name for folder in launched.folders] == [
+        "schedule=shortcut4,seed=0",
+        "schedule=shortcut4,seed=1",
+        "schedule=euler4,seed=0",
+        "schedule=euler4,seed=1",
+    ]
+    ledger = json.loads(Path("sweep/sweep.json").read_text())["jobs"]
+    assert {job["status"] for job in ledger.values()} == {"done"} and len(ledger) == 4
+    assert [launched.config(index).seed for index in range(4)] == [0, 1, 0, 1]
+
+
+def test_a_job_that_fails_does_not_end_the_sweep_and_only_it_runs_again(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", "seed=0,1,2", "sweep_dir=sweep"]
+    launched.code = lambda folder: 3 if folder.name == "seed=1" else 0
+    assert main(arguments) == 3
+    assert "1 of 3 jobs failed: seed=1" in capsys.readouterr().err
+    ledger = json.loads(Path("sweep/sweep.json").read_text())["jobs"]
+    assert ledger["seed=1"] == {"status": "failed", "exit_code": 3}
+    launched.code = lambda folder: 0
+    assert main(arguments) == 0
+    assert [folder.name for folder in launched.folders[3:]] == ["seed=1"]
+
+
+def test_an_interrupt_stops_the_sweep_and_keeps_what_is_done(launched: Launched) -> None:
+    launched.code = lambda folder: 130 if folder.name == "seed=1" else 0
+    assert main(["-m", "seed=0,1,2", "sweep_dir=sweep"]) == 130
+    ledger = json.loads(Path("sweep/sweep.json").read_text())["jobs"]
+    assert [job["status"] for job in ledger.values()] == ["done", "pending", "pending"]
+
+
+def test_one_bad_value_refuses_the_sweep_before_its_first_job(launched: Launched) -> None:
+    assert main(["-m", "schedule.steps=4,0", "sweep_dir=sweep"]) == 2
+    assert not launched.folders and not Path("sweep").exists()
+
+
+def test_an_experiment_of_ones_own_is_found_and_can_be_overridden(launched: Launched) -> None:
+    Path("experiments").mkdir()
+    Path("experiments/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /schedule: euler8\nseed: 5\n"
+    )
+    assert main(["experiments=mine"]) == 0
+    config = launched.config()
+    assert (config.schedule.solver, config.schedule.steps, config.seed) == ("euler", 8, 5)
+    assert launched.folders[0].name.startswith("mine-")
+    assert main(["experiments=mine", "seed=6", "schedule.steps=3"]) == 0
+    assert (launched.config().seed, launched.config().schedule.steps) == (6, 3)
+
+
+def test_an_experiment_can_be_a_sweep(launched: Launched) -> None:
+    Path("experiments").mkdir()
+    Path("experiments/both.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n"
+        "      schedule: shortcut4,euler4\n      seed: 0,1\n"
+    )
+    assert main(["experiments=both", "seed=7"]) == 0
+    assert [folder.name for folder in launched.folders] == ["schedule=shortcut4", "schedule=euler4"]
+    assert launched.config().seed == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("# @package _global_\nsede: 5\n", "unknown key 'sede'; did you mean seed?"),
+        ("# @package _global_\nschedule: {stepz: 5}\n", "did you mean schedule.steps?"),
+        ("# @package _global_\ndefaults:\n  - override /schedule: foo\n", "schedule/foo"),
+        ("# @package _global_\ndefaults:\n  - override /data: shapes\n", "override 'data'"),
+        ("seed: [\n", "mine.yaml"),
+    ],
+)
+def test_a_slip_in_an_experiment_is_one_sentence(
+    launched: Launched, capsys: pytest.CaptureFixture[str], content: str, sentence: str
+) -> None:
+    Path("experiments").mkdir()
+    Path("experiments/mine.yaml").write_text(content)
+    assert main(["experiments=mine"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and sentence in error
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    shown = subprocess.run(
+        program("seed=x"), env=environment(), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr == "pixelwizard: seed=x must be an integer\n"

@@ -1,0 +1,106 @@
+"""Settings: one definition gives defaults, types and checks, and survives a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pixelwizard import schema, settings
+from pixelwizard.run_folder import claim, config_hash
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import Config
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """The defaults of generate with dotted keys changed (``schedule__steps=4``)."""
+    values = {"run_dir": "run", **schema.defaults(Config)}
+    for key, value in changes.items():
+        node = values
+        *groups, name = key.split("__")
+        for group in groups:
+            node = node[group]
+        node[name] = value
+    return values
+
+
+def test_plain_values_and_dataclasses_are_the_same_thing() -> None:
+    config = settings.from_plain(plain(schedule__timesteps=[999, 500.5], seed=3))
+    assert config.schedule.timesteps == [999.0, 500.5]
+    assert settings.from_plain(schema.to_plain(config)) == config
+
+
+def test_missing_keys_take_the_defaults_of_the_dataclass() -> None:
+    config = settings.from_plain({"task": "generate", "run_dir": "run", "schedule": {"steps": 4}})
+    assert config == settings.from_plain(plain(schedule__steps=4))
+
+
+def test_the_run_folder_gives_back_the_configuration(tmp_path: Path) -> None:
+    text = 'it\'s "quoted": {a, b} [c] # not a comment, ünïcode 视频'
+    config = settings.from_plain(plain(run_dir=str(tmp_path / "run"), prompt=[text]))
+    folder = claim(config, ["pixelwizard", "--prompt", text])
+    assert settings.load(folder / "config.yaml") == config
+
+
+def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> None:
+    base = config_hash(settings.from_plain(plain()))
+    assert config_hash(settings.from_plain(plain(run_dir="other", store__dir="x"))) == base
+    assert config_hash(settings.from_plain(plain(seed=1))) != base
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"schedule__steps": 0}, "schedule.steps=0 must be at least 1; nearest: 1"),
+        ({"schedule__steps": 4.4}, "schedule.steps=4.4 must be an integer; nearest: 4"),
+        ({"schedule__steps": True}, "schedule.steps=true must be an integer"),
+        ({"anchor__steps": None}, "anchor.steps=null must be an integer"),
+        ({"schedule__solver": "eular"}, "did you mean euler?"),
+        ({"schedule__timesteps": []}, "must fall strictly"),
+        ({"schedule__timesteps": [500, 500]}, "must fall strictly"),
+        ({"schedule__timesteps": [500, 600]}, "must fall strictly"),
+        ({"schedule__timesteps": [1001, 600]}, "must fall strictly"),
+        ({"schedule__timesteps": [600, 0]}, "must fall strictly"),
+        ({"schedule__timesteps": 999}, "must be a list"),
+        ({"schedule__timesteps": ["a"]}, "schedule.timesteps[0]=a must be a number"),
+        ({"schedule__guided_steps": [50]}, "must be at most 49; nearest: 49"),
+        ({"schedule__guidance": -1.0}, "schedule.guidance=-1.0 must be at least 0.0"),
+        ({"schedule__guidance": float("nan")}, "must be a number"),
+        ({"schedule__shift": 0.0}, "schedule.shift=0.0 must be at least"),
+        ({"resolution__width": 500}, "resolution.width=500 is not a multiple of 32; nearest: 480"),
+        ({"resolution__anchor_height": 170}, "resolution.anchor_height=170 is not a multiple"),
+        ({"resolution__frames": 16}, "resolution.frames=16 is not 4n+1; nearest: 13 or 17"),
+        ({"resolution__frames": -3}, "resolution.frames=-3 is not 4n+1"),
+        ({"resolution__anchor_width": 544}, "is larger than resolution.width=512; nearest: 512"),
+        ({"resolution__decode_tiles": 99}, "resolution.decode_tiles=99 must be at most 8"),
+        ({"backbone__dit__dim": 3071}, "nearest: 3072"),
+        ({"backbone__control_blocks": [30]}, "backbone.control_blocks=30 must be at most 29"),
+        ({"video": 3}, "video=3 must be a group of keys: fps, codec, crf"),
+        ({"video__fsp": 3}, "unknown key 'video.fsp'; did you mean video.fps?"),
+        ({"save_anchor": "yes"}, "save_anchor=yes must be true or false"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"tracker__kind": "wanbd"}, "did you mean wandb?"),
+        ({"task": "trian"}, "task=trian must be one of generate, train; did you mean train?"),
+        ({"run_dir": None}, "run_dir=null must be text"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings.from_plain(plain(**changes))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_come_from_one_place_only() -> None:
+    with pytest.raises(ConfigError, match="exclude each other"):
+        settings.from_plain(plain(prompt=["a"], prompts="file.txt"))
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "just text"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="task=null must be one of"):
+        settings.load(tmp_path / "config.yaml")
