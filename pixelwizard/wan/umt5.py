@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import ftfy
 import torch
@@ -56,7 +56,8 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
 
     if not (Path(folder) / "tokenizer_config.json").is_file():
         raise ValueError(f"no tokenizer in {folder}: tokenizer_config.json is missing there")
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def write_word_tokenizer(folder: Path | str, words: Iterable[str]) -> int:

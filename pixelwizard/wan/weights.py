@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -97,7 +98,7 @@ def load_text_encoder(
     tensors = read_tensors(path)
     check(tensors, encoder.official_state_dict(), path)
     encoder.load_official(cast(tensors, device, dtype), assign=True)
-    return encoder.eval().requires_grad_(False)
+    return frozen(encoder)
 
 
 def save_anchor(network: WanDiT, folder: Path | str, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -116,8 +117,9 @@ def save_vae(network: WanVAE, folder: Path | str, dtype: torch.dtype = torch.bfl
 def save_text_encoder(
     encoder: TextEncoder, folder: Path | str, dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Write the text encoder's weights and its tokenizer into a backbone's folder."""
-    encoder.tokenizer.save_pretrained(str(Path(folder) / TOKENIZER))
+    """Write the text encoder's weights into a backbone's folder; its tokenizer if none is there."""
+    if not (Path(folder) / TOKENIZER).exists():
+        shutil.copytree(encoder.tokenizer.name_or_path, Path(folder) / TOKENIZER)
     save(encoder.official_state_dict(), Path(folder) / NAMES["text_encoder"][0], dtype)
 
 
@@ -199,6 +201,13 @@ def fill(
     """Give a network on the meta device its weights; ``path`` is only named in errors."""
     check(tensors, network.state_dict(), path)
     network.load_state_dict(cast(tensors, device, dtype), strict=True, assign=True)
+    return frozen(network)
+
+
+def frozen(network: Network) -> Network:
+    """Put a filled network into evaluation mode, without gradients."""
+    left = [name for name, tensor in network.named_buffers() if tensor.is_meta]
+    assert not left, f"buffers that no file holds stayed on the meta device: {left}"
     return network.eval().requires_grad_(False)
 
 
