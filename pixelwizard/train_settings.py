@@ -178,7 +178,7 @@ class TrainConfig:
             ("checkpoint.keep", self.checkpoint.keep, 1),
         ):
             check_range(key, value, low)
-        for key, value in (
+        for key, share in (
             ("objective.flow.text_drop", self.objective.flow.text_drop),
             ("objective.shortcut.start", self.objective.shortcut.start),
             ("objective.shortcut.probability", self.objective.shortcut.probability),
@@ -187,4 +187,4 @@ class TrainConfig:
             ("optimizer.decay", self.optimizer.decay),
             ("optimizer.ema", self.optimizer.ema),
         ):
-            check_range(key, value, 0.0, 1.0)
+            check_range(key, share, 0.0, 1.0)

@@ -144,6 +144,7 @@ class Downsample(nn.Module):
         if _starts_clip(self, x, stream):
             first = x[:, :, :1]
             return first if x.shape[2] == 1 else torch.cat([first, self.time_conv(x)], dim=2)
+        assert before is not None
         return self.time_conv(torch.cat([before, x], dim=2))
 
 
@@ -167,6 +168,7 @@ class Upsample(nn.Module):
 
     def _double(self, x: Tensor, stream: Stream | None) -> Tensor:
         """[B, C, T, H, W] -> [B, C, 2T, H, W]: the two halves of the channels are two frames."""
+        assert self.time_conv is not None
         pair = self.time_conv(_prepend(self.time_conv, x, 2, stream))
         pair = pair.unflatten(1, (2, x.shape[1]))
         return torch.stack([pair[:, 0], pair[:, 1]], dim=3).flatten(2, 3)
@@ -316,8 +318,11 @@ class WanVAE(nn.Module):
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent channels, shaped to broadcast over BCTHW."""
-        mean, std = self.sizes.latent_mean, self.sizes.latent_std
-        return tuple(like.new_tensor(list(values)).view(1, -1, 1, 1, 1) for values in (mean, std))
+        mean, std = (
+            like.new_tensor(list(values)).view(1, -1, 1, 1, 1)
+            for values in (self.sizes.latent_mean, self.sizes.latent_std)
+        )
+        return mean, std
 
     def moments(self, video: Tensor, stream: Stream | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent before normalisation, each ``[B, z, t, h, w]``."""
