@@ -1,0 +1,89 @@
+"""Lightning callbacks of the predict loops: results into the store, failures into the status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from pixelwizard.jobs import Job
+from pixelwizard.runs.loops import Done, Failed, StageLoop
+from pixelwizard.runs.memory import peak_gb, reset_peak
+from pixelwizard.runs.progress import Display
+from pixelwizard.runs.status import Status
+from pixelwizard.store import Store
+
+log = logging.getLogger(__name__)
+
+Costs = dict[str, dict[str, dict[str, float]]]
+"""Prompt id -> stage -> seconds, peak_gb, loading_seconds."""
+
+
+class Keep(Callback):
+    """Stores what a job's stage returned with its cost, or records why it failed."""
+
+    def __init__(self, store: Store, status: Status, costs: Costs) -> None:
+        self.store, self.status, self.costs = store, status, costs
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        reset_peak()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Job,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, StageLoop)
+        name = pl_module.name
+        if isinstance(outputs, Failed):
+            self._fail(name, batch, outputs.error)
+            return
+        assert isinstance(outputs, Done)
+        cost = {
+            "seconds": round(outputs.seconds, 3),
+            "loading_seconds": round(pl_module.loading_seconds, 3),
+            "peak_gb": round(peak_gb(), 3),
+        }
+        for artifact in outputs.artifacts:
+            self.store.save(artifact.kind, artifact.key, artifact.tensors, cost)
+            self.store.remove(f"{artifact.kind}_state", artifact.key)
+        self.costs.setdefault(batch.id, {})[name] = cost
+
+    def _fail(self, name: str, job: Job, error: Exception) -> None:
+        why = " ".join(str(error).split()) or type(error).__name__
+        log.error("%s of %s failed", name, job.id, exc_info=error)
+        self.status.fail(job.id, f"{name}: {why}")
+
+
+class Progress(Callback):
+    """Tells the display which prompt is in work; ``numbers``: prompt id -> its place in the run."""
+
+    def __init__(self, display: Display, numbers: Mapping[str, int]) -> None:
+        self.display, self.numbers = display, numbers
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Job,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.display.begin(self.numbers[batch.id], batch.text)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Job,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.display.end()

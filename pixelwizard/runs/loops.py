@@ -1,0 +1,237 @@
+"""The stages as Lightning predict loops: each loads its networks, takes jobs and returns results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from pixelwizard.diffusion.flow import initial_noise
+from pixelwizard.diffusion.schedules import Schedule, make_schedule
+from pixelwizard.diffusion.solvers import SolverState
+from pixelwizard.geometry import Geometry
+from pixelwizard.jobs import Job
+from pixelwizard.runs.progress import Display
+from pixelwizard.settings import Config
+from pixelwizard.shortcut.weights import load_detail
+from pixelwizard.stages.anchor import Anchor
+from pixelwizard.stages.decode import Decode
+from pixelwizard.stages.detail import Detail
+from pixelwizard.stages.encode_text import EncodeText
+from pixelwizard.store import Store
+from pixelwizard.video import VideoError, VideoWriter
+from pixelwizard.wan.weights import load_anchor, load_text_encoder, load_vae
+
+ANCHOR_STATE_SECONDS = 5.0
+"""Anchor steps are short: their state is saved this often; that of the detail after every step."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Tensors to be stored under ``kind`` and ``key``."""
+
+    kind: str
+    key: str
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage made of a job; ``seconds`` include those of interrupted runs."""
+
+    artifacts: tuple[Artifact, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job cannot go on."""
+
+    error: Exception
+
+
+class StageLoop(LightningModule):
+    """One stage over jobs: subclasses load in ``load`` and work in ``compute``.
+
+    An exception in ``compute`` concerns its job alone; one in ``load`` ends the run.
+    """
+
+    name = ""
+
+    def __init__(self, config: Config, store: Store, display: Display) -> None:
+        super().__init__()
+        self.config, self.store, self.display = config, store, display
+        self.stage: Any = None
+        self.loading_seconds = 0.0
+
+    def configure_model(self) -> None:
+        """Load the networks, once."""
+        if self.stage is not None:
+            return
+        started = time.perf_counter()
+        device = self.trainer.strategy.root_device
+        self.stage = self.load(device, getattr(torch, self.config.backbone.dtype))
+        self.loading_seconds = time.perf_counter() - started
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """The stage with its networks on ``device`` in ``dtype``."""
+        raise NotImplementedError
+
+    def compute(self, job: Job) -> tuple[Artifact, ...]:
+        """The results of one job."""
+        raise NotImplementedError
+
+    def predict_step(self, job: Job, batch_idx: int) -> Done | Failed:
+        """One job; nothing but a wish to stop gets out of here."""
+        started = time.perf_counter()
+        try:
+            return Done(self.compute(job), time.perf_counter() - started)
+        except Exception as error:
+            return Failed(error)
+
+
+class EncodeTextLoop(StageLoop):
+    """The embeddings of a job's texts that are not in the store yet."""
+
+    name = "text"
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> EncodeText:
+        return EncodeText(load_text_encoder(self.config.backbone, device, dtype))
+
+    def compute(self, job: Job) -> tuple[Artifact, ...]:
+        texts = {job.text_key: job.text, job.negative_key: job.negative_text}
+        return tuple(
+            Artifact("text", key, {"embedding": self.stage(text)})
+            for key, text in texts.items()
+            if not self.store.has("text", key)
+        )
+
+
+class SamplingLoop(StageLoop):
+    """A stage that integrates from noise; it continues where an earlier run stopped."""
+
+    state_seconds = 0.0
+
+    def noise(self, geometry: Geometry, seed: int) -> Tensor:
+        """Float32 CTHW, by the seed alone."""
+        channels = self.config.backbone.dit.in_dim
+        return initial_noise((channels, *geometry.latent_grid), seed, self.device)
+
+    def texts(self, job: Job) -> tuple[Tensor, Tensor]:
+        """The embeddings of prompt and negative prompt."""
+        keys = (job.text_key, job.negative_key)
+        first, second = (self.store.load("text", key)["embedding"].to(self.device) for key in keys)
+        return first, second
+
+    def resume(self, key: str) -> SolverState | None:
+        """The state that an interrupted run left for this result."""
+        if not self.store.has(f"{self.name}_state", key):
+            return None
+        tensors = self.store.load(f"{self.name}_state", key)
+        return SolverState.from_tensors({n: t.to(self.device) for n, t in tensors.items()})
+
+    def keep(
+        self, key: str, state: SolverState | None, schedule: Schedule
+    ) -> Callable[[SolverState], None]:
+        """A function that shows every step and keeps the state for a later run."""
+        first, saved = state.step if state else 0, time.monotonic()
+
+        def on_step(state: SolverState) -> None:
+            nonlocal saved
+            if time.monotonic() - saved >= self.state_seconds:
+                self.store.save(f"{self.name}_state", key, state.to_tensors(), {})
+                saved = time.monotonic()
+            self.display.step(state.step, len(schedule.steps), first)
+
+        return on_step
+
+
+class AnchorLoop(SamplingLoop):
+    """The low-resolution latent of every job."""
+
+    name = "anchor"
+    state_seconds = ANCHOR_STATE_SECONDS
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
+        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
+        network = load_anchor(self.config.backbone, device, dtype)
+        return Anchor(network, schedule, self.config.anchor.guidance)
+
+    def compute(self, job: Job) -> tuple[Artifact, ...]:
+        state = self.resume(job.anchor_key)
+        latent = self.stage(
+            self.noise(self.config.resolution.anchor_geometry, job.anchor_seed),
+            *self.texts(job),
+            state=state,
+            on_step=self.keep(job.anchor_key, state, self.stage.schedule),
+        )
+        return (Artifact("anchor", job.anchor_key, {"latent": latent}),)
+
+
+class DetailLoop(SamplingLoop):
+    """The high-resolution latent of every job."""
+
+    name = "detail"
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Detail:
+        schedule = make_schedule(self.config.schedule, self.config.resolution.shift)
+        network = load_detail(self.config.backbone, device, dtype)
+        return Detail(network, schedule, self.config.schedule.guidance)
+
+    def compute(self, job: Job) -> tuple[Artifact, ...]:
+        state = self.resume(job.detail_key)
+        latent = self.stage(
+            self.noise(self.config.resolution.geometry, job.detail_seed),
+            self.store.load("anchor", job.anchor_key)["latent"].to(self.device),
+            *self.texts(job),
+            state=state,
+            on_step=self.keep(job.detail_key, state, self.stage.schedule),
+        )
+        return (Artifact("detail", job.detail_key, {"latent": latent}),)
+
+
+class DecodeLoop(StageLoop):
+    """Every job's video, and its anchor as a small video if wanted; ``comments`` go into the files."""
+
+    name = "decode"
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        display: Display,
+        folder: Path,
+        comments: Mapping[str, str],
+    ) -> None:
+        super().__init__(config, store, display)
+        self.folder, self.comments = folder, comments
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
+        return Decode(load_vae(self.config.backbone, device, dtype))
+
+    def compute(self, job: Job) -> tuple[Artifact, ...]:
+        size = self.config.resolution
+        if self.config.save_anchor:
+            path = self.folder / f"{job.id}.anchor.mp4"
+            self._write(path, size.anchor_geometry, "anchor", job.anchor_key, self.comments[job.id])
+        path = self.folder / f"{job.id}.mp4"
+        try:
+            self._write(path, size.geometry, "detail", job.detail_key, self.comments[job.id])
+        except VideoError as error:
+            raise VideoError(
+                f"{error}; its latent is kept, the same command decodes it again"
+            ) from error
+        return ()
+
+    def _write(self, path: Path, size: Geometry, kind: str, key: str, comment: str) -> None:
+        latent = self.store.load(kind, key)["latent"]
+        with VideoWriter(path, size.width, size.height, self.config.video, comment) as writer:
+            for frames in self.stage(latent):
+                writer.write(frames)
+                self.display.step(writer.frames, size.frames)

@@ -1,0 +1,92 @@
+"""What a person sees of a run: one updating line on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+STAGES = ("text", "anchor", "detail", "decode")
+
+
+class Display:
+    """Shows prompt, stage, step and the time left; ``begin``, ``step`` and ``end`` report progress.
+
+    The time left is the run's once every stage has been seen, before that the prompt's in its stage.
+    """
+
+    def __init__(self, total: int, out: TextIO | None = None) -> None:
+        self.total, self.out = total, out or sys.stderr
+        self.live = self.out.isatty()
+        self.seen: dict[str, list[float]] = {}
+        self.left: dict[str, int] = dict.fromkeys(STAGES, 0)
+        self.where, self.stage, self.started = "", "", time.monotonic()
+
+    def plan(self, left: dict[str, int]) -> None:
+        """How many prompts each stage still has before it."""
+        self.left = dict(left)
+
+    def enter(self, stage: str, prompts: int) -> None:
+        """A stage starts on a group of prompts."""
+        self.stage = stage
+        if not self.live:
+            self.line(f"{stage}: {prompts} prompt{'s' if prompts != 1 else ''}")
+
+    def begin(self, number: int, text: str) -> None:
+        """Work on prompt ``number`` (1-based) starts in the current stage."""
+        self.where = f"[{number}/{self.total}] {text}"
+        self.started = time.monotonic()
+        self._show(f"{self.stage} ...")
+
+    def step(self, done: int, steps: int, first: int = 0) -> None:
+        """``done`` of ``steps`` are behind us; those before ``first`` are from an earlier run."""
+        pace = (time.monotonic() - self.started) / max(1, done - first)
+        self._show(f"{self.stage} {done}/{steps}  ETA {self._eta(pace * (steps - done))}")
+
+    def end(self) -> None:
+        """The current prompt has left the current stage."""
+        self.seen.setdefault(self.stage, []).append(time.monotonic() - self.started)
+        self.left[self.stage] = max(0, self.left[self.stage] - 1)
+
+    def line(self, text: str) -> None:
+        """Print a line that stays."""
+        self._show("")
+        print(text, file=self.out, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        self._show("")
+
+    def _eta(self, here: float) -> str:
+        unknown = [stage for stage in STAGES if self.left[stage] and stage not in self.seen]
+        others = dict(self.left)
+        others[self.stage] = max(0, others.get(self.stage, 0) - 1)
+        means = {stage: mean(times) for stage, times in self.seen.items()}
+        rest = sum(count * means.get(stage, 0.0) for stage, count in others.items())
+        if [stage for stage in unknown if stage != self.stage or self.left[stage] > 1]:
+            return f"{clock(here)} for this stage"
+        return clock(here + rest)
+
+    def _show(self, text: str) -> None:
+        if not self.live:
+            return
+        width = shutil.get_terminal_size().columns - 1
+        room = max(0, width - len(text) - 2)
+        where = self.where if len(self.where) <= room else self.where[: max(0, room - 3)] + "..."
+        line = f"{where}  {text}" if text else ""
+        self.out.write(f"\r\x1b[K{line[:width]}")
+        self.out.flush()
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean of at least one value."""
+    return sum(values) / len(values)
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

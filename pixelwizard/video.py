@@ -1,0 +1,205 @@
+"""Frames <-> video files, streamed through ffmpeg: one clip is never held whole.
+
+Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so that players
+show the colours that were written, and start with their index, so that browsers play them at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import imageio_ffmpeg
+import numpy as np
+
+from pixelwizard.settings import VideoSettings
+
+BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd+full_chroma_int,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+
+
+class VideoError(RuntimeError):
+    """ffmpeg could not read or write a file; the text is one sentence with ffmpeg's own reason."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Size in pixels, frames per second, and the comment kept in the file's metadata."""
+
+    width: int
+    height: int
+    fps: float
+    comment: str
+
+
+def check_size(width: int, height: int, settings: VideoSettings) -> None:
+    """Raise ValueError if ``settings.codec`` cannot hold frames of this size."""
+    if settings.codec == "ffv1" or not (width % 2 or height % 2):
+        return
+    even = f"{width + width % 2}x{height + height % 2}"
+    raise ValueError(
+        f"video.codec={settings.codec} needs an even width and height, not {width}x{height};"
+        f" nearest: {even}"
+    )
+
+
+class VideoWriter:
+    """A context that streams frames to ``path``; the file appears whole at the end or not at all.
+
+    Raises ValueError for a size the codec cannot hold, VideoError when ffmpeg fails.
+    """
+
+    def __init__(
+        self, path: Path, width: int, height: int, settings: VideoSettings, comment: str = ""
+    ) -> None:
+        check_size(width, height, settings)
+        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.shape, self.frames = (height, width, 3), 0
+        self._errors = tempfile.TemporaryFile()
+        self._process = _start(
+            ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+            + ["-r", str(settings.fps), "-i", "-", *_encoder(settings)]
+            + ["-metadata", f"comment={comment}", "-movflags", "+faststart"]
+            + ["-f", "mp4", str(self.part)],
+            stdin=subprocess.PIPE,
+            stderr=self._errors,
+        )
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append ``[T, H, W, 3]`` uint8 frames."""
+        assert frames.dtype == np.uint8 and frames.shape[1:] == self.shape, frames.shape
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frames).data)
+        except BrokenPipeError:
+            self._process.wait()
+            raise self._failure() from None
+        self.frames += len(frames)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._process.kill()
+            self._process.communicate()
+            self._errors.close()
+            self.part.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        if self._process.wait() or not self.frames or not self.part.is_file():
+            raise self._failure()
+        os.replace(self.part, self.path)
+
+    def _failure(self) -> VideoError:
+        self._errors.seek(0)
+        return VideoError(
+            f"ffmpeg could not write {self.path.name}: "
+            + _reason(self._errors.read(), self._process.returncode)
+        )
+
+
+def read_frames(path: Path, width: int | None = None) -> Iterator[np.ndarray]:
+    """The frames of a file as ``[H, W, 3]`` uint8, one at a time, scaled to ``width`` if given.
+
+    Raises VideoError if the file cannot be read to its end.
+    """
+    info = probe(path)
+    width = width or info.width
+    height = max(2, round(info.height * width / info.width / 2) * 2)
+    height = info.height if width == info.width else height
+    size = width * height * 3
+    with tempfile.TemporaryFile() as errors:
+        process = _start(
+            ["-i", str(path), "-vf", f"scale={width}:{height}:flags=area+accurate_rnd"]
+            + ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert process.stdout is not None
+        try:
+            while len(data := process.stdout.read(size)) == size:
+                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            if process.wait():
+                errors.seek(0)
+                reason = _reason(errors.read(), process.returncode)
+                raise VideoError(f"ffmpeg could not read {path.name}: {reason}")
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def probe(path: Path) -> VideoInfo:
+    """Size, rate and comment of a video file. Raises VideoError if it is not one."""
+    process = _start(
+        ["-i", str(path), "-f", "ffmetadata", "-"],
+        level="info",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    metadata, described = (stream.decode(errors="replace") for stream in process.communicate())
+    found = re.search(r"Video:.*?\b(\d{2,})x(\d{2,})\b.*?([\d.]+) fps", described)
+    if not found:
+        reason = _reason(described.encode(), process.returncode)
+        raise VideoError(f"{path.name} is not a video that ffmpeg can read: {reason}")
+    comment = re.search(r"^comment=((?:\\.|[^\\\n])*)", metadata, re.MULTILINE | re.DOTALL)
+    return VideoInfo(
+        int(found[1]),
+        int(found[2]),
+        float(found[3]),
+        re.sub(r"\\(.)", r"\1", comment[1], flags=re.DOTALL) if comment else "",
+    )
+
+
+def _encoder(settings: VideoSettings) -> list[str]:
+    crf = ["-crf", str(settings.crf)]
+    codecs = {
+        "h264": ["-vf", BT709, "-c:v", "libx264", "-pix_fmt", "yuv420p", *crf],
+        "h265": ["-vf", BT709, "-c:v", "libx265", "-pix_fmt", "yuv420p", *crf]
+        + ["-tag:v", "hvc1", "-x265-params", "log-level=error"],
+        "ffv1": ["-c:v", "ffv1", "-pix_fmt", "bgr0"],
+    }
+    if settings.codec not in codecs:
+        raise ValueError(f"video.codec={settings.codec} is unknown; known: {', '.join(codecs)}")
+    return codecs[settings.codec]
+
+
+def _start(
+    arguments: list[str],
+    level: str = "error",
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start ffmpeg in a session of its own: Ctrl-C in the terminal is ours to handle, not its."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-v", level, "-y"]
+    return subprocess.Popen(
+        [*command, *arguments], stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+    )
+
+
+def _reason(stderr: bytes, code: int | None) -> str:
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"it ended with code {code} and no message"
