@@ -1,4 +1,4 @@
-"""A prompt as a job: its seeds, and the names of everything that is computed for it.
+"""A prompt as a job: the names of everything that is computed for it.
 
 A key is the sha256 of all that determines a result, each stage's with the key of its input inside.
 Nothing here imports torch: whether a run is already done is known at once.
@@ -16,92 +16,76 @@ from pixelwizard.data.prompts import Prompt
 from pixelwizard.settings import Config
 
 CODE_FORMAT = 1
-"""Raise it when a change of the code changes what a stage computes: older results are left alone."""
-
-PARTS = ("text_encoder", "anchor", "detail", "vae")
-"""The networks whose weights determine results, as ``weights_digest`` names them."""
+"""To be raised when a stage computes something else: older results are then left alone."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt with its seeds and the keys of its results."""
+    """One prompt and the keys of its results."""
 
-    id: str
-    text: str
-    negative_text: str
-    anchor_seed: int
-    detail_seed: int
+    prompt: Prompt
     text_key: str
     negative_key: str
     anchor_key: str
     detail_key: str
     video_key: str
 
-
-def seeds(base: int, index: int, own: int | None) -> tuple[int, int]:
-    """The noise seeds (anchor, detail) of the prompt at ``index`` (0-based), as in the reference.
-
-    A prompt with a seed of its own gets the noise of a run of it alone with that base seed.
-    """
-    if own is not None:
-        base, index = own, 0
-    return base + (index + 1) * 100, base + index * 100 + 10000
+    @property
+    def id(self) -> str:
+        """The prompt's id, the name of its files."""
+        return self.prompt.id
 
 
 def make_jobs(config: Config, prompts: Sequence[Prompt], digests: Mapping[str, str]) -> list[Job]:
-    """The jobs of a run; ``digests`` are those of the weights, by part."""
-    return [_job(config, prompt, index, digests) for index, prompt in enumerate(prompts)]
+    """The jobs of a run; ``digests`` are those of the weights, by part of the backbone."""
+    return [_job(config, prompt, digests) for prompt in prompts]
 
 
-def _job(config: Config, prompt: Prompt, index: int, digests: Mapping[str, str]) -> Job:
-    size, dtype = config.resolution, config.backbone.dtype
-    anchor_seed, detail_seed = seeds(config.seed, index, prompt.seed)
-    negative_text = negative(config, prompt)
+def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
+    size, backbone = config.resolution, config.backbone
     text_key, negative_key = (
-        key(stage="text", text=text, weights=digests["text_encoder"], dtype=dtype)
-        for text in (prompt.text, negative_text)
+        key(
+            stage="text",
+            text=text,
+            sizes=[asdict(backbone.text), backbone.dit.text_len],
+            weights=digests["text_encoder"],
+            dtype=backbone.dtype,
+        )
+        for text in (prompt.text, prompt.negative_prompt)
     )
-    texts = [text_key, negative_key]
     anchor_key = key(
         stage="anchor",
-        texts=texts,
-        seed=anchor_seed,
+        texts=[text_key, negative_key],
+        seed=prompt.anchor_seed,
         sampler=asdict(config.anchor),
-        size=[size.anchor_width, size.anchor_height, size.frames, size.anchor_shift],
+        video=[size.anchor_width, size.anchor_height, size.frames, size.anchor_shift],
+        sizes=asdict(backbone.dit),
         weights=digests["anchor"],
-        dtype=dtype,
+        dtype=backbone.dtype,
     )
     detail_key = key(
         stage="detail",
-        texts=texts,
+        texts=[text_key, negative_key],
         anchor=anchor_key,
-        seed=detail_seed,
+        seed=prompt.detail_seed,
         sampler=asdict(config.schedule),
-        size=[size.width, size.height, size.frames, size.shift],
+        video=[size.width, size.height, size.frames, size.shift],
+        sizes=asdict(backbone.detail_dit),
         weights=digests["detail"],
-        dtype=dtype,
+        dtype=backbone.dtype,
     )
     video_key = key(
         stage="decode",
         detail=detail_key,
         video=asdict(config.video),
-        tiles=[size.decode_tiles, size.decode_overlap],
+        sizes=asdict(backbone.vae),
         weights=digests["vae"],
-        dtype=dtype,
+        dtype=backbone.dtype,
     )
-    keys = (text_key, negative_key, anchor_key, detail_key, video_key)
-    return Job(prompt.id, prompt.text, negative_text, anchor_seed, detail_seed, *keys)
-
-
-def negative(config: Config, prompt: Prompt) -> str:
-    """The negative prompt: the prompt's own, else the run's, else the backbone's."""
-    for text in (prompt.negative_prompt, config.negative_prompt):
-        if text is not None:
-            return text
-    return config.backbone.negative_prompt
+    return Job(prompt, text_key, negative_key, anchor_key, detail_key, video_key)
 
 
 def key(**recipe: Any) -> str:
-    """The sha256 of plain values, of the order of their names independent."""
+    """The sha256 of plain values; the order of their names does not matter."""
     text = json.dumps({"format": CODE_FORMAT, **recipe}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -30,9 +30,7 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
-            raise ValueError(
-                f"store.dir={root} cannot be written ({error.strerror}); choose another folder"
-            ) from None
+            raise self._unwritable(error) from None
         self._sweep()
 
     def path(self, kind: str, key: str) -> Path:
@@ -66,18 +64,27 @@ class Store:
     ) -> None:
         """Write a result under its key; ``facts`` are plain values that do not determine it."""
         path = self.path(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{key}.{os.getpid()}.part")
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        plain = {name: tensor.contiguous() for name, tensor in plain.items()}
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_file(plain, part, {"facts": json.dumps(dict(facts))})
             os.replace(part, path)
+        except (OSError, SafetensorError) as error:
+            raise self._unwritable(error) from error
         finally:
             part.unlink(missing_ok=True)
 
     def remove(self, kind: str, key: str) -> None:
         """Forget a result; nothing happens if it is not there."""
         self.path(kind, key).unlink(missing_ok=True)
+
+    def _unwritable(self, error: Exception) -> ValueError:
+        reason = getattr(error, "strerror", None) or error
+        return ValueError(
+            f"store.dir={self.root} cannot be written ({reason}); choose another folder"
+        )
 
     def _sweep(self) -> None:
         """Remove what killed writers left behind."""

@@ -1,7 +1,8 @@
 """Frames <-> video files, streamed through ffmpeg: one clip is never held whole.
 
-Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so that players
-show the colours that were written, and start with their index, so that browsers play them at once.
+Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so that
+players show the colours that were written, and start with their index, so that browsers play them
+at once.
 """
 
 from __future__ import annotations

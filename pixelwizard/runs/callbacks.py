@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,15 +17,17 @@ from pixelwizard.store import Store
 
 log = logging.getLogger(__name__)
 
-Costs = dict[str, dict[str, dict[str, float]]]
-"""Prompt id -> stage -> seconds, peak_gb, loading_seconds."""
-
 
 class Keep(Callback):
-    """Stores what a job's stage returned with its cost, or records why it failed."""
+    """Stores what a job's stage returned with its cost, or records why it failed.
 
-    def __init__(self, store: Store, status: Status, costs: Costs) -> None:
-        self.store, self.status, self.costs = store, status, costs
+    ``publish`` is called with the cost of the decode once a job's video is written.
+    """
+
+    def __init__(
+        self, store: Store, status: Status, publish: Callable[[Job, dict[str, float]], None]
+    ) -> None:
+        self.store, self.status, self.publish = store, status, publish
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         reset_peak()
@@ -53,7 +55,8 @@ class Keep(Callback):
         for artifact in outputs.artifacts:
             self.store.save(artifact.kind, artifact.key, artifact.tensors, cost)
             self.store.remove(f"{artifact.kind}_state", artifact.key)
-        self.costs.setdefault(batch.id, {})[name] = cost
+        if name == "decode":
+            self.publish(batch, cost)
 
     def _fail(self, name: str, job: Job, error: Exception) -> None:
         why = " ".join(str(error).split()) or type(error).__name__
@@ -75,7 +78,7 @@ class Progress(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.display.begin(self.numbers[batch.id], batch.text)
+        self.display.begin(self.numbers[batch.id], batch.prompt.text)
 
     def on_predict_batch_end(
         self,

@@ -1,4 +1,4 @@
-"""The stages as Lightning predict loops: each loads its networks, takes jobs and returns results."""
+"""The stages as Lightning predict loops: each loads its networks and turns jobs into results."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class StageLoop(LightningModule):
         self.config, self.store, self.display = config, store, display
         self.stage: Any = None
         self.loading_seconds = 0.0
+        self.earlier_seconds = 0.0
 
     def configure_model(self) -> None:
         """Load the networks, once."""
@@ -87,11 +88,18 @@ class StageLoop(LightningModule):
         """The results of one job."""
         raise NotImplementedError
 
+    def transfer_batch_to_device(
+        self, batch: Job, device: torch.device, dataloader_idx: int
+    ) -> Job:
+        """Jobs are plain values."""
+        return batch
+
     def predict_step(self, job: Job, batch_idx: int) -> Done | Failed:
         """One job; nothing but a wish to stop gets out of here."""
-        started = time.perf_counter()
+        started, self.earlier_seconds = time.perf_counter(), 0.0
         try:
-            return Done(self.compute(job), time.perf_counter() - started)
+            artifacts = self.compute(job)
+            return Done(artifacts, self.earlier_seconds + time.perf_counter() - started)
         except Exception as error:
             return Failed(error)
 
@@ -105,7 +113,7 @@ class EncodeTextLoop(StageLoop):
         return EncodeText(load_text_encoder(self.config.backbone, device, dtype))
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
-        texts = {job.text_key: job.text, job.negative_key: job.negative_text}
+        texts = {job.text_key: job.prompt.text, job.negative_key: job.prompt.negative_prompt}
         return tuple(
             Artifact("text", key, {"embedding": self.stage(text)})
             for key, text in texts.items()
@@ -133,6 +141,7 @@ class SamplingLoop(StageLoop):
         """The state that an interrupted run left for this result."""
         if not self.store.has(f"{self.name}_state", key):
             return None
+        self.earlier_seconds = self.store.facts(f"{self.name}_state", key)["seconds"]
         tensors = self.store.load(f"{self.name}_state", key)
         return SolverState.from_tensors({n: t.to(self.device) for n, t in tensors.items()})
 
@@ -140,13 +149,16 @@ class SamplingLoop(StageLoop):
         self, key: str, state: SolverState | None, schedule: Schedule
     ) -> Callable[[SolverState], None]:
         """A function that shows every step and keeps the state for a later run."""
-        first, saved = state.step if state else 0, time.monotonic()
+        first, started = state.step if state else 0, time.monotonic()
+        saved = started
 
         def on_step(state: SolverState) -> None:
             nonlocal saved
-            if time.monotonic() - saved >= self.state_seconds:
-                self.store.save(f"{self.name}_state", key, state.to_tensors(), {})
-                saved = time.monotonic()
+            now = time.monotonic()
+            if now - saved >= self.state_seconds:
+                seconds = self.earlier_seconds + now - started
+                self.store.save(f"{self.name}_state", key, state.to_tensors(), {"seconds": seconds})
+                saved = now
             self.display.step(state.step, len(schedule.steps), first)
 
         return on_step
@@ -166,7 +178,7 @@ class AnchorLoop(SamplingLoop):
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         state = self.resume(job.anchor_key)
         latent = self.stage(
-            self.noise(self.config.resolution.anchor_geometry, job.anchor_seed),
+            self.noise(self.config.resolution.anchor_geometry, job.prompt.anchor_seed),
             *self.texts(job),
             state=state,
             on_step=self.keep(job.anchor_key, state, self.stage.schedule),
@@ -187,7 +199,7 @@ class DetailLoop(SamplingLoop):
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         state = self.resume(job.detail_key)
         latent = self.stage(
-            self.noise(self.config.resolution.geometry, job.detail_seed),
+            self.noise(self.config.resolution.geometry, job.prompt.detail_seed),
             self.store.load("anchor", job.anchor_key)["latent"].to(self.device),
             *self.texts(job),
             state=state,
@@ -197,7 +209,7 @@ class DetailLoop(SamplingLoop):
 
 
 class DecodeLoop(StageLoop):
-    """Every job's video, and its anchor as a small video if wanted; ``comments`` go into the files."""
+    """Every job's video, and its anchor's if wanted; ``comments``, by id, go into the files."""
 
     name = "decode"
 

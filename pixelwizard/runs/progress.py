@@ -14,7 +14,7 @@ STAGES = ("text", "anchor", "detail", "decode")
 class Display:
     """Shows prompt, stage, step and the time left; ``begin``, ``step`` and ``end`` report progress.
 
-    The time left is the run's once every stage has been seen, before that the prompt's in its stage.
+    The time left is the run's once every stage was seen, before that the prompt's in its stage.
     """
 
     def __init__(self, total: int, out: TextIO | None = None) -> None:

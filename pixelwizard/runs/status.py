@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from pixelwizard.provenance import write_json
 
 
 class Status:
@@ -35,10 +34,3 @@ class Status:
     def save(self) -> None:
         """Write the file, atomically."""
         write_json(self.path, self.states)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values, atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)

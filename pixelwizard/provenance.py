@@ -1,0 +1,87 @@
+"""What is written beside a video, and into it, so that it can be made again and be believed.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.jobs import CODE_FORMAT, Job, key
+from pixelwizard.settings import Config
+
+PACKAGES = ("pixelwizard", "torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
+INCIDENTAL = ("run_dir", "store", "tracker", "group_size", "prompt", "prompts", "save_anchor")
+"""Keys of the configuration that do not change a video."""
+
+
+def record(config: Config, job: Job, digests: Mapping[str, str], device: str) -> dict[str, Any]:
+    """All that determines a video, as plain values; equal for equal runs.
+
+    ``seed`` as the prompt's own makes the same noise again without the other prompts.
+    """
+    size = config.resolution
+    settings = {name: v for name, v in asdict(config).items() if name not in INCIDENTAL}
+    return {
+        "id": job.id,
+        "prompt": job.prompt.text,
+        "negative_prompt": job.prompt.negative_prompt,
+        "seed": job.prompt.anchor_seed - 100,
+        "seeds": {"anchor": job.prompt.anchor_seed, "detail": job.prompt.detail_seed},
+        "anchor": _sampling(config.anchor, size.anchor_shift),
+        "detail": _sampling(config.schedule, size.shift),
+        "key": job.video_key,
+        "config_hash": key(config=settings),
+        "config": settings,
+        "weights": dict(digests),
+        "code_format": CODE_FORMAT,
+        "versions": versions(),
+        "device": device,
+    }
+
+
+def finished(config: Config, job: Job) -> bool:
+    """Whether the run folder holds this very video, whole, and its anchor's if wanted."""
+    videos = Path(config.run_dir) / "videos"
+    try:
+        written = json.loads((videos / f"{job.id}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    wanted = [f"{job.id}.mp4"] + ([f"{job.id}.anchor.mp4"] if config.save_anchor else [])
+    return written.get("key") == job.video_key and all((videos / n).is_file() for n in wanted)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that compute."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values, atomically."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _sampling(settings: Any, shift: float) -> dict[str, Any]:
+    schedule = make_schedule(settings, shift)
+    return {
+        "solver": schedule.solver,
+        "guidance": settings.guidance,
+        "nfe": schedule.nfe,
+        "steps": [asdict(step) for step in schedule.steps],
+    }

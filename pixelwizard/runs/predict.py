@@ -1,0 +1,194 @@
+"""``generate``: four predict loops, one per stage, over groups of prompts.
+
+Each stage's networks are there for their group alone, so the peak of memory is the largest stage;
+every result goes to the store, so that an interrupted run continues and a finished one is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from pixelwizard.contact_sheet import write_contact_sheet
+from pixelwizard.jobs import Job
+from pixelwizard.provenance import finished, record, write_json
+from pixelwizard.runs.callbacks import Keep, Progress
+from pixelwizard.runs.loops import (
+    AnchorLoop,
+    DecodeLoop,
+    DetailLoop,
+    EncodeTextLoop,
+    StageLoop,
+)
+from pixelwizard.runs.progress import Display
+from pixelwizard.runs.status import Status
+from pixelwizard.settings import Config
+from pixelwizard.store import Store
+from pixelwizard.tracking import track
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run's folder, its videos by prompt id, and why the others failed."""
+
+    folder: Path
+    videos: dict[str, Path]
+    failed: dict[str, str]
+
+
+def generate(
+    config: Config, jobs: Sequence[Job], digests: Mapping[str, str], display: Display | None = None
+) -> Outcome:
+    """Make the video of every job in ``config.run_dir``; ``digests`` are those of the weights.
+
+    A failing prompt is named in the outcome and in status.json, the others go on. Raises ValueError
+    where nothing can be done: no weights, a store that cannot be written.
+    """
+    _silence_lightning()
+    folder = Path(config.run_dir)
+    display = display or Display(len(jobs))
+    run = _Run(config, jobs, digests, display)
+    try:
+        run.all_groups()
+    finally:
+        display.close()
+    outcome = run.outcome()
+    if outcome.videos:
+        sheet = folder / "contact_sheet.png"
+        rows = [
+            (job.prompt.text, outcome.videos[job.id]) for job in jobs if job.id in outcome.videos
+        ]
+        write_contact_sheet(sheet, rows)
+        track(config, rows, sheet)
+    return outcome
+
+
+class _Run:
+    """One call of ``generate``: what is left to do, and the doing of it."""
+
+    def __init__(
+        self, config: Config, jobs: Sequence[Job], digests: Mapping[str, str], display: Display
+    ) -> None:
+        self.config, self.jobs, self.digests, self.display = config, jobs, digests, display
+        self.videos = Path(config.run_dir) / "videos"
+        self.videos.mkdir(parents=True, exist_ok=True)
+        self.store = Store(config.store.dir)
+        self.status = Status(Path(config.run_dir) / "status.json", [job.id for job in jobs])
+        self.status.done(*(job.id for job in jobs if finished(config, job)))
+        self.records = {job.id: record(config, job, digests, device_name()) for job in jobs}
+
+    def all_groups(self) -> None:
+        """Every stage of every group; the groups are independent."""
+        todo = [job for job in self.jobs if not finished(self.config, job)]
+        counts = [self._needs(job) for job in todo]
+        self.display.plan(
+            {s: sum(s in c for c in counts) for s in ("text", "anchor", "detail", "decode")}
+        )
+        for group in groups(todo, self.config.group_size):
+            for loop in self._loops():
+                self._predict(loop, group)
+
+    def _loops(self) -> Iterator[StageLoop]:
+        parts = (self.config, self.store, self.display)
+        for stage in (EncodeTextLoop, AnchorLoop, DetailLoop):
+            yield stage(*parts)
+        comments = {id: json.dumps(r, ensure_ascii=False) for id, r in self.records.items()}
+        yield DecodeLoop(*parts, self.videos, comments)
+
+    def _predict(self, loop: StageLoop, group: Sequence[Job]) -> None:
+        """Run one stage over those of the group that need it."""
+        failed = self.status.failed
+        jobs = [job for job in group if job.id not in failed and loop.name in self._needs(job)]
+        if not jobs:
+            return
+        self.display.enter(loop.name, len(jobs))
+        numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
+        trainer = Trainer(
+            devices=1,
+            precision="32-true",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=self.config.run_dir,
+            callbacks=[
+                Progress(self.display, numbers),
+                Keep(self.store, self.status, self._publish),
+            ],
+        )
+        loader = DataLoader(jobs, batch_size=1, collate_fn=_single)
+        trainer.predict(loop, loader, return_predictions=False)
+
+    def _needs(self, job: Job) -> set[str]:
+        """The stages whose results are missing on the way to the job's video."""
+        needs = {"decode"}
+        if not self.store.has("detail", job.detail_key):
+            needs.add("detail")
+        if not self.store.has("anchor", job.anchor_key):
+            if "detail" in needs or self.config.save_anchor:
+                needs.add("anchor")
+        if needs & {"anchor", "detail"}:
+            if not all(self.store.has("text", k) for k in (job.text_key, job.negative_key)):
+                needs.add("text")
+        return needs
+
+    def _publish(self, job: Job, decode_cost: dict[str, float]) -> None:
+        """The video is there: write its provenance, then call the job done."""
+        stages = {
+            name: self.store.facts(name, key)
+            for name, key in (
+                ("text", job.text_key),
+                ("anchor", job.anchor_key),
+                ("detail", job.detail_key),
+            )
+            if self.store.has(name, key)
+        }
+        stages["decode"] = decode_cost
+        write_json(self.videos / f"{job.id}.json", {**self.records[job.id], "stages": stages})
+        self.status.done(job.id)
+        self.display.line(f"video {self.videos / job.id}.mp4")
+
+    def outcome(self) -> Outcome:
+        """What has become of the jobs so far."""
+        done = [id for id, s in self.status.states.items() if s["state"] == "done"]
+        videos = {id: self.videos / f"{id}.mp4" for id in done}
+        return Outcome(Path(self.config.run_dir), videos, self.status.failed)
+
+
+def groups(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
+    """One job alone, so that its video comes early, then ``size`` at a time."""
+    if jobs:
+        yield jobs[:1]
+    for start in range(1, len(jobs), size):
+        yield jobs[start : start + size]
+
+
+def device_name() -> str:
+    """The device that Lightning's automatic choice computes on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu {platform.machine()}"
+
+
+def _single(batch: list[Job]) -> Job:
+    (job,) = batch
+    return job
+
+
+def _silence_lightning() -> None:
+    """Lightning's own lines go where the root logger's go: into run.log, not onto the screen."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.captureWarnings(True)

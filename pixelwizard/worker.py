@@ -1,0 +1,141 @@
+"""One rank of one job: ``python -m pixelwizard.worker RUN_DIR`` reads the config, runs and exits.
+
+Exit codes: 0 done, 2 the user's mistake, 3 some prompts failed, 1 a defect, 128 + signal number
+when interrupted. Networks are imported only once there is something for them to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from pixelwizard import settings
+from pixelwizard.checkpoints import PARTS, weights_digest
+from pixelwizard.data.prompts import prompts_of
+from pixelwizard.jobs import make_jobs
+from pixelwizard.provenance import finished
+from pixelwizard.settings import Config
+
+log = logging.getLogger(__name__)
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to stop. Not an Exception: no prompt is blamed for it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job of a run folder; the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1:
+        print("usage: python -m pixelwizard.worker RUN_DIR", file=sys.stderr)
+        return 2
+    return run(Path(arguments[0]))
+
+
+def run(folder: Path) -> int:
+    """Run the job of ``folder``; what goes wrong becomes a sentence on stderr and an exit code."""
+    try:
+        with interruptible(), logging_to(folder / "run.log"):
+            try:
+                return dispatch(folder)
+            except Exception:
+                log.exception("the run stopped")
+                raise
+    except Interrupted as interruption:
+        _say(f"{interruption}; everything finished is kept, the same command continues")
+        return interruption.exit_code
+    except (ValueError, PermissionError) as error:
+        _say(str(error))
+        return 2
+    except Exception as error:
+        _say(f"{type(error).__name__}: {error} (the trace is in {folder / 'run.log'})")
+        return 1
+
+
+def dispatch(folder: Path) -> int:
+    """Read ``config.yaml`` and do its task."""
+    config = settings.load(folder / "config.yaml")
+    if isinstance(config, Config):
+        return _generate(config)
+    from pixelwizard.runs.train import train
+
+    return train(config)
+
+
+def _generate(config: Config) -> int:
+    prompts = prompts_of(config)
+    digests = {part: weights_digest(config.backbone, part) for part in PARTS}
+    jobs = make_jobs(config, prompts, digests)
+    folder = Path(config.run_dir)
+    failed: dict[str, str] = {}
+    if (
+        not all(finished(config, job) for job in jobs)
+        or not (folder / "contact_sheet.png").is_file()
+    ):
+        from pixelwizard.runs.predict import generate
+
+        failed = generate(config, jobs, digests).failed
+    print(folder)
+    for job in jobs:
+        if job.id not in failed:
+            print(folder / "videos" / f"{job.id}.mp4")
+    for id, why in failed.items():
+        _say(f"prompt {id} failed: {why}")
+    return 3 if failed else 0
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into ``Interrupted``; later ones change nothing."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Everything logged goes to the file, nothing of it onto the screen."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level, others = root.level, root.handlers[:]
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = others, level
+        logging.captureWarnings(False)
+        handler.close()
+
+
+def _say(sentence: str) -> None:
+    print(f"pixelwizard: {sentence}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""A backbone of random weights in the real layout, and runs of it that take a second."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from pixelwizard.settings import (
+    BackboneSettings,
+    Config,
+    DiTSizes,
+    ResolutionSettings,
+    SamplerSettings,
+    StoreSettings,
+    TextSizes,
+    TrackerSettings,
+    VAESizes,
+)
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.shortcut.weights import save_detail
+from pixelwizard.wan.dit import WanDiT
+from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
+from pixelwizard.wan.vae import WanVAE
+from pixelwizard.wan.weights import save_anchor, save_text_encoder, save_vae
+
+WORDS = ["a", "red", "blue", "circle", "square", "moves", "left"]
+BACKBONE = BackboneSettings(
+    name="small",
+    negative_prompt="blue",
+    dit=DiTSizes(
+        in_dim=4,
+        out_dim=4,
+        dim=64,
+        ffn_dim=64,
+        freq_dim=16,
+        text_dim=16,
+        text_len=8,
+        num_heads=2,
+        num_layers=2,
+    ),
+    detail_layers=1,
+    control_blocks=[0],
+    vae=VAESizes(
+        z_dim=4, dim=4, dec_dim=4, num_res_blocks=1, latent_mean=[0.0] * 4, latent_std=[1.0] * 4
+    ),
+    text=TextSizes(vocab_size=12, dim=16, dim_attn=16, dim_ffn=24, num_heads=2, num_layers=1),
+)
+SIZE = ResolutionSettings(width=128, height=64, frames=5, anchor_width=64, anchor_height=32)
+
+
+def randomise(network: nn.Module, scale: float = 0.2) -> nn.Module:
+    """Replace every weight: nothing stays at zero, so every input matters."""
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=scale)
+    return network
+
+
+def write_backbone(folder: Path) -> BackboneSettings:
+    """Write the four networks into ``folder``; the settings that point there."""
+    torch.manual_seed(0)
+    write_word_tokenizer(folder / "words", WORDS)
+    text = TextEncoder(BACKBONE.text, load_tokenizer(folder / "words"), BACKBONE.dit.text_len)
+    detail = ShortcutDiT(BACKBONE.detail_dit, BACKBONE.control_blocks)
+    save_anchor(randomise(WanDiT(BACKBONE.dit)), folder)
+    save_detail(randomise(detail), folder)
+    save_vae(randomise(WanVAE(BACKBONE.vae)), folder)
+    save_text_encoder(randomise(text), folder)
+    return replace(BACKBONE, folder=str(folder))
+
+
+def small_config(backbone: BackboneSettings, folder: Path, **changes: Any) -> Config:
+    """A run of two prompts, three anchor and two detail steps in ``folder``."""
+    config = Config(
+        run_dir=str(folder / "run"),
+        backbone=backbone,
+        resolution=SIZE,
+        anchor=SamplerSettings(steps=3),
+        schedule=SamplerSettings(steps=2, step_sizes="raw"),
+        tracker=TrackerSettings(kind="none"),
+        store=StoreSettings(dir=str(folder / "store")),
+        prompt=["a red circle", "a blue square moves left"],
+    )
+    return replace(config, **changes)
+
+
+def write_config(config: Config) -> Path:
+    """Lay out the run folder as the command does; the folder."""
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
+    return folder

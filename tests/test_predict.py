@@ -1,0 +1,269 @@
+"""``generate`` as a worker runs it: the run folder, the store, failures and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import small_config, write_backbone, write_config
+
+from pixelwizard import video, worker
+from pixelwizard.runs import predict
+from pixelwizard.runs.progress import Display, clock
+from pixelwizard.settings import BackboneSettings, Config, SamplerSettings, VideoSettings
+from pixelwizard.stages.decode import Decode
+from pixelwizard.wan.weights import load_vae
+
+FIRST, SECOND = "001-a-red-circle", "002-a-blue-square-moves-left"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def config(backbone: BackboneSettings, tmp_path: Path) -> Config:
+    return small_config(backbone, tmp_path)
+
+
+def run(config: Config) -> int:
+    return worker.run(write_config(config))
+
+
+def read(path: Path) -> dict[str, dict[str, str]]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def results(config: Config, kind: str) -> dict[str, torch.Tensor]:
+    """The latents of one stage in the store, by key."""
+    files = Path(config.store.dir).glob(f"{kind}/*/*.safetensors")
+    return {path.stem: load_file(path)["latent"] for path in files}
+
+
+def test_a_run_leaves_its_folder(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(config) == 0
+    folder = Path(config.run_dir)
+    videos = [folder / "videos" / f"{name}.mp4" for name in (FIRST, SECOND)]
+    out, err = capfd.readouterr()
+    assert out.split() == [str(path) for path in (folder, *videos)]
+    assert "\r" not in err and "\x1b" not in err and "anchor: 1 prompt" in err
+    assert "Lightning" not in err and "warn" not in err.lower()
+    for path in videos:
+        frames = list(video.read_frames(path))
+        assert np.stack(frames).shape == (5, 64, 128, 3)
+    assert read(folder / "status.json") == {name: {"state": "done"} for name in (FIRST, SECOND)}
+    assert (folder / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "run.log").stat().st_size
+    assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.anchor.mp4"))
+
+
+def test_the_provenance_is_beside_the_video_and_in_it(config: Config) -> None:
+    assert run(replace(config, seed=5)) == 0
+    path = Path(config.run_dir) / "videos" / f"{SECOND}.mp4"
+    beside = json.loads(path.with_suffix(".json").read_text())
+    inside = json.loads(video.probe(path).comment)
+    stages = beside.pop("stages")
+    assert inside == beside
+    assert list(stages) == ["text", "anchor", "detail", "decode"]
+    assert all(cost["seconds"] >= 0 and 0 < cost["peak_gb"] < 10 for cost in stages.values())
+    assert beside["prompt"] == "a blue square moves left" and beside["negative_prompt"] == "blue"
+    assert beside["seeds"] == {"anchor": 5 + 200, "detail": 5 + 100 + 10000}
+    assert beside["seed"] == 105  # alone with this seed it gets the same noise
+    assert [step["dt"] for step in beside["detail"]["steps"]] == [154, 844]
+    assert set(beside["weights"]) == {"text_encoder", "anchor", "detail", "vae"}
+    assert beside["config"]["seed"] == 5 and "torch" in beside["versions"]
+
+
+def test_the_same_command_again_computes_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(config) == 0
+    first = capfd.readouterr().out
+    monkeypatch.setattr(predict, "generate", None)
+    assert run(config) == 0
+    assert capfd.readouterr().out == first
+
+
+def test_two_fresh_runs_are_equal_bit_for_bit(backbone: BackboneSettings, tmp_path: Path) -> None:
+    configs = [small_config(backbone, tmp_path / name) for name in ("a", "b")]
+    assert [run(config) for config in configs] == [0, 0]
+    for kind in ("anchor", "detail"):
+        one, other = (results(config, kind) for config in configs)
+        assert len(one) == 2 and one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    one, other = (Path(config.run_dir) / "videos" / f"{FIRST}.mp4" for config in configs)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_own_seeds_make_results_independent_of_the_order(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    lines = [
+        json.dumps({"id": "one", "text": "a red circle", "seed": 3}),
+        json.dumps({"id": "two", "text": "a blue square", "seed": 4, "negative_prompt": "red"}),
+    ]
+    found = []
+    for name, order in (("a", lines), ("b", lines[::-1]), ("c", lines[1:])):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("\n".join(order))
+        config = small_config(backbone, tmp_path / name, prompt=[], prompts=str(file))
+        assert run(config) == 0
+        found.append(results(config, "detail"))
+    both, swapped, alone = found
+    assert both.keys() == swapped.keys() and all(torch.equal(both[k], swapped[k]) for k in both)
+    assert len(alone) == 1 and all(torch.equal(both[key], alone[key]) for key in alone)
+
+
+def test_another_schedule_reuses_texts_and_anchors(config: Config) -> None:
+    assert run(config) == 0
+    folder = Path(config.store.dir)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    other = replace(
+        config, run_dir=f"{config.run_dir}2", schedule=SamplerSettings(solver="euler", steps=1)
+    )
+    assert run(other) == 0
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    assert {path.parent.parent.name for path in after.keys() - before.keys()} == {"detail"}
+    assert len(after.keys() - before.keys()) == 2
+    assert all(after[path] == before[path] for path in before)
+
+
+def test_the_video_shows_the_latent(config: Config, backbone: BackboneSettings) -> None:
+    config = replace(config, video=VideoSettings(codec="ffv1"), prompt=["a red circle"])
+    assert run(config) == 0
+    (latent,) = results(config, "detail").values()
+    expected = np.concatenate(list(Decode(load_vae(backbone))(latent)))
+    path = Path(config.run_dir) / "videos" / f"{FIRST}.mp4"
+    assert np.array_equal(np.stack(list(video.read_frames(path))), expected)
+
+
+def test_anchor_previews_can_be_added_later(config: Config) -> None:
+    assert run(config) == 0
+    assert run(replace(config, save_anchor=True)) == 0
+    path = Path(config.run_dir) / "videos" / f"{FIRST}.anchor.mp4"
+    info = video.probe(path)
+    assert (info.width, info.height) == (64, 32) and len(list(video.read_frames(path))) == 5
+
+
+def test_a_failing_prompt_is_named_and_the_others_go_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    detail = predict.DetailLoop.compute
+
+    def fail(self: predict.DetailLoop, job: predict.Job) -> object:
+        if job.id == FIRST:
+            raise RuntimeError("numbers\nran out")
+        return detail(self, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict.DetailLoop, "compute", fail)
+        assert run(config) == 3
+    out, err = capfd.readouterr()
+    assert f"prompt {FIRST} failed: detail: numbers ran out" in err and "Traceback" not in err
+    assert SECOND in out and FIRST not in out
+    status = read(Path(config.run_dir) / "status.json")
+    assert status[FIRST] == {"state": "failed", "why": "detail: numbers ran out"}
+    assert status[SECOND] == {"state": "done"}
+    assert "Traceback" in (Path(config.run_dir) / "run.log").read_text()
+    assert run(config) == 0
+    assert read(Path(config.run_dir) / "status.json")[FIRST] == {"state": "done"}
+
+
+@pytest.mark.parametrize("tool", ["/bin/false", "/no/such/ffmpeg"])
+def test_failing_ffmpeg_loses_nothing(
+    config: Config,
+    tool: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("IMAGEIO_FFMPEG_EXE", tool)
+        assert run(config) == 3
+    assert "the same command decodes it again" in capfd.readouterr().err
+    monkeypatch.setattr(predict.DetailLoop, "compute", None)
+    assert run(config) == 0
+
+
+def test_the_users_mistakes_are_one_sentence(
+    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    store = replace(config.store, dir=str(tmp_path / "file" / "store"))
+    weights = replace(config.backbone, folder=str(tmp_path / "nowhere"))
+    for bad, said in (
+        (replace(config, store=store), "store.dir=.* cannot be written"),
+        (replace(config, backbone=weights), "backbone=small needs files that are not in"),
+        (replace(config, video=VideoSettings(codec="vp10")), "video.codec=vp10"),
+    ):
+        assert run(bad) == 2
+        assert re.fullmatch(rf"pixelwizard: [^\n]*{said}[^\n]*\n", capfd.readouterr().err)
+
+
+def test_a_defect_is_not_called_a_mistake(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pixelwizard.runs.loops.load_anchor", lose)
+    assert run(config) == 1
+    assert "KeyError: 'lost'" in capfd.readouterr().err
+    assert "Traceback" in (Path(config.run_dir) / "run.log").read_text()
+
+
+def lose(*_: object) -> None:
+    raise KeyError("lost")
+
+
+def test_one_job_comes_first_then_groups() -> None:
+    jobs = list(range(6))
+    assert [list(group) for group in predict.groups(jobs, 3)] == [[0], [1, 2, 3], [4, 5]]  # type: ignore[arg-type]
+    assert list(predict.groups([], 3)) == []
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    yield now
+
+
+def test_a_terminal_sees_prompt_stage_step_and_time_left(seconds: list[float]) -> None:
+    out = Terminal()
+    display = Display(2, out)
+    display.plan({"text": 0, "anchor": 0, "detail": 2, "decode": 2})
+    display.enter("detail", 1)
+    display.begin(1, "a red circle")
+    seconds[0] = 10.0
+    display.step(1, 4)
+    assert out.getvalue().endswith("[1/2] a red circle  detail 1/4  ETA 0:30 for this stage")
+    seconds[0] = 40.0
+    display.end()
+    display.enter("decode", 1)
+    display.begin(1, "a red circle")
+    seconds[0] = 44.0
+    display.end()
+    display.enter("detail", 1)
+    display.begin(2, "a blue square")
+    seconds[0] = 64.0
+    display.step(2, 4)  # half of 40 s, then a decode of 4 s
+    assert out.getvalue().endswith("[2/2] a blue square  detail 2/4  ETA 0:24")
+    display.line("video done")
+    assert out.getvalue().endswith("\r\x1b[Kvideo done\n")
+
+
+def test_clock() -> None:
+    assert [clock(s) for s in (4.4, 65, 3723)] == ["0:04", "1:05", "1:02:03"]

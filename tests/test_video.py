@@ -1,0 +1,96 @@
+"""Videos: what is written is what is read, whole or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from pixelwizard.settings import VideoSettings
+from pixelwizard.video import VideoError, VideoWriter, probe, read_frames
+
+H264, FFV1 = VideoSettings(), VideoSettings(codec="ffv1")
+
+
+def gradient(frames: int, width: int, height: int) -> np.ndarray:
+    """Smooth moving colours."""
+    t, y, x = np.mgrid[:frames, :height, :width].astype(np.float32)
+    waves = (np.sin(x / 9 + t / 3), np.cos(y / 7), np.sin((x + y) / 11))
+    return (np.stack(waves, axis=-1) * 100 + 128).astype(np.uint8)
+
+
+def write(path: Path, frames: np.ndarray, settings: VideoSettings, comment: str = "") -> None:
+    with VideoWriter(path, frames.shape[2], frames.shape[1], settings, comment) as writer:
+        writer.write(frames[:1])
+        writer.write(frames[1:])
+
+
+def test_lossless_codec_returns_the_same_bits(tmp_path: Path) -> None:
+    frames = gradient(5, 64, 48)
+    write(tmp_path / "a.mp4", frames, FFV1)
+    assert np.array_equal(np.stack(list(read_frames(tmp_path / "a.mp4"))), frames)
+
+
+def test_h264_keeps_colours_and_is_tagged_bt709(tmp_path: Path) -> None:
+    frames = np.zeros((5, 64, 64, 3), np.uint8)
+    frames[:] = (220, 40, 30)
+    write(tmp_path / "a.mp4", frames, H264)
+    back = np.stack(list(read_frames(tmp_path / "a.mp4"))).astype(int)
+    assert back.shape == frames.shape and np.abs(back - frames).max() <= 3
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "a.mp4")]
+    described = subprocess.run(ffmpeg, capture_output=True, text=True).stderr
+    assert "yuv420p(tv, bt709" in described and "24 fps" in described
+    head = (tmp_path / "a.mp4").read_bytes()
+    assert head.index(b"moov") < head.index(b"mdat")  # faststart
+
+
+def test_comment_comes_back_whole(tmp_path: Path) -> None:
+    comment = '{"prompt": "a = b; #c \\"d\\" \\\\ 色\\n"}'
+    write(tmp_path / "a.mp4", gradient(2, 64, 64), H264, comment)
+    info = probe(tmp_path / "a.mp4")
+    assert info.comment == comment and (info.width, info.height, info.fps) == (64, 64, 24)
+
+
+def test_frames_are_read_scaled(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", gradient(2, 128, 64), H264)
+    assert [f.shape for f in read_frames(tmp_path / "a.mp4", 32)] == [(16, 32, 3)] * 2
+
+
+def test_odd_sizes_are_refused_for_h264_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="even width and height, not 33x64; nearest: 34x64"):
+        VideoWriter(tmp_path / "a.mp4", 33, 64, H264)
+    write(tmp_path / "b.mp4", gradient(2, 33, 31), FFV1)
+    assert next(read_frames(tmp_path / "b.mp4")).shape == (31, 33, 3)
+
+
+def test_unknown_codec_names_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="video.codec=vp10 is unknown; known: h264, h265, ffv1"):
+        VideoWriter(tmp_path / "a.mp4", 32, 32, VideoSettings(codec="vp10"))
+
+
+@pytest.mark.parametrize("frames", [1, 60])  # ffmpeg's death shows at the end, or while writing
+def test_failing_ffmpeg_is_named_and_leaves_nothing(tmp_path: Path, frames: int) -> None:
+    path = tmp_path / "no such folder" / "a.mp4"
+    with pytest.raises(VideoError, match="ffmpeg could not write a.mp4: .*No such file"):
+        write(path, gradient(frames, 256, 256), H264)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.mp4", gradient(2, 64, 64), FFV1)
+    before = (tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        with VideoWriter(tmp_path / "a.mp4", 64, 64, FFV1) as writer:
+            writer.write(gradient(1, 64, 64))
+            raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+def test_what_is_no_video_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"not a video")
+    with pytest.raises(VideoError, match="a.mp4 is not a video that ffmpeg can read"):
+        list(read_frames(tmp_path / "a.mp4"))
