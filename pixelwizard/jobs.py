@@ -78,6 +78,7 @@ def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
         stage="decode",
         detail=detail_key,
         video=asdict(config.video),
+        tiles=[size.decode_tiles, size.decode_overlap],
         sizes=asdict(backbone.vae),
         weights=digests["vae"],
         dtype=backbone.dtype,

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pixelwizard import __version__
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.jobs import CODE_FORMAT, Job, key
+from pixelwizard.jobs import CODE_FORMAT, Job
+from pixelwizard.run_folder import INCIDENTAL, config_hash, write_text
+from pixelwizard.schema import to_plain
 from pixelwizard.settings import Config
 
-PACKAGES = ("pixelwizard", "torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
-INCIDENTAL = ("run_dir", "store", "tracker", "group_size", "prompt", "prompts", "save_anchor")
-"""Keys of the configuration that do not change a video."""
+PACKAGES = ("torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
 
 
 def record(config: Config, job: Job, digests: Mapping[str, str], device: str) -> dict[str, Any]:
@@ -29,7 +29,8 @@ def record(config: Config, job: Job, digests: Mapping[str, str], device: str) ->
     ``seed`` as the prompt's own makes the same noise again without the other prompts.
     """
     size = config.resolution
-    settings = {name: v for name, v in asdict(config).items() if name not in INCIDENTAL}
+    others = (*INCIDENTAL, "prompt", "prompts")
+    settings = {name: value for name, value in to_plain(config).items() if name not in others}
     return {
         "id": job.id,
         "prompt": job.prompt.text,
@@ -39,7 +40,7 @@ def record(config: Config, job: Job, digests: Mapping[str, str], device: str) ->
         "anchor": _sampling(config.anchor, size.anchor_shift),
         "detail": _sampling(config.schedule, size.shift),
         "key": job.video_key,
-        "config_hash": key(config=settings),
+        "config_hash": config_hash(config),
         "config": settings,
         "weights": dict(digests),
         "code_format": CODE_FORMAT,
@@ -61,7 +62,7 @@ def finished(config: Config, job: Job) -> bool:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that compute."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "pixelwizard": __version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -72,9 +73,7 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain values, atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _sampling(settings: Any, shift: float) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class VideoSettings:
     """How videos are written: ``crf`` is the quality of x264 and x265; lossless ffv1 ignores it."""
 
     fps: int = 24
-    codec: str = "h264"
+    codec: Literal["h264", "h265", "ffv1"] = "h264"
     crf: int = 12
 
 

@@ -7,10 +7,10 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.schema import to_plain
 from pixelwizard.settings import Config
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def _csv(config: Config, rows: Rows, sheet: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
     logger = CSVLogger(config.run_dir, name="csv", version="")
-    logger.log_hyperparams(asdict(config))
+    logger.log_hyperparams(to_plain(config))
     for index, (_, video) in enumerate(rows):
         logger.log_metrics(costs(video), step=index)
     logger.save()
@@ -71,7 +71,7 @@ def _wandb(config: Config, rows: Rows, sheet: Path) -> None:
             project=config.tracker.project,
             name=folder.name,
             mode=config.tracker.mode,
-            config=asdict(config),
+            config=to_plain(config),
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
         for index, (prompt, video) in enumerate(rows):

@@ -182,8 +182,6 @@ def _encoder(settings: VideoSettings) -> list[str]:
         + ["-tag:v", "hvc1", "-x265-params", "log-level=error"],
         "ffv1": ["-c:v", "ffv1", "-pix_fmt", "bgr0"],
     }
-    if settings.codec not in codecs:
-        raise ValueError(f"video.codec={settings.codec} is unknown; known: {', '.join(codecs)}")
     return codecs[settings.codec]
 
 

@@ -20,6 +20,7 @@ from pixelwizard.checkpoints import PARTS, weights_digest
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.jobs import make_jobs
 from pixelwizard.provenance import finished
+from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,10 @@ def _generate(config: Config) -> int:
     jobs = make_jobs(config, prompts, digests)
     folder = Path(config.run_dir)
     failed: dict[str, str] = {}
-    if (
-        not all(finished(config, job) for job in jobs)
-        or not (folder / "contact_sheet.png").is_file()
-    ):
+    sheet = folder / "contact_sheet.png"
+    if all(finished(config, job) for job in jobs) and sheet.is_file():
+        Status(folder / "status.json", [job.id for job in jobs]).done(*(job.id for job in jobs))
+    else:
         from pixelwizard.runs.predict import generate
 
         failed = generate(config, jobs, digests).failed

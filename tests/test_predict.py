@@ -202,7 +202,7 @@ def test_the_users_mistakes_are_one_sentence(
     for bad, said in (
         (replace(config, store=store), "store.dir=.* cannot be written"),
         (replace(config, backbone=weights), "backbone=small needs files that are not in"),
-        (replace(config, video=VideoSettings(codec="vp10")), "video.codec=vp10"),
+        (replace(config, video=VideoSettings(codec="vp10")), "video.codec=vp10 must be one of"),
     ):
         assert run(bad) == 2
         assert re.fullmatch(rf"pixelwizard: [^\n]*{said}[^\n]*\n", capfd.readouterr().err)

@@ -76,9 +76,7 @@ def test_continuing_from_any_step_gives_the_same_bits(
 ) -> None:
     detail = detail_stage(backbone, solver=solver, steps=4)
     states: list[dict[str, torch.Tensor]] = []
-    whole = detail(
-        HR_NOISE, NOISE, *TEXTS, on_step=lambda state: states.append(state.to_tensors())
-    )
+    whole = detail(HR_NOISE, NOISE, *TEXTS, on_step=lambda state: states.append(state.to_tensors()))
     assert len(states) == 4
     for state in map(SolverState.from_tensors, states):
         assert torch.equal(detail(HR_NOISE, NOISE, *TEXTS, state=state), whole)

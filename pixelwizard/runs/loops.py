@@ -225,7 +225,9 @@ class DecodeLoop(StageLoop):
         self.folder, self.comments = folder, comments
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
-        return Decode(load_vae(self.config.backbone, device, dtype))
+        size = self.config.resolution
+        vae = load_vae(self.config.backbone, device, dtype)
+        return Decode(vae, size.decode_tiles, size.decode_overlap)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         size = self.config.resolution

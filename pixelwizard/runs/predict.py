@@ -94,6 +94,8 @@ class _Run:
         self.display.plan(
             {s: sum(s in c for c in counts) for s in ("text", "anchor", "detail", "decode")}
         )
+        if todo:
+            (Path(self.config.run_dir) / "contact_sheet.png").unlink(missing_ok=True)
         for group in groups(todo, self.config.group_size):
             for loop in self._loops():
                 self._predict(loop, group)

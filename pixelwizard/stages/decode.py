@@ -8,25 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelwizard.wan.tiling import stream_frames, tiled_frames
 from pixelwizard.wan.vae import WanVAE
 
 
 class Decode:
-    """Decodes in the order of time; memory does not grow with the number of frames."""
+    """Decodes in the order of time, or in ``tiles`` strips sharing ``overlap`` latent columns.
 
-    def __init__(self, vae: WanVAE) -> None:
-        self.vae = vae
+    Whole frames need memory that does not grow with their number. Strips need less for a frame, but
+    keep the clip as uint8 until the last strip is blended in.
+    """
+
+    def __init__(self, vae: WanVAE, tiles: int = 1, overlap: int = 3) -> None:
+        self.vae, self.tiles, self.overlap = vae, tiles, overlap
 
     @torch.no_grad()
     def __call__(self, latent_CTHW: Tensor) -> Iterator[np.ndarray]:
-        """Normalised latent -> chunks of frames ``[t, H, W, 3]``, uint8 RGB; t is 1, then 4."""
+        """Normalised latent -> chunks of frames ``[t, H, W, 3]``, uint8 RGB."""
         weight = next(self.vae.parameters())
         latent = latent_CTHW.unsqueeze(0).to(weight.device, weight.dtype)
-        for chunk in self.vae.decode_stream(latent):
-            yield to_frames(chunk[0])
-
-
-def to_frames(video_CTHW: Tensor) -> np.ndarray:
-    """[-1, 1], clamped, -> ``[T, H, W, 3]`` uint8."""
-    pixels = ((video_CTHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+        if self.tiles == 1:
+            yield from stream_frames(self.vae, latent)
+        else:
+            yield tiled_frames(self.vae, latent, self.tiles, self.overlap)
