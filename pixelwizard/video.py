@@ -7,6 +7,7 @@ at once.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import subprocess
@@ -53,6 +54,20 @@ def check_size(width: int, height: int, settings: VideoSettings) -> None:
     )
 
 
+def check_ffmpeg() -> None:
+    """Raise ValueError unless there is an ffmpeg that runs."""
+    try:
+        process = _start(["-version"])
+        reason = f"it ended with code {process.returncode}" if process.wait() else ""
+    except VideoError as error:
+        reason = str(error)
+    if reason:
+        raise ValueError(
+            f"videos need ffmpeg, which does not run: {reason}; reinstall imageio-ffmpeg or name"
+            " a working one in IMAGEIO_FFMPEG_EXE"
+        )
+
+
 class VideoWriter:
     """A context that streams frames to ``path``; the file appears whole at the end or not at all.
 
@@ -63,7 +78,10 @@ class VideoWriter:
         self, path: Path, width: int, height: int, settings: VideoSettings, comment: str = ""
     ) -> None:
         check_size(width, height, settings)
-        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.path = path
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            left.unlink(missing_ok=True)  # of a killed process, whose ffmpeg may still be writing
+        self.part = path.with_name(f"{path.name}.{os.getpid()}.part")
         self.shape, self.frames = (height, width, 3), 0
         self._errors = tempfile.TemporaryFile()
         self._process = _start(
@@ -193,10 +211,17 @@ def _start(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start ffmpeg in a session of its own: Ctrl-C in the terminal is ours to handle, not its."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-v", level, "-y"]
-    return subprocess.Popen(
-        [*command, *arguments], stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
-    )
+    try:
+        tool = imageio_ffmpeg.get_ffmpeg_exe()
+        return subprocess.Popen(
+            [tool, "-hide_banner", "-nostdin", "-v", level, "-y", *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    except (OSError, RuntimeError) as error:  # RuntimeError: imageio_ffmpeg found none
+        raise VideoError(f"ffmpeg cannot be started: {error}") from error
 
 
 def _reason(stderr: bytes, code: int | None) -> str:

@@ -55,8 +55,11 @@ def run(folder: Path) -> int:
     except Interrupted as interruption:
         _say(f"{interruption}; everything finished is kept, the same command continues")
         return interruption.exit_code
-    except (ValueError, PermissionError) as error:
+    except ValueError as error:
         _say(str(error))
+        return 2
+    except OSError as error:
+        _say(f"the run cannot go on: {error}; everything finished is kept")
         return 2
     except Exception as error:
         _say(f"{type(error).__name__}: {error} (the trace is in {folder / 'run.log'})")

@@ -179,7 +179,7 @@ def test_a_failing_prompt_is_named_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("tool", ["/bin/false", "/no/such/ffmpeg"])
-def test_failing_ffmpeg_loses_nothing(
+def test_without_ffmpeg_nothing_is_begun(
     config: Config,
     tool: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -187,8 +187,21 @@ def test_failing_ffmpeg_loses_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("IMAGEIO_FFMPEG_EXE", tool)
+        assert run(config) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("pixelwizard: videos need ffmpeg, which does not run") and "\n" in err[-1]
+    assert not Path(config.store.dir).exists()
+
+
+def test_ffmpeg_failing_at_the_end_loses_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "_encoder", lambda _: ["-c:v", "no_such_codec"])
         assert run(config) == 3
-    assert "the same command decodes it again" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "no_such_codec" in err and "the same command decodes it again" in err
+    assert not list(Path(config.run_dir).rglob("*.part"))
     monkeypatch.setattr(predict.DetailLoop, "compute", None)
     assert run(config) == 0
 

@@ -33,6 +33,7 @@ from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 from pixelwizard.store import Store
 from pixelwizard.tracking import track
+from pixelwizard.video import check_ffmpeg
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def generate(
     where nothing can be done: no weights, a store that cannot be written.
     """
     _silence_lightning()
+    check_ffmpeg()
     folder = Path(config.run_dir)
     display = display or Display(len(jobs))
     run = _Run(config, jobs, digests, display)
