@@ -1,0 +1,45 @@
+"""Pixel sizes, latent grids and token counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from pixelwizard.geometry import Geometry
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "frames", "latent", "tokens"),
+    [
+        (448, 256, 121, (31, 16, 28), 3_472),
+        (1280, 704, 121, (31, 44, 80), 27_280),
+        (2560, 1440, 121, (31, 90, 160), 111_600),
+        (3840, 2144, 121, (31, 134, 240), 249_240),
+        (256, 160, 17, (5, 10, 16), 200),
+        (32, 32, 1, (1, 2, 2), 1),
+    ],
+)
+def test_published_sizes_have_their_token_counts(
+    width: int, height: int, frames: int, latent: tuple[int, int, int], tokens: int
+) -> None:
+    geometry = Geometry(width, height, frames)
+    assert geometry.latent_grid == latent
+    assert geometry.tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ((2160, 1440, 121), "width=2160 is not a multiple of 32; nearest: 2144 or 2176"),
+        ((3840, 2160, 121), "height=2160 is not a multiple of 32; nearest: 2144 or 2176"),
+        ((0, 64, 17), "width=0 is not a multiple of 32; nearest: 32 or 64"),
+        ((64, -32, 17), "height=-32 is not a multiple of 32; nearest: 32 or 64"),
+        ((64, 64, 120), "frames=120 is not 4n+1; nearest: 117 or 121"),
+        ((64, 64, 0), "frames=0 is not 4n+1; nearest: 1 or 5"),
+    ],
+)
+def test_sizes_off_the_grid_are_refused_with_their_neighbours(
+    size: tuple[int, int, int], sentence: str
+) -> None:
+    with pytest.raises(ValueError) as error:
+        Geometry(*size)
+    assert str(error.value) == sentence
