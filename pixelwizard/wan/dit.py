@@ -23,6 +23,9 @@ from pixelwizard.wan.attention import attention, rotary_table, rotate
 
 Grid = tuple[int, int, int]
 
+CHUNK = 8192
+"""Tokens that go through a block together when no gradients are needed."""
+
 
 @dataclass(frozen=True)
 class TextKeyValues:
@@ -145,15 +148,49 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, modulation_B6E: Tensor, rotary: Tensor, text: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Tokens [B, L, E] float32 -> the same."""
-        dtype = self.ffn[0].weight.dtype
+        """Tokens [B, L, E] float32 -> the same.
+
+        Without gradients a long sequence is processed in chunks of tokens and ``x`` is overwritten:
+        a chunk needs its own tokens and the keys and values of all, so only those are held whole.
+        """
         six = (self.modulation.float() + modulation_B6E).unsqueeze(2).unbind(1)
-        shift1, scale1, gate1, shift2, scale2, gate2 = six
-        hidden = modulated_norm(x, shift1, scale1, self.eps).to(dtype)
-        keys, values = self.self_attn.keys_values(hidden, rotary)
+        length = x.shape[1]
+        if torch.is_grad_enabled() or length <= CHUNK:
+            hidden = self._attention_input(x, six)
+            keys, values = self.self_attn.keys_values(hidden, rotary)
+            return self._update(x, hidden, keys, values, rotary, six, text)
+        spans = [slice(start, start + CHUNK) for start in range(0, length, CHUNK)]
+        shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
+        keys, values = (self.ffn[0].weight.new_empty(shape) for _ in range(2))
+        for span in spans:
+            hidden = self._attention_input(x[:, span], six)
+            pair = self.self_attn.keys_values(hidden, rotary[:, span])
+            keys[:, span], values[:, span] = pair
+        for span in spans:
+            part = x[:, span]
+            hidden = self._attention_input(part, six)
+            x[:, span] = self._update(part, hidden, keys, values, rotary[:, span], six, text)
+        return x
+
+    def _attention_input(self, x: Tensor, six: tuple[Tensor, ...]) -> Tensor:
+        shift, scale = six[0], six[1]
+        return modulated_norm(x, shift, scale, self.eps).to(self.ffn[0].weight.dtype)
+
+    def _update(
+        self,
+        x: Tensor,
+        hidden: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rotary: Tensor,
+        six: tuple[Tensor, ...],
+        text: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """The three residual branches of some tokens, given the keys and values of all."""
+        _, _, gate1, shift2, scale2, gate2 = six
         x = x + gate1 * self.self_attn(hidden, keys, values, rotary)
-        x = x + self.cross_attn(affine_norm(self.norm3, x).to(dtype), *text)
-        hidden = modulated_norm(x, shift2, scale2, self.eps).to(dtype)
+        x = x + self.cross_attn(affine_norm(self.norm3, x).to(hidden.dtype), *text)
+        hidden = modulated_norm(x, shift2, scale2, self.eps).to(hidden.dtype)
         return x + gate2 * self.ffn(hidden)
 
 
@@ -200,9 +237,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()
-        inverse = torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
-        return x * inverse * self.weight.float()
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps)
 
 
 class Head(nn.Module):
@@ -217,7 +252,12 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time_BE: Tensor) -> Tensor:
         """Tokens [B, L, E] -> float32 [B, L, patch_h * patch_w * C]."""
         shift, scale = (self.modulation.float() + time_BE.unsqueeze(1)).unsqueeze(2).unbind(1)
-        return in_float32(self.head, modulated_norm(x, shift, scale, self.eps))
+        chunk = x.shape[1] if torch.is_grad_enabled() else CHUNK
+        parts = [
+            in_float32(self.head, modulated_norm(part, shift, scale, self.eps))
+            for part in x.split(chunk, dim=1)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def time_mlp(freq_dim: int, dim: int) -> nn.Sequential:

@@ -1,0 +1,165 @@
+"""The transformer: names, text and time, chunks, precision and training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pixelwizard.settings import DiTSizes
+from pixelwizard.wan import dit
+from pixelwizard.wan.attention import attention, rotary_table, rotate
+from pixelwizard.wan.dit import WanDiT, patchify, unpatchify
+
+SIZES = DiTSizes(
+    in_dim=4,
+    out_dim=4,
+    dim=64,
+    ffn_dim=96,
+    freq_dim=32,
+    text_dim=8,
+    text_len=6,
+    num_heads=2,
+    num_layers=2,
+)
+TIME = torch.tensor([900.0, 100.0])
+
+
+@pytest.fixture
+def network() -> WanDiT:
+    """A network whose head is not zero."""
+    torch.manual_seed(0)
+    network = WanDiT(SIZES)
+    torch.nn.init.normal_(network.head.head.weight, std=0.3)
+    return network
+
+
+def latents() -> Tensor:
+    return torch.randn(2, 4, 2, 8, 12, generator=torch.Generator().manual_seed(1))
+
+
+def texts() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(n, 8, generator=generator) for n in (3, 6)]
+
+
+@torch.no_grad()
+def test_a_new_network_predicts_zero_velocity() -> None:
+    network = WanDiT(SIZES)
+    assert not network(latents(), TIME, network.encode_text(texts())).any()
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_touch_each_other(network: WanDiT) -> None:
+    together = network(latents(), TIME, network.encode_text(texts()))
+    for i in range(2):
+        text = network.encode_text(texts()[i : i + 1])
+        alone = network(latents()[i : i + 1], TIME[i : i + 1], text)
+        assert torch.allclose(alone[0], together[i], atol=1e-5)
+
+
+@torch.no_grad()
+def test_short_texts_are_zero_padded(network: WanDiT) -> None:
+    short = torch.randn(3, 8)
+    padded = torch.cat((short, torch.zeros(3, 8)))
+    for first, second in zip(
+        network.encode_text([short]).blocks, network.encode_text([padded]).blocks, strict=True
+    ):
+        assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    assert network.encode_text([torch.zeros(0, 8)]).blocks[0][0].shape == (1, 6, 2, 32)
+
+
+@torch.no_grad()
+def test_chunks_of_tokens_change_nothing(network: WanDiT, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = network(latents(), TIME, network.encode_text(texts()))
+    monkeypatch.setattr(dit, "CHUNK", 17)
+    chunked = network(latents(), TIME, network.encode_text(texts()))
+    assert torch.allclose(chunked, whole, atol=1e-5)
+
+
+def test_written_out_attention_equals_the_fused_kernel() -> None:
+    query, key, value = (torch.randn(2, 7, 3, 8, requires_grad=True) for _ in range(3))
+    trained = attention(query, key, value)
+    with torch.no_grad():
+        assert torch.allclose(attention(query, key, value), trained, atol=1e-6)
+
+
+def test_rotation_depends_on_relative_positions_alone() -> None:
+    table = rotary_table((3, 4, 5), head_dim=32)
+    query, key = torch.randn(2, 1, 1, 1, 32).expand(2, 1, 60, 1, 32)
+    rotated_query, rotated_key = rotate(query, table), rotate(key, table)
+    scores = (rotated_query[0, :, 0] @ rotated_key[0, :, 0].T).view(3, 4, 5, 3, 4, 5)
+    assert torch.allclose(scores[2, 3, 4, 1, 1, 1], scores[1, 2, 3, 0, 0, 0], atol=1e-4)
+    assert torch.allclose(scores[0, 0, 0, 0, 0, 0], (query[0, 0] * key[0, 0]).sum(), atol=1e-4)
+    assert torch.allclose(rotated_query.norm(dim=-1), query.norm(dim=-1), atol=1e-4)
+
+
+def test_patches_hold_channels_first_and_come_back() -> None:
+    latent = torch.arange(2 * 3 * 2 * 4 * 6.0).view(2, 3, 2, 4, 6)
+    tokens = patchify(latent)
+    assert torch.equal(tokens[0, 0].view(3, 2, 2), latent[0, :, 0, :2, :2])
+    channels_last = tokens.unflatten(2, (3, 2, 2)).permute(0, 1, 3, 4, 2).flatten(2)
+    assert torch.equal(unpatchify(channels_last, (2, 2, 3)), latent)
+
+
+def test_every_parameter_is_trained(network: WanDiT) -> None:
+    network(latents(), TIME, network.encode_text(texts())).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_gradient_follows_the_loss(network: WanDiT) -> None:
+    """The directional derivative from autograd against a finite difference, in float32."""
+    weight = network.blocks[0].self_attn.q.weight
+    text = texts()
+
+    def loss() -> Tensor:
+        return network(latents(), TIME, network.encode_text(text)).square().mean()
+
+    loss().backward()
+    direction = weight.grad / weight.grad.norm()
+    values = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            weight += sign * 0.05 * direction
+            values.append(loss().item())
+            weight -= sign * 0.05 * direction
+    slope = (values[0] - values[1]) / 0.1
+    assert slope == pytest.approx(weight.grad.norm().item(), rel=0.05)
+
+
+def test_validation_in_inference_mode_leaves_training_possible(network: WanDiT) -> None:
+    with torch.inference_mode():
+        network(latents(), TIME, network.encode_text(texts()))
+    network(latents(), TIME, network.encode_text(texts())).sum().backward()
+
+
+@pytest.mark.parametrize("way", ["weights", "autocast"])
+def test_bfloat16_stays_close_and_the_velocity_is_float32(network: WanDiT, way: str) -> None:
+    with torch.no_grad():
+        expected = network(latents(), TIME, network.encode_text(texts()))
+    if way == "weights":
+        network.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+        actual = network(latents(), TIME, network.encode_text(texts()))
+        actual.square().mean().backward()
+    assert actual.dtype == torch.float32
+    assert (actual - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+def test_rotary_tables_are_kept_for_few_grids(network: WanDiT) -> None:
+    text = network.encode_text([torch.zeros(0, 8)])
+    with torch.no_grad():
+        for frames in range(1, 8):
+            network(torch.zeros(1, 4, frames, 4, 4), TIME[:1], text)
+    assert 1 <= len(network._rotary_tables) <= 4
+
+
+def test_full_size_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        network = WanDiT(replace(DiTSizes(), num_layers=1))
+    block = sum(p.numel() for p in network.blocks[0].parameters())
+    total = sum(p.numel() for p in network.parameters()) + 29 * block
+    assert block / 1e6 == pytest.approx(163.7, abs=0.2)
+    assert total / 1e9 == pytest.approx(5.0, abs=0.01)
