@@ -1,0 +1,170 @@
+"""The papers are true: their commands compose, their tables are the configuration's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pixelwizard import catalog
+from pixelwizard.cli import main
+from pixelwizard.commands import TASKS, generate, train
+from pixelwizard.compose import compose
+from pixelwizard.data import shapes
+from pixelwizard.schema import to_plain
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAPERS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/benchmarks.md")
+HEREDOC = re.compile(r"^cat > (\S+) <<'END'\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
+
+
+def section(title: str, text: str = README) -> str:
+    """What stands below a heading, up to the next of its level."""
+    level = title.split()[0]
+    return text.split(f"\n{title}\n", 1)[1].split(f"\n{level} ", 1)[0]
+
+
+def blocks(language: str, text: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """The ``pixelwizard`` lines of all bash blocks, without the files that they write."""
+    shell = HEREDOC.sub("", "".join(blocks("bash", text)))
+    return [line for line in shell.splitlines() if line.split()[:1] == ["pixelwizard"]]
+
+
+@pytest.fixture
+def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A working directory with the tour's files; the run folders that would have been used."""
+    monkeypatch.chdir(tmp_path)
+    for name, content in HEREDOC.findall(README):
+        (tmp_path / name).write_text(content)
+    folders: list[Path] = []
+
+    def launch(folder: Path) -> int:
+        folders.append(folder)
+        return 0
+
+    for command in (generate, train):
+        monkeypatch.setattr(command, "launch", launch)
+        monkeypatch.setattr(command, "require_weights", lambda *parts: None)
+    return folders
+
+
+@pytest.mark.parametrize("line", commands(section("## Tour")))
+def test_every_command_of_the_tour_is_accepted(nothing_runs: list[Path], line: str) -> None:
+    words = shlex.split(line)[1:]
+    assert main(words) == 0
+    assert bool(nothing_runs) is ("--cfg" not in words)
+
+
+def test_the_tour_shows_every_kind_of_override() -> None:
+    tour = "\n".join(commands(section("## Tour")))
+    for kind in ("--prompt", "prompts=", "schedule=", "schedule.timesteps=", "seed=", " -m "):
+        assert kind in tour
+    assert {line.split()[1] for line in tour.splitlines() if " train " in line} == {"train"}
+
+
+def test_repeating_the_sweep_of_the_tour_runs_nothing(nothing_runs: list[Path]) -> None:
+    (line,) = (line for line in commands(section("## Tour")) if "sweep_dir=" in line)
+    assert main(shlex.split(line)[1:]) == 0 and len(nothing_runs) == 3
+    assert main(shlex.split(line)[1:]) == 0 and len(nothing_runs) == 3
+
+
+def test_the_message_of_missing_weights_is_the_real_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (shown,) = blocks("console", README)
+    command, message = shown.split("\n", 1)
+    assert main(shlex.split(command)[2:]) == 2
+    assert capsys.readouterr().err.replace(f"{tmp_path}/", "").split() == message.split()
+
+
+def groups_of_the_readme() -> dict[str, list[str]]:
+    """Group -> [tasks, options] of the table."""
+    table = [line for line in section("## Configuration").splitlines() if line.startswith("| `")]
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+    return {group.strip("`"): [tasks, options] for group, tasks, options in cells}
+
+
+def test_the_table_has_every_group_and_its_tasks() -> None:
+    table = groups_of_the_readme()
+    tasks = {group: tasks.split(", ") for group, (tasks, _) in table.items()}
+    for task in TASKS:
+        assert [group for group in table if task in tasks[group]] == catalog.groups(task)
+
+
+@pytest.mark.parametrize("group", list(groups_of_the_readme()))
+def test_the_table_has_every_option_and_the_default(group: str) -> None:
+    tasks, options = groups_of_the_readme()[group]
+    named = [name for name in re.findall(r"`([^`]+)`", options) if "/" not in name]
+    assert sorted(named) == catalog.options(group)
+    for task in tasks.split(", "):
+        roots = yaml.safe_load((ROOT / "conf" / f"{task}.yaml").read_text())["defaults"]
+        (default,) = (item[group] for item in roots if isinstance(item, dict) and group in item)
+        assert re.findall(r"\*\*`([^`]+)`\*\*", options) == ([default] if default else [])
+
+
+def test_the_keys_worth_knowing_exist() -> None:
+    keys = section("## Configuration").split("Keys worth knowing:")[1].split("\n\n")[0]
+    known: set[str] = {"sweep_dir", "h264", "h265", "ffv1"}
+    for task in TASKS:
+        known |= dotted(to_plain(compose(task, [])[0].config))
+    assert set(re.findall(r"`([^`]+)`", keys)) <= known
+
+
+def dotted(values: object, prefix: str = "") -> set[str]:
+    """Every dotted key of nested dictionaries."""
+    if not isinstance(values, dict):
+        return {prefix}
+    inner = (dotted(item, f"{prefix}.{name}" if prefix else name) for name, item in values.items())
+    return {prefix}.union(*inner)
+
+
+def test_the_limits_name_the_words_of_the_miniature() -> None:
+    rows = re.findall(r"^  \| (\w+) \| (.+) \|$", section("## Limits"), re.MULTILINE)
+    words = {slot: tuple(listed.split(", ")) for slot, listed in rows if slot != "slot"}
+    assert words == {
+        "colour": tuple(shapes.COLOURS),
+        "shape": shapes.SHAPES,
+        "motion": shapes.MOTIONS,
+        "background": tuple(shapes.BACKGROUNDS),
+    }
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_file_that_a_paper_points_to_exists(name: str) -> None:
+    path = ROOT / name
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_tree_of_the_architecture_names_every_module() -> None:
+    (tree,) = blocks("text", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))
+    inside = tree.split("pixelwizard/\n", 1)[1].split("\nconf/", 1)[0]
+    folder, named = "", set()
+    for line in inside.splitlines():
+        if found := re.match(r"  (\w+/)", line):
+            folder = found[1]
+        elif found := re.match(r"  (  )?(\w+\.py(?: \w+\.py)*)", line):
+            named |= {(folder if found[1] else "") + name for name in found[2].split()}
+    package = ROOT / "pixelwizard"
+    modules = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    assert named == {name for name in modules if not name.endswith("__init__.py")}
+
+
+def test_every_experiment_is_explained_and_its_command_composes(nothing_runs: list[Path]) -> None:
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    shipped = {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
+    rows = re.findall(r"^\| `(\w+)` .*\| `(pixelwizard [^`]+)` \|", text, re.MULTILINE)
+    assert {name for name, _ in rows} == shipped
+    for name, line in rows:
+        assert f"experiments={name}" in line
+        assert main(shlex.split(line)[1:]) == 0
