@@ -37,7 +37,7 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     from pixelwizard.commands import command
     from pixelwizard.compose import compose
     from pixelwizard.run_folder import claim
-    from pixelwizard.worker import dispatch, logging_to
+    from pixelwizard.worker import Interrupted, dispatch, interruptible, logging_to
 
     jobs = compose("generate", overrides, prompts)
     if len(jobs) > 1:
@@ -46,8 +46,11 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     command("generate").check(config)
     texts = [part for text in prompts for part in ("--prompt", text)]
     folder = claim(config, ["pixelwizard", *texts, *overrides])
-    with logging_to(folder / "run.log"):
-        dispatch(folder)
+    try:
+        with interruptible(), logging_to(folder / "run.log"):
+            dispatch(folder)
+    except Interrupted:  # not KeyboardInterrupt on its way here: Lightning would exit on that
+        raise KeyboardInterrupt from None
     return read_run(folder)
 
 

@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,9 @@ from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 
 log = logging.getLogger(__name__)
+
+REPEAT_SECONDS = 5.0
+"""Signals that follow each other faster mean the same wish to stop."""
 
 
 class Interrupted(BaseException):
@@ -100,12 +104,14 @@ def _generate(config: Config) -> int:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into ``Interrupted``; later ones change nothing."""
+    """Turn SIGINT, SIGTERM and SIGHUP into ``Interrupted``; repeats do not disturb its way out."""
+    last = float("-inf")
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before >= REPEAT_SECONDS:
+            raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pixelwizard.jobs import Job
 from pixelwizard.runs.loops import Done, Failed, StageLoop
-from pixelwizard.runs.memory import peak_gb, reset_peak
+from pixelwizard.runs.memory import PeakMemory
 from pixelwizard.runs.progress import Display
 from pixelwizard.runs.status import Status
 from pixelwizard.store import Store
@@ -28,9 +28,7 @@ class Keep(Callback):
         self, store: Store, status: Status, publish: Callable[[Job, dict[str, float]], None]
     ) -> None:
         self.store, self.status, self.publish = store, status, publish
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        reset_peak()
+        self.memory = PeakMemory()
 
     def on_predict_batch_end(
         self,
@@ -50,7 +48,7 @@ class Keep(Callback):
         cost = {
             "seconds": round(outputs.seconds, 3),
             "loading_seconds": round(pl_module.loading_seconds, 3),
-            "peak_gb": round(peak_gb(), 3),
+            "peak_gb": round(self.memory.gb(), 3),
         }
         for artifact in outputs.artifacts:
             self.store.save(artifact.kind, artifact.key, artifact.tensors, cost)

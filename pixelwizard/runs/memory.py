@@ -1,43 +1,57 @@
-"""The memory that a stage needed: the peak since it started."""
+"""The memory that a stage needs: the peak since it started."""
 
 from __future__ import annotations
 
 import gc
-import re
+import os
 import resource
 import sys
+import threading
 from pathlib import Path
 
 import torch
 
 GB = 1e9
+SAMPLE_SECONDS = 0.02
 
 
-def reset_peak() -> None:
-    """Let go of what is not referenced any more and start counting anew."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak becomes what is resident
-    except OSError:
-        return
+class PeakMemory:
+    """Counts from its making to ``stop``: the accelerator's memory, else what is resident here.
 
-
-def peak_gb() -> float:
-    """GB of the accelerator, else of this process, at most in use since ``reset_peak``.
-
-    Where the system cannot count anew, since the process started.
+    On a CPU a thread looks at it many times a second: resetting the system's own count would spoil
+    it for whoever measures the whole process.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / GB
+
+    def __init__(self) -> None:
+        gc.collect()
+        self._bytes, self._stopped = 0, threading.Event()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            threading.Thread(target=self._sample, daemon=True).start()
+
+    def gb(self) -> float:
+        """The peak so far, in GB."""
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / GB
+        self._bytes = max(self._bytes, resident())
+        return self._bytes / GB
+
+    def stop(self) -> None:
+        """Stop counting."""
+        self._stopped.set()
+
+    def _sample(self) -> None:
+        while not self._stopped.wait(SAMPLE_SECONDS):
+            self._bytes = max(self._bytes, resident())
+
+
+def resident() -> int:
+    """Bytes of this process in memory; where the system does not tell, the most there ever were."""
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024 / GB
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return pages * os.sysconf("SC_PAGE_SIZE")

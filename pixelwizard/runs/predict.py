@@ -117,6 +117,7 @@ class _Run:
             return
         self.display.enter(loop.name, len(jobs))
         numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
+        keep = Keep(self.store, self.status, self._publish)
         trainer = Trainer(
             devices=1,
             precision="32-true",
@@ -125,13 +126,13 @@ class _Run:
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=self.config.run_dir,
-            callbacks=[
-                Progress(self.display, numbers),
-                Keep(self.store, self.status, self._publish),
-            ],
+            callbacks=[Progress(self.display, numbers), keep],
         )
         loader = DataLoader(jobs, batch_size=1, collate_fn=_single)
-        trainer.predict(loop, loader, return_predictions=False)
+        try:
+            trainer.predict(loop, loader, return_predictions=False)
+        finally:
+            keep.memory.stop()
 
     def _needs(self, job: Job) -> set[str]:
         """The stages whose results are missing on the way to the job's video."""
