@@ -155,7 +155,7 @@ class SamplingLoop(StageLoop):
         def on_step(state: SolverState) -> None:
             nonlocal saved
             now = time.monotonic()
-            if now - saved >= self.state_seconds:
+            if state.step < len(schedule.steps) and now - saved >= self.state_seconds:
                 seconds = self.earlier_seconds + now - started
                 self.store.save(f"{self.name}_state", key, state.to_tensors(), {"seconds": seconds})
                 saved = now

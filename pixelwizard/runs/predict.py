@@ -119,6 +119,7 @@ class _Run:
         numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
         keep = Keep(self.store, self.status, self._publish)
         trainer = Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,
             precision="32-true",
             logger=False,
@@ -179,7 +180,7 @@ def groups(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
 
 
 def device_name() -> str:
-    """The device that Lightning's automatic choice computes on."""
+    """The device that the stages compute on."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"cpu {platform.machine()}"
