@@ -50,7 +50,7 @@ def _csv(config: Config, rows: Rows, sheet: Path) -> None:
     logger = CSVLogger(config.run_dir, name="csv", version="")
     logger.log_hyperparams(to_plain(config))
     for index, (_, video) in enumerate(rows):
-        logger.log_metrics(costs(video), step=index)
+        logger.log_metrics({**costs(video)}, step=index)
     logger.save()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import threading
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 REPEAT_SECONDS = 5.0
 """Signals that follow each other faster mean the same wish to stop."""
+AGAIN_SECONDS = 0.02
+"""How soon a signal that was dropped is sent again."""
 
 
 class Interrupted(BaseException):
@@ -35,7 +38,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.exit_code = 128 + number
+        self.number, self.exit_code = number, 128 + number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +107,10 @@ def _generate(config: Config) -> int:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into ``Interrupted``; repeats do not disturb its way out."""
+    """Turn SIGINT, SIGTERM and SIGHUP into ``Interrupted``; repeats do not disturb its way out.
+
+    Python drops what is raised while it destroys an object; the signal is then sent once more.
+    """
     last = float("-inf")
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -113,14 +119,23 @@ def interruptible() -> Iterator[None]:
         if last - before >= REPEAT_SECONDS:
             raise Interrupted(number)
 
+    def dropped(error: sys.UnraisableHookArgs) -> None:
+        nonlocal last
+        if not isinstance(error.exc_value, Interrupted):
+            return unraisable(error)
+        last, number = float("-inf"), error.exc_value.number
+        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, stop) for number in numbers]
+    unraisable, sys.unraisablehook = sys.unraisablehook, dropped
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 

@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small import small_config, write_backbone, write_config
 
+from pixelwizard import worker
 from pixelwizard.settings import BackboneSettings, Config, SamplerSettings
 
 PRELOAD = ["small", "pixelwizard.worker", "pixelwizard.runs.predict", "transformers.models.umt5"]
@@ -49,7 +51,6 @@ def work(config: Config, *stop: object) -> int:
 
 def child(folder: str, stage: str = "", prompt: int = 0, step: int = 0, number: int = 0) -> None:
     """A worker that sends itself the signal ``number`` in a stage at a step of a prompt."""
-    from pixelwizard import worker
     from pixelwizard.runs import loops
     from pixelwizard.runs.progress import Display
 
@@ -80,6 +81,31 @@ def files(config: Config) -> dict[str, bytes]:
         length = int.from_bytes(data[:8], "little")
         found[f"{path.parent.parent.name}/{path.name}"] = data[8 + length :]
     return found
+
+
+def test_a_signal_while_an_object_is_destroyed_is_not_lost() -> None:
+    class Closing:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    with pytest.raises(worker.Interrupted) as stopped, worker.interruptible():
+        Closing()
+        time.sleep(10)
+    assert stopped.value.exit_code == 143
+
+
+def test_a_repeated_signal_does_not_disturb_the_way_out() -> None:
+    way_out = []
+    with pytest.raises(worker.Interrupted), worker.interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            way_out.append("done")
+    assert way_out == ["done"]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ class _Run:
             default_root_dir=self.config.run_dir,
             callbacks=[Progress(self.display, numbers), keep],
         )
-        loader = DataLoader(jobs, batch_size=1, collate_fn=_single)
+        loader: DataLoader[Job] = DataLoader(jobs, batch_size=1, collate_fn=_single)
         try:
             trainer.predict(loop, loader, return_predictions=False)
         finally:
