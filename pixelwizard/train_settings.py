@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
+from pixelwizard.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from pixelwizard.schema import ConfigError
 from pixelwizard.settings import (
     BackboneSettings,
     ResolutionSettings,
@@ -42,11 +44,16 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """Weights of the autoencoder's loss; the L1 distance of pixels has weight 1."""
+    """Weights of the autoencoder's loss; the L1 distance of pixels has weight 1.
+
+    ``decoder_only`` continues ``objective.init_from`` (or the backbone's own autoencoder) with the
+    encoder as it is, without the pull of ``kl``, from noisier latents than the encoder's own.
+    """
 
     mse: float = 2.0
     gradient: float = 0.5
     kl: float = 3e-4
+    decoder_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,11 @@ class ObjectiveSettings:
     flow: FlowSettings = field(default_factory=FlowSettings)
     condition: ConditionSettings = field(default_factory=ConditionSettings)
     shortcut: ShortcutSettings = field(default_factory=ShortcutSettings)
+
+    @property
+    def decoder_only(self) -> bool:
+        """Whether an autoencoder is trained whose encoder stays as it is."""
+        return self.kind == "vae" and self.reconstruction.decoder_only
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,14 @@ class TrainConfig:
         check_sampler(self.schedule, "schedule")
         check_backbone(self.backbone)
         check_range("seed", self.seed, 0, 2**31)
+        check_clips(self.resolution)
+        if self.objective.kind == "vae":
+            check_crops(self.data, self.resolution)
+        if len(self.optimizer.betas) != 2:
+            raise ConfigError(f"optimizer.betas={self.optimizer.betas} must be two numbers")
         for key, value, low in (
+            ("data.clips", self.data.clips, 1),
+            ("data.pairs", self.data.pairs, 1),
             ("data.shard", self.data.shard, 1),
             ("data.held_out", self.data.held_out, 1),
             ("data.ready", self.data.ready, 1),
@@ -172,6 +191,11 @@ class TrainConfig:
             ("data.crops", self.data.crops, 1),
             ("data.window", self.data.window, 1),
             ("objective.batch", self.objective.batch, 1),
+            ("optimizer.lr", self.optimizer.lr, 0.0),
+            ("optimizer.muon_lr", self.optimizer.muon_lr, 0.0),
+            ("optimizer.clip", self.optimizer.clip, 1e-9),
+            ("optimizer.warmup", self.optimizer.warmup, 0),
+            ("objective.flow.shift", self.objective.flow.shift, 0.01),
             ("trainer.max_steps", self.trainer.max_steps, 1),
             ("trainer.threads", self.trainer.threads, 0),
             ("checkpoint.every", self.checkpoint.every, 1),
@@ -185,6 +209,34 @@ class TrainConfig:
             ("objective.shortcut.inference_share", self.objective.shortcut.inference_share),
             ("objective.condition.noise", self.objective.condition.noise),
             ("optimizer.decay", self.optimizer.decay),
+            ("optimizer.momentum", self.optimizer.momentum),
             ("optimizer.ema", self.optimizer.ema),
+            *(("optimizer.betas", beta) for beta in self.optimizer.betas),
         ):
             check_range(key, share, 0.0, 1.0)
+        if self.trainer.max_minutes is not None:
+            check_range("trainer.max_minutes", self.trainer.max_minutes, 0.001)
+
+
+def check_clips(size: ResolutionSettings) -> None:
+    """Clips wide enough for the shapes; raises ConfigError."""
+    for prefix, clip in (("", size.geometry), ("anchor_", size.anchor_geometry)):
+        if clip.width < clip.height:
+            raise ConfigError(
+                f"resolution.{prefix}width={clip.width} is too narrow for the shapes of training"
+                f" clips that are {clip.height} high; nearest: {clip.height}"
+            )
+
+
+def check_crops(data: DataSettings, size: ResolutionSettings) -> None:
+    """Crops on the autoencoder's grid that fit into the clips; raises ConfigError."""
+    check_range("data.crop", data.crop, SPATIAL_STRIDE, min(size.anchor_width, size.anchor_height))
+    check_range("data.crop_frames", data.crop_frames, 1, size.frames)
+    side = data.crop // SPATIAL_STRIDE * SPATIAL_STRIDE
+    if data.crop != side:
+        raise ConfigError(
+            f"data.crop={data.crop} is not a multiple of {SPATIAL_STRIDE}; nearest: {side}"
+        )
+    frames = (data.crop_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+    if data.crop_frames != frames:
+        raise ConfigError(f"data.crop_frames={data.crop_frames} is not 4n+1; nearest: {frames}")

@@ -42,12 +42,14 @@ from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry
 from pixelwizard.settings import Config, SamplerSettings
+from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import load_detail
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail
 from pixelwizard.stages.encode_text import EncodeText
 from pixelwizard.wan.tiling import to_frames
+from pixelwizard.wan.vae import WanVAE
 from pixelwizard.wan.weights import load_anchor, load_text_encoder, load_vae
 
 JUDGED = ("colour", "background", "motion", "shape")
@@ -93,7 +95,7 @@ class Model:
         return EncodeText(load_text_encoder(self.config.backbone))
 
     @cached_property
-    def vae(self):
+    def vae(self) -> WanVAE:
         return load_vae(self.config.backbone)
 
     @cached_property
@@ -102,7 +104,7 @@ class Model:
         return Anchor(load_anchor(self.config.backbone), schedule, self.config.anchor.guidance)
 
     @cached_property
-    def detail_network(self):
+    def detail_network(self) -> ShortcutDiT:
         return load_detail(self.config.backbone)
 
     def detail(self, sampler: SamplerSettings) -> Detail:

@@ -12,6 +12,7 @@ from pixelwizard.train_settings import TrainConfig
 
 EXAMPLES = """\
   pixelwizard train experiments=train_tiny_vae           the autoencoder of the miniature
+  pixelwizard train experiments=train_tiny_vae_decoder   its decoder, further
   pixelwizard train experiments=train_tiny_anchor        its anchor network
   pixelwizard train experiments=train_tiny_detail        its detail network
   pixelwizard train objective=anchor trainer.max_steps=100 run_dir=FOLDER
@@ -23,6 +24,8 @@ def check(config: TrainConfig) -> None:
     """Refuse what cannot run before anything is written. Raises ValueError."""
     if config.objective.kind != "vae":
         require_weights(config.backbone, ["text_encoder", "vae"])
+    elif config.objective.decoder_only and config.objective.init_from is None:
+        require_weights(config.backbone, ["vae"])
 
 
 def run(config: TrainConfig, command_line: Sequence[str]) -> int:

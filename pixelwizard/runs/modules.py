@@ -35,6 +35,9 @@ from pixelwizard.wan.vae import WanVAE
 
 Batch = dict[str, Any]
 
+MORE_NOISE = 2.2
+"""Most that is added to the posterior's log-variance for a decoder alone: 3 times its deviation."""
+
 
 def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     """The random numbers of one step; streams are independent of each other."""
@@ -77,6 +80,11 @@ class TrainingModule(L.LightningModule):
         by_steps = self.global_step / settings.max_steps
         by_time = self.elapsed / 60 / settings.max_minutes if settings.max_minutes else 0.0
         return max(by_steps, by_time)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the rest will take at the pace so far."""
+        return self.elapsed / max(self.progress, 1e-9) * (1 - min(self.progress, 1.0))
 
     def configure_optimizers(self) -> MuonAdamW:
         return make_optimizer(self.network, self.config.optimizer, self.is_matrix)
@@ -249,9 +257,20 @@ class DetailModule(AnchorModule):
 
 
 class VAEModule(TrainingModule):
-    """Reconstruction of crops: L1, MSE and gradients of the pixels, and a weak pull to N(0, 1)."""
+    """Reconstruction of crops: L1, MSE and gradients of the pixels, and a weak pull to N(0, 1).
+
+    A decoder that is trained alone sees more noise than the encoder's posterior has, so that it
+    forgives the errors of sampled latents.
+    """
 
     network: WanVAE
+
+    def __init__(self, config: TrainConfig, network: WanVAE) -> None:
+        super().__init__(config, network)
+        self.decoder_only = config.objective.decoder_only
+        if self.decoder_only:
+            network.encoder.requires_grad_(False)
+            network.conv1.requires_grad_(False)
 
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
         """Whether Muon takes a parameter: the convolutions, but the first and the last."""
@@ -266,16 +285,21 @@ class VAEModule(TrainingModule):
         logvar = logvar.clamp(-12, 6)
         draw = generator(self.config.seed, batch["step"])
         noise = torch.randn(mean.shape, generator=draw).to(mean)
+        if self.decoder_only:
+            raised_B = MORE_NOISE * torch.rand(len(mean), generator=draw)
+            logvar = logvar + per_sample(raised_B).to(logvar)
         error = network.reconstruct(mean + torch.exp(0.5 * logvar) * noise) - video_BCTHW
         columns = (error[..., 1:] - error[..., :-1]).abs().mean()
         rows = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return (
+        loss = (
             error.abs().mean()
             + weights.mse * error.square().mean()
             + weights.gradient * (columns + rows)
-            + weights.kl * kl
         )
+        if not self.decoder_only:
+            kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+            loss = loss + weights.kl * kl
+        return loss
 
 
 def per_sample(values_B: Tensor) -> Tensor:

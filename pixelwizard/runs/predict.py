@@ -28,7 +28,7 @@ from pixelwizard.runs.loops import (
     EncodeTextLoop,
     StageLoop,
 )
-from pixelwizard.runs.progress import Display
+from pixelwizard.runs.progress import Display, silence_lightning
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 from pixelwizard.store import Store
@@ -55,7 +55,7 @@ def generate(
     A failing prompt is named in the outcome and in status.json, the others go on. Raises ValueError
     where nothing can be done: no weights, a store that cannot be written.
     """
-    _silence_lightning()
+    silence_lightning()
     check_ffmpeg()
     folder = Path(config.run_dir)
     display = display or Display(len(jobs))
@@ -189,12 +189,3 @@ def device_name() -> str:
 def _single(batch: list[Job]) -> Job:
     (job,) = batch
     return job
-
-
-def _silence_lightning() -> None:
-    """Lightning's own lines go where the root logger's go: into run.log, not onto the screen."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-    logging.captureWarnings(True)

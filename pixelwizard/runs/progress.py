@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 import time
@@ -11,6 +12,30 @@ from typing import TextIO
 STAGES = ("text", "anchor", "detail", "decode")
 
 
+class Line:
+    """The last line of a terminal, written over again and again; elsewhere only lines that stay."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.out = out or sys.stderr
+        self.live = self.out.isatty()
+
+    def show(self, text: str, where: str = "") -> None:
+        """Put ``where`` and ``text`` in the place of what is there, ``where`` cut to fit."""
+        if not self.live:
+            return
+        width = shutil.get_terminal_size().columns - 1
+        room = max(0, width - len(text) - 2)
+        where = where if len(where) <= room else where[: max(0, room - 3)] + "..."
+        line = f"{where}  {text}" if where else text
+        self.out.write(f"\r\x1b[K{line[:width]}")
+        self.out.flush()
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.show("")
+        print(text, file=self.out, flush=True)
+
+
 class Display:
     """Shows prompt, stage, step and the time left; ``begin``, ``step`` and ``end`` report progress.
 
@@ -18,8 +43,7 @@ class Display:
     """
 
     def __init__(self, total: int, out: TextIO | None = None) -> None:
-        self.total, self.out = total, out or sys.stderr
-        self.live = self.out.isatty()
+        self.total, self.terminal = total, Line(out)
         self.seen: dict[str, list[float]] = {}
         self.left: dict[str, int] = dict.fromkeys(STAGES, 0)
         self.where, self.stage, self.started = "", "", time.monotonic()
@@ -31,7 +55,7 @@ class Display:
     def enter(self, stage: str, prompts: int) -> None:
         """A stage starts on a group of prompts."""
         self.stage = stage
-        if not self.live:
+        if not self.terminal.live:
             self.line(f"{stage}: {prompts} prompt{'s' if prompts != 1 else ''}")
 
     def begin(self, number: int, text: str) -> None:
@@ -52,12 +76,11 @@ class Display:
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
-        self._show("")
-        print(text, file=self.out, flush=True)
+        self.terminal.say(text)
 
     def close(self) -> None:
         """Leave the terminal clean."""
-        self._show("")
+        self.terminal.show("")
 
     def _eta(self, here: float) -> str:
         unknown = [stage for stage in STAGES if self.left[stage] and stage not in self.seen]
@@ -70,14 +93,16 @@ class Display:
         return clock(here + rest)
 
     def _show(self, text: str) -> None:
-        if not self.live:
-            return
-        width = shutil.get_terminal_size().columns - 1
-        room = max(0, width - len(text) - 2)
-        where = self.where if len(self.where) <= room else self.where[: max(0, room - 3)] + "..."
-        line = f"{where}  {text}" if text else ""
-        self.out.write(f"\r\x1b[K{line[:width]}")
-        self.out.flush()
+        self.terminal.show(text, self.where)
+
+
+def silence_lightning() -> None:
+    """Lightning's own lines go where the root logger's go: into run.log, not onto the screen."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.captureWarnings(True)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -9,13 +9,22 @@ from typing import Any
 
 import lightning as L
 import torch
-from safetensors.torch import load_file
+import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pixelwizard.checkpoints import NAMES, weights_digest, weights_folder
+from pixelwizard.checkpoints import (
+    CONFIG,
+    NAMES,
+    PARTS,
+    TOKENIZER,
+    find_weights,
+    weights_digest,
+    weights_folder,
+)
 from pixelwizard.data.crops import CropBatches, held_out_crops
 from pixelwizard.data.latents import LatentBatches, LatentReader, held_out_batches, parts
+from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.runs.cache import prepare
 from pixelwizard.runs.modules import (
     AnchorModule,
@@ -24,59 +33,76 @@ from pixelwizard.runs.modules import (
     TrainingModule,
     VAEModule,
 )
-from pixelwizard.runs.training_callbacks import Checkpoints, TrainingLog, last_checkpoint
+from pixelwizard.runs.progress import silence_lightning
+from pixelwizard.runs.training_callbacks import (
+    CheckpointFiles,
+    Checkpoints,
+    TrainingLog,
+    last_checkpoint,
+    read_checkpoint,
+)
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import save_detail
 from pixelwizard.train_settings import TrainConfig
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.vae import AttentionBlock, ResidualBlock, WanVAE
-from pixelwizard.wan.weights import load_text_encoder, save_anchor, save_vae
+from pixelwizard.wan.weights import (
+    load_text_encoder,
+    read_tensors,
+    save_anchor,
+    save_vae,
+    write,
+)
 
 
 def train(config: TrainConfig) -> int:
     """Train to the configured end, from the run folder's last checkpoint if there is one.
 
-    Returns the exit code, 0.
+    Returns the exit code, 0. Raises ValueError where the settings or files do not allow it.
     """
+    silence_lightning()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     run_dir = Path(config.run_dir)
     checkpoints = run_dir / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    module = make_module(config)
     last = last_checkpoint(checkpoints)
-    if last and is_finished(config, last):
-        return 0
+    if last is None or not is_finished(config, last):
+        torch.manual_seed(config.seed)
+        fit(config, make_module(config), run_dir, last)
+    print(run_dir / "export")
+    return 0
+
+
+def fit(config: TrainConfig, module: TrainingModule, run_dir: Path, last: Path | None) -> None:
+    """Let Lightning train, from the checkpoint ``last`` on, with all that goes on beside it."""
+    every, keep = config.checkpoint.every, config.checkpoint.keep
+    export_average = partial(export, config, run_dir / "export")
     trainer = L.Trainer(
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         precision=config.trainer.precision,
         devices=1,
-        val_check_interval=config.checkpoint.every,
+        plugins=[CheckpointFiles()],
+        val_check_interval=every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        default_root_dir=run_dir,
         callbacks=[
             TrainingLog(run_dir / "log.csv"),
-            Checkpoints(
-                checkpoints,
-                config.checkpoint.every,
-                config.checkpoint.keep,
-                partial(export, config, run_dir / "export"),
-            ),
+            Checkpoints(run_dir / "checkpoints", every, keep, export_average),
         ],
     )
-    trainer.fit(module, datamodule=TrainingData(config), ckpt_path=last, weights_only=False)
-    return 0
+    trainer.fit(module, datamodule=TrainingData(config), ckpt_path=last)
 
 
 def is_finished(config: TrainConfig, checkpoint: Path) -> bool:
     """Whether the training that wrote a checkpoint had reached its configured end."""
-    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    state = read_checkpoint(checkpoint)
     minutes = config.trainer.max_minutes
     by_time = minutes is not None and state["elapsed"] >= 60 * minutes
     return by_time or state["global_step"] >= config.trainer.max_steps
@@ -160,15 +186,18 @@ def pass_through(network: WanDiT) -> None:
 def started_from(network: nn.Module, config: TrainConfig) -> nn.Module:
     """The network with those tensors of ``objective.init_from`` that fit it by name and shape.
 
-    Raises ValueError if the file is not there or nothing in it fits.
+    A training of the decoder alone starts from the backbone's own autoencoder unless told
+    otherwise. Raises ValueError if the file is not there or nothing in it fits.
     """
     path = config.objective.init_from
+    if path is None and config.objective.decoder_only:
+        path = str(find_weights(config.backbone, "vae"))
     if path is None:
         return network
     if not Path(path).is_file():
         raise ValueError(f"objective.init_from={path} is no file; give a .safetensors file")
     own: dict[str, Tensor] = network.state_dict()
-    given = load_file(path)
+    given = read_tensors(Path(path))
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise ValueError(f"objective.init_from={path} has no tensor that fits this network")
@@ -177,18 +206,29 @@ def started_from(network: nn.Module, config: TrainConfig) -> nn.Module:
 
 
 def export(config: TrainConfig, folder: Path, network: Any) -> None:
-    """Write a network into a backbone's folder, with the other parts of the backbone beside it."""
+    """Write a network into a backbone's folder, with the other parts of the backbone beside it.
+
+    With an autoencoder goes ``latent_statistics.yaml``: what ``backbone.vae`` has to say of it.
+    """
     kind = config.objective.kind
-    save = {"vae": save_vae, "anchor": save_anchor, "detail": save_detail}[kind]
-    save(network, folder, torch.float32)
+    if kind == "vae":
+        save_vae(network, folder, torch.float32)
+        mean, std = latent_statistics(network, config.resolution)
+        rounded = {
+            name: [round(value, 4) for value in values]
+            for name, values in (("latent_mean", mean), ("latent_std", std))
+        }
+        text = yaml.safe_dump(rounded, default_flow_style=None, width=1000)
+        write(folder / "latent_statistics.yaml", lambda part: part.write_text(text))
+    elif kind == "anchor":
+        save_anchor(network, folder, torch.float32)
+    else:
+        save_detail(network, folder, torch.float32)
     source = weights_folder(config.backbone)
-    for part, names in NAMES.items():
-        for name in names[:1]:
-            if part != kind and (source / name).is_file() and not (folder / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, folder / name)
-    for name in ("config.json", "google"):
-        if (source / name).is_dir():
-            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-        elif (source / name).is_file() and not (folder / name).exists():
+    others = [name for part in PARTS if part != kind for name in NAMES[part]]
+    for name in (*others, CONFIG):
+        if (source / name).is_file() and not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
+    if (source / TOKENIZER).is_dir():
+        shutil.copytree(source / TOKENIZER, folder / TOKENIZER, dirs_exist_ok=True)

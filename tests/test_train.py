@@ -1,0 +1,344 @@
+"""Training: every objective learns, a stopped training continues exactly, exports can be loaded."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from small import SIZE, write_backbone
+from torch import Tensor
+
+from pixelwizard.checkpoints import weights_digest
+from pixelwizard.data.latents import LatentReader, Part, fill, parts
+from pixelwizard.data.statistics import latent_statistics
+from pixelwizard.runs import modules, training_callbacks
+from pixelwizard.runs.optimizers import MuonAdamW, orthogonalised
+from pixelwizard.runs.train import make_module, pass_through, train
+from pixelwizard.runs.training_callbacks import last_checkpoint, read_checkpoint
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import BackboneSettings
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.shortcut.weights import load_detail
+from pixelwizard.train_settings import (
+    CheckpointSettings,
+    ConditionSettings,
+    DataSettings,
+    ObjectiveSettings,
+    OptimizerSettings,
+    ReconstructionSettings,
+    ShortcutSettings,
+    TrainConfig,
+    TrainerSettings,
+)
+from pixelwizard.wan.weights import load_anchor, load_vae
+
+LOADERS = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
+CAPTION = "a red circle moves left over a gray background"
+DECODER = ReconstructionSettings(decoder_only=True)
+SHORTCUTS = ShortcutSettings(start=0.0, probability=1.0)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that the trainings of this file share."""
+    return tmp_path_factory.mktemp("latents")
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A test leaves no signal handler behind."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def small_training(
+    backbone: BackboneSettings, folder: Path, latents: Path, kind: Any, **objective: Any
+) -> TrainConfig:
+    """Six steps, a checkpoint after every third; the rates hold."""
+    return TrainConfig(
+        run_dir=str(folder),
+        backbone=backbone,
+        resolution=SIZE,
+        data=DataSettings(
+            dir=str(latents),
+            **dict(clips=4, pairs=4, held_out=2, ready=4, shard=2, workers=0),
+            **dict(crop=32, crop_frames=5, crops=2, window=2),
+        ),
+        objective=ObjectiveSettings(kind=kind, batch=2, **objective),
+        optimizer=OptimizerSettings(decay=0.0, warmup=2),
+        trainer=TrainerSettings(max_steps=6),
+        checkpoint=CheckpointSettings(every=3),
+    )
+
+
+def fixed_batch() -> dict[str, Any]:
+    """What every objective can train on."""
+    draw = torch.Generator().manual_seed(3)
+    return {
+        "latent": torch.randn(2, 4, 2, 4, 8, generator=draw),
+        "condition": torch.randn(2, 4, 2, 2, 4, generator=draw),
+        "video": torch.randint(0, 256, (2, 3, 5, 32, 32), generator=draw, dtype=torch.uint8),
+        "caption": [CAPTION, CAPTION],
+        "step": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    "kind, objective",
+    [
+        ("vae", {}),
+        ("vae", {"reconstruction": DECODER}),
+        ("anchor", {}),
+        ("detail", {}),
+        ("detail", {"shortcut": SHORTCUTS, "condition": ConditionSettings(pass_through=True)}),
+    ],
+    ids=["vae", "vae decoder", "anchor", "detail", "detail shortcuts"],
+)
+def test_the_loss_of_a_fixed_batch_falls(
+    backbone: BackboneSettings, tmp_path: Path, kind: str, objective: dict[str, Any]
+) -> None:
+    torch.manual_seed(0)
+    module = make_module(small_training(backbone, tmp_path, tmp_path, kind, **objective))
+    optimizer, batch, losses = module.configure_optimizers(), fixed_batch(), []
+    for _ in range(12):
+        loss = module.loss(module.network, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_a_decoder_alone_leaves_the_encoder_as_it_was(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    config = small_training(backbone, tmp_path, tmp_path, "vae", reconstruction=DECODER)
+    train(replace(config, trainer=TrainerSettings(max_steps=2)))
+    before = load_vae(backbone).state_dict()
+    after = load_file(tmp_path / "export" / "Wan2.2_VAE.safetensors")
+    changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {"decoder", "conv2"}
+
+
+@pytest.mark.parametrize("kind", ["vae", "anchor", "detail"])
+def test_a_training_that_was_killed_continues_as_if_nothing_had_been(
+    backbone: BackboneSettings,
+    tmp_path: Path,
+    latents: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training_callbacks, "LOG_EVERY", 1)
+    whole = small_training(backbone, tmp_path / "whole", latents, kind)
+    torn = replace(whole, run_dir=str(tmp_path / "torn"))
+    assert train(whole) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(modules.TrainingModule, "training_step", killed_at_step_4)
+        with pytest.raises(Killed):
+            train(torn)
+    assert train(torn) == 0
+    first, second = (last(config) for config in (whole, torn))
+    assert first["global_step"] == second["global_step"] == 6
+    assert_equal(first["state_dict"], second["state_dict"])
+    assert_equal(first["optimizer_states"], second["optimizer_states"])
+    assert losses(whole) == losses(torn)
+    assert len(losses(whole)) == 6
+    assert_loadable(torn, first["state_dict"])
+
+
+class Killed(BaseException):
+    """The training ends in the middle of a step."""
+
+
+def killed_at_step_4(module: Any, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    if batch["step"] == 4:
+        raise Killed
+    return step(module, batch, batch_idx)
+
+
+step = modules.TrainingModule.training_step
+
+
+def last(config: TrainConfig) -> dict[str, Any]:
+    path = last_checkpoint(Path(config.run_dir) / "checkpoints")
+    assert path is not None
+    return read_checkpoint(path)
+
+
+def losses(config: TrainConfig) -> list[str]:
+    with open(Path(config.run_dir) / "log.csv", newline="") as file:
+        return [row["loss"] for row in csv.DictReader(file) if row["loss"]]
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    """Two nests of dictionaries and lists hold the same values, tensors bit for bit."""
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name in first:
+            assert_equal(first[name], second[name])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_equal(one, other)
+    else:
+        assert first == second
+
+
+def assert_loadable(config: TrainConfig, state: dict[str, Tensor]) -> None:
+    """The export is a backbone's folder that holds the moving average."""
+    folder = Path(config.run_dir) / "export"
+    loaded = LOADERS[config.objective.kind](replace(config.backbone, folder=str(folder)))
+    average = {k.removeprefix("average.module."): v for k, v in state.items() if "average.m" in k}
+    assert_equal(dict(loaded.state_dict()), average)
+    assert (folder / "google" / "umt5-xxl" / "tokenizer.json").is_file()
+    if config.objective.kind == "vae":
+        statistics = yaml.safe_load((folder / "latent_statistics.yaml").read_text())
+        assert [len(statistics[name]) for name in ("latent_mean", "latent_std")] == [4, 4]
+
+
+def test_a_signal_waits_for_the_step_and_its_checkpoint(
+    backbone: BackboneSettings, tmp_path: Path, latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Killed
+
+    def signalled(module: Any, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if batch["step"] == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(module, batch, batch_idx)
+
+    signal.signal(signal.SIGTERM, stop)
+    monkeypatch.setattr(modules.TrainingModule, "training_step", signalled)
+    config = small_training(backbone, tmp_path, latents, "anchor")
+    with pytest.raises(Killed):
+        train(config)
+    assert last(config)["global_step"] == 2
+    assert signal.getsignal(signal.SIGTERM) is stop
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8), (3, 12, 6)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalised(matrix))
+    assert 0.6 < float(values.min()) and float(values.max()) < 1.3
+
+
+def test_muon_moves_a_convolution_by_an_orthogonal_matrix() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8, 2, 3, 3))
+    group = dict(params=[weight], lr=0.5, muon=True)
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    MuonAdamW([group], OptimizerSettings()).step()
+    values = torch.linalg.svdvals(weight.detach().flatten(1)) / (0.5 * 0.2 * 18**0.5)
+    assert 0.6 < float(values.min()) and float(values.max()) < 1.3
+
+
+def test_the_cache_is_the_same_from_one_worker_or_two_and_after_an_interruption(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    vae = load_vae(backbone)
+    config = small_training(backbone, tmp_path, tmp_path / "one", "detail")
+    alone = parts(config, weights_digest(backbone, "vae"))["pairs"]
+    shared: Part = replace(alone, folder=tmp_path / "two")
+    written = list(fill(vae, config, alone))
+    assert written == alone.present == alone.paths
+
+    shared.folder.mkdir()
+    torn = shared.paths[0].with_suffix(".17.tmp")
+    torn.write_bytes(written[0].read_bytes()[:100])
+    assert list(fill(vae, config, shared, worker=1, of=2)) == shared.paths[1:]
+    assert len(LatentReader([shared], anchors=False).read()) == 2
+    list(fill(vae, config, shared, worker=0, of=2))
+    for one, two in zip(alone.paths, shared.paths, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_anchors_are_the_unblurred_half_of_the_conditions(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    config = small_training(backbone, tmp_path, tmp_path, "detail")
+    pairs = parts(config, weights_digest(backbone, "vae"))["pairs"]
+    list(fill(load_vae(backbone), config, pairs))
+    assert len(LatentReader([pairs], anchors=False).read()) == 4
+    anchors = LatentReader([pairs], anchors=True).read()
+    assert len(anchors) == 2
+    assert anchors.conditions is None
+    assert anchors.latents.shape[1:] == (4, 2, 2, 4)
+
+
+def test_a_pass_through_start_predicts_the_noisy_latent(backbone: BackboneSettings) -> None:
+    torch.manual_seed(0)
+    network = ShortcutDiT(backbone.detail_dit, backbone.control_blocks)
+    pass_through(network)
+    x = torch.randn(2, 4, 2, 4, 8)
+    with torch.no_grad():
+        v = network(x, torch.tensor([300.0, 900.0]), network.encode_text([torch.zeros(1, 16)] * 2))
+    assert torch.cosine_similarity(v.flatten(), x.flatten(), dim=0) > 0.9
+    assert (v - x).square().mean() < 0.25
+
+
+class TwoChannels:
+    """Stands for an autoencoder whose second channel varies 16 times as much as the first."""
+
+    def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        noise = torch.randn(1, 2, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+        return noise * torch.tensor([1.0, 16.0]).view(1, 2, 1, 1, 1), torch.zeros_like(noise)
+
+
+def test_latent_statistics_lie_between_whitening_and_none() -> None:
+    _, scale = latent_statistics(TwoChannels(), SIZE)  # type: ignore[arg-type]
+    assert scale[1] / scale[0] == pytest.approx(4.0, rel=0.1)
+    assert ((1 / scale[0]) ** 2 + (16 / scale[1]) ** 2) / 2 == pytest.approx(1.0, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(crop=40), "data.crop=40 must be at most 32; nearest: 32"),
+        (dict(crop=24), "data.crop=24 is not a multiple of 16; nearest: 16"),
+        (dict(crop_frames=4), "data.crop_frames=4 is not 4n+1; nearest: 1"),
+        (dict(held_out=0), "data.held_out=0 must be at least 1; nearest: 1"),
+    ],
+)
+def test_impossible_data_is_refused_in_a_sentence(
+    backbone: BackboneSettings, tmp_path: Path, changes: dict[str, int], sentence: str
+) -> None:
+    config = small_training(backbone, tmp_path, tmp_path, "vae")
+    with pytest.raises(ConfigError) as refused:
+        replace(config, data=replace(config.data, **changes)).check()
+    assert str(refused.value) == sentence
+
+
+def test_a_start_that_does_not_fit_is_refused(backbone: BackboneSettings, tmp_path: Path) -> None:
+    path = Path(str(backbone.folder)) / "Wan2.2_VAE.safetensors"
+    for given, problem in ((path, "has no tensor that fits"), (tmp_path / "none", "is no file")):
+        config = small_training(backbone, tmp_path, tmp_path, "anchor", init_from=str(given))
+        with pytest.raises(ValueError, match=problem):
+            make_module(config)
+
+
+def test_the_adapter_starts_as_configured(backbone: BackboneSettings, tmp_path: Path) -> None:
+    config = small_training(
+        *(backbone, tmp_path, tmp_path, "detail"),
+        condition=ConditionSettings(adapter_init_std=0.0, pass_through=True),
+    )
+    network = make_module(config).network
+    assert isinstance(network, ShortcutDiT)
+    assert all(not layer.weight.any() for layer in network.spatial_adapter.zero_layers.values())
+    assert network.head.head.weight.any()
