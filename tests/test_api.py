@@ -1,0 +1,81 @@
+"""The Python interface and the command line are one: same folder, same videos, same refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+from small import SIZE, write_backbone
+
+import pixelwizard as pw
+from pixelwizard.schema import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+OVERRIDES = ["experiments=small", "run_dir=run", "anchor.steps=2", "schedule.steps=2"]
+PROMPTS = ["a red circle", "a blue square moves left"]
+
+
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with an experiment that selects a backbone of random weights."""
+    folder = tmp_path_factory.mktemp("api")
+    backbone = asdict(write_backbone(folder / "weights"))
+    values = {"backbone": backbone, "resolution": asdict(SIZE), "tracker": {"kind": "none"}}
+    (folder / "experiments").mkdir()
+    text = "# @package _global_\n" + yaml.safe_dump(values)
+    (folder / "experiments" / "small.yaml").write_text(text)
+    return folder
+
+
+def test_generate_returns_the_finished_run(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work_dir)
+    run = pw.generate(OVERRIDES, PROMPTS)
+    assert run.folder == work_dir / "run" and not run.failed and run.metrics == {}
+    assert [p["prompt"] for p in run.provenance.values()] == PROMPTS
+    before = {path: path.stat().st_mtime_ns for path in run.videos.values()}
+    assert len(before) == 2 and all(path.stat().st_size for path in before)
+
+    words = [word for text in PROMPTS for word in ("--prompt", text)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-m", "pixelwizard", *words, *OVERRIDES]
+    again = subprocess.run(program, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.videos.values()} == before
+    for path in run.videos.values():
+        assert str(path) in again.stdout
+
+
+def test_a_mistake_is_a_value_error(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work_dir)
+    with pytest.raises(ConfigError, match="did you mean schedule.steps"):
+        pw.generate(["schedule.stepz=3"])
+    with pytest.raises(ConfigError, match="--prompt number 1 is empty"):
+        pw.generate(OVERRIDES, [" "])
+    with pytest.raises(ConfigError, match="several values"):
+        pw.generate(["seed=0,1"])
+
+
+def test_an_interrupted_command_continues(work_dir: Path) -> None:
+    words = ["-m", "pixelwizard", "--prompt", "a red circle", *OVERRIDES, "run_dir=stopped"]
+    words += ["store.dir=own", "anchor.steps=60"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, *words]
+    started = subprocess.Popen(program, cwd=work_dir, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list((work_dir / "own").rglob("*.safetensors")):
+        assert started.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    started.send_signal(signal.SIGINT)
+    error = started.communicate(timeout=60)[1].decode()
+    assert started.returncode == 130
+    assert "Traceback" not in error and "the same command continues" in error
+    assert not list((work_dir / "stopped" / "videos").glob("*.mp4"))
+    subprocess.run(program, cwd=work_dir, env=environment, check=True, capture_output=True)
+    assert len(list((work_dir / "stopped" / "videos").glob("*.mp4"))) == 1
