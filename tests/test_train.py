@@ -233,8 +233,8 @@ def test_a_signal_waits_for_the_step_and_its_checkpoint(
     assert signal.getsignal(signal.SIGTERM) is stop
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8), (3, 12, 6)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     values = torch.linalg.svdvals(orthogonalised(matrix))
     assert 0.6 < float(values.min()) and float(values.max()) < 1.3

@@ -133,7 +133,7 @@ class TrainingLog(L.Callback):
             writer.writeheader()
             writer.writerows(rows)
         kind = pl_module.config.objective.kind
-        self.line.say(f"training the {kind} network from step {trainer.global_step}")
+        self.line.say(f"training: {kind}, from step {trainer.global_step}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *rest: Any) -> None:
         loss, step = pl_module.figures["loss"], trainer.global_step
