@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.settings import DiTSizes
-from pixelwizard.wan import dit
-from pixelwizard.wan.attention import attention, rotary_table, rotate
+from pixelwizard.wan.attention import Rotary, attention, rotate
 from pixelwizard.wan.dit import WanDiT, patchify, unpatchify
 
 SIZES = DiTSizes(
@@ -72,11 +71,36 @@ def test_short_texts_are_zero_padded(network: WanDiT) -> None:
 
 
 @torch.no_grad()
-def test_chunks_of_tokens_change_nothing(network: WanDiT, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", [1, 7, 17, 47, 48])
+def test_chunks_of_tokens_change_nothing(network: WanDiT, chunk: int) -> None:
     whole = network(latents(), TIME, network.encode_text(texts()))
-    monkeypatch.setattr(dit, "CHUNK", 17)
+    network.chunk = chunk
     chunked = network(latents(), TIME, network.encode_text(texts()))
     assert torch.allclose(chunked, whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_bfloat16_residual_stream_stays_close(network: WanDiT) -> None:
+    whole = network(latents(), TIME, network.encode_text(texts()))
+    network.residual = torch.bfloat16
+    rounded = network(latents(), TIME, network.encode_text(texts()))
+    assert 0 < (rounded - whole).abs().max() < 0.02 * whole.abs().max()
+    network.chunk = 17
+    chunked = network(latents(), TIME, network.encode_text(texts()))
+    assert (chunked - rounded).abs().max() < 0.01 * whole.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_streamed_blocks_give_the_same_bits(layers: int) -> None:
+    torch.manual_seed(0)
+    network = WanDiT(replace(SIZES, num_layers=layers)).requires_grad_(False)
+    torch.nn.init.normal_(network.head.head.weight, std=0.3)
+    expected = network(latents(), TIME, network.encode_text(texts()))
+    network.stream_from_host(torch.device("cpu"), asynchronous=False)
+    for _ in range(2):  # the second forward refills the buffers
+        streamed = network(latents(), TIME, network.encode_text(texts()))
+        assert torch.equal(streamed, expected)
 
 
 def test_written_out_attention_equals_the_fused_kernel() -> None:
@@ -87,13 +111,19 @@ def test_written_out_attention_equals_the_fused_kernel() -> None:
 
 
 def test_rotation_depends_on_relative_positions_alone() -> None:
-    table = rotary_table((3, 4, 5), head_dim=32)
+    table = Rotary((3, 4, 5), 32, torch.device("cpu")).table(0, 60)
     query, key = torch.randn(2, 1, 1, 1, 32).expand(2, 1, 60, 1, 32)
     rotated_query, rotated_key = rotate(query, table), rotate(key, table)
     scores = (rotated_query[0, :, 0] @ rotated_key[0, :, 0].T).view(3, 4, 5, 3, 4, 5)
     assert torch.allclose(scores[2, 3, 4, 1, 1, 1], scores[1, 2, 3, 0, 0, 0], atol=1e-4)
     assert torch.allclose(scores[0, 0, 0, 0, 0, 0], (query[0, 0] * key[0, 0]).sum(), atol=1e-4)
     assert torch.allclose(rotated_query.norm(dim=-1), query.norm(dim=-1), atol=1e-4)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 7), (13, 14), (31, 60)])
+def test_angles_of_a_span_are_those_of_the_whole(start: int, stop: int) -> None:
+    rotary = Rotary((3, 4, 5), 32, torch.device("cpu"))
+    assert torch.equal(rotary.table(start, stop), rotary.table(0, 60)[:, start:stop])
 
 
 def test_patches_hold_channels_first_and_come_back() -> None:
@@ -153,7 +183,7 @@ def test_rotary_tables_are_kept_for_few_grids(network: WanDiT) -> None:
     with torch.no_grad():
         for frames in range(1, 8):
             network(torch.zeros(1, 4, frames, 4, 4), TIME[:1], text)
-    assert 1 <= len(network._rotary_tables) <= 4
+    assert 1 <= len(network._rotary) <= 4
 
 
 def test_full_size_has_the_published_number_of_parameters() -> None:

@@ -88,11 +88,29 @@ def test_anchor_is_resized_frame_by_frame() -> None:
     latent, *_, anchor = inputs()
     network = ShortcutDiT(SIZES, control_blocks=[1])
     seen = []
-    network.spatial_adapter.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network.spatial_adapter.backbone[0].register_forward_pre_hook(
+        lambda _, args: seen.append(args[0])
+    )
     network.encode_anchor(anchor, (2, 6, 9))
     for frame in range(2):
         expected = torch.nn.functional.interpolate(anchor[:, :, frame], (6, 9), mode="bilinear")
         assert torch.equal(seen[0][:, :, frame], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("on_host", [False, True])
+@pytest.mark.parametrize("chunk", [5, 24, 40])
+def test_chunks_of_tokens_and_streamed_blocks_change_nothing(chunk: int, on_host: bool) -> None:
+    latent, time, texts, step, anchor = inputs()
+    network = trained_looking(ShortcutDiT(SIZES, control_blocks=[0, 1]))
+    whole = network(
+        latent, time, network.encode_text(texts), step, network.encode_anchor(anchor, (2, 4, 6))
+    )
+    network.chunk, network.features_on_host = chunk, on_host
+    network.stream_from_host(torch.device("cpu"), asynchronous=False)
+    features = network.encode_anchor(anchor, (2, 4, 6))
+    chunked = network(latent, time, network.encode_text(texts), step, features)
+    assert torch.allclose(chunked, whole, atol=1e-5)
 
 
 def test_anchor_of_another_length_is_refused() -> None:

@@ -14,7 +14,11 @@ from pixelwizard.wan.dit import Grid, TextKeyValues, WanDiT
 
 
 class ShortcutDiT(WanDiT):
-    """Wan plus two additions that start at zero: at initialisation it equals Wan bit for bit."""
+    """Wan plus two additions that start at zero: at initialisation it equals Wan bit for bit.
+
+    ``features_on_host`` keeps the features of the anchor in host memory; a span of tokens is fetched
+    when a block asks for it.
+    """
 
     def __init__(self, sizes: DiTSizes, control_blocks: Sequence[int]) -> None:
         for block in control_blocks:
@@ -26,12 +30,14 @@ class ShortcutDiT(WanDiT):
         super().__init__(sizes)
         self.dt_embedding = StepEmbedding(sizes.freq_dim, sizes.dim)
         self.spatial_adapter = SpatialAdapter(sizes, control_blocks)
+        self.features_on_host = False
         self.dt_embedding.reset_parameters()
         self.spatial_adapter.reset_parameters()
 
     def encode_anchor(self, anchor_BCTHW: Tensor, token_grid: Grid) -> Tensor:
         """Features of an anchor latent on the tokens of the detail latent, once per clip."""
-        return self.spatial_adapter.encode(anchor_BCTHW, token_grid)
+        place = torch.device("cpu") if self.features_on_host else None
+        return self.spatial_adapter.encode(anchor_BCTHW, token_grid, self.chunk, place)
 
     def forward(
         self,

@@ -2,7 +2,8 @@
 
 The convolutions see the anchor only (``encode``, once per clip); time and step size scale the
 channels of their features, and one linear per controlled block, zero at initialisation, turns
-the result into an addition to the tokens entering that block.
+the result into an addition to the tokens entering that block. Without gradients the features are
+made a few frames at a time, and the additions span by span as the block asks for them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelwizard.settings import DiTSizes
-from pixelwizard.wan.dit import Grid, affine_norm, in_float32, sinusoid, time_mlp
+from pixelwizard.wan.dit import (
+    CHUNK,
+    Addition,
+    Grid,
+    affine_norm,
+    in_float32,
+    sinusoid,
+    spans,
+    time_mlp,
+)
 
 GROUPS = 16
 
@@ -48,10 +58,17 @@ class SpatialAdapter(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def encode(self, anchor_BCTHW: Tensor, token_grid: Grid) -> Tensor:
+    def encode(
+        self,
+        anchor_BCTHW: Tensor,
+        token_grid: Grid,
+        chunk: int = CHUNK,
+        place: torch.device | None = None,
+    ) -> Tensor:
         """Features [B, L, E] of an anchor latent on a (T, H, W) grid of tokens.
 
-        Raises ValueError if the anchor has another number of latent frames than the grid.
+        Without gradients about ``chunk`` tokens pass the large layers together, and the features
+        are put together on the device ``place`` (None: the anchor's). Raises ValueError if the anchor has another number of latent frames than the grid.
         """
         frames, height, width = token_grid
         if anchor_BCTHW.shape[2] != frames:
@@ -63,15 +80,33 @@ class SpatialAdapter(nn.Module):
         flat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)
         resized = flat.unflatten(0, (-1, frames)).transpose(1, 2)
         dtype = self.backbone[0].weight.dtype
-        features = self.backbone(resized.to(dtype)).flatten(2).transpose(1, 2)
-        return affine_norm(self.feature_norm, features).to(dtype)
+        narrow = self.backbone[2](self.backbone[1](self.backbone[0](resized.to(dtype))))
+        narrow = F.pad(narrow, (0, 0, 0, 0, 1, 1))
+        if torch.is_grad_enabled():
+            return self._widen(narrow)
+        shape = (len(narrow), frames * height * width, self.backbone[3].out_channels)
+        features = torch.empty(shape, dtype=dtype, device=place or narrow.device)
+        for span in spans(frames, max(1, chunk // (height * width))):
+            tokens = slice(span.start * height * width, span.stop * height * width)
+            features[:, tokens].copy_(self._widen(narrow[:, :, span.start : span.stop + 2]))
+        return features
+
+    def _widen(self, narrow: Tensor) -> Tensor:
+        """Features [B, t * H * W, E] of t frames, given with the frames before and after them."""
+        conv = self.backbone[3]
+        wide = F.conv3d(narrow, conv.weight, conv.bias, padding=(0, 1, 1))
+        features = self.backbone[4](wide).flatten(2).transpose(1, 2)
+        return affine_norm(self.feature_norm, features).to(narrow.dtype)
 
     def forward(
         self, features_BLE: Tensor, timestep_B: Tensor, step_size_B: Tensor
-    ) -> dict[int, Tensor]:
-        """Additions [B, L, E] by block index."""
+    ) -> dict[int, Addition]:
+        """Additions by block index, each computed for the tokens that are asked for."""
         time = in_float32(self.adapter_time_proj, sinusoid(timestep_B, self.freq_dim))
         step = in_float32(self.adapter_dt_proj, sinusoid(step_size_B, self.freq_dim))
-        scale = 1 + torch.tanh(time + step).unsqueeze(1)
-        scaled = features_BLE * scale.to(features_BLE.dtype)
-        return {int(k): layer(scaled) for k, layer in self.zero_layers.items()}
+        scale = (1 + torch.tanh(time + step).unsqueeze(1)).to(features_BLE.dtype)
+
+        def addition(layer: nn.Module) -> Addition:
+            return lambda span: layer(features_BLE[:, span].to(scale.device) * scale)
+
+        return {int(k): addition(layer) for k, layer in self.zero_layers.items()}

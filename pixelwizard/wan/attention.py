@@ -25,22 +25,47 @@ def attention(query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor) -> Tenso
     return out.transpose(1, 2)
 
 
-def rotary_table(grid: tuple[int, int, int], head_dim: int) -> Tensor:
-    """cos and sin of every token's angles, float32 [2, L, D/2].
+class Rotary:
+    """Angles of the tokens of a (T, H, W) grid, put together for the tokens that are asked for.
 
     The pairs of channels are split over (frame, height, width) as c - 2 (c // 3), c // 3, c // 3
-    with c = D/2; each axis has base 10000 (Wan2.2 ``rope_params``).
+    with c = D/2; each axis has base 10000 (Wan2.2 ``rope_params``) and a small table of its own.
     """
-    third = head_dim // 2 // 3
-    pairs = (head_dim // 2 - 2 * third, third, third)
-    angles = []
-    for axis, (size, count) in enumerate(zip(grid, pairs, strict=True)):
-        frequency = 10000.0 ** (-torch.arange(count, dtype=torch.float64) / count)
-        angle = torch.outer(torch.arange(size, dtype=torch.float64), frequency)
-        shape = [1, 1, 1, count]
-        shape[axis] = size
-        angles.append(angle.view(shape).expand(*grid, count))
-    angle = torch.cat(angles, dim=-1).flatten(0, 2)
+
+    def __init__(self, grid: tuple[int, int, int], head_dim: int, device: torch.device) -> None:
+        self.grid = grid
+        self.device = device
+        third = head_dim // 2 // 3
+        pairs = (head_dim // 2 - 2 * third, third, third)
+        with torch.inference_mode(False):
+            self.axes = [
+                _axis_table(size, count).to(device) for size, count in zip(grid, pairs, strict=True)
+            ]
+        self._whole: Tensor | None = None
+
+    def table(self, start: int, stop: int) -> Tensor:
+        """cos and sin of the angles of tokens start..stop, float32 [2, stop - start, D/2].
+
+        The table of all tokens is kept: those who ask for it ask again in every block.
+        """
+        whole = (start, stop) == (0, self.grid[0] * self.grid[1] * self.grid[2])
+        if whole and self._whole is not None:
+            return self._whole
+        with torch.inference_mode(False):  # a kept table must also serve a later backward
+            token = torch.arange(start, stop, device=self.device)
+            row = token // self.grid[2]
+            places = (row // self.grid[1], row % self.grid[1], token % self.grid[2])
+            parts = [axis[:, place] for axis, place in zip(self.axes, places, strict=True)]
+            table = torch.cat(parts, dim=-1)
+        if whole:
+            self._whole = table
+        return table
+
+
+def _axis_table(size: int, pairs: int) -> Tensor:
+    """cos and sin of one axis' angles, float32 [2, size, pairs]."""
+    frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    angle = torch.outer(torch.arange(size, dtype=torch.float64), frequency)
     return torch.stack((angle.cos(), angle.sin())).float()
 
 

@@ -3,6 +3,9 @@
 Parameters carry their official names. Linears and attention run in the dtype of the weights;
 norms, modulation, the time embedding, the head and the residual stream are float32.
 
+Without gradients a long sequence passes every layer in chunks of tokens: whole are only the
+residual stream and, inside a block, keys and values. Every chunk size gives the same result.
+
 Letters of shapes: B samples, C latent channels, T H W the latent grid, L tokens (T * H/2 * W/2,
 frame-major), E model channels, N heads, D channels of a head.
 """
@@ -10,21 +13,27 @@ frame-major), E model channels, N heads, D channels of a head.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from pixelwizard.geometry import PATCH
 from pixelwizard.settings import DiTSizes
-from pixelwizard.wan.attention import attention, rotary_table, rotate
+from pixelwizard.wan.attention import Rotary, attention, rotate
+from pixelwizard.wan.streaming import BlockStream
 
 Grid = tuple[int, int, int]
 
+Addition = Callable[[slice], Tensor]
+"""What is added to the tokens of a span as they enter a block: slice -> [B, span, E]."""
+
 CHUNK = 8192
-"""Tokens that go through a block together when no gradients are needed."""
+"""Tokens that go through a layer together when no gradients are needed, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,12 @@ class TextKeyValues:
 
 
 class WanDiT(nn.Module):
-    """Velocity of a latent video at a timestep, given a text."""
+    """Velocity of a latent video at a timestep, given a text.
+
+    ``chunk``: tokens that go through a layer together without gradients. ``residual``: in which
+    type the residual stream waits between the blocks; bfloat16 halves it and rounds once a block.
+    ``stream_from_host`` leaves the weights of the blocks in host memory.
+    """
 
     def __init__(self, sizes: DiTSizes) -> None:
         super().__init__()
@@ -54,7 +68,10 @@ class WanDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.num_layers))
         self.head = Head(sizes)
-        self._rotary_tables: dict[tuple[Grid, torch.device], Tensor] = {}
+        self.chunk = CHUNK
+        self.residual = torch.float32
+        self._stream: BlockStream | None = None
+        self._rotary: dict[tuple[Grid, torch.device], Rotary] = {}
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,7 +97,24 @@ class WanDiT(nn.Module):
         for row, embedding in zip(padded, embeddings, strict=True):
             row[: len(embedding)] = embedding
         context = self.text_embedding(padded)
-        return TextKeyValues(tuple(block.cross_attn.keys_values(context) for block in self.blocks))
+        return TextKeyValues(
+            tuple(block.cross_attn.keys_values(context) for block in self._each_block())
+        )
+
+    def stream_from_host(self, device: torch.device, asynchronous: bool) -> None:
+        """Move all but the blocks to ``device``; the blocks stay in host memory and pass through.
+
+        ``asynchronous`` copies the next block while one computes (CUDA). The results are the same
+        bits as with all weights on the device.
+        """
+        for name, child in self.named_children():
+            if name != "blocks":
+                child.to(device)
+        self._stream = BlockStream(list(self.blocks), device, asynchronous)
+
+    def _each_block(self) -> Iterable[Block]:
+        """The blocks in order, on the device; a streamed one only until the next is taken."""
+        return iter(self._stream) if self._stream else iter(self.blocks)  # type: ignore[arg-type]
 
     def forward(self, latent_BCTHW: Tensor, timestep_B: Tensor, text: TextKeyValues) -> Tensor:
         """Velocity, float32 [B, C, T, H, W]; ``timestep`` in [0, 1000], one per sample."""
@@ -95,7 +129,7 @@ class WanDiT(nn.Module):
         latent_BCTHW: Tensor,
         time_BE: Tensor,
         text: TextKeyValues,
-        additions: dict[int, Tensor] | None = None,
+        additions: dict[int, Addition] | None = None,
     ) -> Tensor:
         """Velocity given the time embedding; ``additions[k]`` is added to the tokens of block k."""
         grid = (
@@ -104,30 +138,44 @@ class WanDiT(nn.Module):
             latent_BCTHW.shape[4] // PATCH,
         )
         x = self._embed_patches(latent_BCTHW)
-        rotary = self._rotary_table(grid, x.device)
+        rotary = self._rotary_of(grid, x.device)
         modulation = in_float32(self.time_projection, time_BE).unflatten(1, (6, -1))
-        for index, (block, keys_values) in enumerate(zip(self.blocks, text.blocks, strict=True)):
+        blocks = zip(self._each_block(), text.blocks, strict=True)
+        for index, (block, keys_values) in enumerate(blocks):
             if additions and index in additions:
-                x = x + additions[index]
-            x = block(x, modulation, rotary, keys_values)
-        return unpatchify(self.head(x, time_BE), grid)
+                x = self._add(x, additions[index])
+            x = block(x, modulation, rotary, keys_values, self.chunk)
+        return unpatchify(self.head(x, time_BE, self.chunk), grid)
 
     def _embed_patches(self, latent_BCTHW: Tensor) -> Tensor:
-        """Tokens, float32 [B, L, E]; the strided convolution as one linear over patches."""
-        weight = self.patch_embedding.weight.flatten(1)
+        """Tokens [B, L, E] of the residual stream; the strided convolution as a linear."""
+        weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
         patches = patchify(latent_BCTHW).to(weight.dtype)
-        return F.linear(patches, weight, self.patch_embedding.bias).float()
+        if torch.is_grad_enabled():
+            return F.linear(patches, weight, bias).to(self.residual)
+        shape = (*patches.shape[:2], self.sizes.dim)
+        x = torch.empty(shape, dtype=self.residual, device=patches.device)
+        for span in spans(x.shape[1], self.chunk):
+            x[:, span] = F.linear(patches[:, span], weight, bias)
+        return x
 
-    def _rotary_table(self, grid: Grid, device: torch.device) -> Tensor:
-        """The rotary table of a grid, kept for the last few grids."""
+    def _add(self, x: Tensor, addition: Addition) -> Tensor:
+        """``x`` plus the addition; without gradients in place."""
+        if torch.is_grad_enabled():
+            return x + addition(slice(0, x.shape[1]))
+        for span in spans(x.shape[1], self.chunk):
+            x[:, span] = x[:, span].float() + addition(span)
+        return x
+
+    def _rotary_of(self, grid: Grid, device: torch.device) -> Rotary:
+        """The rotary angles of a grid, kept for the last few grids."""
         key = (grid, device)
-        if key not in self._rotary_tables:
-            if len(self._rotary_tables) >= 4:
-                self._rotary_tables.clear()
-            with torch.inference_mode(False):  # the table must also serve a later backward
-                head_dim = self.sizes.dim // self.sizes.num_heads
-                self._rotary_tables[key] = rotary_table(grid, head_dim).to(device)
-        return self._rotary_tables[key]
+        if key not in self._rotary:
+            if len(self._rotary) >= 4:
+                self._rotary.clear()
+            head_dim = self.sizes.dim // self.sizes.num_heads
+            self._rotary[key] = Rotary(grid, head_dim, device)
+        return self._rotary[key]
 
 
 class Block(nn.Module):
@@ -146,35 +194,54 @@ class Block(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
 
     def forward(
-        self, x: Tensor, modulation_B6E: Tensor, rotary: Tensor, text: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        modulation_B6E: Tensor,
+        rotary: Rotary,
+        text: tuple[Tensor, Tensor],
+        chunk: int = CHUNK,
     ) -> Tensor:
-        """Tokens [B, L, E] float32 -> the same.
+        """Tokens [B, L, E] of the residual stream -> the same.
 
-        Without gradients a long sequence is processed in chunks of tokens and ``x`` is overwritten:
-        a chunk needs its own tokens and the keys and values of all, so only those are held whole.
+        Without gradients a sequence longer than ``chunk`` is processed in chunks of tokens and
+        ``x`` is overwritten: a chunk needs its own tokens and the keys and values of all.
         """
         six = (self.modulation.float() + modulation_B6E).unsqueeze(2).unbind(1)
         length = x.shape[1]
-        if torch.is_grad_enabled() or length <= CHUNK:
+        if torch.is_grad_enabled() or length <= chunk:
+            table = rotary.table(0, length)
             hidden = self._attention_input(x, six)
-            keys, values = self.self_attn.keys_values(hidden, rotary)
-            return self._update(x, hidden, keys, values, rotary, six, text)
-        spans = [slice(start, start + CHUNK) for start in range(0, length, CHUNK)]
+            keys, values = self.self_attn.keys_values(hidden, table)
+            return self._update(x, hidden, keys, values, table, six, text)
         shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
         keys, values = (self.ffn[0].weight.new_empty(shape) for _ in range(2))
-        for span in spans:
+        for span in spans(length, chunk):
             hidden = self._attention_input(x[:, span], six)
-            pair = self.self_attn.keys_values(hidden, rotary[:, span])
+            pair = self.self_attn.keys_values(hidden, rotary.table(span.start, span.stop))
             keys[:, span], values[:, span] = pair
-        for span in spans:
-            part = x[:, span]
-            hidden = self._attention_input(part, six)
-            x[:, span] = self._update(part, hidden, keys, values, rotary[:, span], six, text)
+            del hidden, pair
+        for span in spans(length, chunk):
+            x[:, span] = self._chunk(x[:, span], keys, values, rotary, span, six, text)
         return x
+
+    def _chunk(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rotary: Rotary,
+        span: slice,
+        six: tuple[Tensor, ...],
+        text: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """The new residual stream of some tokens; nothing else of them stays alive."""
+        hidden = self._attention_input(x, six)
+        table = rotary.table(span.start, span.stop)
+        return self._update(x, hidden, keys, values, table, six, text)
 
     def _attention_input(self, x: Tensor, six: tuple[Tensor, ...]) -> Tensor:
         shift, scale = six[0], six[1]
-        return modulated_norm(x, shift, scale, self.eps).to(self.ffn[0].weight.dtype)
+        return modulated_norm(x.float(), shift, scale, self.eps).to(self.ffn[0].weight.dtype)
 
     def _update(
         self,
@@ -182,16 +249,17 @@ class Block(nn.Module):
         hidden: Tensor,
         keys: Tensor,
         values: Tensor,
-        rotary: Tensor,
+        table: Tensor,
         six: tuple[Tensor, ...],
         text: tuple[Tensor, Tensor],
     ) -> Tensor:
         """The three residual branches of some tokens, given the keys and values of all."""
         _, _, gate1, shift2, scale2, gate2 = six
-        x = x + gate1 * self.self_attn(hidden, keys, values, rotary)
+        residual, x = x.dtype, x.float()
+        x = x + gate1 * self.self_attn(hidden, keys, values, table)
         x = x + self.cross_attn(affine_norm(self.norm3, x).to(hidden.dtype), *text)
         hidden = modulated_norm(x, shift2, scale2, self.eps).to(hidden.dtype)
-        return x + gate2 * self.ffn(hidden)
+        return (x + gate2 * self.ffn(hidden)).to(residual)
 
 
 class Attention(nn.Module):
@@ -249,15 +317,20 @@ class Head(nn.Module):
         self.head = nn.Linear(sizes.dim, sizes.out_dim * PATCH * PATCH)
         self.modulation = nn.Parameter(torch.randn(1, 2, sizes.dim) / math.sqrt(sizes.dim))
 
-    def forward(self, x: Tensor, time_BE: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time_BE: Tensor, chunk: int = CHUNK) -> Tensor:
         """Tokens [B, L, E] -> float32 [B, L, patch_h * patch_w * C]."""
         shift, scale = (self.modulation.float() + time_BE.unsqueeze(1)).unsqueeze(2).unbind(1)
-        chunk = x.shape[1] if torch.is_grad_enabled() else CHUNK
         parts = [
-            in_float32(self.head, modulated_norm(part, shift, scale, self.eps))
-            for part in x.split(chunk, dim=1)
+            in_float32(self.head, modulated_norm(x[:, span].float(), shift, scale, self.eps))
+            for span in spans(x.shape[1], x.shape[1] if torch.is_grad_enabled() else chunk)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def spans(length: int, chunk: int) -> Iterator[slice]:
+    """The whole of ``length`` in slices of ``chunk``, the last one possibly shorter."""
+    for start in range(0, length, chunk):
+        yield slice(start, min(start + chunk, length))
 
 
 def time_mlp(freq_dim: int, dim: int) -> nn.Sequential:
@@ -281,7 +354,8 @@ def in_float32(module: nn.Module, x: Tensor) -> Tensor:
         return x
     if not isinstance(module, nn.Linear):
         return module(x)
-    with torch.autocast(x.device.type, enabled=False):
+    kind = x.device.type
+    with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
         return F.linear(x.float(), module.weight.float(), module.bias.float())
 
 

@@ -1,0 +1,132 @@
+"""Costs of a computation without doing it: bytes alive, bytes moved and floating-point operations.
+
+The real modules run on the meta device, where tensors have shapes and no content, so a trace at full
+size takes seconds and no memory. What is made while a trace is active counts as memory of the
+device; what was made before it, as the host's. Fused attention is one operation here as it is on a
+GPU: its scores are never counted as memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+ALLOCATION = 512
+"""Bytes that the CUDA allocator rounds every tensor up to."""
+KINDS = {"addmm": "matmul", "mm": "matmul", "bmm": "matmul", "convolution": "conv"}
+
+
+class Trace:
+    """A context in which every operation on meta tensors is counted.
+
+    ``peak`` and ``live`` are bytes; ``flops`` by kind (matmul, conv, attention); ``moved`` are the
+    bytes that the other operations read and write.
+    """
+
+    def __init__(self) -> None:
+        self.live = self.peak = 0
+        self.moved = 0
+        self.flops: Counter[str] = Counter()
+        self._sizes: dict[int, int] = {}
+        self._context = ExitStack()
+
+    def __enter__(self) -> Trace:
+        self._context.enter_context(_Attention(self))
+        self._context.enter_context(_Operations(self))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context.close()
+
+    def restart_peak(self) -> None:
+        """Count the peak anew, from what is alive now."""
+        self.peak = self.live
+
+    def move_to_host(self, tensor: Tensor) -> None:
+        """From now on this tensor is not the device's memory."""
+        self._forget(tensor.untyped_storage()._cdata)
+
+    def allocated(self, tensor: Tensor) -> None:
+        """Count a tensor's storage, if it is new, for as long as it is alive."""
+        storage = tensor.untyped_storage()
+        number = storage._cdata
+        if number in self._sizes:
+            return
+        size = -(-storage.nbytes() // ALLOCATION) * ALLOCATION
+        self._sizes[number] = size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, number)
+
+    def _forget(self, number: int) -> None:
+        self.live -= self._sizes.pop(number, 0)
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        outputs = [t for t in (out if isinstance(out, (tuple, list)) else (out,)) if _counts(t)]
+        if func.is_view:
+            return out
+        packet = func._overloadpacket
+        if packet in flop_registry:
+            kind = KINDS.get(packet.__name__, "matmul")
+            self.trace.flops[kind] += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        else:
+            for tensor in (*(t for t in args if _counts(t)), *outputs):
+                self.trace.moved += tensor.numel() * tensor.element_size()
+        for tensor in outputs:
+            self.trace.allocated(tensor)
+        return out
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+class _Attention(TorchFunctionMode):
+    """Replaces fused attention by its output and its count."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        query, key, _ = args
+        batch, heads, length, dim = query.shape
+        self.trace.flops["attention"] += 4 * batch * heads * length * key.shape[2] * dim
+        return torch.empty_like(query)
