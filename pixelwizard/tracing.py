@@ -1,7 +1,7 @@
 """Costs of a computation without doing it: bytes alive, bytes moved and floating-point operations.
 
-The real modules run on the meta device, where tensors have shapes and no content, so a trace at full
-size takes seconds and no memory. What is made while a trace is active counts as memory of the
+The real modules run on the meta device, where tensors have shapes and no content, so a trace at
+full size takes seconds and no memory. What is made while a trace is active counts as memory of the
 device; what was made before it, as the host's. Fused attention is one operation here as it is on a
 GPU: its scores are never counted as memory.
 """

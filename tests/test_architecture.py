@@ -26,6 +26,7 @@ FLOORS = (
     ("wan",),
     ("shortcut",),
     ("data",),
+    ("tracing",),
     ("stages",),
     ("run_folder",),
     ("runs", "video", "store", "tracking", "jobs", "provenance", "contact_sheet"),

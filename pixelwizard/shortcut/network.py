@@ -16,8 +16,8 @@ from pixelwizard.wan.dit import Grid, TextKeyValues, WanDiT
 class ShortcutDiT(WanDiT):
     """Wan plus two additions that start at zero: at initialisation it equals Wan bit for bit.
 
-    ``features_on_host`` keeps the features of the anchor in host memory; a span of tokens is fetched
-    when a block asks for it.
+    ``features_on_host`` keeps the features of the anchor in host memory; a block fetches those of
+    the tokens that it is at.
     """
 
     def __init__(self, sizes: DiTSizes, control_blocks: Sequence[int]) -> None:

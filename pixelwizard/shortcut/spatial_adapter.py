@@ -68,7 +68,8 @@ class SpatialAdapter(nn.Module):
         """Features [B, L, E] of an anchor latent on a (T, H, W) grid of tokens.
 
         Without gradients about ``chunk`` tokens pass the large layers together, and the features
-        are put together on the device ``place`` (None: the anchor's). Raises ValueError if the anchor has another number of latent frames than the grid.
+        are put together on the device ``place`` (None: the anchor's).
+        Raises ValueError if the anchor has another number of latent frames than the grid.
         """
         frames, height, width = token_grid
         if anchor_BCTHW.shape[2] != frames:
