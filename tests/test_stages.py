@@ -47,6 +47,15 @@ def test_an_embedding_does_not_depend_on_other_texts(backbone: BackboneSettings)
     assert not torch.equal(encode("a blue circle"), first)
 
 
+def test_what_the_encoder_cannot_read_of_a_text_is_said(backbone: BackboneSettings) -> None:
+    encode = EncodeText(load_text_encoder(backbone))
+    assert encode.remarks("a red circle") == []
+    assert encode.remarks("a furry circle, a quick fox") == ["unknown words: furry, quick, fox"]
+    limit = backbone.dit.text_len
+    (remark,) = encode.remarks("red " * limit)
+    assert remark == f"only the first {limit} of {limit + 1} tokens are read"
+
+
 def test_the_anchor_depends_on_noise_and_both_texts(backbone: BackboneSettings) -> None:
     anchor = anchor_stage(backbone)
     latent = anchor(NOISE, *TEXTS)

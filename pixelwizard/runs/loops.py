@@ -114,6 +114,8 @@ class EncodeTextLoop(StageLoop):
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         texts = {job.text_key: job.prompt.text, job.negative_key: job.prompt.negative_prompt}
+        for remark in self.stage.remarks(job.prompt.text):
+            self.display.line(f"prompt {job.id}: {remark}")
         return tuple(
             Artifact("text", key, {"embedding": self.stage(text)})
             for key, text in texts.items()
