@@ -62,6 +62,7 @@ def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
         sizes=asdict(backbone.dit),
         weights=digests["anchor"],
         dtype=backbone.dtype,
+        residual=config.memory.residual,
     )
     detail_key = key(
         stage="detail",
@@ -73,6 +74,7 @@ def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
         sizes=asdict(backbone.detail_dit),
         weights=digests["detail"],
         dtype=backbone.dtype,
+        residual=config.memory.residual,
     )
     video_key = key(
         stage="decode",

@@ -16,8 +16,7 @@ from typing import Any
 from pixelwizard import __version__
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.jobs import CODE_FORMAT, Job
-from pixelwizard.run_folder import INCIDENTAL, config_hash, write_text
-from pixelwizard.schema import to_plain
+from pixelwizard.run_folder import config_hash, determining, write_text
 from pixelwizard.settings import Config
 
 PACKAGES = ("torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
@@ -29,8 +28,9 @@ def record(config: Config, job: Job, digests: Mapping[str, str], device: str) ->
     ``seed`` as the prompt's own makes the same noise again without the other prompts.
     """
     size = config.resolution
-    others = (*INCIDENTAL, "prompt", "prompts")
-    settings = {name: value for name, value in to_plain(config).items() if name not in others}
+    settings = determining(config)
+    for name in ("prompt", "prompts"):
+        del settings[name]
     return {
         "id": job.id,
         "prompt": job.prompt.text,

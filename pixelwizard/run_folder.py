@@ -16,15 +16,28 @@ from pixelwizard.schema import ConfigError, differences, to_plain
 from pixelwizard.settings import load
 
 CONFIG, OVERRIDES = "config.yaml", "overrides.txt"
-INCIDENTAL = ("run_dir", "store", "tracker", "group_size", "save_anchor", "trainer")
+INCIDENTAL = (
+    *("run_dir", "store", "tracker", "group_size", "save_anchor", "trainer"),
+    *("memory.mode", "memory.budget_gb", "memory.chunk"),
+)
 """Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
 
 
 def config_hash(config: Any) -> str:
     """Eight hexadecimal digits of everything that determines the results."""
-    return short_hash(
-        {key: item for key, item in to_plain(config).items() if key not in INCIDENTAL}
-    )
+    return short_hash(determining(config))
+
+
+def determining(config: Any) -> dict[str, Any]:
+    """The plain values of a configuration without the incidental ones."""
+    values: dict[str, Any] = to_plain(config)
+    for key in INCIDENTAL:
+        *groups, name = key.split(".")
+        node = values
+        for group in groups:
+            node = node.get(group, {})
+        node.pop(name, None)
+    return values
 
 
 def short_hash(value: Any) -> str:
@@ -72,7 +85,8 @@ def _refuse_foreign(config: Any, folder: Path) -> None:
     if old is None:
         return
     differ = differences(old, to_plain(config))
-    differ = [key for key in differ if key.split(".")[0] not in INCIDENTAL]
+    incidental = tuple(f"{key}." for key in INCIDENTAL)
+    differ = [key for key in differ if not f"{key}.".startswith(incidental)]
     if differ:
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise ConfigError(

@@ -142,6 +142,23 @@ class VideoSettings:
 
 
 @dataclass(frozen=True)
+class MemorySettings:
+    """Where the weights of a stage are and how much of a device a stage may use.
+
+    ``resident``: on the device while the stage runs. ``offload``: the same, and in host memory
+    between groups of prompts instead of being read again. ``stream``: the blocks of a transformer
+    stay in host memory and pass through the device. ``auto``: resident if it fits, else stream.
+    ``budget_gb`` (1e9 bytes; None: what the device has), ``chunk`` tokens go through a layer
+    together (None: as the plan chooses), ``residual`` is the type of the residual stream.
+    """
+
+    mode: Literal["auto", "resident", "offload", "stream"] = "auto"
+    budget_gb: Optional[float] = None
+    chunk: Optional[int] = None
+    residual: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
 class StoreSettings:
     """Where the stages' results are kept between runs."""
 
@@ -172,6 +189,7 @@ class Config:
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
     anchor: SamplerSettings = field(default_factory=SamplerSettings)
     schedule: SamplerSettings = field(default_factory=SamplerSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     video: VideoSettings = field(default_factory=VideoSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
@@ -188,6 +206,7 @@ class Config:
         check_sampler(self.anchor, "anchor")
         check_sampler(self.schedule, "schedule")
         check_backbone(self.backbone)
+        check_memory(self.memory)
         check_range("video.fps", self.video.fps, 1, 240)
         check_range("video.crf", self.video.crf, 0, 51)
         check_range("seed", self.seed, 0, 2**62)
@@ -196,11 +215,34 @@ class Config:
             raise ConfigError("--prompt and prompts=FILE exclude each other; leave one out")
 
 
+@dataclass(frozen=True)
+class PlanConfig:
+    """What determines time and memory of a run: the root of ``plan``; it writes no folder."""
+
+    run_dir: str
+    task: Literal["plan"] = "plan"
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
+    anchor: SamplerSettings = field(default_factory=SamplerSettings)
+    schedule: SamplerSettings = field(default_factory=SamplerSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
+    format: Literal["text", "json"] = "text"
+
+    def check(self) -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        check_resolution(self.resolution)
+        check_sampler(self.anchor, "anchor")
+        check_sampler(self.schedule, "schedule")
+        check_backbone(self.backbone)
+        check_memory(self.memory)
+
+
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
     from pixelwizard.train_settings import TrainConfig
 
-    return {"generate": Config, "train": TrainConfig}
+    return {"generate": Config, "train": TrainConfig, "plan": PlanConfig}
 
 
 def load(path: Union[str, Path]) -> Any:
@@ -279,6 +321,14 @@ def check_backbone(backbone: BackboneSettings) -> None:
         )
     for block in backbone.control_blocks:
         check_range("backbone.control_blocks", block, 0, backbone.detail_dit.num_layers - 1)
+
+
+def check_memory(memory: MemorySettings) -> None:
+    """A budget and a chunk that are at all possible."""
+    if memory.budget_gb is not None:
+        check_range("memory.budget_gb", memory.budget_gb, 1.0)
+    if memory.chunk is not None:
+        check_range("memory.chunk", memory.chunk, 64)
 
 
 def check_range(key: str, value: float, low: float, high: Optional[float] = None) -> None:

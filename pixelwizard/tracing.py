@@ -58,6 +58,10 @@ class Trace:
         """Count the peak anew, from what is alive now."""
         self.peak = self.live
 
+    def expect(self, extra: int) -> None:
+        """Something that needs ``extra`` bytes, traced before, happens again."""
+        self.peak = max(self.peak, self.live + extra)
+
     def move_to_host(self, tensor: Tensor) -> None:
         """From now on this tensor is not the device's memory."""
         self._forget(tensor.untyped_storage()._cdata)

@@ -16,7 +16,7 @@ HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenize
 LIGHT = (
     *("geometry", "schema", "settings", "train_settings", "checkpoints", "catalog"),
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
-    *("commands", "commands.generate", "commands.train"),
+    *("commands", "commands.generate", "commands.train", "commands.plan"),
 )
 FLOORS = (
     ("geometry", "schema"),
@@ -26,8 +26,11 @@ FLOORS = (
     ("wan",),
     ("shortcut",),
     ("data",),
-    ("tracing",),
+    ("tracing", "ceilings"),
     ("stages",),
+    ("sampling_cost",),
+    ("text_cost", "decode_cost"),
+    ("planner",),
     ("run_folder",),
     ("runs", "video", "store", "tracking", "jobs", "provenance", "contact_sheet"),
     ("worker",),

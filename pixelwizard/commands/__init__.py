@@ -22,7 +22,7 @@ class Command:
     run: Callable[[Any, Sequence[str]], int]
 
 
-TASKS = ("generate", "train")
+TASKS = ("generate", "train", "plan")
 DEFAULT_TASK = "generate"
 
 

@@ -21,13 +21,19 @@ log = logging.getLogger(__name__)
 class Keep(Callback):
     """Stores what a job's stage returned with its cost, or records why it failed.
 
-    ``publish`` is called with the cost of the decode once a job's video is written.
+    ``publish`` is called with the cost of the decode once a job's video is written. The peak that
+    was planned stands beside the measured one.
     """
 
     def __init__(
-        self, store: Store, status: Status, publish: Callable[[Job, dict[str, float]], None]
+        self,
+        store: Store,
+        status: Status,
+        publish: Callable[[Job, dict[str, float]], None],
+        planned_gb: float | None = None,
     ) -> None:
         self.store, self.status, self.publish = store, status, publish
+        self.planned_gb = planned_gb
         self.memory = PeakMemory()
 
     def on_predict_batch_end(
@@ -50,6 +56,9 @@ class Keep(Callback):
             "loading_seconds": round(pl_module.loading_seconds, 3),
             "peak_gb": round(self.memory.gb(), 3),
         }
+        if self.planned_gb is not None:
+            cost["planned_gb"] = self.planned_gb
+            log.info("%s: peak %.3f GB, planned %.3f", name, cost["peak_gb"], self.planned_gb)
         for artifact in outputs.artifacts:
             self.store.save(artifact.kind, artifact.key, artifact.tensors, cost)
             self.store.remove(f"{artifact.kind}_state", artifact.key)

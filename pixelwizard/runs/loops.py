@@ -17,6 +17,7 @@ from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.diffusion.solvers import SolverState
 from pixelwizard.geometry import Geometry
 from pixelwizard.jobs import Job
+from pixelwizard.runs.placement import Networks
 from pixelwizard.runs.progress import Display
 from pixelwizard.settings import Config
 from pixelwizard.shortcut.weights import load_detail
@@ -64,9 +65,9 @@ class StageLoop(LightningModule):
 
     name = ""
 
-    def __init__(self, config: Config, store: Store, display: Display) -> None:
+    def __init__(self, config: Config, store: Store, display: Display, networks: Networks) -> None:
         super().__init__()
-        self.config, self.store, self.display = config, store, display
+        self.config, self.store, self.display, self.networks = config, store, display, networks
         self.stage: Any = None
         self.loading_seconds = 0.0
         self.earlier_seconds = 0.0
@@ -110,7 +111,7 @@ class EncodeTextLoop(StageLoop):
     name = "text"
 
     def load(self, device: torch.device, dtype: torch.dtype) -> EncodeText:
-        return EncodeText(load_text_encoder(self.config.backbone, device, dtype))
+        return EncodeText(self.networks.load(self.name, load_text_encoder, device, dtype))
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         texts = {job.text_key: job.prompt.text, job.negative_key: job.prompt.negative_prompt}
@@ -174,7 +175,7 @@ class AnchorLoop(SamplingLoop):
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
         schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
-        network = load_anchor(self.config.backbone, device, dtype)
+        network = self.networks.load(self.name, load_anchor, device, dtype)
         return Anchor(network, schedule, self.config.anchor.guidance)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
@@ -195,7 +196,7 @@ class DetailLoop(SamplingLoop):
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Detail:
         schedule = make_schedule(self.config.schedule, self.config.resolution.shift)
-        network = load_detail(self.config.backbone, device, dtype)
+        network = self.networks.load(self.name, load_detail, device, dtype)
         return Detail(network, schedule, self.config.schedule.guidance)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
@@ -220,15 +221,16 @@ class DecodeLoop(StageLoop):
         config: Config,
         store: Store,
         display: Display,
+        networks: Networks,
         folder: Path,
         comments: Mapping[str, str],
     ) -> None:
-        super().__init__(config, store, display)
+        super().__init__(config, store, display, networks)
         self.folder, self.comments = folder, comments
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
         size = self.config.resolution
-        vae = load_vae(self.config.backbone, device, dtype)
+        vae = self.networks.load(self.name, load_vae, device, dtype)
         return Decode(vae, size.decode_tiles, size.decode_overlap)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:

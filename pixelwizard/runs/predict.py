@@ -28,6 +28,7 @@ from pixelwizard.runs.loops import (
     EncodeTextLoop,
     StageLoop,
 )
+from pixelwizard.runs.placement import Networks, plan_of
 from pixelwizard.runs.progress import Display, silence_lightning
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
@@ -82,6 +83,7 @@ class _Run:
         self, config: Config, jobs: Sequence[Job], digests: Mapping[str, str], display: Display
     ) -> None:
         self.config, self.jobs, self.digests, self.display = config, jobs, digests, display
+        self.networks = Networks(config, plan_of(config))
         self.videos = Path(config.run_dir) / "videos"
         self.videos.mkdir(parents=True, exist_ok=True)
         self.store = Store(config.store.dir)
@@ -103,7 +105,7 @@ class _Run:
                 self._predict(loop, group)
 
     def _loops(self) -> Iterator[StageLoop]:
-        parts = (self.config, self.store, self.display)
+        parts = (self.config, self.store, self.display, self.networks)
         for stage in (EncodeTextLoop, AnchorLoop, DetailLoop):
             yield stage(*parts)
         comments = {id: json.dumps(r, ensure_ascii=False) for id, r in self.records.items()}
@@ -117,7 +119,8 @@ class _Run:
             return
         self.display.enter(loop.name, len(jobs))
         numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
-        keep = Keep(self.store, self.status, self._publish)
+        planned = self.networks.planned_gb(loop.name)
+        keep = Keep(self.store, self.status, self._publish, planned)
         trainer = Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,

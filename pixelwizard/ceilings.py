@@ -1,0 +1,57 @@
+"""What a device can do at most: rates measured by ``bench``, else published ones. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = 0.5
+"""TFLOP/s of a processor in bfloat16, roughly; only a text may have to be encoded there."""
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates of one device: TFLOP/s of bfloat16 kernels, TB/s of its memory, GB/s from the host."""
+
+    name: str
+    matmul: float
+    attention: float
+    conv: float
+    memory_tbs: float
+    host_gbs: float
+
+    def seconds(self, flops: Mapping[str, float], moved: float) -> float:
+        """Time of operations by kind (matmul, attention, conv) and of ``moved`` bytes."""
+        rates = {"matmul": self.matmul, "attention": self.attention, "conv": self.conv}
+        rates["host"] = HOST
+        computing = sum(count / (rates[kind] * 1e12) for kind, count in flops.items())
+        return computing + moved / (self.memory_tbs * 1e12)
+
+
+DEVICES = {
+    "h200": Ceilings("h200", 660, 590, 350, 3.3, 50),
+    "h100": Ceilings("h100", 640, 570, 350, 2.6, 50),
+    "a100": Ceilings("a100", 250, 215, 150, 1.5, 25),
+    "rtx5090": Ceilings("rtx5090", 200, 200, 110, 1.5, 50),
+    "rtx4090": Ceilings("rtx4090", 150, 150, 80, 0.85, 25),
+}
+"""Expected, not measured here: published kernel rates (cuDNN attention, FlashAttention-2)."""
+
+
+def stored() -> Path:
+    """Where ``bench`` keeps the rates of this machine's device."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "pixelwizard" / "ceilings.json"
+
+
+def find(device: str) -> Ceilings:
+    """The rates of a device by name; ``auto``: those measured on this machine, else an h200's."""
+    if device != "auto":
+        return DEVICES[device]
+    try:
+        return Ceilings(**json.loads(stored().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return DEVICES["h200"]

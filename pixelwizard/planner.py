@@ -1,0 +1,238 @@
+"""Time and memory of every stage of a run, before anything is loaded.
+
+Every figure comes from tracing the real modules on the meta device at full size; times divide the
+counted operations and bytes by the rates of a device (``ceilings``). What a convolution kernel
+takes for itself, and the fragments of an allocator, are not in it; ``CONTEXT`` is kept free for
+them and for the driver.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Union
+
+import torch
+
+from pixelwizard.ceilings import Ceilings, find
+from pixelwizard.decode_cost import Cut, cost_of_decode, cuts
+from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.geometry import Geometry
+from pixelwizard.sampling_cost import Cost, Sampling, cost_of_sampling
+from pixelwizard.settings import Config, PlanConfig
+from pixelwizard.text_cost import cost_of_text
+from pixelwizard.wan.dit import CHUNK
+
+GB = 1e9
+CONTEXT = 0.7e9
+CHUNKS = (CHUNK, CHUNK // 4)
+Settings = Union[Config, PlanConfig]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage as it will run. ``seconds``: one clip; ``peak_gb`` includes the weights.
+
+    ``mode`` is resident, offload, stream or host (the CPU computes); ``chunk`` tokens go through a
+    layer of a transformer together; ``tiles`` [rows, columns] of the decode, [1, 1] for whole frames.
+    """
+
+    name: str
+    tokens: int
+    tflop: float
+    weights_gb: float
+    activations_gb: float
+    peak_gb: float
+    seconds: float
+    mode: str
+    fits: bool = True
+    chunk: int | None = None
+    tiles: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages, on which device they were timed and what they have to fit into."""
+
+    device: str
+    budget_gb: float | None
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def by_name(self) -> Mapping[str, StagePlan]:
+        """The stages by name: text, anchor, detail, decode."""
+        return {stage.name: stage for stage in self.stages}
+
+    @property
+    def refusal(self) -> str | None:
+        """One sentence saying which stage does not fit and what would; None if all fit."""
+        tight = [stage for stage in self.stages if not stage.fits]
+        if not tight:
+            return None
+        worst = max(tight, key=lambda stage: stage.peak_gb)
+        needs = -(-(worst.peak_gb * GB + CONTEXT) // (0.1 * GB)) / 10
+        modes = "" if worst.mode == "stream" else " or memory=auto, which streams weights,"
+        return (
+            f"memory.budget_gb={self.budget_gb:g} is too little: the {worst.name} stage needs"
+            f" {needs:g} GB with weights {worst.mode};"
+            f" use memory.budget_gb={needs:g},{modes} or a smaller resolution"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        total = sum(stage.seconds for stage in self.stages)
+        return {**asdict(self), "seconds": total, "refusal": self.refusal}
+
+
+def make_plan(config: Settings, device: str = "auto", budget_gb: float | None = None) -> Plan:
+    """The first way to run every stage that fits into the budget, else its leanest way.
+
+    ``budget_gb`` holds where ``config.memory.budget_gb`` says nothing; with neither, all fits.
+    """
+    budget_gb = config.memory.budget_gb or budget_gb
+    ceilings = find(device)
+    stages = (_text(config), _anchor(config), _detail(config), _decode(config))
+    chosen = tuple(_choose(ways, ceilings, budget_gb) for ways in stages)
+    return Plan(ceilings.name, budget_gb, chosen)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to run a stage."""
+
+    name: str
+    tokens: int
+    mode: str
+    cost: Cost
+    chunk: int | None = None
+    cut: Cut | None = None
+
+
+def _choose(ways: Iterator[_Way], ceilings: Ceilings, budget_gb: float | None) -> StagePlan:
+    """The first way that fits, or the one that needs least."""
+    best: _Way | None = None
+    for way in ways:
+        if best is None or way.cost.peak < best.cost.peak:
+            best = way
+        if budget_gb is None or way.cost.peak + CONTEXT <= budget_gb * GB:
+            return _planned(way, ceilings, True)
+    assert best is not None
+    return _planned(best, ceilings, False)
+
+
+def _planned(way: _Way, ceilings: Ceilings, fits: bool) -> StagePlan:
+    cost = way.cost
+    computing = ceilings.seconds(cost.flops, cost.moved)
+    return StagePlan(
+        name=way.name,
+        tokens=way.tokens,
+        tflop=round(sum(cost.flops.values()) / 1e12, 3),
+        weights_gb=round(cost.weights / GB, 3),
+        activations_gb=round((cost.peak - cost.weights) / GB, 3),
+        peak_gb=round(cost.peak / GB, 3),
+        seconds=round(max(computing, cost.fetched / (ceilings.host_gbs * 1e9)), 3),
+        mode=way.mode,
+        fits=fits,
+        chunk=way.chunk,
+        tiles=[way.cut.rows, way.cut.columns] if way.cut else None,
+    )
+
+
+def _text(config: Settings) -> Iterator[_Way]:
+    backbone = config.backbone
+    cost = cost_of_text(backbone.text, backbone.dit.text_len, getattr(torch, backbone.dtype))
+    yield _Way("text", backbone.dit.text_len, _held(config), cost)
+    if config.memory.mode in ("auto", "stream"):
+        on_host = Cost(0, 0, Counter(host=sum(cost.flops.values())), 0)
+        yield _Way("text", backbone.dit.text_len, "host", on_host)
+
+
+def _anchor(config: Settings) -> Iterator[_Way]:
+    size = config.resolution
+    stage = Sampling(
+        sizes=config.backbone.dit,
+        controlled=0,
+        geometry=size.anchor_geometry,
+        anchor=None,
+        schedule=make_schedule(config.anchor, size.anchor_shift),
+        guidance=config.anchor.guidance,
+        dtype=getattr(torch, config.backbone.dtype),
+        residual=getattr(torch, config.memory.residual),
+    )
+    yield from _sampling("anchor", config, stage)
+
+
+def _detail(config: Settings) -> Iterator[_Way]:
+    size = config.resolution
+    stage = Sampling(
+        sizes=config.backbone.detail_dit,
+        controlled=len(config.backbone.control_blocks),
+        geometry=size.geometry,
+        anchor=size.anchor_geometry,
+        schedule=make_schedule(config.schedule, size.shift),
+        guidance=config.schedule.guidance,
+        dtype=getattr(torch, config.backbone.dtype),
+        residual=getattr(torch, config.memory.residual),
+    )
+    yield from _sampling("detail", config, stage)
+
+
+def _sampling(name: str, config: Settings, stage: Sampling) -> Iterator[_Way]:
+    """Fewer bytes each: resident before streamed, large chunks before small ones."""
+    wanted = config.memory.mode
+    modes = ("resident", "stream") if wanted == "auto" else (wanted,)
+    chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
+    for mode in modes:
+        for chunk in chunks:
+            cost = cost_of_sampling(stage, mode == "stream", chunk)
+            yield _Way(name, stage.geometry.tokens, mode, cost, chunk)
+
+
+def _decode(config: Settings) -> Iterator[_Way]:
+    for cut in cuts(config):
+        cost = cost_of_decode(config, cut)
+        yield _Way("decode", latent_cells(config.resolution.geometry), _held(config), cost, cut=cut)
+
+
+def _held(config: Settings) -> str:
+    """Networks that are no transformers of blocks are on the device whole while they run."""
+    return "offload" if config.memory.mode == "offload" else "resident"
+
+
+def latent_cells(geometry: Geometry) -> int:
+    """Positions of the latent, which are to the decode what tokens are to a transformer."""
+    frames, height, width = geometry.latent_grid
+    return frames * height * width
+
+
+def table(plan: Plan) -> str:
+    """The plan for people."""
+    head = ("stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "seconds", "how")
+    rows = [head]
+    for stage in plan.stages:
+        how = [stage.mode]
+        how += [f"chunks of {stage.chunk} tokens"] if stage.chunk else []
+        if stage.tiles:
+            whole = stage.tiles == [1, 1]
+            how += ["whole frames" if whole else f"{stage.tiles[0]} x {stage.tiles[1]} tiles"]
+        how += [] if stage.fits else ["DOES NOT FIT"]
+        figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, stage.seconds)
+        shown = [f"{figure:.2f}" for figure in figures]
+        rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i in (0, 7) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    total = sum(stage.seconds for stage in plan.stages)
+    peak = max(stage.peak_gb for stage in plan.stages)
+    budget = f", budget {plan.budget_gb:g} GB" if plan.budget_gb else ""
+    lines.append(f"one video: {total:.0f} s on {plan.device}, peak {peak:.1f} GB{budget}")
+    return "\n".join(lines)

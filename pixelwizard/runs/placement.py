@@ -1,0 +1,111 @@
+"""Networks where the plan wants them: on the device, kept in host memory, streamed from there."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from pixelwizard.planner import Plan, make_plan
+from pixelwizard.settings import BackboneSettings, Config
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.wan.dit import CHUNK, WanDiT
+
+Network = TypeVar("Network", bound=nn.Module)
+Load = Callable[[BackboneSettings, torch.device, torch.dtype], Network]
+CPU = torch.device("cpu")
+
+log = logging.getLogger(__name__)
+
+
+def plan_of(config: Config) -> Plan | None:
+    """The plan of a run; None on a CPU without a budget, where memory is the system's affair.
+
+    Raises ValueError if a stage cannot run in the budget.
+    """
+    budget_gb = None
+    if torch.cuda.is_available():
+        budget_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
+    if budget_gb is None and config.memory.budget_gb is None:
+        return None
+    plan = make_plan(config, budget_gb=budget_gb)
+    if plan.refusal:
+        raise ValueError(plan.refusal)
+    for stage in plan.stages:
+        log.info("plan: %s", stage)
+    return plan
+
+
+class Networks:
+    """Loads the network of each stage; with ``offload`` each is read only once per run.
+
+    In offload a copy of the weights stays in host memory, pinned where there is a GPU, and what a
+    stage uses are copies of them on the device.
+    """
+
+    def __init__(self, config: Config, plan: Plan | None) -> None:
+        self.config, self.plan = config, plan
+        self._kept: dict[str, nn.Module] = {}
+
+    def mode(self, stage: str) -> str:
+        """resident, offload, stream or host."""
+        if self.plan:
+            return self.plan.by_name[stage].mode
+        wanted = self.config.memory.mode
+        return "resident" if wanted == "auto" else wanted
+
+    def planned_gb(self, stage: str) -> float | None:
+        """The predicted peak of a stage."""
+        return self.plan.by_name[stage].peak_gb if self.plan else None
+
+    def load(
+        self, stage: str, load: Load[Network], device: torch.device, dtype: torch.dtype
+    ) -> Network:
+        """The network of a stage, ready to compute on ``device``."""
+        mode, backbone = self.mode(stage), self.config.backbone
+        if mode == "host":
+            return load(backbone, CPU, dtype)
+        if mode == "offload":
+            return self._offloaded(stage, load, device, dtype)
+        if mode == "stream" and stage in ("anchor", "detail"):
+            network = load(backbone, CPU, dtype)
+            assert isinstance(network, WanDiT)
+            network.stream_from_host(device, asynchronous=device.type == "cuda")
+        else:
+            network = load(backbone, device, dtype)
+        return self._configured(stage, network)
+
+    def _offloaded(
+        self, stage: str, load: Load[Network], device: torch.device, dtype: torch.dtype
+    ) -> Network:
+        if stage not in self._kept:
+            network = load(self.config.backbone, CPU, dtype)
+            if device.type == "cuda":
+                for weight in network.parameters():
+                    weight.data = weight.data.pin_memory()
+            self._kept[stage] = network
+        return self._configured(stage, on_device(self._kept[stage], device))  # type: ignore[return-value]
+
+    def _configured(self, stage: str, network: Network) -> Network:
+        """Tell a transformer how to use memory."""
+        if isinstance(network, WanDiT):
+            planned = self.plan.by_name[stage].chunk if self.plan else None
+            network.chunk = planned or self.config.memory.chunk or CHUNK
+            network.residual = getattr(torch, self.config.memory.residual)
+        if isinstance(network, ShortcutDiT):
+            network.features_on_host = self.plan is not None
+        return network
+
+
+def on_device(network: Network, device: torch.device) -> Network:
+    """A network that has copies of another's weights on ``device`` (shares them if it is there)."""
+    memo: dict[int, object] = {
+        id(weight): nn.Parameter(weight.to(device, non_blocking=True), requires_grad=False)
+        for weight in network.parameters()
+    }
+    moved: Network = copy.deepcopy(network, memo)
+    return moved

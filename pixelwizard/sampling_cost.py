@@ -1,0 +1,179 @@
+"""What a sampling stage will need: the real stage with its real network, traced at full size.
+
+Blocks are equal, so one or two of them are traced and the others counted from them; the first
+forward is traced and the later ones need the same again. Both are exact.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pixelwizard.diffusion.schedules import Schedule
+from pixelwizard.geometry import Geometry
+from pixelwizard.settings import DiTSizes
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.stages.anchor import Anchor
+from pixelwizard.stages.detail import Detail
+from pixelwizard.tracing import Trace
+from pixelwizard.wan.dit import TextKeyValues, WanDiT
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One sampling stage: network, sizes, schedule. ``anchor``: of the detail stage's condition."""
+
+    sizes: DiTSizes
+    controlled: int
+    geometry: Geometry
+    anchor: Geometry | None
+    schedule: Schedule
+    guidance: float
+    dtype: torch.dtype
+    residual: torch.dtype
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes on the device, operations by kind, bytes moved there and bytes fetched from the host.
+
+    ``peak`` includes ``weights``. ``fetched`` overlaps with the computation.
+    """
+
+    weights: int
+    peak: int
+    flops: Counter[str]
+    moved: int
+    fetched: int = 0
+
+
+class Network(Protocol):
+    """What the stages call."""
+
+    def __call__(self, latent: Tensor, *inputs: Any) -> Tensor: ...
+
+
+def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
+    """The cost of one clip with all its steps; ``stream``: blocks pass from host memory."""
+    trace = Trace()
+    traced = min(stage.sizes.num_layers, 2 if stream else 1)
+    network = _network(stage, traced) if stream else None
+    with torch.no_grad(), trace:
+        if network is None:
+            network = _network(stage, traced)
+        else:
+            network.stream_from_host(META, asynchronous=False)
+            _count_all_but_blocks(network, trace)
+        network.chunk, network.residual = chunk, stage.residual
+        weights = trace.live
+        trace.restart_peak()
+        rehearsal = _Rehearsal(network, trace)
+        _run(stage, rehearsal)
+    more = stage.sizes.num_layers - traced
+    block = sum(p.numel() * p.element_size() for p in network.blocks[0].parameters())
+    waiting = more * rehearsal.text_bytes
+    resident = 0 if stream else more * block
+    calls = rehearsal.calls
+    again = (
+        (calls - 1, rehearsal.forward),
+        (calls * more, rehearsal.block),
+        (calls * max(0, stage.controlled - 1), rehearsal.addition),
+        (rehearsal.texts * more, rehearsal.keys_values),
+    )
+    flops = Counter(
+        {k: n + sum(times * work.flops[k] for times, work in again) for k, n in trace.flops.items()}
+    )
+    moved = trace.moved + sum(times * work.moved for times, work in again)
+    peak = max(trace.peak, rehearsal.encode_peak) + resident + waiting
+    fetched = calls * stage.sizes.num_layers * block if stream else 0
+    return Cost(weights + resident, peak, flops, moved, fetched)
+
+
+@dataclass(frozen=True)
+class _Work:
+    flops: Counter[str]
+    moved: int
+
+
+class _Rehearsal:
+    """Stands in for the network: its first forward is traced, the others are counted like it."""
+
+    def __init__(self, network: WanDiT, trace: Trace) -> None:
+        self.network, self.trace = network, trace
+        self.calls = self.texts = self.text_bytes = self.encode_peak = self._extra = 0
+        self.forward = self.block = self.addition = self.keys_values = _Work(Counter(), 0)
+        for module in [*network.blocks, *getattr(network._stream, "slots", [])]:
+            module.forward = self._watched(module.forward, "block")
+            cross = module.cross_attn
+            cross.keys_values = self._watched(cross.keys_values, "keys_values")
+        network._add = self._watched(network._add, "addition")  # type: ignore[method-assign]
+
+    def encode_text(self, embeddings: list[Tensor]) -> TextKeyValues:
+        text = self.network.encode_text(embeddings)
+        self.texts += 1
+        self.text_bytes += sum(t.nbytes for t in text.blocks[0])
+        return text
+
+    def encode_anchor(self, anchor: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        assert isinstance(self.network, ShortcutDiT)
+        features = self.network.encode_anchor(anchor, grid)
+        self.encode_peak = self.trace.peak - features.nbytes
+        self.trace.move_to_host(features)
+        self.trace.restart_peak()
+        return features
+
+    def __call__(self, latent: Tensor, *inputs: Any) -> Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            self.trace.expect(self._extra)
+            return torch.empty(latent.shape, device=latent.device)
+        self.trace.restart_peak()
+        before = self.trace.live
+        velocity: Tensor = self._watched(self.network, "forward")(latent, *inputs)
+        self._extra = self.trace.peak - before
+        return velocity
+
+    def _watched(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """The call, remembering under ``name`` what its last use cost."""
+
+        def watched(*args: Any) -> Any:
+            flops, moved = Counter(self.trace.flops), self.trace.moved
+            out = call(*args)
+            setattr(self, name, _Work(self.trace.flops - flops, self.trace.moved - moved))
+            return out
+
+        return watched
+
+
+def _network(stage: Sampling, layers: int) -> WanDiT:
+    sizes = replace(stage.sizes, num_layers=layers)
+    with META:
+        network = ShortcutDiT(sizes, [0]) if stage.anchor else WanDiT(sizes)
+    return network.to(stage.dtype).requires_grad_(False)
+
+
+def _count_all_but_blocks(network: WanDiT, trace: Trace) -> None:
+    for name, weight in network.named_parameters():
+        if not name.startswith("blocks."):
+            trace.allocated(weight)
+
+
+def _run(stage: Sampling, network: Any) -> None:
+    """The stage as it is, on tensors without content."""
+    texts = [
+        torch.empty(stage.sizes.text_len, stage.sizes.text_dim, dtype=stage.dtype, device=META)
+        for _ in range(2)
+    ]
+    noise = torch.empty(stage.sizes.in_dim, *stage.geometry.latent_grid, device=META)
+    if stage.anchor is None:
+        Anchor(network, stage.schedule, stage.guidance)(noise, *texts)
+        return
+    anchor = torch.empty(stage.sizes.in_dim, *stage.anchor.latent_grid, device=META)
+    Detail(network, stage.schedule, stage.guidance)(noise, anchor, *texts)
