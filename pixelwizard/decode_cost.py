@@ -9,8 +9,9 @@ from typing import Union
 
 import torch
 
+from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.sampling_cost import META, Cost
-from pixelwizard.settings import Config, PlanConfig
+from pixelwizard.settings import Config
 from pixelwizard.tracing import Trace
 from pixelwizard.wan.tiling import strips
 from pixelwizard.wan.vae import WanVAE

@@ -20,8 +20,9 @@ from pixelwizard.ceilings import Ceilings, find
 from pixelwizard.decode_cost import Cut, cost_of_decode, cuts
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry
+from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.sampling_cost import Cost, Sampling, cost_of_sampling
-from pixelwizard.settings import Config, PlanConfig
+from pixelwizard.settings import Config
 from pixelwizard.text_cost import cost_of_text
 from pixelwizard.wan.dit import CHUNK
 
@@ -38,7 +39,7 @@ class StagePlan:
     """One stage as it will run. ``seconds``: one clip; ``peak_gb`` includes the weights.
 
     ``mode`` is resident, offload, stream or host (the CPU computes); ``chunk`` tokens go through a
-    layer of a transformer together; ``tiles`` [rows, columns] of the decode, [1, 1] for whole frames.
+    layer of a transformer together; ``tiles`` of the decode: [rows, columns].
     """
 
     name: str

@@ -215,31 +215,9 @@ class Config:
             raise ConfigError("--prompt and prompts=FILE exclude each other; leave one out")
 
 
-@dataclass(frozen=True)
-class PlanConfig:
-    """What determines time and memory of a run: the root of ``plan``; it writes no folder."""
-
-    run_dir: str
-    task: Literal["plan"] = "plan"
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
-    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
-    anchor: SamplerSettings = field(default_factory=SamplerSettings)
-    schedule: SamplerSettings = field(default_factory=SamplerSettings)
-    memory: MemorySettings = field(default_factory=MemorySettings)
-    device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
-    format: Literal["text", "json"] = "text"
-
-    def check(self) -> None:
-        """Refuse values that cannot work together; raises ConfigError."""
-        check_resolution(self.resolution)
-        check_sampler(self.anchor, "anchor")
-        check_sampler(self.schedule, "schedule")
-        check_backbone(self.backbone)
-        check_memory(self.memory)
-
-
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
+    from pixelwizard.plan_settings import PlanConfig
     from pixelwizard.train_settings import TrainConfig
 
     return {"generate": Config, "train": TrainConfig, "plan": PlanConfig}

@@ -13,9 +13,10 @@ from pixelwizard import sampling_cost
 from pixelwizard.cli import main
 from pixelwizard.compose import compose
 from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.planner import CHUNKS, Plan, make_plan, table
 from pixelwizard.sampling_cost import META, Sampling, cost_of_sampling
-from pixelwizard.settings import MemorySettings, PlanConfig, SamplerSettings
+from pixelwizard.settings import MemorySettings, SamplerSettings
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.stages.detail import Detail
 from pixelwizard.tracing import Trace
@@ -90,7 +91,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     assert "DOES NOT FIT" in table(tight)
 
 
-def test_a_4k_video_on_a_card_of_24_gb_and_of_12(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_4k_video_on_a_card_of_24_gb(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "backbone=wan2_2_ti2v_5b", "resolution=4k", "format=json"]
     main([*words, "memory.budget_gb=24"])
     found = json.loads(capsys.readouterr().out)
@@ -100,7 +101,7 @@ def test_a_4k_video_on_a_card_of_24_gb_and_of_12(capsys: pytest.CaptureFixture[s
     assert detail["tflop"] == pytest.approx(8 * 25_100, rel=0.02) and detail["seconds"] > 100
 
 
-def test_time_and_operations_are_counted() -> None:
+def test_attention_is_counted_by_its_formula() -> None:
     cost = sampling_cost.cost_of_sampling(
         Sampling(
             *(replace(BACKBONE.dit, num_layers=1), 0, SIZE.geometry, None),
@@ -111,4 +112,4 @@ def test_time_and_operations_are_counted() -> None:
         chunk=1000,
     )
     tokens, dim = SIZE.geometry.tokens, BACKBONE.dit.dim
-    assert cost.flops["attention"] == 2 * 4 * tokens * dim * (tokens + BACKBONE.dit.text_len)
+    assert cost.flops["attention"] == 4 * tokens * dim * (tokens + BACKBONE.dit.text_len)

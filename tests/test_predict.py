@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,10 +16,17 @@ import torch
 from safetensors.torch import load_file
 from small import small_config, write_backbone, write_config
 
-from pixelwizard import video, worker
+from pixelwizard import planner, video, worker
 from pixelwizard.runs import predict
 from pixelwizard.runs.progress import Display, clock
-from pixelwizard.settings import BackboneSettings, Config, SamplerSettings, VideoSettings
+from pixelwizard.settings import (
+    BackboneSettings,
+    Config,
+    MemorySettings,
+    SamplerSettings,
+    StoreSettings,
+    VideoSettings,
+)
 from pixelwizard.stages.decode import Decode
 from pixelwizard.wan.weights import load_vae
 
@@ -280,3 +288,35 @@ def test_a_terminal_sees_prompt_stage_step_and_time_left(seconds: list[float]) -
 
 def test_clock() -> None:
     assert [clock(s) for s in (4.4, 65, 3723)] == ["0:04", "1:05", "1:02:03"]
+
+
+@pytest.mark.parametrize("mode", ["offload", "stream"])
+def test_wherever_the_weights_wait_the_latents_are_the_same_bits(
+    config: Config, tmp_path: Path, mode: Literal["offload", "stream"]
+) -> None:
+    assert run(config) == 0
+    other = replace(
+        config,
+        run_dir=str(tmp_path / "other"),
+        store=StoreSettings(dir=str(tmp_path / "elsewhere")),
+        memory=MemorySettings(mode=mode, budget_gb=8.0),
+        group_size=1,
+    )
+    assert run(other) == 0
+    expected = results(config, "detail")
+    found = results(other, "detail")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    beside = json.loads((Path(other.run_dir) / "videos" / f"{FIRST}.json").read_text())
+    assert 0 < beside["stages"]["detail"]["planned_gb"] < 8
+    assert "peak" in (Path(other.run_dir) / "run.log").read_text()
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(planner, "CONTEXT", 5e9)
+    assert run(replace(config, memory=MemorySettings(budget_gb=4.0))) == 2
+    sentence = capfd.readouterr().err
+    assert "memory.budget_gb=4 is too little" in sentence and sentence.count("\n") == 1
+    assert not list(Path(config.store.dir).rglob("*.safetensors"))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from pixelwizard.commands import Command
-from pixelwizard.settings import PlanConfig
+from pixelwizard.plan_settings import PlanConfig
 
 EXAMPLES = """\
   pixelwizard plan                                   2K with the full-size backbone

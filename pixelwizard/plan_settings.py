@@ -1,0 +1,40 @@
+"""The settings of ``plan``: those of ``generate`` that determine time and memory. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pixelwizard.settings import (
+    BackboneSettings,
+    MemorySettings,
+    ResolutionSettings,
+    SamplerSettings,
+    check_backbone,
+    check_memory,
+    check_resolution,
+    check_sampler,
+)
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What determines time and memory of a run: the root of ``plan``; it writes no folder."""
+
+    run_dir: str
+    task: Literal["plan"] = "plan"
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
+    anchor: SamplerSettings = field(default_factory=SamplerSettings)
+    schedule: SamplerSettings = field(default_factory=SamplerSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
+    format: Literal["text", "json"] = "text"
+
+    def check(self) -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        check_resolution(self.resolution)
+        check_sampler(self.anchor, "anchor")
+        check_sampler(self.schedule, "schedule")
+        check_backbone(self.backbone)
+        check_memory(self.memory)
