@@ -213,7 +213,7 @@ def latent_cells(geometry: Geometry) -> int:
 def table(plan: Plan) -> str:
     """The plan for people."""
     head = ("stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "seconds", "how")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for stage in plan.stages:
         how = [stage.mode]
         how += [f"chunks of {stage.chunk} tokens"] if stage.chunk else []
