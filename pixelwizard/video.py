@@ -181,7 +181,8 @@ def probe(path: Path) -> VideoInfo:
     metadata, described = (stream.decode(errors="replace") for stream in process.communicate())
     found = re.search(r"Video:.*?\b(\d{2,})x(\d{2,})\b.*?([\d.]+) fps", described)
     if not found:
-        reason = _reason(described.encode(), process.returncode)
+        last = "".join(described.splitlines()[-1:])
+        reason = _reason(last.encode(), process.returncode)
         raise VideoError(f"{path.name} is not a video that ffmpeg can read: {reason}")
     comment = re.search(r"^comment=((?:\\.|[^\\\n])*)", metadata, re.MULTILINE | re.DOTALL)
     return VideoInfo(
@@ -225,5 +226,7 @@ def _start(
 
 
 def _reason(stderr: bytes, code: int | None) -> str:
+    """The first line that ffmpeg wrote, the cause of those after it, without its prefix."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"it ended with code {code} and no message"
+    first = re.sub(r"^(\[[^]]*\] *)+", "", lines[0]) if lines else ""
+    return first or f"it ended with code {code} and no message"
