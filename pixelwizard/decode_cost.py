@@ -9,6 +9,7 @@ from typing import Union
 
 import torch
 
+from pixelwizard.geometry import TEMPORAL_STRIDE
 from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.sampling_cost import META, Cost
 from pixelwizard.settings import Config
@@ -50,7 +51,7 @@ def cost_of_decode(config: Union[Config, PlanConfig], cut: Cut) -> Cost:
         for _ in vae.decode_stream(latent[:, :, : min(frames, TRACED)]):
             marks.append((Counter(trace.flops), trace.moved))
     (flops, moved), rest = marks[-1], frames - TRACED
-    before = marks[-2] if len(marks) > 1 else marks[-1]
+    before = marks[-1 - TEMPORAL_STRIDE] if len(marks) > TEMPORAL_STRIDE else marks[-1]
     share = sum(widths) / max(widths)
     total = Counter(
         {

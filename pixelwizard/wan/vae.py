@@ -3,27 +3,31 @@
 Re-implements ``wan/modules/vae2_2.py`` of Wan2.2 under the same parameter names. Shapes are BCTHW:
 video ``[B, 3, 4n+1, H, W]`` in [-1, 1], latent ``[B, z, n+1, H/16, W/16]`` normalised per channel.
 
-Time is causal everywhere, so a clip can be processed whole or in chunks with equal results: the
-first chunk begins with the clip's first frame, and ``Stream`` carries what each layer needs of the
-chunks before.
+Time is causal everywhere, so there are two ways through every layer, with equal results.
+``forward`` takes a whole clip: for training. ``stream`` takes the frames ``[B, C, H, W]`` of a clip
+one by one and is an iterator of frames: for inference. Each frame runs through all layers before
+the next enters, a causal convolution keeps the two frames before it and nothing else is kept, so
+memory does not depend on the length of the clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelwizard.geometry import TEMPORAL_STRIDE
 from pixelwizard.settings import VAESizes
 
 PIXEL_PATCH = 2
+QUERY_CHUNK = 4096
+"""Positions of a frame whose attention is computed at once; bounds the memory of slow kernels."""
 
-
-class Stream(dict[nn.Module, Tensor]):
-    """The last frames each causal layer has seen; empty before the first chunk of a clip."""
+Frames = Iterator[Tensor]
+"""The frames ``[B, C, H, W]`` of a clip in order of time."""
 
 
 class CausalConv3d(nn.Conv3d):
@@ -33,10 +37,15 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(in_dim, out_dim, kernel, padding=(0, kernel // 2, kernel // 2))
         self.history = kernel - 1
 
-    def forward(self, x: Tensor, stream: Stream | None = None) -> Tensor:
-        if self.history:
-            x = _prepend(self, x, self.history, stream)
-        return super().forward(x)
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 0, 0, 0, self.history, 0)) if self.history else x)
+
+    def stream(self, frames: Frames) -> Frames:
+        window: deque[Tensor] = deque(maxlen=self.history + 1)
+        for frame in frames:
+            window.append(frame)
+            del frame
+            yield _window_conv(self, window, self.padding[1])
 
 
 class TimeConv(nn.Conv3d):
@@ -46,25 +55,41 @@ class TimeConv(nn.Conv3d):
         super().__init__(in_dim, out_dim, (3, 1, 1), stride=(stride, 1, 1))
 
 
-def _prepend(layer: nn.Module, x: Tensor, frames: int, stream: Stream | None) -> Tensor:
-    """Puts the ``frames`` frames before ``x`` (zeros at the start of a clip) in front of it."""
-    before = None if stream is None else stream.get(layer)
-    if before is None:
-        x = F.pad(x, (0, 0, 0, 0, frames, 0))
-    else:
-        x = torch.cat([before, x], dim=2)
-    if stream is not None:
-        stream[layer] = x[:, :, -frames:].clone()
-    return x
+def _window_conv(conv: nn.Conv3d, window: deque[Tensor], padding: int) -> Tensor:
+    """One output frame: the kernel's slices in time, each over its frame; missing ones are zero.
+
+    2-D convolutions of the frames as they lie, without a copy that joins them. The oldest frame
+    leaves a full window: no later output needs it.
+    """
+    kernel = conv.weight.shape[2]
+    total = F.conv2d(window[-1], conv.weight[:, :, -1], conv.bias, padding=padding)
+    for age, frame in enumerate(reversed(window)):
+        if age:
+            total += F.conv2d(frame, conv.weight[:, :, kernel - 1 - age], padding=padding)
+    if len(window) == window.maxlen:
+        window.popleft()
+    return total
 
 
-def _starts_clip(layer: nn.Module, x: Tensor, stream: Stream | None) -> bool:
-    """True if ``x`` begins with the clip's first frame; remembers that the layer has started."""
-    if stream is None:
-        return True
-    first = layer not in stream
-    stream[layer] = x[:, :, -1:].clone()
-    return first
+def _fork(frames: Frames) -> tuple[Frames, Frames]:
+    """The same frames twice; the second keeps those that only the first has taken so far."""
+    waiting: deque[Tensor] = deque()
+
+    def first() -> Frames:
+        for frame in frames:
+            waiting.append(frame)
+            del frame
+            yield waiting[-1]
+
+    def second() -> Frames:
+        while True:
+            yield waiting.popleft()
+
+    return first(), second()
+
+
+def _add(x: Tensor, shortcut: Tensor) -> Tensor:
+    return x.add_(shortcut)
 
 
 class RMSNorm(nn.Module):
@@ -77,6 +102,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=1) * (self.scale * self.gamma)
+
+    def activate(self, frame: Tensor) -> Tensor:
+        """The norm of one frame and its SiLU, in one new tensor."""
+        length = torch.linalg.vector_norm(frame, dim=1, keepdim=True).clamp_min_(1e-12)
+        y = (frame / length).mul_(self.scale * self.gamma.view(-1, 1, 1))
+        return F.silu(y, inplace=True)
 
 
 class ResidualBlock(nn.Module):
@@ -95,11 +126,16 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else nn.Identity()
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
-        shortcut = self.shortcut(x)
-        for layer in self.residual:
-            x = layer(x, stream) if isinstance(layer, CausalConv3d) else layer(x)
-        return x + shortcut
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(x) + self.shortcut(x)
+
+    def stream(self, frames: Frames) -> Frames:
+        norm1, _, conv1, norm2, _, _, conv2 = self.residual
+        frames, shortcut = _fork(frames)
+        frames = conv2.stream(map(norm2.activate, conv1.stream(map(norm1.activate, frames))))
+        if isinstance(self.shortcut, CausalConv3d):
+            shortcut = self.shortcut.stream(shortcut)
+        return map(_add, frames, shortcut)
 
 
 class AttentionBlock(nn.Module):
@@ -111,17 +147,22 @@ class AttentionBlock(nn.Module):
         self.to_qkv = nn.Conv2d(dim, dim * 3, 1)
         self.proj = nn.Conv2d(dim, dim, 1)
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
-        batch, dim, frames, height, width = x.shape
-        frames_NCHW = x.transpose(1, 2).reshape(batch * frames, dim, height, width)
-        qkv = self.to_qkv(self.norm(frames_NCHW)).flatten(2).transpose(1, 2)
+    def forward(self, x: Tensor) -> Tensor:
+        return _per_frame(self.attend, x)
+
+    def attend(self, frames: Tensor) -> Tensor:
+        """Frames ``[N, C, H, W]`` plus what their positions see of each other."""
+        qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)
         q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)
-        out = self.proj(attended.reshape(batch * frames, dim, height, width))
-        return x + out.view(batch, frames, dim, height, width).transpose(1, 2)
+        parts = [F.scaled_dot_product_attention(p, k, v) for p in q.split(QUERY_CHUNK, dim=2)]
+        attended = torch.cat(parts, dim=2).squeeze(1).transpose(1, 2).reshape(frames.shape)
+        return frames + self.proj(attended)
+
+    def stream(self, frames: Frames) -> Frames:
+        return map(self.attend, frames)
 
 
-def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
+def _per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Applies a 2-D layer to every frame of ``x``."""
     batch, _, frames = x.shape[:3]
     y = layer(x.transpose(1, 2).flatten(0, 1))
@@ -136,16 +177,27 @@ class Downsample(nn.Module):
         self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
         self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = _per_frame(self.resample, x)
-        if self.time_conv is None:
+        if self.time_conv is None or x.shape[2] == 1:
             return x
-        before = None if stream is None else stream.get(self)
-        if _starts_clip(self, x, stream):
-            first = x[:, :, :1]
-            return first if x.shape[2] == 1 else torch.cat([first, self.time_conv(x)], dim=2)
-        assert before is not None
-        return self.time_conv(torch.cat([before, x], dim=2))
+        return torch.cat([x[:, :, :1], self.time_conv(x)], dim=2)
+
+    def stream(self, frames: Frames) -> Frames:
+        frames = map(self.resample, frames)
+        return frames if self.time_conv is None else self._halve(self.time_conv, frames)
+
+    @staticmethod
+    def _halve(conv: TimeConv, frames: Frames) -> Frames:
+        """The first frame, then one frame for every two."""
+        window = deque([next(frames)], maxlen=3)
+        yield window[-1]
+        for frame in frames:
+            window.append(frame)
+            del frame
+            if len(window) == 3:
+                yield _window_conv(conv, window, 0)
+                window.popleft()
 
 
 class Upsample(nn.Module):
@@ -157,21 +209,30 @@ class Upsample(nn.Module):
         self.resample = nn.Sequential(enlarge, nn.Conv2d(dim, dim, 3, padding=1))
         self.time_conv = TimeConv(dim, dim * 2) if temporal else None
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
-        if self.time_conv is not None:
-            if _starts_clip(self, x, stream):
-                first, rest = x[:, :, :1], x[:, :, 1:]
-                x = torch.cat([first, self._double(rest, stream)], dim=2) if rest.numel() else first
-            else:
-                x = self._double(x, stream)
+    def forward(self, x: Tensor) -> Tensor:
+        if self.time_conv is not None and x.shape[2] > 1:
+            pair = self.time_conv(F.pad(x[:, :, 1:], (0, 0, 0, 0, 2, 0)))
+            pair = pair.unflatten(1, (2, x.shape[1]))
+            pair = torch.stack([pair[:, 0], pair[:, 1]], dim=3).flatten(2, 3)
+            x = torch.cat([x[:, :, :1], pair], dim=2)
         return _per_frame(self.resample, x)
 
-    def _double(self, x: Tensor, stream: Stream | None) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, 2T, H, W]: the two halves of the channels are two frames."""
-        assert self.time_conv is not None
-        pair = self.time_conv(_prepend(self.time_conv, x, 2, stream))
-        pair = pair.unflatten(1, (2, x.shape[1]))
-        return torch.stack([pair[:, 0], pair[:, 1]], dim=3).flatten(2, 3)
+    def stream(self, frames: Frames) -> Frames:
+        if self.time_conv is not None:
+            frames = self._double(self.time_conv, frames)
+        return map(self.resample, frames)
+
+    @staticmethod
+    def _double(conv: TimeConv, frames: Frames) -> Frames:
+        """The first frame, then two for every frame: the halves of the channels."""
+        yield next(frames)
+        window: deque[Tensor] = deque(maxlen=3)
+        for frame in frames:
+            window.append(frame)
+            del frame
+            halves = deque(_window_conv(conv, window, 0).chunk(2, dim=1))
+            while halves:
+                yield halves.popleft()
 
 
 def _average_down(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
@@ -183,14 +244,27 @@ def _average_down(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
     return x.unflatten(1, (out_dim, -1)).mean(dim=2)
 
 
-def _duplicate_up(x: Tensor, out_dim: int, time: int, space: int, first: bool) -> Tensor:
+def _duplicate_up(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
     """Shortcut around an upsampling: repeats channels and unfolds them into pixels."""
     batch, dim, frames, height, width = x.shape
     x = x.repeat_interleave(out_dim * time * space**2 // dim, dim=1)
     x = x.view(batch, out_dim, time, space, space, frames, height, width)
     x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
     x = x.reshape(batch, out_dim, frames * time, height * space, width * space)
-    return x[:, :, time - 1 :] if first else x
+    return x[:, :, time - 1 :]
+
+
+def _add_duplicates(y: Tensor, source: tuple[Tensor, int, int]) -> Tensor:
+    """Adds frame ``place`` of ``_duplicate_up`` of one frame to ``y``, without building it."""
+    x, place, time = source
+    batch, out_dim, height, width = y.shape
+    channel = torch.arange(out_dim, device=y.device)
+    repeats = out_dim * time * 4 // x.shape[1]
+    for row in range(2):
+        for column in range(2):
+            chosen = (((channel * time + place) * 2 + row) * 2 + column) // repeats
+            y[:, :, row::2, column::2] += x[:, chosen]
+    return y
 
 
 class DownLevel(nn.Module):
@@ -207,11 +281,29 @@ class DownLevel(nn.Module):
             layers.append(Downsample(out_dim, temporal))
         self.downsamples = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         shortcut = _average_down(x, self.out_dim, self.time, self.space)
         for layer in self.downsamples:
-            x = layer(x, stream)
+            x = layer(x)
         return x + shortcut
+
+    def stream(self, frames: Frames) -> Frames:
+        frames, shortcut = _fork(frames)
+        for layer in self.downsamples:
+            frames = layer.stream(frames)
+        return map(torch.add, frames, self._shortcut(shortcut))
+
+    def _shortcut(self, frames: Frames) -> Frames:
+        """The shortcut of the first frame, then of every two where time is halved."""
+        group = [next(frames)]
+        while group:
+            yield self._fold(group)
+            group.extend(islice(frames, self.time))
+
+    def _fold(self, group: list[Tensor]) -> Tensor:
+        x = torch.stack(group, dim=2)
+        group.clear()
+        return _average_down(x, self.out_dim, self.time, self.space).squeeze(2)
 
 
 class UpLevel(nn.Module):
@@ -228,12 +320,28 @@ class UpLevel(nn.Module):
             layers.append(Upsample(out_dim, temporal))
         self.upsamples = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
-        first = self.up and _starts_clip(self, x, stream)
-        shortcut = _duplicate_up(x, self.out_dim, self.time, 2, first) if self.up else None
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = _duplicate_up(x, self.out_dim, self.time, 2) if self.up else None
         for layer in self.upsamples:
-            x = layer(x, stream)
+            x = layer(x)
         return x if shortcut is None else x + shortcut
+
+    def stream(self, frames: Frames) -> Frames:
+        shortcut: Frames = iter(())
+        if self.up:
+            frames, shortcut = _fork(frames)
+        for layer in self.upsamples:
+            frames = layer.stream(frames)
+        return map(_add_duplicates, frames, self._sources(shortcut)) if self.up else frames
+
+    def _sources(self, frames: Frames) -> Iterator[tuple[Tensor, int, int]]:
+        """For every frame out: the frame in, the place in its time group, the size of groups."""
+        yield next(frames), self.time - 1, self.time
+        for frame in frames:
+            held = deque([frame] * self.time)
+            del frame
+            while held:
+                yield held.popleft(), self.time - 1 - len(held), self.time
 
 
 def _middle(dim: int) -> nn.ModuleList:
@@ -242,6 +350,21 @@ def _middle(dim: int) -> nn.ModuleList:
 
 def _head(dim: int, out_dim: int) -> nn.ModuleList:
     return nn.ModuleList([RMSNorm(dim), nn.SiLU(), CausalConv3d(dim, out_dim, 3)])
+
+
+def _through(conv: nn.Module, layers: list[nn.Module], head: nn.ModuleList, x: Tensor) -> Tensor:
+    for layer in [conv, *layers, *head]:
+        x = layer(x)
+    return x
+
+
+def _stream_through(
+    conv: CausalConv3d, layers: list[nn.Module], head: nn.ModuleList, frames: Frames
+) -> Frames:
+    for layer in [conv, *layers]:
+        frames = layer.stream(frames)
+    norm, _, last = head
+    return last.stream(map(norm.activate, frames))
 
 
 class Encoder(nn.Module):
@@ -259,12 +382,12 @@ class Encoder(nn.Module):
         self.middle = _middle(dims[-1])
         self.head = _head(dims[-1], 2 * sizes.z_dim)
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
-        x = self.conv1(x, stream)
-        for layer in [*self.downsamples, *self.middle]:
-            x = layer(x, stream)
-        norm, act, conv = self.head
-        return conv(act(norm(x)), stream)
+    def forward(self, x: Tensor) -> Tensor:
+        return _through(self.conv1, [*self.downsamples, *self.middle], self.head, x)
+
+    def stream(self, frames: Frames) -> Frames:
+        layers = [*self.downsamples, *self.middle]
+        return _stream_through(self.conv1, layers, self.head, frames)
 
 
 class Decoder(nn.Module):
@@ -282,12 +405,11 @@ class Decoder(nn.Module):
         )
         self.head = _head(dims[-1], 3 * PIXEL_PATCH**2)
 
-    def forward(self, x: Tensor, stream: Stream | None) -> Tensor:
-        x = self.conv1(x, stream)
-        for layer in [*self.middle, *self.upsamples]:
-            x = layer(x, stream)
-        norm, act, conv = self.head
-        return conv(act(norm(x)), stream)
+    def forward(self, x: Tensor) -> Tensor:
+        return _through(self.conv1, [*self.middle, *self.upsamples], self.head, x)
+
+    def stream(self, frames: Frames) -> Frames:
+        return _stream_through(self.conv1, [*self.middle, *self.upsamples], self.head, frames)
 
 
 def patchify(video: Tensor) -> Tensor:
@@ -324,32 +446,38 @@ class WanVAE(nn.Module):
         )
         return mean, std
 
-    def moments(self, video: Tensor, stream: Stream | None = None) -> tuple[Tensor, Tensor]:
+    def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent before normalisation, each ``[B, z, t, h, w]``."""
-        mean, logvar = self.conv1(self.encoder(patchify(video), stream)).chunk(2, dim=1)
+        mean, logvar = self.conv1(self.encoder(patchify(video))).chunk(2, dim=1)
         return mean, logvar
 
-    def reconstruct(self, latent: Tensor, stream: Stream | None = None) -> Tensor:
+    def reconstruct(self, latent: Tensor) -> Tensor:
         """Decodes a latent that is not normalised; the video is not clamped."""
-        return unpatchify(self.decoder(self.conv2(latent), stream))
+        return unpatchify(self.decoder(self.conv2(latent)))
 
+    @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """[B, 3, 4n+1, H, W] in [-1, 1] -> normalised latent mean; four frames at a time."""
-        video, stream = video.to(self.conv1.weight.dtype), Stream()
-        chunks = [video[:, :, :1], *video[:, :, 1:].split(TEMPORAL_STRIDE, dim=2)]
-        latents = [self.moments(c, stream)[0] for c in chunks if c.shape[2]]
-        mean, std = self._statistics(latents[0])
-        return (torch.cat(latents, dim=2) - mean) / std
+        """[B, 3, 4n+1, H, W] in [-1, 1] -> normalised latent mean; one frame at a time."""
+        dtype = self.conv1.weight.dtype
+        frames = (patchify(frame.to(dtype)).squeeze(2) for frame in video.split(1, dim=2))
+        moments = self.conv1.stream(self.encoder.stream(frames))
+        mean_BCTHW = torch.stack([moment.chunk(2, dim=1)[0] for moment in moments], dim=2)
+        mean, std = self._statistics(mean_BCTHW)
+        return (mean_BCTHW - mean) / std
 
+    @torch.no_grad()
     def decode_stream(self, latent: Tensor) -> Iterator[Tensor]:
-        """Normalised latent -> chunks ``[B, 3, t, H, W]`` in order of time: one frame, then fours.
+        """Normalised latent -> frames ``[B, 3, 1, H, W]`` in order of time.
 
         Memory does not grow with the number of frames. The video is not clamped.
         """
-        latent, stream = latent.to(self.conv2.weight.dtype), Stream()
+        latent = latent.to(self.conv2.weight.dtype)
         mean, std = self._statistics(latent)
-        for frame in latent.split(1, dim=2):
-            yield self.reconstruct(frame * std + mean, stream)
+        frames = (
+            frame.squeeze(2) for frame in map(lambda x: x * std + mean, latent.split(1, dim=2))
+        )
+        for frame in self.decoder.stream(self.conv2.stream(frames)):
+            yield unpatchify(frame.unsqueeze(2))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Normalised latent -> the whole video, not clamped."""
