@@ -64,6 +64,7 @@ class BackboneSettings:
 
     ``folder`` is laid out like the official release (``None``: the weights inside the package);
     ``anchor`` and ``detail`` are checkpoints of the two stages (``None``: the folder's own).
+    The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
     """
 
     name: str = "tiny"
@@ -72,6 +73,8 @@ class BackboneSettings:
     detail: Optional[str] = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     negative_prompt: str = ""
+    anchor_guidance: float = 5.0
+    detail_guidance: float = 5.0
     dit: DiTSizes = field(default_factory=DiTSizes)
     detail_layers: Optional[int] = None
     control_blocks: List[int] = field(default_factory=lambda: [1])

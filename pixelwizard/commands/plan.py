@@ -9,9 +9,9 @@ from pixelwizard.commands import Command
 from pixelwizard.plan_settings import PlanConfig
 
 EXAMPLES = """\
-  pixelwizard plan                                   2K with the full-size backbone
-  pixelwizard plan resolution=4k memory.budget_gb=24 the way that fits a card of 24 GB
-  pixelwizard plan resolution=4k memory=stream       block by block from host memory
+  pixelwizard plan                                    2K with the full-size backbone
+  pixelwizard plan resolution=4k memory.budget_gb=24  the way that fits a card of 24 GB
+  pixelwizard plan resolution=4k memory=stream        block by block from host memory
   pixelwizard plan device=rtx4090 format=json        one JSON object on stdout"""
 
 
