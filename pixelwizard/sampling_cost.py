@@ -167,13 +167,12 @@ def _count_all_but_blocks(network: WanDiT, trace: Trace) -> None:
 
 def _run(stage: Sampling, network: Any) -> None:
     """The stage as it is, on tensors without content."""
-    texts = [
-        torch.empty(stage.sizes.text_len, stage.sizes.text_dim, dtype=stage.dtype, device=META)
-        for _ in range(2)
-    ]
+    size = (stage.sizes.text_len, stage.sizes.text_dim)
+    text = torch.empty(size, dtype=stage.dtype, device=META)
+    negative = torch.empty(size, dtype=stage.dtype, device=META)
     noise = torch.empty(stage.sizes.in_dim, *stage.geometry.latent_grid, device=META)
     if stage.anchor is None:
-        Anchor(network, stage.schedule, stage.guidance)(noise, *texts)
+        Anchor(network, stage.schedule, stage.guidance)(noise, text, negative)
         return
     anchor = torch.empty(stage.sizes.in_dim, *stage.anchor.latent_grid, device=META)
-    Detail(network, stage.schedule, stage.guidance)(noise, anchor, *texts)
+    Detail(network, stage.schedule, stage.guidance)(noise, anchor, text, negative)

@@ -70,7 +70,7 @@ def test_without_prompts_four_unseen_captions_run() -> None:
     from pixelwizard.data import shapes
 
     prompts = prompts_of(Config(run_dir="run"))
-    assert [prompt.text for prompt in prompts] == shapes.prompts("heldout", 4)
+    assert {prompt.text for prompt in prompts} <= set(shapes.prompts("heldout", 144))
     assert len({prompt.id for prompt in prompts}) == 4
 
 

@@ -24,7 +24,12 @@ TEXT_KEYS = ("text", "prompt", "caption")
 ID_KEYS = ("id", "prompt_id")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.anchor)")
 MAX_SEED = 2**62
-DEMO_PROMPTS = 4
+DEMO_PROMPTS = (
+    "a pink cross grows over a black background",
+    "a yellow triangle moves left over a navy background",
+    "a green circle shrinks over a purple background",
+    "a red square moves right over a brown background",
+)
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,7 @@ def prompts_of(config: Config) -> list[Prompt]:
 
 def demo_entries() -> list[Entry]:
     """The prompts of a run that names none: captions that ``tiny`` has never seen."""
-    from pixelwizard.data import shapes
-
-    return [Entry(text) for text in shapes.prompts("heldout", DEMO_PROMPTS)]
+    return [Entry(text) for text in DEMO_PROMPTS]
 
 
 def read_entries(path: Path) -> list[Entry]:

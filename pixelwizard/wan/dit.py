@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator, Sequence
+from typing import Callable, Iterable, Iterator, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +114,7 @@ class WanDiT(nn.Module):
 
     def _each_block(self) -> Iterable[Block]:
         """The blocks in order, on the device; a streamed one only until the next is taken."""
-        return iter(self._stream) if self._stream else iter(self.blocks)  # type: ignore[arg-type]
+        return cast(Iterable[Block], self._stream or self.blocks)
 
     def forward(self, latent_BCTHW: Tensor, timestep_B: Tensor, text: TextKeyValues) -> Tensor:
         """Velocity, float32 [B, C, T, H, W]; ``timestep`` in [0, 1000], one per sample."""
