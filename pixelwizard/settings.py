@@ -264,10 +264,9 @@ def check_resolution(size: ResolutionSettings) -> None:
     check_range("resolution.shift", size.shift, 0.01)
     check_range("resolution.anchor_shift", size.anchor_shift, 0.01)
     columns = size.geometry.latent_grid[2]
-    check_range("resolution.decode_overlap", size.decode_overlap, 1, columns)
-    check_range(
-        "resolution.decode_tiles", size.decode_tiles, 1, columns // (size.decode_overlap + 1)
-    )
+    check_range("resolution.decode_overlap", size.decode_overlap, 1, max(1, columns // 2))
+    most = max(1, columns // (2 * size.decode_overlap))
+    check_range("resolution.decode_tiles", size.decode_tiles, 1, most)
 
 
 def check_sampler(sampler: SamplerSettings, key: str) -> None:
@@ -277,8 +276,7 @@ def check_sampler(sampler: SamplerSettings, key: str) -> None:
     if sampler.shift is not None:
         check_range(f"{key}.shift", sampler.shift, 0.01)
     steps = sampler.steps
-    if sampler.timesteps is not None:
-        times = sampler.timesteps
+    if (times := sampler.timesteps) is not None:
         steps = len(times)
         falling = all(after < before for before, after in zip(times, times[1:], strict=False))
         if not times or not falling or times[0] > 1000 or times[-1] <= 0:
@@ -288,6 +286,8 @@ def check_sampler(sampler: SamplerSettings, key: str) -> None:
             )
     for step in sampler.guided_steps or []:
         check_range(f"{key}.guided_steps", step, 0, steps - 1)
+    if (guided := sampler.guided_steps) and sampler.guidance == 1:
+        raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
 
 
 def check_backbone(backbone: BackboneSettings) -> None:

@@ -72,7 +72,7 @@ def test_the_quickstart_shows_what_it_says(quick: None) -> None:
     assert [dt for _, dt in shown[6]] == [100, 150, 250, 498]
     first, second = shown[8]
     assert first == second, "the second run computed the anchor again"
-    assert shown[10] == [8, 8, 4]
+    assert shown[10] == [4, 4, 4]
 
 
 @pytest.mark.slow

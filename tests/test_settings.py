@@ -10,7 +10,7 @@ import pytest
 from pixelwizard import schema, settings
 from pixelwizard.run_folder import claim, config_hash
 from pixelwizard.schema import ConfigError
-from pixelwizard.settings import Config
+from pixelwizard.settings import Config, SamplerSettings, check_sampler
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> No
         ({"resolution__frames": 16}, "resolution.frames=16 is not 4n+1; nearest: 13 or 17"),
         ({"resolution__frames": -3}, "resolution.frames=-3 is not 4n+1"),
         ({"resolution__anchor_width": 544}, "is larger than resolution.width=512; nearest: 512"),
-        ({"resolution__decode_tiles": 99}, "resolution.decode_tiles=99 must be at most 8"),
+        ({"resolution__decode_tiles": 99}, "resolution.decode_tiles=99 must be at most 5"),
         ({"backbone__dit__dim": 3071}, "nearest: 3072"),
         ({"backbone__control_blocks": [30]}, "backbone.control_blocks=30 must be at most 29"),
         ({"video": 3}, "video=3 must be a group of keys: fps, codec, crf"),
@@ -104,3 +104,9 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(ConfigError, match="task=null must be one of"):
         settings.load(tmp_path / "config.yaml")
+
+
+def test_guided_steps_without_guidance_are_refused() -> None:
+    sampler = SamplerSettings(guidance=1.0, guided_steps=[0])
+    with pytest.raises(ConfigError, match=r"schedule.guided_steps=\[0\] needs a schedule.guidance"):
+        check_sampler(sampler, "schedule")
