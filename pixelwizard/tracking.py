@@ -80,6 +80,7 @@ def _wandb(config: Config, rows: Rows, sheet: Path) -> None:
         run.summary["contact_sheet"] = wandb.Image(str(sheet))
         run.summary["videos"] = len(rows)
         run.finish()
+        wandb.teardown()  # the service may still be writing the run's file until it has ended
 
 
 @contextlib.contextmanager

@@ -40,15 +40,15 @@ def prepare(config: TrainConfig, needed: list[Part]) -> None:
         line.show("")
         return
     context = multiprocessing.get_context("spawn")
-    failures = context.SimpleQueue()
+    failures, failed = context.Pipe(duplex=False)
     processes: list[BaseProcess] = []
     for worker in range(config.data.workers):
-        arguments = (config, order, worker, os.getpid(), failures)
+        arguments = (config, order, worker, os.getpid(), failed)
         processes.append(context.Process(target=_work, args=arguments, daemon=True))
         processes[-1].start()
     while not _ready(config, needed):
-        if not failures.empty():
-            raise ValueError(f"the training clips cannot be encoded: {failures.get()}")
+        if failures.poll():
+            raise ValueError(f"the training clips cannot be encoded: {failures.recv()}")
         if not any(process.is_alive() for process in processes) and not _ready(config, needed):
             raise RuntimeError("the processes that encode the training clips were killed")
         time.sleep(POLL_SECONDS)
@@ -72,7 +72,7 @@ def _state(parts: list[Part]) -> str:
     return f"encoding {', '.join(counts)}"
 
 
-def _work(config: TrainConfig, order: list[Part], worker: int, parent: int, failures: Any) -> None:
+def _work(config: TrainConfig, order: list[Part], worker: int, parent: int, failed: Any) -> None:
     """Fill the parts in their order, with one thread, as long as the parent lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -84,7 +84,7 @@ def _work(config: TrainConfig, order: list[Part], worker: int, parent: int, fail
                 pass
     except Exception as error:
         with contextlib.suppress(OSError):  # nobody listens once training has begun
-            failures.put(" ".join(str(error).split()) or type(error).__name__)
+            failed.send(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _end_with(parent: int) -> None:
