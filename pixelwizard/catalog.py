@@ -30,7 +30,8 @@ def groups(task: str) -> list[str]:
     """The config groups of a task: folders of ``conf`` that fill a key of its root dataclass."""
     conf = asset_root("conf") / "conf"
     keys = [field.name for field in fields(settings.roots()[task])]
-    return [key for key in keys if (conf / key).is_dir()] + ["experiments"]
+    composed = ["experiments"] if "run_dir" in keys else []
+    return [key for key in keys if (conf / key).is_dir()] + composed
 
 
 def options(group: str) -> list[str]:

@@ -8,7 +8,9 @@ A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
     models_t5_umt5-enc.safetensors or models_t5_umt5-xxl-enc-bf16.pth     the text encoder
     google/umt5-xxl/                                                      its tokenizer
 
-``backbone.anchor`` and ``backbone.detail`` name a file that takes the place of the folder's own.
+or as its Diffusers version is, with ``transformer/``, ``vae/``, ``text_encoder/`` and
+``tokenizer/``. ``backbone.anchor`` and ``backbone.detail`` name a file that takes the place of the
+folder's own.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from pixelwizard.settings import BackboneSettings
+from pixelwizard import catalog
+from pixelwizard.digests import file_digest
+from pixelwizard.settings import BackboneSettings, DiTSizes
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"
@@ -27,13 +32,29 @@ TOKENIZER = "google/umt5-xxl"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
 # The first name of each part is the one that is written.
-NAMES = {
+NAMES: dict[str, tuple[str, ...]] = {
     "anchor": ("diffusion_pytorch_model.safetensors", INDEX),
     "detail": ("detail/model.safetensors", "detail/model.pt"),
     "vae": ("Wan2.2_VAE.safetensors", "Wan2.2_VAE.pth"),
     "text_encoder": ("models_t5_umt5-enc.safetensors", "models_t5_umt5-xxl-enc-bf16.pth"),
 }
-_COMPANIONS = {"anchor": (CONFIG,), "text_encoder": (f"{TOKENIZER}/tokenizer_config.json",)}
+DIFFUSERS_NAMES: dict[str, tuple[str, ...]] = {
+    "anchor": ("transformer/diffusion_pytorch_model.safetensors", f"transformer/{INDEX}"),
+    "detail": NAMES["detail"],
+    "vae": ("vae/diffusion_pytorch_model.safetensors", f"vae/{INDEX}"),
+    "text_encoder": (
+        "text_encoder/model.safetensors",
+        "text_encoder/model.safetensors.index.json",
+    ),
+}
+DETAIL_SOURCE = "pixelwizard-4k"
+_SHOWN = 6  # how many entries of a folder an error lists
+_OTHERS = {
+    "high_noise_model": "Wan2.2-A14B, a pair of networks",
+    "transformer_2": "Wan2.2-A14B, a pair of networks",
+    "Wan2.1_VAE.pth": "Wan2.1",
+}
+"""Files that another model's folder has, and what that model is."""
 
 
 class MissingWeights(ValueError):
@@ -47,21 +68,65 @@ def weights_folder(backbone: BackboneSettings) -> Path:
     return Path(__file__).parent / "assets" / backbone.name
 
 
+def tokenizer_folder(backbone: BackboneSettings) -> Path:
+    """Where the tokenizer of a backbone is, in either layout."""
+    return weights_folder(backbone) / ("tokenizer" if _is_diffusers(backbone) else TOKENIZER)
+
+
 def find_weights(backbone: BackboneSettings, part: str) -> Path:
     """The file that holds (or, for shards, lists) the weights of a part; MissingWeights if none."""
     require_weights(backbone, [part])
     return next(path for path in _candidates(backbone, part) if path.is_file())
 
 
+def there(backbone: BackboneSettings) -> list[str]:
+    """The parts of a backbone that have a file with weights, complete or not."""
+    return [part for part in PARTS if any(path.is_file() for path in _candidates(backbone, part))]
+
+
 def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) -> None:
-    """Raise MissingWeights, naming the folder and every missing file, unless all are there."""
+    """Raise a ValueError unless the files of all ``parts`` are there, for a network of this size.
+
+    MissingWeights names the folder, what it has, every missing file and how to fetch them.
+    """
+    parts = list(parts)
+    if "anchor" in parts and not backbone.anchor:
+        check_config(backbone)
+    missing = {part: names for part in parts if (names := _missing(backbone, part))}
+    if not missing:
+        return
     folder = weights_folder(backbone)
-    missing = [name for part in parts for name in _missing(backbone, part)]
-    if missing:
-        where = f"{folder}" if folder.is_dir() else f"{folder}, which is no folder"
-        raise MissingWeights(
-            f"backbone={backbone.name} needs files that are not in {where}: {', '.join(missing)};"
-            " put them there, or name their place with backbone.folder, .anchor and .detail"
+    where = f"{folder} ({_content(folder)})" if folder.is_dir() else f"{folder}, which is no folder"
+    listed = ", ".join(name for names in missing.values() for name in names)
+    raise MissingWeights(
+        f"backbone={backbone.name} needs files that are not in {where}: {listed};"
+        f" {_remedy(backbone, set(missing))}"
+    )
+
+
+def check_config(backbone: BackboneSettings) -> None:
+    """Refuse a folder whose ``config.json`` describes another network; none is no objection here.
+
+    Raises ValueError with the first sizes that differ.
+    """
+    path = _config_file(backbone)
+    if not path.is_file():
+        return
+    try:
+        found = _official_config(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as a network's configuration: {error}") from error
+    sizes = asdict(backbone.dit)
+    wrong = [
+        f"{key} is {found[key]}, not {sizes[key]}"
+        for key in sizes
+        if key in found and found[key] != sizes[key]
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"{path} is another network than backbone={backbone.name} describes:"
+            f" {', '.join(wrong[:3])}{more}"
         )
 
 
@@ -74,21 +139,48 @@ def weight_files(path: Path) -> list[Path]:
         return [path]
     try:
         names = set(json.loads(path.read_text())["weight_map"].values())
+        return [path.parent / name for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not an index of safetensors shards: {error!r}") from error
-    return [path.parent / name for name in sorted(names)]
 
 
 def weights_digest(backbone: BackboneSettings, part: str) -> str:
-    """sha256 over the files that determine a part: its weights and, for text, its tokenizer."""
-    files = weight_files(find_weights(backbone, part))
+    """sha256 over what determines a part: its files, for text its tokenizer, the choice of EMA."""
+    path = find_weights(backbone, part)
+    digests = [file_digest(file) for file in weight_files(path)]
     if part == "text_encoder":
-        tokenizer = weights_folder(backbone) / TOKENIZER
-        files += sorted(path for path in tokenizer.iterdir() if path.is_file())
-    digests = [_digest_of(path) for path in files]
+        files = tokenizer_folder(backbone).iterdir()
+        digests += [file_digest(file) for file in sorted(files) if file.is_file()]
+    if part in ("anchor", "detail") and path.suffix == ".pt" and backbone.ema == "false":
+        digests.append("without EMA")
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _is_diffusers(backbone: BackboneSettings) -> bool:
+    folder = weights_folder(backbone)
+    return (folder / "transformer").is_dir() or (folder / "model_index.json").is_file()
+
+
+def _layout(backbone: BackboneSettings) -> dict[str, tuple[str, ...]]:
+    return DIFFUSERS_NAMES if _is_diffusers(backbone) else NAMES
+
+
+def _config_file(backbone: BackboneSettings) -> Path:
+    folder = weights_folder(backbone)
+    return folder / "transformer" / CONFIG if _is_diffusers(backbone) else folder / CONFIG
+
+
+def _official_config(found: dict[str, Any]) -> dict[str, Any]:
+    """A network's configuration under the official keys, whichever layout it is from."""
+    if "attention_head_dim" not in found:
+        return found
+    heads = found["num_attention_heads"]
+    names = {key: key for key in DiTSizes.__dataclass_fields__}
+    names |= {"in_channels": "in_dim", "out_channels": "out_dim"}
+    known = {names[key]: value for key, value in found.items() if key in names}
+    return {**known, "num_heads": heads, "dim": heads * found["attention_head_dim"]}
 
 
 def _candidates(backbone: BackboneSettings, part: str) -> list[Path]:
@@ -96,7 +188,7 @@ def _candidates(backbone: BackboneSettings, part: str) -> list[Path]:
     chosen = {"anchor": backbone.anchor, "detail": backbone.detail}.get(part)
     if chosen:
         return [Path(chosen).expanduser()]
-    return [weights_folder(backbone) / name for name in NAMES[part]]
+    return [weights_folder(backbone) / name for name in _layout(backbone)[part]]
 
 
 def _missing(backbone: BackboneSettings, part: str) -> list[str]:
@@ -104,28 +196,42 @@ def _missing(backbone: BackboneSettings, part: str) -> list[str]:
     candidates = _candidates(backbone, part)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        names = [str(candidates[0])] if len(candidates) == 1 else NAMES[part]
+        alone = len(candidates) == 1
+        names = [str(candidates[0])] if alone else _layout(backbone)[part]
         missing = [f"{' or '.join(names)} ({part})"]
     else:
         shards = [path for path in weight_files(found) if not path.is_file()]
         missing = [f"{path.name} ({part}, named by {found.name})" for path in shards]
-    if len(candidates) > 1:
-        folder = weights_folder(backbone)
-        companions = [name for name in _COMPANIONS.get(part, ()) if not (folder / name).is_file()]
-        missing += [f"{name} ({part})" for name in companions]
+    folder = weights_folder(backbone)
+    companions = []
+    if part == "anchor" and not backbone.anchor:
+        companions.append(_config_file(backbone))
+    if part == "text_encoder":
+        companions.append(tokenizer_folder(backbone) / "tokenizer_config.json")
+    missing += [f"{p.relative_to(folder)} ({part})" for p in companions if not p.is_file()]
     return missing
 
 
-def _digest_of(path: Path) -> str:
-    state = path.stat()
-    return _digest(str(path.resolve()), state.st_size, state.st_mtime_ns)
+def _content(folder: Path) -> str:
+    """What a folder has, for an error."""
+    names = sorted(path.name for path in folder.iterdir())
+    other = next((model for name, model in _OTHERS.items() if name in names), None)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    listed = f"it has {', '.join(names[:_SHOWN])}{more}" if names else "it is empty"
+    return f"{listed}; it looks like {other}" if other else listed
 
 
-@cache
-def _digest(path: str, size: int, modified_ns: int) -> str:
-    """sha256 of a file; size and time are only part of the key, so that a changed file counts."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _remedy(backbone: BackboneSettings, missing: set[str]) -> str:
+    """What to type to get the missing parts."""
+    steps = []
+    if backbone.name in catalog.options("source"):
+        if missing - {"detail"}:
+            steps.append(f"fetch them with: pixelwizard fetch {backbone.name}")
+        if "detail" in missing:
+            steps.append(
+                f"fetch a detail network with: pixelwizard fetch {DETAIL_SOURCE},"
+                " and name it with backbone.detail=FILE"
+            )
+    return "; ".join(steps) or (
+        "put them there, or name their place with backbone.folder, .anchor and .detail"
+    )

@@ -91,11 +91,20 @@ def _parse(argv: Sequence[str]) -> Arguments:
             arguments.sweep_dir = word.split("=", 1)[1]
         elif "=" in word or word.startswith("~"):
             arguments.overrides.append(word)
+        elif (key := _key_of_words(arguments)) is not None:
+            arguments.overrides.append(f"{key}={word}")
         else:
             raise ConfigError(
                 f"{word!r} is neither an option nor key=value; put a text after --prompt"
             )
     return arguments
+
+
+def _key_of_words(arguments: Arguments) -> str | None:
+    """The key that a bare word gives a value to, if the task has one and it is not given yet."""
+    key = command(arguments.task).word
+    given = [override.split("=", 1)[0] for override in arguments.overrides]
+    return None if key in given else key
 
 
 _VALUES = {"--prompt": '"a red circle moves left over a gray background"', "--cfg": "job"}
@@ -116,6 +125,8 @@ def _sweep(task: Command, arguments: Arguments, jobs: Sequence[Job], argv: Seque
 
     if any(word.split("=")[0].lstrip("+") == "run_dir" for word in arguments.overrides):
         raise ConfigError("run_dir is for one run; a sweep puts its jobs into sweep_dir=FOLDER")
+    if not hasattr(jobs[0].config, "run_dir"):
+        raise ConfigError(f"{arguments.task} runs once; leave -m and lists of values out")
     name = short_hash([arguments.task, arguments.overrides, arguments.prompts])
     folder = Path.cwd() / Path(arguments.sweep_dir or f"outputs/sweep-{name}").expanduser()
     named: dict[str, Callable[[], int]] = {}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import hydra
 import yaml
@@ -29,7 +29,7 @@ from pixelwizard.schema import ConfigError
 
 PATHS = (
     *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
-    *("data.dir", "objective.init_from"),
+    *("data.dir", "objective.init_from", "out", "source.folder"),
 )
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
 NAMING = ("backbone", "resolution", "schedule")
@@ -83,7 +83,8 @@ def compose(
 @contextmanager
 def _composer(task: str) -> Iterator[None]:
     """Hydra over ``conf`` and the defaults of the task's dataclass; its errors as ConfigError."""
-    defaults = {"run_dir": None, **schema.defaults(settings.roots()[task])}
+    root = settings.roots()[task]
+    defaults = {**({"run_dir": None} if has_run_folder(root) else {}), **schema.defaults(root)}
     ConfigStore.instance().store(name=f"{task}_defaults", node=defaults)
     Plugins.instance().register(ExperimentsPath)
     conf = catalog.asset_root("conf") / "conf"
@@ -94,6 +95,11 @@ def _composer(task: str) -> Iterator[None]:
         raise ConfigError(_sentence(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
+
+
+def has_run_folder(root: type) -> bool:
+    """Whether a task, known by its root dataclass, puts its results into a run folder."""
+    return any(field.name == "run_dir" for field in dataclasses.fields(root))
 
 
 def _hydra(task: str, overrides: Sequence[str]) -> DictConfig:
@@ -111,7 +117,9 @@ def _config(composed: DictConfig, prompts: Sequence[str]) -> Any:
         values["prompt"] = list(prompts)
     for key in PATHS:
         _make_absolute(values, key)
-    given = values.get("run_dir")
+    if "run_dir" not in values:
+        return settings.from_plain(values)
+    given = values["run_dir"]
     config = settings.from_plain({**values, "run_dir": given or PENDING})
     if given:
         return config
@@ -214,7 +222,7 @@ def _unknown_key(key: str, leaves: dict[str, Any], groups: Sequence[str]) -> str
 
 
 def _is_text(hint: Any) -> bool:
-    return hint is str or str in get_args(hint) and list not in get_args(hint)
+    return hint is str or str in get_args(hint) and get_origin(hint) is not list
 
 
 def _quoted(value: str) -> str:

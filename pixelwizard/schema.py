@@ -55,8 +55,9 @@ def convert(value: Any, hint: Any, key: str) -> Any:
     if hint is Any:
         return value
     if origin is Literal:
-        if value in get_args(hint) and not isinstance(value, bool):
-            return value
+        text = show(value) if isinstance(value, bool) else value
+        if text in get_args(hint):
+            return text
         raise ConfigError(choice(key, value, [str(option) for option in get_args(hint)]))
     if origin in (Union, types.UnionType):
         if value is None:

@@ -13,49 +13,9 @@ import yaml
 
 from pixelwizard.geometry import Geometry
 from pixelwizard.schema import ConfigError, build, choice
-
-
-@dataclass(frozen=True)
-class DiTSizes:
-    """Sizes of the diffusion transformer, named as in the official ``config.json``."""
-
-    in_dim: int = 48
-    out_dim: int = 48
-    dim: int = 3072
-    ffn_dim: int = 14336
-    freq_dim: int = 256
-    text_dim: int = 4096
-    text_len: int = 512
-    num_heads: int = 24
-    num_layers: int = 30
-    eps: float = 1e-6
-
-
-@dataclass(frozen=True)
-class VAESizes:
-    """Sizes of the causal video autoencoder; ``latent_mean``, ``latent_std``: ``z_dim`` entries."""
-
-    z_dim: int = 48
-    dim: int = 160
-    dec_dim: int = 256
-    dim_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
-    num_res_blocks: int = 2
-    temporal_downsample: List[bool] = field(default_factory=lambda: [False, True, True])
-    latent_mean: List[float] = field(default_factory=list)
-    latent_std: List[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TextSizes:
-    """Sizes of the UMT5 text encoder, named as in the official code."""
-
-    vocab_size: int = 256384
-    dim: int = 4096
-    dim_attn: int = 4096
-    dim_ffn: int = 10240
-    num_heads: int = 64
-    num_layers: int = 24
-    num_buckets: int = 32
+from pixelwizard.sizes import DiTSizes as DiTSizes
+from pixelwizard.sizes import TextSizes as TextSizes
+from pixelwizard.sizes import VAESizes as VAESizes
 
 
 @dataclass(frozen=True)
@@ -63,7 +23,8 @@ class BackboneSettings:
     """One backbone: where its weights are and how large its networks are.
 
     ``folder`` is laid out like the official release (``None``: the weights inside the package);
-    ``anchor`` and ``detail`` are checkpoints of the two stages (``None``: the folder's own).
+    ``anchor`` and ``detail`` are checkpoints of the two stages (``None``: the folder's own);
+    ``ema``: whether a trainer's container gives its averaged weights (``auto``: if it has them).
     The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
     """
 
@@ -71,6 +32,7 @@ class BackboneSettings:
     folder: Optional[str] = None
     anchor: Optional[str] = None
     detail: Optional[str] = None
+    ema: Literal["auto", "true", "false"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     negative_prompt: str = ""
     anchor_guidance: float = 5.0
@@ -222,8 +184,10 @@ def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
     from pixelwizard.plan_settings import PlanConfig
     from pixelwizard.train_settings import TrainConfig
+    from pixelwizard.weights_settings import ConvertConfig, FetchConfig
 
-    return {"generate": Config, "train": TrainConfig, "plan": PlanConfig}
+    tasks: tuple[Any, ...] = (Config, TrainConfig, PlanConfig, FetchConfig, ConvertConfig)
+    return {root.task: root for root in tasks}
 
 
 def load(path: Union[str, Path]) -> Any:
@@ -231,9 +195,7 @@ def load(path: Union[str, Path]) -> Any:
 
     Raises ConfigError where the file is not a configuration of this version.
     """
-    with open(path, encoding="utf-8") as file:
-        values = yaml.safe_load(file)
-    return from_plain(values)
+    return from_plain(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
 
 
 def from_plain(values: Any) -> Any:

@@ -94,7 +94,9 @@ def _generate(config: Config) -> int:
         Status(folder / "status.json", [job.id for job in jobs]).done(*(job.id for job in jobs))
     else:
         from pixelwizard.runs.predict import generate
+        from pixelwizard.shortcut.weights import check_weights
 
+        check_weights(config.backbone)
         failed = generate(config, jobs, digests).failed
     print(folder)
     for job in jobs:

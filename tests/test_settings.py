@@ -81,7 +81,10 @@ def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> No
         ({"save_anchor": "yes"}, "save_anchor=yes must be true or false"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"tracker__kind": "wanbd"}, "did you mean wandb?"),
-        ({"task": "trian"}, "task=trian must be one of generate, plan, train; did you mean train?"),
+        (
+            {"task": "trian"},
+            "task=trian must be one of convert, fetch, generate, plan, train; did you mean train?",
+        ),
         ({"run_dir": None}, "run_dir=null must be text"),
     ],
 )

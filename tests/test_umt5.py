@@ -12,6 +12,7 @@ from pixelwizard.wan.umt5 import (
     clean,
     load_tokenizer,
     official_names,
+    official_shapes,
     unknown_words,
     write_word_tokenizer,
 )
@@ -99,3 +100,8 @@ def test_the_miniatures_tokenizer_knows_every_word_of_its_captions():
     tokenizer = load_tokenizer(ASSETS / "google/umt5-xxl")
     assert [word for word in WORDS_OF_CAPTIONS if unknown_words(tokenizer, word)] == []
     assert len(tokenizer) == len(WORDS_OF_CAPTIONS) + 3
+
+
+def test_the_shapes_of_the_weights_are_known_without_the_encoder(encoder):
+    state = encoder.official_state_dict()
+    assert official_shapes(SIZES) == {name: list(t.shape) for name, t in state.items()}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pixelwizard.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
 from pixelwizard.settings import BackboneSettings, DiTSizes, TextSizes, VAESizes
 from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import load_detail, save_detail
+from pixelwizard.shortcut.weights import check_weights, load_detail, save_detail
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
 from pixelwizard.wan.vae import WanVAE
@@ -41,6 +41,13 @@ SETTINGS = BackboneSettings(
     ),
     text=TextSizes(vocab_size=8, dim=16, dim_attn=16, dim_ffn=24, num_heads=2, num_layers=1),
 )  # fmt: skip
+FILES = {
+    "anchor": ANCHOR,
+    "detail": DETAIL,
+    "vae": "Wan2.2_VAE.safetensors",
+    "text_encoder": "models_t5_umt5-enc.safetensors",
+}
+EMA = ("auto", "true", "false")
 LOADERS = {
     "anchor": load_anchor,
     "detail": load_detail,
@@ -121,17 +128,43 @@ def test_shards_with_an_index_load_like_one_file(backbone, networks):
         load_anchor(backbone)
 
 
-def test_control_blocks_come_from_the_names_and_ema_wins(backbone, networks, tmp_path):
-    state = {f"model.{name}": tensor for name, tensor in networks["detail"].state_dict().items()}
-    older = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    file = tmp_path / "tuned.pt"
-    torch.save({"generator": older, "generator_ema": state}, file)
-    chosen = replace(backbone, detail=str(file), control_blocks=[1])
-    loaded = load_detail(chosen)
-    assert list(loaded.spatial_adapter.zero_layers) == ["0", "1"]
-    assert loaded.head.modulation.abs().sum() > 0
-    torch.save({"generator": older}, file)
-    assert load_detail(chosen).head.modulation.abs().sum() == 0
+def container(file: Path, **parts: dict[str, Tensor]) -> str:
+    """Write a trainer's container, the names under its prefixes."""
+    prefixed = {
+        part: {f"model._fsdp_wrapped_module.{name}": tensor for name, tensor in state.items()}
+        for part, state in parts.items()
+    }
+    torch.save(prefixed, file)
+    return str(file)
+
+
+def test_a_trainers_container_gives_the_weights_that_ema_asks_for(backbone, networks, tmp_path):
+    averaged = networks["detail"].state_dict()
+    last = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
+    both = container(tmp_path / "both.pt", generator=last, generator_ema=averaged)
+    young = container(tmp_path / "young.pt", generator=last)
+
+    def size(file: str, ema: str) -> float:
+        chosen = replace(backbone, detail=file, control_blocks=[1], ema=ema)
+        loaded = load_detail(chosen)
+        assert list(loaded.spatial_adapter.zero_layers) == ["0", "1"], "as the names say"
+        return loaded.head.modulation.abs().sum().item()
+
+    assert size(both, "auto") == size(both, "true") > 0
+    assert size(both, "false") == size(young, "auto") == size(young, "false") == 0
+    with pytest.raises(ValueError, match="has no generator_ema, but generator; backbone.ema=true"):
+        size(young, "true")
+    digests = {weights_digest(replace(backbone, detail=both, ema=e), "detail") for e in EMA}
+    assert len(digests) == 2, "the last weights are not the averaged ones"
+
+
+def test_a_bare_checkpoint_has_no_averaged_weights(backbone, networks, tmp_path):
+    torch.save(networks["detail"].state_dict(), tmp_path / "bare.pt")
+    chosen = replace(backbone, detail=str(tmp_path / "bare.pt"))
+    assert load_detail(chosen).head.modulation.abs().sum() > 0
+    with pytest.raises(ValueError, match="holds no averaged weights, but backbone.ema=true"):
+        load_detail(replace(chosen, ema="true"))
+    load_anchor(replace(backbone, ema="true"))
 
 
 def test_a_checkpoint_of_the_other_stage_is_refused(backbone):
@@ -162,6 +195,29 @@ def test_differing_names_and_shapes_are_named(backbone):
     assert "\n" not in text
 
 
+@pytest.mark.parametrize("part", LOADERS)
+def test_the_gate_refuses_any_part_that_does_not_fit(part, backbone):
+    check_weights(backbone)
+    edit(Path(backbone.folder) / FILES[part], **{"extra.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="unexpected extra.weight"):
+        check_weights(backbone)
+
+
+def test_quantised_weights_are_refused(backbone):
+    eighth = torch.zeros(16, dtype=torch.int8)
+    edit(Path(backbone.folder) / ANCHOR, **{"head.head.bias": eighth})
+    with pytest.raises(ValueError, match="head.head.bias of type int8, which is quantised"):
+        load_anchor(backbone)
+
+
+def test_a_detail_network_with_more_blocks_is_another_one(backbone, networks, tmp_path):
+    state = dict(networks["detail"].state_dict())
+    state["spatial_adapter.zero_layers.7.weight"] = torch.zeros(64, 64)
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="steers block 7, but .* has 2 blocks"):
+        load_detail(replace(backbone, detail=str(tmp_path / "other.safetensors")))
+
+
 @pytest.mark.parametrize("name", [ANCHOR, "Wan2.2_VAE.safetensors"])
 def test_a_truncated_safetensors_file_is_refused(name, backbone):
     file = Path(backbone.folder) / name
@@ -189,7 +245,7 @@ def test_a_pickle_of_something_else_is_refused(content, backbone, tmp_path):
 
 def test_a_folder_of_another_model_is_refused_by_its_config(backbone):
     with pytest.raises(ValueError, match="dim is 64, not 128"):
-        load_anchor(replace(backbone, dit=replace(backbone.dit, dim=128)))
+        require_weights(replace(backbone, dit=replace(backbone.dit, dim=128)))
     (Path(backbone.folder) / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json cannot be read"):
         load_anchor(backbone)
@@ -207,6 +263,55 @@ def test_missing_files_are_named_in_one_sentence_with_the_folder(backbone, tmp_p
     require_weights(backbone, ["anchor", "vae"])
     with pytest.raises(MissingWeights, match="detail/model.safetensors or detail/model.pt"):
         load_detail(backbone)
+
+
+def test_what_is_there_and_what_it_looks_like_is_said(backbone, tmp_path):
+    other = tmp_path / "other"
+    (other / "high_noise_model").mkdir(parents=True)
+    (other / "Wan2.1_VAE.pth").touch()
+    with pytest.raises(MissingWeights) as error:
+        require_weights(replace(backbone, folder=str(other)))
+    assert "it has Wan2.1_VAE.pth, high_noise_model; it looks like Wan2.2-A14B" in str(error.value)
+
+
+def test_missing_weights_say_how_to_fetch_them(tmp_path):
+    full = BackboneSettings(name="wan2_2_ti2v_5b", folder=str(tmp_path / "nowhere"))
+    with pytest.raises(MissingWeights) as error:
+        require_weights(full)
+    text = str(error.value)
+    assert "pixelwizard fetch wan2_2_ti2v_5b;" in text
+    assert "pixelwizard fetch pixelwizard-4k, and name it with backbone.detail=FILE" in text
+    with pytest.raises(MissingWeights) as error:
+        require_weights(full, ["vae"])
+    assert "pixelwizard-4k" not in str(error.value)
+
+
+@torch.no_grad()
+def test_a_streamed_text_encoder_equals_a_loaded_one(backbone):
+    texts = ["a red circle", "circle", ""]
+    loaded = load_text_encoder(backbone)
+    streamed = load_text_encoder(backbone, stream=True)
+    for one, other in zip(loaded(texts), streamed(texts), strict=True):
+        assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_a_streamed_block_is_on_the_device_only_while_it_computes(backbone):
+    encoder = load_text_encoder(backbone, stream=True, dtype=torch.bfloat16)
+    stack = encoder.model.encoder
+    parts = [*stack.block, stack.final_layer_norm]
+    seen = []
+
+    def away(module: nn.Module) -> bool:
+        return all(weight.dtype == torch.bfloat16 for weight in module.parameters())
+
+    for part in parts:
+        part.register_forward_hook(
+            lambda *_, part=part: seen.append([away(other) for other in parts]), prepend=True
+        )
+    assert encoder(["a red circle"])[0].dtype == torch.bfloat16
+    assert seen == [[one is other for other in parts] for one in parts]
+    assert not any(away(part) for part in parts)
 
 
 def test_the_digest_follows_the_content(backbone):

@@ -13,16 +13,18 @@ class Command:
     """One task: what it does in a line, examples that run as written, and how to run it.
 
     ``check(config)`` raises ValueError for what cannot run; ``run(config, command_line)`` returns
-    the exit code. ``config`` is the task's root dataclass.
+    the exit code. ``config`` is the task's root dataclass; ``word`` is the key that a bare word on
+    the command line gives a value to.
     """
 
     summary: str
     examples: str
     check: Callable[[Any], None]
     run: Callable[[Any, Sequence[str]], int]
+    word: str | None = None
 
 
-TASKS = ("generate", "train", "plan")
+TASKS = ("generate", "train", "plan", "fetch", "convert")
 DEFAULT_TASK = "generate"
 
 

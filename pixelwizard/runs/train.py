@@ -45,14 +45,9 @@ from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import save_detail
 from pixelwizard.train_settings import TrainConfig
 from pixelwizard.wan.dit import WanDiT
+from pixelwizard.wan.files import read_tensors, write
 from pixelwizard.wan.vae import AttentionBlock, ResidualBlock, WanVAE
-from pixelwizard.wan.weights import (
-    load_text_encoder,
-    read_tensors,
-    save_anchor,
-    save_vae,
-    write,
-)
+from pixelwizard.wan.weights import load_text_encoder, save_anchor, save_vae
 
 
 def train(config: TrainConfig) -> int:

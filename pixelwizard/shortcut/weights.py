@@ -1,4 +1,4 @@
-"""The detail network's weights: PixelWizard's containers or safetensors."""
+"""The detail network's weights: PixelWizard's containers or safetensors; the gate of all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ import re
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from pixelwizard.checkpoints import NAMES, find_weights
+from pixelwizard.checkpoints import NAMES, find_weights, require_weights
 from pixelwizard.settings import BackboneSettings
 from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.wan.weights import fill, has_adapter, read_tensors, save, unwrap
+from pixelwizard.wan.files import read_tensors, save, unwrap
+from pixelwizard.wan.layouts import official_dit
+from pixelwizard.wan.weights import (
+    check,
+    fill,
+    has_adapter,
+    open_anchor,
+    open_text_encoder,
+    open_vae,
+    shapes_of,
+)
 
 _CONTROL = re.compile(r"spatial_adapter\.zero_layers\.(\d+)\.weight")
 
@@ -24,15 +35,37 @@ def load_detail(
 
     Raises ValueError if its file is missing, broken or another network's.
     """
+    return fill(*open_detail(backbone), device, dtype)
+
+
+def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tensor]]:
+    """The detail network on the meta device and its mapped weights, checked but not loaded."""
     path = find_weights(backbone, "detail")
-    tensors = unwrap(read_tensors(path), path)
+    tensors = official_dit(unwrap(read_tensors(path), path, backbone.ema))
     if not has_adapter(tensors):
         raise ValueError(f"{path} has no spatial adapter: it is an anchor, not a detail network")
     matches = (_CONTROL.fullmatch(name) for name in tensors)
     blocks = sorted(int(match[1]) for match in matches if match)
+    if blocks and blocks[-1] >= backbone.detail_dit.num_layers:
+        raise ValueError(
+            f"{path} steers block {blocks[-1]}, but this backbone's detail network has "
+            f"{backbone.detail_dit.num_layers} blocks: it belongs to another one"
+        )
     with torch.device("meta"):
         network = ShortcutDiT(backbone.detail_dit, blocks)
-    return fill(network, tensors, path, device, dtype)
+    check(tensors, shapes_of(network), path)
+    return network, tensors
+
+
+def check_weights(backbone: BackboneSettings) -> None:
+    """Check the files of all four parts before anything is computed; reads names and shapes only.
+
+    Raises ValueError for the first file that is missing, broken or another network's.
+    """
+    require_weights(backbone)
+    open_text_encoder(backbone)
+    for part in (open_anchor, open_detail, open_vae):
+        part(backbone)
 
 
 def save_detail(

@@ -109,6 +109,43 @@ def official_names(num_layers: int) -> dict[str, str]:
     return names
 
 
+def official_shapes(sizes: TextSizes) -> dict[str, list[int]]:
+    """The shape of every weight by official name, known without building the encoder."""
+    dim, inner, hidden = sizes.dim, sizes.dim_attn, sizes.dim_ffn
+    block = {
+        "norm1": [dim],
+        "attn.q": [inner, dim],
+        "attn.k": [inner, dim],
+        "attn.v": [inner, dim],
+        "attn.o": [dim, inner],
+        "pos_embedding.embedding": [sizes.num_buckets, sizes.num_heads],
+        "norm2": [dim],
+        "ffn.gate.0": [hidden, dim],
+        "ffn.fc1": [hidden, dim],
+        "ffn.fc2": [dim, hidden],
+    }
+    shapes = {"token_embedding.weight": [sizes.vocab_size, dim], "norm.weight": [dim]}
+    for layer in range(sizes.num_layers):
+        shapes |= {f"blocks.{layer}.{name}.weight": shape for name, shape in block.items()}
+    return shapes
+
+
+class _Visit:
+    """A module's weights, on another device from ``arrive`` to ``leave``."""
+
+    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.home = [(parameter, parameter.data) for parameter in module.parameters()]
+
+    def arrive(self, *_: object) -> None:
+        for parameter, data in self.home:
+            parameter.data = data.to(self.device, self.dtype, copy=True)
+
+    def leave(self, *_: object) -> None:
+        for parameter, data in self.home:
+            parameter.data = data
+
+
 class TextEncoder(nn.Module):
     """UMT5 encoder with its tokenizer.
 
@@ -140,6 +177,7 @@ class TextEncoder(nn.Module):
             )
         )
         self._names = official_names(sizes.num_layers)
+        self._streamed_to: torch.device | None = None
 
     def tokenize(self, texts: Sequence[str]) -> list[Tensor]:
         """Clean and tokenise: one int64 vector [L_i] per text, ending in </s>, truncated."""
@@ -152,17 +190,36 @@ class TextEncoder(nn.Module):
 
     def encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         """Encode a batch of token vectors [L_i] -> embeddings [L_i, dim], padded only inside."""
-        device = self.model.shared.weight.device
+        embedding = self.model.shared
         lengths = [len(ids) for ids in tokens]
-        ids_BL = pad_sequence(list(tokens), batch_first=True, padding_value=0).to(device)
+        ids_BL = pad_sequence(list(tokens), batch_first=True, padding_value=0)
+        embedded_BLD = embedding(ids_BL.to(embedding.weight.device))
+        if self._streamed_to is not None:
+            embedded_BLD = embedded_BLD.to(self._streamed_to, self._streamed_dtype)
+        device = embedded_BLD.device
         positions_L = torch.arange(ids_BL.shape[1], device=device)
         mask_BL = (positions_L < torch.tensor(lengths, device=device)[:, None]).long()
-        hidden_BLD = self.model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        hidden_BLD = self.model(
+            inputs_embeds=embedded_BLD, attention_mask=mask_BL
+        ).last_hidden_state
         return [hidden[:length] for hidden, length in zip(hidden_BLD, lengths, strict=True)]
 
     def forward(self, texts: Sequence[str]) -> list[Tensor]:
         """Texts -> embeddings [L_i, dim], one text at a time: none depends on its neighbours."""
         return [self.encode([tokens])[0] for tokens in self.tokenize(texts)]
+
+    def stream(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Compute on ``device`` in ``dtype``, each block's weights there only while they are used.
+
+        The weights stay where they are, in a mapped file for example; the embedding, 2 GB at full
+        size, is looked up there. The device never holds more than one block. For inference.
+        """
+        self._streamed_to, self._streamed_dtype = device, dtype
+        stack = self.model.encoder
+        for module in (*stack.block, stack.final_layer_norm):
+            visit = _Visit(module, device, dtype)
+            module.register_forward_pre_hook(visit.arrive)
+            module.register_forward_hook(visit.leave)
 
     def official_state_dict(self) -> dict[str, Tensor]:
         """Return the weights under their official names (views, not copies)."""
