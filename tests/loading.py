@@ -64,7 +64,7 @@ def measure(folder: Path, sizes: DiTSizes) -> dict[str, float]:
         while not done.wait(SECONDS_BETWEEN):
             peak = max(peak, anonymous_bytes())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     started = time.perf_counter()
     network = load_anchor(backbone, "cpu", torch.bfloat16)
