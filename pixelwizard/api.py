@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.run_folder import CONFIG
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings import load
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def read_run(folder: Path | str) -> Run:
     status = json.loads((folder / "status.json").read_text("utf-8"))
     done = [name for name, state in status.items() if state["state"] == "done"]
     failed = {name: state["why"] for name, state in status.items() if state["state"] == "failed"}
-    videos = {name: folder / "videos" / f"{name}.mp4" for name in done}
+    suffix = load(folder / CONFIG).video.suffix
+    videos = {name: folder / "videos" / f"{name}{suffix}" for name in done}
     provenance = {
         name: json.loads(path.with_suffix(".json").read_text("utf-8"))
         for name, path in videos.items()

@@ -1,4 +1,4 @@
-"""What a device can do at most: rates measured by ``bench``, else published ones. No torch."""
+"""What a device has: rates measured by ``bench``, else published ones, and memory. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ HOST = 0.5
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Rates of one device: TFLOP/s of bfloat16 kernels, TB/s of its memory, GB/s from the host."""
+    """Rates of one device: TFLOP/s of bfloat16 kernels, TB/s of its memory, GB/s from the host.
+
+    ``memory_gb`` (1e9 bytes; None: not known) is what it is sold with.
+    """
 
     name: str
     matmul: float
@@ -22,6 +25,7 @@ class Ceilings:
     conv: float
     memory_tbs: float
     host_gbs: float
+    memory_gb: float | None = None
 
     def seconds(self, flops: Mapping[str, float], moved: float) -> float:
         """Time of operations by kind (matmul, attention, conv) and of ``moved`` bytes."""
@@ -32,11 +36,11 @@ class Ceilings:
 
 
 DEVICES = {
-    "h200": Ceilings("h200", 660, 590, 350, 3.3, 50),
-    "h100": Ceilings("h100", 640, 570, 350, 2.6, 50),
-    "a100": Ceilings("a100", 250, 215, 150, 1.5, 25),
-    "rtx5090": Ceilings("rtx5090", 200, 200, 110, 1.5, 50),
-    "rtx4090": Ceilings("rtx4090", 150, 150, 80, 0.85, 25),
+    "h200": Ceilings("h200", 660, 590, 350, 3.3, 50, 141),
+    "h100": Ceilings("h100", 640, 570, 350, 2.6, 50, 80),
+    "a100": Ceilings("a100", 250, 215, 150, 1.5, 25, 80),
+    "rtx5090": Ceilings("rtx5090", 200, 200, 110, 1.5, 50, 32),
+    "rtx4090": Ceilings("rtx4090", 150, 150, 80, 0.85, 25, 24),
 }
 """Expected, not measured here: published kernel rates (cuDNN attention, FlashAttention-2)."""
 

@@ -21,10 +21,10 @@ LETTERS = 170
 
 
 def write_contact_sheet(path: Path, rows: Sequence[tuple[str, Path]]) -> None:
-    """Write the sheet of (label, video) ``rows``; an ``ID.anchor.mp4`` beside is shown too."""
+    """Write the sheet of (label, video) ``rows``; an ``ID.anchor`` beside is shown too."""
     blocks = []
     for label, video in rows:
-        anchor = video.with_name(f"{video.stem}.anchor.mp4")
+        anchor = video.with_name(f"{video.stem}.anchor{video.suffix}")
         strips = [strip(file) for file in (anchor, video) if file.is_file()]
         blocks.append(_block(label, strips))
     sheet = np.concatenate(blocks, axis=0)

@@ -52,6 +52,11 @@ class Geometry:
         frames, height, width = self.token_grid
         return frames * height * width
 
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one clip in RGB, 8 bits per colour."""
+        return 3 * self.frames * self.height * self.width
+
 
 def nearest_sizes(value: int) -> tuple[int, int]:
     """The multiples of 32 around ``value``, at least 32."""
@@ -63,3 +68,31 @@ def nearest_frames(value: int) -> tuple[int, int]:
     """The frame counts 4n + 1 around ``value``, at least 1."""
     low = max(1, (value - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
     return low, low + TEMPORAL_STRIDE
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A grid of decode tiles; each sees ``overlap`` latent rows and columns of its neighbours."""
+
+    rows: int = 1
+    columns: int = 1
+    overlap: int = 3
+
+    @property
+    def count(self) -> int:
+        """How many tiles there are."""
+        return self.rows * self.columns
+
+    def within(self, height: int, width: int) -> Tiles:
+        """The same, but no more than a smaller latent has room for."""
+        rows = min(self.rows, most_tiles(height, self.overlap))
+        return Tiles(rows, min(self.columns, most_tiles(width, self.overlap)), self.overlap)
+
+
+WHOLE = Tiles()
+"""One tile: frames are decoded whole, exactly."""
+
+
+def most_tiles(cells: int, overlap: int) -> int:
+    """Into how many tiles latent rows or columns can be cut so that no three of them overlap."""
+    return max(1, cells // (2 * max(1, overlap)))

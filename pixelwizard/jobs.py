@@ -80,7 +80,7 @@ def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
         stage="decode",
         detail=detail_key,
         video=asdict(config.video),
-        tiles=[size.decode_tiles, size.decode_overlap],
+        decode=asdict(config.decode),
         sizes=asdict(backbone.vae),
         weights=digests["vae"],
         dtype=backbone.dtype,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pixelwizard.output_settings import DecodeSettings, check_decode
 from pixelwizard.settings import (
     BackboneSettings,
     MemorySettings,
@@ -28,6 +29,7 @@ class PlanConfig:
     anchor: SamplerSettings = field(default_factory=SamplerSettings)
     schedule: SamplerSettings = field(default_factory=SamplerSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
     device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
     format: Literal["text", "json"] = "text"
 
@@ -38,3 +40,4 @@ class PlanConfig:
         check_sampler(self.schedule, "schedule")
         check_backbone(self.backbone)
         check_memory(self.memory)
+        check_decode(self.decode, self.resolution.geometry)

@@ -9,27 +9,27 @@ them and for the driver.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Union
+from functools import partial
+from typing import Any
 
 import torch
 
 from pixelwizard.ceilings import Ceilings, find
-from pixelwizard.decode_cost import Cut, cost_of_decode, cuts
+from pixelwizard.decode_cost import Settings, choose_tiles
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.geometry import Geometry
-from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.geometry import Geometry, Tiles
 from pixelwizard.sampling_cost import Cost, Sampling, cost_of_sampling
-from pixelwizard.settings import Config
 from pixelwizard.text_cost import cost_of_text
 from pixelwizard.wan.dit import CHUNK
 
 GB = 1e9
 CONTEXT = 0.7e9
 CHUNKS = (CHUNK, CHUNK // 4)
-Settings = Union[Config, PlanConfig]
+STAGES = ("text", "anchor", "detail", "decode")
 
 log = logging.getLogger(__name__)
 
@@ -57,48 +57,76 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages, on which device they were timed and what they have to fit into."""
+    """All stages, on which device they were timed and what they have to fit into.
+
+    ``refusal``: one sentence saying which stage does not fit and what would; None if all fit.
+    """
 
     device: str
     budget_gb: float | None
     stages: tuple[StagePlan, ...]
+    refusal: str | None
 
     @property
     def by_name(self) -> Mapping[str, StagePlan]:
         """The stages by name: text, anchor, detail, decode."""
         return {stage.name: stage for stage in self.stages}
 
-    @property
-    def refusal(self) -> str | None:
-        """One sentence saying which stage does not fit and what would; None if all fit."""
-        tight = [stage for stage in self.stages if not stage.fits]
-        if not tight:
-            return None
-        worst = max(tight, key=lambda stage: stage.peak_gb)
-        needs = -(-(worst.peak_gb * GB + CONTEXT) // (0.1 * GB)) / 10
-        modes = "" if worst.mode == "stream" else " or memory=auto, which streams weights,"
-        return (
-            f"memory.budget_gb={self.budget_gb:g} is too little: the {worst.name} stage needs"
-            f" {needs:g} GB with weights {worst.mode};"
-            f" use memory.budget_gb={needs:g},{modes} or a smaller resolution"
-        )
-
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        total = sum(stage.seconds for stage in self.stages)
-        return {**asdict(self), "seconds": total, "refusal": self.refusal}
+        return {**asdict(self), "seconds": sum(stage.seconds for stage in self.stages)}
 
 
-def make_plan(config: Settings, device: str = "auto", budget_gb: float | None = None) -> Plan:
-    """The first way to run every stage that fits into the budget, else its leanest way.
+def make_plan(
+    config: Settings,
+    device: str = "auto",
+    budget_gb: float | None = None,
+    only: Collection[str] = STAGES,
+) -> Plan:
+    """The first way to run each stage that fits into the budget, else its leanest way.
 
-    ``budget_gb`` holds where ``config.memory.budget_gb`` says nothing; with neither, all fits.
+    ``budget_gb`` holds where ``config.memory.budget_gb`` says nothing; with neither, what the
+    device has.
     """
-    budget_gb = config.memory.budget_gb or budget_gb
     ceilings = find(device)
-    stages = (_text(config), _anchor(config), _detail(config), _decode(config))
-    chosen = tuple(_choose(ways, ceilings, budget_gb) for ways in stages)
-    return Plan(ceilings.name, budget_gb, chosen)
+    budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, ceilings)
+    limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
+    ways: dict[str, Callable[[Settings], Iterator[_Way]]] = {
+        "text": _text,
+        "anchor": _anchor,
+        "detail": _detail,
+        "decode": partial(_decode, limit),
+    }
+    stages = tuple(_choose(ways[name](config), ceilings, limit) for name in only)
+    return Plan(ceilings.name, budget_gb, stages, _refusal(config, stages, budget_gb))
+
+
+def _memory_gb(device: str, ceilings: Ceilings) -> float | None:
+    """What this machine's accelerator has, where it is the one that is asked for."""
+    if device == "auto" and torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory / GB
+    return ceilings.memory_gb
+
+
+def _refusal(
+    config: Settings, stages: Collection[StagePlan], budget_gb: float | None
+) -> str | None:
+    """The sentence about the stage that needs most, if not all fit."""
+    tight = [stage for stage in stages if not stage.fits]
+    if not tight:
+        return None
+    worst = max(tight, key=lambda stage: stage.peak_gb)
+    needs = -(-(worst.peak_gb * GB + CONTEXT) // (0.1 * GB)) / 10
+    leaner = ""
+    if worst.name == "decode":
+        leaner = "" if config.decode.mode == "auto" else " or decode=auto, which cuts frames,"
+    elif config.memory.mode not in ("auto", "stream"):
+        leaner = " or memory=auto, which streams weights,"
+    return (
+        f"memory.budget_gb={budget_gb:g} is too little: the {worst.name} stage needs {needs:g} GB"
+        f" with weights {', '.join([worst.mode, *_details(worst)])};"
+        f" use memory.budget_gb={needs:g},{leaner} or a smaller resolution"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,16 +138,16 @@ class _Way:
     mode: str
     cost: Cost
     chunk: int | None = None
-    cut: Cut | None = None
+    tiles: Tiles | None = None
 
 
-def _choose(ways: Iterator[_Way], ceilings: Ceilings, budget_gb: float | None) -> StagePlan:
+def _choose(ways: Iterator[_Way], ceilings: Ceilings, limit: float) -> StagePlan:
     """The first way that fits, or the one that needs least."""
     best: _Way | None = None
     for way in ways:
         if best is None or way.cost.peak < best.cost.peak:
             best = way
-        if budget_gb is None or way.cost.peak + CONTEXT <= budget_gb * GB:
+        if way.cost.peak <= limit:
             return _planned(way, ceilings, True)
     assert best is not None
     return _planned(best, ceilings, False)
@@ -139,7 +167,7 @@ def _planned(way: _Way, ceilings: Ceilings, fits: bool) -> StagePlan:
         mode=way.mode,
         fits=fits,
         chunk=way.chunk,
-        tiles=[way.cut.rows, way.cut.columns] if way.cut else None,
+        tiles=[way.tiles.rows, way.tiles.columns] if way.tiles else None,
     )
 
 
@@ -193,10 +221,10 @@ def _sampling(name: str, config: Settings, stage: Sampling) -> Iterator[_Way]:
             yield _Way(name, stage.geometry.tokens, mode, cost, chunk)
 
 
-def _decode(config: Settings) -> Iterator[_Way]:
-    for cut in cuts(config):
-        cost = cost_of_decode(config, cut)
-        yield _Way("decode", latent_cells(config.resolution.geometry), _held(config), cost, cut=cut)
+def _decode(limit: float, config: Settings) -> Iterator[_Way]:
+    tiles, cost = choose_tiles(config, limit)
+    cells = latent_cells(config.resolution.geometry)
+    yield _Way("decode", cells, _held(config), cost, tiles=tiles)
 
 
 def _held(config: Settings) -> str:
@@ -210,17 +238,22 @@ def latent_cells(geometry: Geometry) -> int:
     return frames * height * width
 
 
+def _details(stage: StagePlan) -> list[str]:
+    """Chunks or tiles in words."""
+    if stage.chunk:
+        return [f"chunks of {stage.chunk} tokens"]
+    if stage.tiles:
+        rows, columns = stage.tiles
+        return ["whole frames" if rows * columns == 1 else f"{rows} x {columns} tiles"]
+    return []
+
+
 def table(plan: Plan) -> str:
     """The plan for people."""
     head = ("stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "seconds", "how")
     rows: list[tuple[str, ...]] = [head]
     for stage in plan.stages:
-        how = [stage.mode]
-        how += [f"chunks of {stage.chunk} tokens"] if stage.chunk else []
-        if stage.tiles:
-            whole = stage.tiles == [1, 1]
-            how += ["whole frames" if whole else f"{stage.tiles[0]} x {stage.tiles[1]} tiles"]
-        how += [] if stage.fits else ["DOES NOT FIT"]
+        how = [stage.mode, *_details(stage), *([] if stage.fits else ["DOES NOT FIT"])]
         figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, stage.seconds)
         shown = [f"{figure:.2f}" for figure in figures]
         rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))

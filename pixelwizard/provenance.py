@@ -56,8 +56,12 @@ def finished(config: Config, job: Job) -> bool:
         written = json.loads((videos / f"{job.id}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    wanted = [f"{job.id}.mp4"] + ([f"{job.id}.anchor.mp4"] if config.save_anchor else [])
-    return written.get("key") == job.video_key and all((videos / n).is_file() for n in wanted)
+    ends = [config.video.suffix]
+    ends += [f".anchor{config.video.suffix}"] if config.save_anchor else []
+    ends += [""] if config.video.png else []  # the folder of pictures
+    return written.get("key") == job.video_key and all(
+        (videos / f"{job.id}{end}").exists() for end in ends
+    )
 
 
 def versions() -> dict[str, str]:

@@ -151,6 +151,14 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def check_range(key: str, value: float, low: float, high: float | None = None) -> None:
+    """Refuse a number outside ``low <= value <= high``, naming the nearest that is inside."""
+    if value < low:
+        raise ConfigError(f"{key}={value} must be at least {low}; nearest: {low}")
+    if high is not None and value > high:
+        raise ConfigError(f"{key}={value} must be at most {high}; nearest: {high}")
+
+
 def choice(key: str, value: Any, options: Iterable[str]) -> str:
     """The sentence for a ``value`` that is none of ``options``, closest first."""
     options = sorted(options)

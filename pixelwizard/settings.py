@@ -12,7 +12,8 @@ from typing import Any, List, Literal, Optional, Union
 import yaml
 
 from pixelwizard.geometry import Geometry
-from pixelwizard.schema import ConfigError, build, choice
+from pixelwizard.output_settings import DecodeSettings, VideoSettings, check_decode, check_video
+from pixelwizard.schema import ConfigError, build, check_range, choice
 from pixelwizard.sizes import DiTSizes as DiTSizes
 from pixelwizard.sizes import TextSizes as TextSizes
 from pixelwizard.sizes import VAESizes as VAESizes
@@ -51,10 +52,7 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class ResolutionSettings:
-    """Sizes in pixels and frames, the shift of both stages, and how the decode is tiled.
-
-    ``decode_tiles`` tiles lie along the width, ``decode_overlap`` latent columns (16 px) overlap.
-    """
+    """Sizes in pixels and frames, and the shift of both stages."""
 
     width: int = 512
     height: int = 320
@@ -63,8 +61,6 @@ class ResolutionSettings:
     anchor_height: int = 160
     anchor_shift: float = 5.0
     shift: float = 5.5
-    decode_tiles: int = 1
-    decode_overlap: int = 3
 
     @property
     def geometry(self) -> Geometry:
@@ -95,15 +91,6 @@ class SamplerSettings:
     guidance: float = 5.0
     guided_steps: Optional[List[int]] = None
     step_sizes: Literal["none", "raw", "snapped"] = "none"
-
-
-@dataclass(frozen=True)
-class VideoSettings:
-    """How videos are written: ``crf`` is the quality of x264 and x265; lossless ffv1 ignores it."""
-
-    fps: int = 24
-    codec: Literal["h264", "h265", "ffv1"] = "h264"
-    crf: int = 12
 
 
 @dataclass(frozen=True)
@@ -155,6 +142,7 @@ class Config:
     anchor: SamplerSettings = field(default_factory=SamplerSettings)
     schedule: SamplerSettings = field(default_factory=SamplerSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     video: VideoSettings = field(default_factory=VideoSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
@@ -172,8 +160,8 @@ class Config:
         check_sampler(self.schedule, "schedule")
         check_backbone(self.backbone)
         check_memory(self.memory)
-        check_range("video.fps", self.video.fps, 1, 240)
-        check_range("video.crf", self.video.crf, 0, 51)
+        check_decode(self.decode, self.resolution.geometry)
+        check_video(self.video)
         check_range("seed", self.seed, 0, 2**62)
         check_range("group_size", self.group_size, 1)
         if self.prompt and self.prompts is not None:
@@ -209,7 +197,7 @@ def from_plain(values: Any) -> Any:
 
 
 def check_resolution(size: ResolutionSettings) -> None:
-    """Sizes on the backbone's grid, the anchor no larger than the video, tiles that overlap."""
+    """Sizes on the backbone's grid, the anchor no larger than the video."""
     for prefix, name in (("", "geometry"), ("anchor_", "anchor_geometry")):
         try:
             getattr(size, name)
@@ -225,10 +213,6 @@ def check_resolution(size: ResolutionSettings) -> None:
             )
     check_range("resolution.shift", size.shift, 0.01)
     check_range("resolution.anchor_shift", size.anchor_shift, 0.01)
-    columns = size.geometry.latent_grid[2]
-    check_range("resolution.decode_overlap", size.decode_overlap, 1, max(1, columns // 2))
-    most = max(1, columns // (2 * size.decode_overlap))
-    check_range("resolution.decode_tiles", size.decode_tiles, 1, most)
 
 
 def check_sampler(sampler: SamplerSettings, key: str) -> None:
@@ -272,11 +256,3 @@ def check_memory(memory: MemorySettings) -> None:
         check_range("memory.budget_gb", memory.budget_gb, 1.0)
     if memory.chunk is not None:
         check_range("memory.chunk", memory.chunk, 64)
-
-
-def check_range(key: str, value: float, low: float, high: Optional[float] = None) -> None:
-    """Refuse a number outside ``low <= value <= high``, naming the nearest that is inside."""
-    if value < low:
-        raise ConfigError(f"{key}={value} must be at least {low}; nearest: {low}")
-    if high is not None and value > high:
-        raise ConfigError(f"{key}={value} must be at most {high}; nearest: {high}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from typing import IO
 import imageio_ffmpeg
 import numpy as np
 
-from pixelwizard.settings import VideoSettings
+from pixelwizard.output_settings import CODECS, VideoSettings
 
 BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd+full_chroma_int,"
@@ -71,6 +72,8 @@ def check_ffmpeg() -> None:
 class VideoWriter:
     """A context that streams frames to ``path``; the file appears whole at the end or not at all.
 
+    With ``settings.png`` the frames appear as pictures too, in a folder beside it without suffix.
+
     Raises ValueError for a size the codec cannot hold, VideoError when ffmpeg fails.
     """
 
@@ -80,18 +83,27 @@ class VideoWriter:
         check_size(width, height, settings)
         self.path = path
         for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-            left.unlink(missing_ok=True)  # of a killed process, whose ffmpeg may still be writing
+            _remove(left)  # of a killed process, whose ffmpeg may still be writing
         self.part = path.with_name(f"{path.name}.{os.getpid()}.part")
         self.shape, self.frames = (height, width, 3), 0
+        self.pictures = path.with_suffix("") if settings.png else None
+        self.pictures_part = path.with_name(f"{path.name}.{os.getpid()}.png.part")
         self._errors = tempfile.TemporaryFile()
         self._process = _start(
             ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
             + ["-r", str(settings.fps), "-i", "-", *_encoder(settings)]
             + ["-metadata", f"comment={comment}", "-movflags", "+faststart"]
-            + ["-f", "mp4", str(self.part)],
+            + ["-f", settings.suffix[1:], str(self.part)]
+            + (self._picture_output() if settings.png else []),
             stdin=subprocess.PIPE,
             stderr=self._errors,
         )
+
+    def _picture_output(self) -> list[str]:
+        """A second output of ffmpeg: every frame as a picture, in a folder named as the file."""
+        self.pictures_part.mkdir(exist_ok=True)
+        pattern = str(self.pictures_part).replace("%", "%%") + "/%05d.png"
+        return ["-f", "image2", "-start_number", "0", "-c:v", "png", pattern]
 
     def write(self, frames: np.ndarray) -> None:
         """Append ``[T, H, W, 3]`` uint8 frames."""
@@ -120,7 +132,8 @@ class VideoWriter:
             self._process.kill()
             self._process.communicate()
             self._errors.close()
-            self.part.unlink(missing_ok=True)
+            _remove(self.part)
+            _remove(self.pictures_part)
 
     def _finish(self) -> None:
         assert self._process.stdin is not None
@@ -130,6 +143,9 @@ class VideoWriter:
             pass
         if self._process.wait() or not self.frames or not self.part.is_file():
             raise self._failure()
+        if self.pictures is not None:
+            _remove(self.pictures)
+            os.replace(self.pictures_part, self.pictures)
         os.replace(self.part, self.path)
 
     def _failure(self) -> VideoError:
@@ -193,12 +209,25 @@ def probe(path: Path) -> VideoInfo:
     )
 
 
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _encoder(settings: VideoSettings) -> list[str]:
     crf = ["-crf", str(settings.crf)]
+    ten = "10le" if (settings.bits or CODECS[settings.codec].bits[0]) == 10 else ""
+    pixels = ["-vf", BT709, "-pix_fmt", f"yuv420p{ten}"]
     codecs = {
-        "h264": ["-vf", BT709, "-c:v", "libx264", "-pix_fmt", "yuv420p", *crf],
-        "h265": ["-vf", BT709, "-c:v", "libx265", "-pix_fmt", "yuv420p", *crf]
-        + ["-tag:v", "hvc1", "-x265-params", "log-level=error"],
+        "h264": [*pixels, "-c:v", "libx264", *crf],
+        "h265": [*pixels, "-c:v", "libx265", *crf, "-tag:v", "hvc1"]
+        + ["-x265-params", "log-level=error"],
+        "av1": [*pixels, "-c:v", "libsvtav1", *crf],
+        "prores": ["-vf", BT709, "-pix_fmt", "yuv422p10le", "-c:v", "prores_ks"]
+        + ["-profile:v", "hq", "-vendor", "apl0"],
         "ffv1": ["-c:v", "ffv1", "-pix_fmt", "bgr0"],
     }
     return codecs[settings.codec]

@@ -101,7 +101,7 @@ def _generate(config: Config) -> int:
     print(folder)
     for job in jobs:
         if job.id not in failed:
-            print(folder / "videos" / f"{job.id}.mp4")
+            print(folder / "videos" / f"{job.id}{config.video.suffix}")
     for id, why in failed.items():
         _say(f"prompt {id} failed: {why}")
     return 3 if failed else 0

@@ -14,14 +14,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pixelwizard"
 HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenizers", "PIL"}
 LIGHT = (
-    *("geometry", "schema", "sizes", "settings", "train_settings", "weights_settings"),
-    *("checkpoints", "catalog", "digests", "hub"),
+    *("geometry", "schema", "sizes", "output_settings", "settings", "train_settings"),
+    *("weights_settings", "checkpoints", "catalog", "digests", "hub"),
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan"),
     *("commands.fetch", "commands.convert"),
 )
 FLOORS = (
     ("geometry", "schema", "sizes"),
+    ("output_settings",),
     ("settings", "train_settings", "plan_settings", "weights_settings"),
     ("diffusion",),
     ("checkpoints", "catalog", "digests", "hub"),

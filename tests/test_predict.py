@@ -209,9 +209,13 @@ def test_ffmpeg_failing_at_the_end_loses_nothing(
         assert run(config) == 3
     err = capfd.readouterr().err
     assert "no_such_codec" in err and "the same command decodes it again" in err
+    kept = [Path(path) for path in re.findall(r"latent is kept in (\S+\.safetensors):", err)]
+    assert {path.stem for path in kept} == results(config, "detail").keys()
+    assert all(path.is_file() for path in kept)
     assert not list(Path(config.run_dir).rglob("*.part"))
     monkeypatch.setattr(predict.DetailLoop, "compute", None)
-    assert run(config) == 0
+    other = replace(config, run_dir=f"{config.run_dir}2", video=VideoSettings(codec="ffv1"))
+    assert run(config) == 0 and run(other) == 0
 
 
 def test_the_users_mistakes_are_one_sentence(

@@ -15,6 +15,7 @@ from pixelwizard.cli import main
 from pixelwizard.commands import TASKS, generate, plan, train
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
+from pixelwizard.output_settings import CODECS
 from pixelwizard.schema import to_plain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -115,7 +116,7 @@ def test_the_table_has_every_option_and_the_default(group: str) -> None:
 
 def test_the_keys_worth_knowing_exist() -> None:
     keys = section("## Configuration").split("Keys worth knowing:")[1].split("\n\n")[0]
-    known: set[str] = {"sweep_dir", "h264", "h265", "ffv1"}
+    known: set[str] = {"sweep_dir", "[2,3]", *CODECS, "auto", "seamless", "tiled"}
     for task in TASKS:
         known |= dotted(to_plain(compose(task, [])[0].config))
     assert set(re.findall(r"`([^`]+)`", keys)) <= known

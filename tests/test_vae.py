@@ -1,12 +1,21 @@
-"""The autoencoder: causal, streamed, and decoded in strips."""
+"""The autoencoder: causal, streamed, and decoded whole or in tiles."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
+from pixelwizard.data.shapes import render, scene
+from pixelwizard.geometry import WHOLE, Tiles
 from pixelwizard.settings import VAESizes
-from pixelwizard.wan.tiling import stream_frames, strips, tiled_frames, to_frames
+from pixelwizard.tracing import Trace
+from pixelwizard.wan.tiling import seams, spans, stream_frames, tiled_frames, to_frames
 from pixelwizard.wan.vae import WanVAE, patchify, unpatchify
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +80,28 @@ def test_the_stream_takes_a_latent_frame_only_when_it_needs_it(vae: WanVAE) -> N
     assert needed == [1] + [2] * 4 + [3] * 4 + [4] * 4
 
 
+def peak_of_decode(vae: WanVAE, latent: torch.Tensor) -> int:
+    """Bytes of the tensors alive at once, the latent apart."""
+    with Trace() as trace:
+        for frame in vae.decode_stream(latent):
+            del frame
+    return trace.peak
+
+
+def test_the_memory_of_a_decode_does_not_grow_with_the_clip(vae: WanVAE) -> None:
+    short, long = (peak_of_decode(vae, torch.randn(1, 4, t, 2, 3)) for t in (5, 31))
+    assert short == long
+
+
+def test_the_memory_of_an_encode_grows_by_the_latent_alone(vae: WanVAE) -> None:
+    peaks = []
+    for frames in (17, 65):
+        with Trace() as trace:
+            vae.encode(torch.zeros(1, 3, frames, 32, 32))
+        peaks.append(trace.peak - 3 * frames * 32 * 32 * 4)  # the video is made inside
+    assert peaks[1] - peaks[0] <= 12 * 4 * 512  # 12 latent frames more, in blocks of 512 bytes
+
+
 def test_the_autoencoder_is_trainable_on_whole_clips() -> None:
     vae = WanVAE(VAESizes(z_dim=4, dim=4, dec_dim=4, num_res_blocks=1))
     video = torch.rand(1, 3, 5, 32, 32)
@@ -78,34 +109,69 @@ def test_the_autoencoder_is_trainable_on_whole_clips() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
 
 
-def test_strips_cover_all_columns_and_share_what_they_say() -> None:
-    parts = strips(160, 3, 3)
+def test_spans_cover_all_columns_and_share_what_they_say() -> None:
+    parts = spans(160, 3, 3)
     assert [part.stop - part.start for part in parts] == [56, 60, 56]
     assert parts[0].start == 0 and parts[-1].stop == 160
     for left, right in zip(parts, parts[1:], strict=False):
         assert left.stop - right.start == right.shared == 6
 
 
-def test_more_strips_than_the_width_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="at most 2"):
-        strips(12, 3, 3)
-
-
-def test_one_strip_is_the_streamed_decode(vae: WanVAE) -> None:
+def test_one_tile_is_the_streamed_decode(vae: WanVAE) -> None:
     latent = torch.randn(1, 4, 2, 2, 6)
     whole = np.concatenate(list(stream_frames(vae, latent)))
-    assert np.array_equal(tiled_frames(vae, latent, 1, 3), whole)
+    assert np.array_equal(tiled_frames(vae, latent, WHOLE), whole)
 
 
-def test_strips_of_a_flat_video_show_no_seam() -> None:
-    class Flat(WanVAE):
+class Ramp(WanVAE):
+    """A decoder whose tiles are exact: the colours are the values of the latent."""
+
+    def decode_stream(self, latent):
+        for frame in latent[:, :3].split(1, dim=2):
+            yield frame.repeat_interleave(16, dim=3).repeat_interleave(16, dim=4)
+
+
+def test_exact_tiles_are_put_together_exactly() -> None:
+    latent = torch.rand(1, 4, 2, 20, 30) * 2 - 1
+    vae = Ramp(VAESizes(z_dim=4, dim=4, dec_dim=4))
+    tiled = tiled_frames(vae, latent[:, :, :1], Tiles(3, 4, 2))
+    assert np.array_equal(tiled[0], to_frames(next(vae.decode_stream(latent))[0])[0])
+
+
+def test_where_four_tiles_meet_no_line_shows() -> None:
+    class Shades(WanVAE):
+        shade = iter((-0.5, 0.0, 0.2, 0.5))
+
         def decode_stream(self, latent):
-            yield torch.full((1, 3, 1, 16, latent.shape[-1] * 16), 0.25)
+            yield torch.full((1, 3, 1, *(16 * n for n in latent.shape[3:])), next(self.shade))
 
-    frames = tiled_frames(
-        Flat(VAESizes(z_dim=4, dim=4, dec_dim=4)), torch.zeros(1, 4, 1, 1, 24), 3, 3
-    )
-    assert frames.shape == (1, 16, 384, 3)
-    assert (
-        np.unique(frames).tolist() == to_frames(torch.full((3, 1, 1, 1), 0.25)).ravel().tolist()[:1]
-    )
+    vae = Shades(VAESizes(z_dim=4, dim=4, dec_dim=4))
+    (frame,) = tiled_frames(vae, torch.zeros(1, 4, 1, 12, 12), Tiles(2, 2, 3)).astype(int)
+    corners = to_frames(torch.tensor([-0.5, 0.0, 0.2, 0.5]).expand(3, 1, 1, 4))[0, 0, :, 0]
+    assert frame[[0, 0, -1, -1], [0, -1, 0, -1], 0].tolist() == corners.tolist()
+    assert max(np.abs(np.diff(frame, axis=axis)).max() for axis in (0, 1)) <= 3
+
+
+def shipped() -> WanVAE:
+    values = yaml.safe_load((ROOT / "conf/backbone/tiny.yaml").read_text())["vae"]
+    vae = WanVAE(VAESizes(**values))
+    weights = load_file(ROOT / "pixelwizard/assets/tiny/Wan2.2_VAE.safetensors")
+    vae.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return vae.eval().requires_grad_(False)
+
+
+def test_tiles_of_a_real_picture_leave_no_visible_line() -> None:
+    tiles, vae = Tiles(2, 2, 2), shipped()
+    picture = torch.from_numpy(render(scene(1), 256, 160, 1)).permute(3, 0, 1, 2)[None]
+    latent = vae.encode(picture / 127.5 - 1)
+    whole = np.concatenate(list(stream_frames(vae, latent)))
+    found = seams(tiled_frames(vae, latent, tiles), whole, tiles)
+    assert found.psnr_db > 30 and found.excess < 1.0, found
+
+
+def test_tiles_of_random_weights_leave_no_visible_line(vae: WanVAE) -> None:
+    torch.manual_seed(0)
+    tiles, latent = Tiles(2, 2, 2), torch.randn(1, 4, 2, 8, 12)
+    whole = np.concatenate(list(stream_frames(vae, latent)))
+    found = seams(tiled_frames(vae, latent, tiles), whole, tiles)
+    assert found.psnr_db > 30 and found.excess < 1.0, found

@@ -8,6 +8,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from PIL import Image
 
 from pixelwizard.settings import VideoSettings
 from pixelwizard.video import VideoError, VideoWriter, probe, read_frames
@@ -64,6 +65,46 @@ def test_odd_sizes_are_refused_for_h264_alone(tmp_path: Path) -> None:
         VideoWriter(tmp_path / "a.mp4", 33, 64, H264)
     write(tmp_path / "b.mp4", gradient(2, 33, 31), FFV1)
     assert next(read_frames(tmp_path / "b.mp4")).shape == (31, 33, 3)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixels", "least_db"),
+    [
+        (VideoSettings(), "yuv420p", 34),
+        (VideoSettings(bits=10), "yuv420p10le", 34),
+        (VideoSettings(codec="h265"), "yuv420p", 34),
+        (VideoSettings(codec="h265", bits=10), "yuv420p10le", 34),
+        (VideoSettings(codec="av1"), "yuv420p", 34),
+        (VideoSettings(codec="av1", bits=10), "yuv420p10le", 34),
+        (VideoSettings(codec="prores"), "yuv422p10le", 36),
+    ],
+    ids=lambda value: f"{value.codec}-{value.bits}" if isinstance(value, VideoSettings) else "",
+)
+def test_every_codec_returns_nearly_the_same_picture(
+    tmp_path: Path, settings: VideoSettings, pixels: str, least_db: float
+) -> None:
+    frames, path = gradient(3, 96, 64), tmp_path / f"a{settings.suffix}"
+    write(path, frames, settings, "a comment")
+    back = np.stack(list(read_frames(path)))
+    assert back.shape == frames.shape and psnr(back, frames) > least_db
+    assert probe(path).comment == "a comment"
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path)]
+    described = subprocess.run(ffmpeg, capture_output=True, text=True).stderr
+    assert f"{pixels}(tv, bt709" in described and "24 fps" in described
+
+
+def test_frames_are_written_as_pictures_too(tmp_path: Path) -> None:
+    frames = gradient(3, 64, 48)
+    for _ in range(2):
+        write(tmp_path / "50%.mp4", frames, VideoSettings(png=True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["50%", "50%.mp4"]
+    pictures = sorted((tmp_path / "50%").iterdir())
+    assert [p.name for p in pictures] == ["00000.png", "00001.png", "00002.png"]
+    assert np.array_equal(np.stack([np.asarray(Image.open(p)) for p in pictures]), frames)
 
 
 def test_h265_is_tagged_for_apple_players(tmp_path: Path) -> None:

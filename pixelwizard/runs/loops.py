@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from pixelwizard.decode_cost import precision
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.diffusion.solvers import SolverState
@@ -229,27 +230,28 @@ class DecodeLoop(StageLoop):
         self.folder, self.comments = folder, comments
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
-        size = self.config.resolution
-        vae = self.networks.load(self.name, load_vae, device, dtype)
-        return Decode(vae, size.decode_tiles, size.decode_overlap)
+        vae = self.networks.load(self.name, load_vae, device, precision(self.config))
+        return Decode(vae, self.networks.tiles)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
-        size = self.config.resolution
+        size, suffix = self.config.resolution, self.config.video.suffix
+        comment = self.comments[job.id]
         if self.config.save_anchor:
-            path = self.folder / f"{job.id}.anchor.mp4"
-            self._write(path, size.anchor_geometry, "anchor", job.anchor_key, self.comments[job.id])
-        path = self.folder / f"{job.id}.mp4"
-        try:
-            self._write(path, size.geometry, "detail", job.detail_key, self.comments[job.id])
-        except VideoError as error:
-            raise VideoError(
-                f"{error}; its latent is kept, the same command decodes it again"
-            ) from error
+            path = self.folder / f"{job.id}.anchor{suffix}"
+            self._write(path, size.anchor_geometry, "anchor", job.anchor_key, comment)
+        path = self.folder / f"{job.id}{suffix}"
+        self._write(path, size.geometry, "detail", job.detail_key, comment)
         return ()
 
     def _write(self, path: Path, size: Geometry, kind: str, key: str, comment: str) -> None:
         latent = self.store.load(kind, key)["latent"]
-        with VideoWriter(path, size.width, size.height, self.config.video, comment) as writer:
-            for frames in self.stage(latent):
-                writer.write(frames)
-                self.display.step(writer.frames, size.frames)
+        try:
+            with VideoWriter(path, size.width, size.height, self.config.video, comment) as writer:
+                for frames in self.stage(latent):
+                    writer.write(frames)
+                    self.display.step(writer.frames, size.frames)
+        except VideoError as error:
+            raise VideoError(
+                f"{error}; its latent is kept in {self.store.path(kind, key)}: the same command"
+                " decodes it again, and so does one with another run_dir and video.codec"
+            ) from error

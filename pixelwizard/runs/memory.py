@@ -47,6 +47,16 @@ class PeakMemory:
             self._bytes = max(self._bytes, resident())
 
 
+def available() -> int:
+    """Bytes of the machine that are free."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (free,) = (line.split()[1] for line in lines if line.startswith("MemAvailable"))
+        return int(free) * 1024
+    except (OSError, ValueError):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def resident() -> int:
     """Bytes of this process in memory; where the system does not tell, the most there ever were."""
     try:

@@ -10,7 +10,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from pixelwizard.geometry import Tiles
 from pixelwizard.planner import Plan, make_plan
+from pixelwizard.runs.memory import GB, available
 from pixelwizard.settings import BackboneSettings, Config
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.wan.dit import CHUNK, WanDiT
@@ -22,19 +24,19 @@ CPU = torch.device("cpu")
 log = logging.getLogger(__name__)
 
 
-def plan_of(config: Config) -> Plan | None:
-    """The plan of a run; None on a CPU without a budget, where memory is the system's affair.
+def plan_of(config: Config) -> Plan:
+    """The plan of a run. On a CPU without a budget it is that of the decode alone.
 
-    Raises ValueError if a stage cannot run in the budget.
+    There memory is the system's affair and nothing is refused; the decode takes the tiles that fit
+    into what is free beside the clip. Else raises ValueError if a stage cannot run in the budget.
     """
-    budget_gb = None
-    if torch.cuda.is_available():
-        budget_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
-    if budget_gb is None and config.memory.budget_gb is None:
-        return None
-    plan = make_plan(config, budget_gb=budget_gb)
-    if plan.refusal:
-        raise ValueError(plan.refusal)
+    if torch.cuda.is_available() or config.memory.budget_gb is not None:
+        plan = make_plan(config)
+        if plan.refusal:
+            raise ValueError(plan.refusal)
+    else:
+        free = available() - config.resolution.geometry.clip_bytes
+        plan = make_plan(config, budget_gb=max(free, 1) / GB, only=["decode"])
     for stage in plan.stages:
         log.info("plan: %s", stage)
     return plan
@@ -47,20 +49,27 @@ class Networks:
     stage uses are copies of them on the device.
     """
 
-    def __init__(self, config: Config, plan: Plan | None) -> None:
+    def __init__(self, config: Config, plan: Plan) -> None:
         self.config, self.plan = config, plan
         self._kept: dict[str, nn.Module] = {}
 
     def mode(self, stage: str) -> str:
         """resident, offload, stream or host."""
-        if self.plan:
-            return self.plan.by_name[stage].mode
+        if planned := self.plan.by_name.get(stage):
+            return planned.mode
         wanted = self.config.memory.mode
         return "resident" if wanted == "auto" else wanted
 
     def planned_gb(self, stage: str) -> float | None:
         """The predicted peak of a stage."""
-        return self.plan.by_name[stage].peak_gb if self.plan else None
+        planned = self.plan.by_name.get(stage)
+        return planned.peak_gb if planned else None
+
+    @property
+    def tiles(self) -> Tiles:
+        """What frames are decoded in."""
+        rows, columns = self.plan.by_name["decode"].tiles or [1, 1]
+        return Tiles(rows, columns, self.config.decode.overlap)
 
     def load(
         self, stage: str, load: Load[Network], device: torch.device, dtype: torch.dtype
@@ -93,11 +102,12 @@ class Networks:
     def _configured(self, stage: str, network: Network) -> Network:
         """Tell a transformer how to use memory."""
         if isinstance(network, WanDiT):
-            planned = self.plan.by_name[stage].chunk if self.plan else None
-            network.chunk = planned or self.config.memory.chunk or CHUNK
+            planned = self.plan.by_name.get(stage)
+            chunk = planned.chunk if planned else self.config.memory.chunk
+            network.chunk = chunk or CHUNK
             network.residual = getattr(torch, self.config.memory.residual)
         if isinstance(network, ShortcutDiT):
-            network.features_on_host = self.plan is not None
+            network.features_on_host = stage in self.plan.by_name
         return network
 
 

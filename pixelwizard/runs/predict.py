@@ -165,12 +165,12 @@ class _Run:
         stages["decode"] = decode_cost
         write_json(self.videos / f"{job.id}.json", {**self.records[job.id], "stages": stages})
         self.status.done(job.id)
-        self.display.line(f"video {self.videos / job.id}.mp4")
+        self.display.line(f"video {self.videos / job.id}{self.config.video.suffix}")
 
     def outcome(self) -> Outcome:
         """What has become of the jobs so far."""
         done = [id for id, s in self.status.states.items() if s["state"] == "done"]
-        videos = {id: self.videos / f"{id}.mp4" for id in done}
+        videos = {id: self.videos / f"{id}{self.config.video.suffix}" for id in done}
         return Outcome(Path(self.config.run_dir), videos, self.status.failed)
 
 

@@ -1,4 +1,4 @@
-"""Last stage: a latent becomes the frames of a video, a few at a time."""
+"""Last stage: a latent becomes the frames of a video, one at a time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pixelwizard.geometry import WHOLE, Tiles
 from pixelwizard.wan.tiling import stream_frames, tiled_frames
 from pixelwizard.wan.vae import WanVAE
 
 
 class Decode:
-    """Decodes in the order of time, or in ``tiles`` strips sharing ``overlap`` latent columns.
+    """Decodes whole frames (seamless, exact), or in ``tiles`` that are blended.
 
-    Whole frames need memory that does not grow with their number. Strips need less for a frame, but
-    keep the clip as uint8 until the last strip is blended in.
+    Either way memory does not grow with the number of frames on the device of the networks. Whole
+    frames leave as they are made; tiles need less for a frame, but keep the clip as uint8 on the
+    host until the last tile is blended in.
     """
 
-    def __init__(self, vae: WanVAE, tiles: int = 1, overlap: int = 3) -> None:
-        self.vae, self.tiles, self.overlap = vae, tiles, overlap
+    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE) -> None:
+        self.vae, self.tiles = vae, tiles
 
     @torch.no_grad()
     def __call__(self, latent_CTHW: Tensor) -> Iterator[np.ndarray]:
-        """Normalised latent -> chunks of frames ``[t, H, W, 3]``, uint8 RGB."""
+        """Normalised latent -> frames ``[1, H, W, 3]``, uint8 RGB."""
         weight = next(self.vae.parameters())
         latent = latent_CTHW.unsqueeze(0).to(weight.device, weight.dtype)
-        if self.tiles == 1:
+        tiles = self.tiles.within(*latent.shape[3:])
+        if tiles.count == 1:
             yield from stream_frames(self.vae, latent)
         else:
-            yield tiled_frames(self.vae, latent, self.tiles, self.overlap)
+            for frame in tiled_frames(self.vae, latent, tiles):
+                yield frame[None]
