@@ -42,7 +42,8 @@ def allowed(config: Settings) -> list[Tiles]:
     """The grids of tiles that ``decode.mode`` leaves to choose from, the largest tiles first."""
     decode = config.decode
     if decode.mode == "tiled":
-        return [Tiles(*decode.tiles, decode.overlap)]
+        rows, columns = decode.tiles
+        return [Tiles(rows, columns, decode.overlap)]
     if decode.mode == "seamless":
         return [WHOLE]
     return list(candidates(config.resolution.geometry, decode.overlap))
@@ -64,6 +65,17 @@ def candidates(geometry: Geometry, overlap: int) -> Iterator[Tiles]:
             return
 
 
+def surely_whole(config: Settings, limit: float) -> bool:
+    """Whether the largest tiles allowed need far less than ``limit`` bytes, found without a trace.
+
+    Four frames are counted for each layer, all as wide as the widest and as large as the largest.
+    """
+    sizes, clip = config.backbone.vae, config.resolution.geometry
+    layers = 4 * len(sizes.dim_mult) * (sizes.num_res_blocks + 2)
+    frame = sizes.dec_dim * max(sizes.dim_mult) * clip.width * clip.height // 4
+    return layers * 4 * frame * precision(config).itemsize <= limit
+
+
 def precision(config: Settings) -> torch.dtype:
     """The type that the decode computes in."""
     dtype: torch.dtype = getattr(torch, config.decode.dtype or config.backbone.dtype)
@@ -77,19 +89,18 @@ def cost_of_decode(config: Settings, tiles: Tiles) -> Cost:
         [span.stop - span.start for span in spans(cells, count, tiles.overlap)]
         for cells, count in ((grid[1], tiles.rows), (grid[2], tiles.columns))
     )
+    with META:
+        vae = WanVAE(config.backbone.vae).to(dtype)
+    weights = sum(weight.nbytes for weight in vae.parameters())
     trace, marks = Trace(), []
     with torch.no_grad(), trace:
-        with META:
-            vae = WanVAE(config.backbone.vae).to(dtype)
-        weights = trace.live
         latent = torch.empty(1, vae.sizes.z_dim, *grid, dtype=dtype, device=META)
-        trace.restart_peak()
         for _ in stream_pixels(vae, latent[:, :, :TRACED, : max(heights), : max(widths)]):
             marks.append((Counter(trace.flops), trace.moved))
     share = sum(heights) * sum(widths) / (max(heights) * max(widths))
     flops, moved = _all_frames(marks, grid[0])
     flops = Counter({kind: int(share * count) for kind, count in flops.items()})
-    return Cost(weights, trace.peak, flops, int(share * moved))
+    return Cost(weights, weights + trace.peak, flops, int(share * moved))
 
 
 def _all_frames(marks: list[tuple[Counter[str], int]], frames: int) -> tuple[Counter[str], int]:

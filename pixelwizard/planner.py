@@ -119,13 +119,15 @@ def _refusal(
     needs = -(-(worst.peak_gb * GB + CONTEXT) // (0.1 * GB)) / 10
     leaner = ""
     if worst.name == "decode":
-        leaner = "" if config.decode.mode == "auto" else " or decode=auto, which cuts frames,"
+        leaner = (
+            "" if config.decode.mode == "auto" else ", decode=auto (tiles as small as it takes)"
+        )
     elif config.memory.mode not in ("auto", "stream"):
-        leaner = " or memory=auto, which streams weights,"
+        leaner = ", memory=auto (which streams weights)"
     return (
         f"memory.budget_gb={budget_gb:g} is too little: the {worst.name} stage needs {needs:g} GB"
         f" with weights {', '.join([worst.mode, *_details(worst)])};"
-        f" use memory.budget_gb={needs:g},{leaner} or a smaller resolution"
+        f" use memory.budget_gb={needs:g}{leaner} or a smaller resolution"
     )
 
 

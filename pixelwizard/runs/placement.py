@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from pixelwizard.decode_cost import allowed, surely_whole
 from pixelwizard.geometry import Tiles
 from pixelwizard.planner import Plan, make_plan
 from pixelwizard.runs.memory import GB, available
@@ -24,19 +25,21 @@ CPU = torch.device("cpu")
 log = logging.getLogger(__name__)
 
 
-def plan_of(config: Config) -> Plan:
-    """The plan of a run. On a CPU without a budget it is that of the decode alone.
+def plan_of(config: Config) -> Plan | None:
+    """The plan of a run; None on a CPU without a budget, where memory is the system's affair.
 
-    There memory is the system's affair and nothing is refused; the decode takes the tiles that fit
-    into what is free beside the clip. Else raises ValueError if a stage cannot run in the budget.
+    But there ``decode=auto`` is planned for what is free beside the clip, unless whole frames fit
+    by far; nothing is refused. Else raises ValueError if a stage cannot run in the budget.
     """
     if torch.cuda.is_available() or config.memory.budget_gb is not None:
         plan = make_plan(config)
         if plan.refusal:
             raise ValueError(plan.refusal)
     else:
-        free = available() - config.resolution.geometry.clip_bytes
-        plan = make_plan(config, budget_gb=max(free, 1) / GB, only=["decode"])
+        free = max(1, available() - config.resolution.geometry.clip_bytes)
+        if config.decode.mode != "auto" or surely_whole(config, free):
+            return None
+        plan = make_plan(config, budget_gb=free / GB, only=["decode"])
     for stage in plan.stages:
         log.info("plan: %s", stage)
     return plan
@@ -49,26 +52,28 @@ class Networks:
     stage uses are copies of them on the device.
     """
 
-    def __init__(self, config: Config, plan: Plan) -> None:
-        self.config, self.plan = config, plan
+    def __init__(self, config: Config, plan: Plan | None) -> None:
+        self.config = config
+        self.planned = plan.by_name if plan else {}
         self._kept: dict[str, nn.Module] = {}
 
     def mode(self, stage: str) -> str:
         """resident, offload, stream or host."""
-        if planned := self.plan.by_name.get(stage):
-            return planned.mode
+        if stage in self.planned:
+            return self.planned[stage].mode
         wanted = self.config.memory.mode
         return "resident" if wanted == "auto" else wanted
 
     def planned_gb(self, stage: str) -> float | None:
         """The predicted peak of a stage."""
-        planned = self.plan.by_name.get(stage)
-        return planned.peak_gb if planned else None
+        return self.planned[stage].peak_gb if stage in self.planned else None
 
     @property
     def tiles(self) -> Tiles:
         """What frames are decoded in."""
-        rows, columns = self.plan.by_name["decode"].tiles or [1, 1]
+        if "decode" not in self.planned:
+            return allowed(self.config)[0]
+        rows, columns = self.planned["decode"].tiles or [1, 1]
         return Tiles(rows, columns, self.config.decode.overlap)
 
     def load(
@@ -102,12 +107,11 @@ class Networks:
     def _configured(self, stage: str, network: Network) -> Network:
         """Tell a transformer how to use memory."""
         if isinstance(network, WanDiT):
-            planned = self.plan.by_name.get(stage)
-            chunk = planned.chunk if planned else self.config.memory.chunk
-            network.chunk = chunk or CHUNK
+            planned = self.planned[stage].chunk if stage in self.planned else None
+            network.chunk = planned or self.config.memory.chunk or CHUNK
             network.residual = getattr(torch, self.config.memory.residual)
         if isinstance(network, ShortcutDiT):
-            network.features_on_host = stage in self.plan.by_name
+            network.features_on_host = stage in self.planned
         return network
 
 

@@ -95,35 +95,3 @@ def _blend(old: np.ndarray, new: np.ndarray, shared: int, axis: int) -> None:
     phase = (np.arange(shared, dtype=np.float32) + np.float32(0.5)) / np.float32(max(shared, 1))
     ramp = (0.5 - 0.5 * np.cos(np.pi * phase)).astype(np.float32)[:, None, None]
     old[:shared] = np.rint(old[:shared] * (1 - ramp) + new[:shared] * ramp)
-
-
-@dataclass(frozen=True)
-class Seams:
-    """How a tiled clip differs from the whole decode: PSNR in dB over all pixels, and ``excess``.
-
-    ``excess`` is the largest difference, over the lines where a blend begins, is half done or ends,
-    of the mean step across the line in grey levels of 255: a line that shows has one of several.
-    """
-
-    psnr_db: float
-    excess: float
-
-
-def seams(tiled: np.ndarray, whole: np.ndarray, tiles: Tiles) -> Seams:
-    """Compares two uint8 clips ``[T, H, W, 3]`` of the same latent."""
-    error = np.mean(
-        [np.mean((a.astype(float) - b) ** 2) for a, b in zip(tiled, whole, strict=True)]
-    )
-    worst = 0.0
-    for axis, count in ((1, tiles.rows), (2, tiles.columns)):
-        for span in spans(whole.shape[axis] // SPATIAL_STRIDE, count, tiles.overlap)[1:]:
-            for cell in (0, span.shared // 2, span.shared):
-                line = (span.start + cell) * SPATIAL_STRIDE
-                worst = max(worst, _step(tiled, axis, line) - _step(whole, axis, line))
-    return Seams(float(10 * np.log10(255**2 / max(error, 1e-12))), worst)
-
-
-def _step(clip: np.ndarray, axis: int, line: int) -> float:
-    """Mean absolute difference between the pixels on both sides of a line."""
-    before, after = np.take(clip, [line - 1, line], axis).astype(float).swapaxes(0, axis)
-    return float(np.abs(after - before).mean())
