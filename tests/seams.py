@@ -1,10 +1,10 @@
 """Measures how far tiles are from the decode of whole frames: run by hand, or imported.
 
     python tests/seams.py --out outputs/seams
-    python tests/seams.py --vae random --cells 12x16 --tiles 2x2
+    python tests/seams.py --vae random --cells 12x12 --tiles 2x2
 
 tiny     the shipped autoencoder on the latent of a real clip of ``resolution=demo``
-random   Wan2.2's sizes with random weights, float32, on a random latent of two frames
+random   Wan2.2's sizes with random weights, float32, on a random latent of one frame
 
 ``--out`` gets a picture per grid: the frame whole, in tiles, and 128 plus 16 times the difference.
 """
@@ -78,11 +78,11 @@ def shipped_clip(seed: int = 5_000_000) -> tuple[WanVAE, Tensor]:
 
 
 def random_clip(height: int, width: int) -> tuple[WanVAE, Tensor]:
-    """Wan2.2's autoencoder with random weights, and a random latent of two frames."""
+    """Wan2.2's autoencoder with random weights, and a random latent of one frame."""
     torch.manual_seed(0)
     sizes = compose("generate", ["backbone=wan2_2_ti2v_5b"])[0].config.backbone.vae
     vae = WanVAE(sizes).eval().requires_grad_(False)
-    return vae, torch.randn(sizes.z_dim, 2, height, width)
+    return vae, torch.randn(sizes.z_dim, 1, height, width)
 
 
 def decoded(vae: WanVAE, latent_CTHW: Tensor, tiles: Tiles) -> np.ndarray:
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row of a markdown table for each grid of tiles."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--vae", choices=["tiny", "random"], default="tiny")
-    parser.add_argument("--cells", type=pair, default=(12, 16), help="latent size of random")
+    parser.add_argument("--cells", type=pair, default=(12, 12), help="latent size of random")
     parser.add_argument("--tiles", type=pair, nargs="+", default=[(1, 3), (1, 4), (2, 2), (3, 4)])
     parser.add_argument("--overlap", type=int, default=3, help="latent rows and columns")
     parser.add_argument("--out", type=Path, help="a folder for pictures")

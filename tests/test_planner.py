@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -12,20 +13,31 @@ from small import BACKBONE, SIZE
 from pixelwizard import sampling_cost
 from pixelwizard.cli import main
 from pixelwizard.compose import compose
+from pixelwizard.decode_cost import allowed, choose_tiles, cost_of_decode, surely_whole
 from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.geometry import WHOLE, Tiles
 from pixelwizard.plan_settings import PlanConfig
-from pixelwizard.planner import CHUNKS, Plan, make_plan, table
+from pixelwizard.planner import CHUNKS, STAGES, Plan, StagePlan, make_plan, table
 from pixelwizard.sampling_cost import META, Sampling, cost_of_sampling
-from pixelwizard.settings import MemorySettings, SamplerSettings
+from pixelwizard.settings import DecodeSettings, MemorySettings, SamplerSettings
 from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail
 from pixelwizard.tracing import Trace
+from pixelwizard.wan.vae import WanVAE
 
 SMALL = PlanConfig("none", backbone=BACKBONE, resolution=SIZE)
 
 
-def plan(*overrides: str) -> Plan:
-    return make_plan(compose("plan", overrides)[0].config)
+FULL_4K = ("backbone=wan2_2_ti2v_5b", "resolution=4k")
+
+
+def plan(*overrides: str, only: Collection[str] = STAGES) -> Plan:
+    return make_plan(compose("plan", overrides)[0].config, only=only)
+
+
+def decode(*overrides: str) -> StagePlan:
+    return plan(*FULL_4K, *overrides, only=["decode"]).by_name["decode"]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +111,7 @@ def test_a_4k_video_on_a_card_of_24_gb(capsys: pytest.CaptureFixture[str]) -> No
     detail = found["stages"][2]
     assert detail["mode"] == "resident" and detail["fits"] and detail["tokens"] == 249_240
     assert detail["tflop"] == pytest.approx(8 * 25_100, rel=0.02) and detail["seconds"] > 100
+    assert found["stages"][3]["tiles"] == [1, 2]  # whole frames would need 39 GB
 
 
 def test_attention_is_counted_by_its_formula() -> None:
@@ -113,3 +126,64 @@ def test_attention_is_counted_by_its_formula() -> None:
     )
     tokens, dim = SIZE.geometry.tokens, BACKBONE.dit.dim
     assert cost.flops["attention"] == 4 * tokens * dim * (tokens + BACKBONE.dit.text_len)
+
+
+@pytest.mark.parametrize(
+    ("way", "limit"),
+    [(["decode=seamless"], 40.0), (["decode.mode=tiled", "decode.tiles=[3,4]"], 6.0)],
+    ids=["seamless", "tiled"],
+)
+def test_a_full_width_4k_decode_needs_the_same_for_17_and_121_frames(
+    way: list[str], limit: float
+) -> None:
+    """GB with the weights, traced; bfloat16. The difference is the latent, which is there whole."""
+    short, long = (decode(*way, f"resolution.frames={n}").peak_gb for n in (17, 121))
+    assert short <= long <= limit and long < 1.02 * short
+
+
+@torch.no_grad()
+def test_the_traced_decode_is_the_measured_one() -> None:
+    size = replace(SIZE, frames=17)
+    config = replace(SMALL, resolution=size)
+    vae = WanVAE(BACKBONE.vae)
+    for tiles in (WHOLE, Tiles(1, 2, 1)):
+        counted = cost_of_decode(config, tiles)
+        with Trace() as trace:
+            latent = torch.empty(BACKBONE.vae.z_dim, *size.geometry.latent_grid)
+            for _ in Decode(vae, tiles)(latent):
+                pass
+        assert counted.peak - counted.weights == trace.peak
+        assert counted.flops == pytest.approx(trace.flops, rel=0.02)
+
+
+def test_auto_takes_whole_frames_or_the_fewest_tiles_that_fit() -> None:
+    config = replace(SMALL, decode=DecodeSettings(overlap=1))
+    grids = allowed(config)
+    assert grids[0] == WHOLE and [tiles.count for tiles in grids] == [1, 2, 3, 6, 8]
+    for place in range(4):
+        needed = cost_of_decode(config, grids[place]).peak
+        assert choose_tiles(config, needed) == (grids[place], cost_of_decode(config, grids[place]))
+    assert choose_tiles(config, 0)[0] == grids[-1]
+    whole = cost_of_decode(config, WHOLE).peak
+    assert surely_whole(config, 1e9) and not surely_whole(config, whole)
+
+
+def test_other_modes_leave_no_choice() -> None:
+    fixed = DecodeSettings("tiled", [2, 2], overlap=1)
+    for settings, tiles in ((fixed, Tiles(2, 2, 1)), (DecodeSettings("seamless"), WHOLE)):
+        assert choose_tiles(replace(SMALL, decode=settings), 0)[0] == tiles
+
+
+def test_a_seamless_decode_that_does_not_fit_is_refused_with_what_would() -> None:
+    tight = plan(*FULL_4K, "decode=seamless", "memory.budget_gb=24", only=["decode"])
+    assert tight.refusal is not None and "decode stage needs" in tight.refusal
+    assert "whole frames; use" in tight.refusal and "decode=auto" in tight.refusal
+
+
+@pytest.mark.parametrize("task", ["plan", "generate"])
+def test_more_tiles_than_columns_are_one_sentence(
+    task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([task, "resolution=4k", "decode.mode=tiled", "decode.tiles=[1,99]"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "decode.tiles=[1, 99]" in said and "nearest: [1, 40]" in said

@@ -17,11 +17,15 @@ from safetensors.torch import load_file
 from small import small_config, write_backbone, write_config
 
 from pixelwizard import planner, video, worker
-from pixelwizard.runs import predict
+from pixelwizard.decode_cost import cost_of_decode
+from pixelwizard.geometry import WHOLE
+from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.runs import placement, predict
 from pixelwizard.runs.progress import Display, clock
 from pixelwizard.settings import (
     BackboneSettings,
     Config,
+    DecodeSettings,
     MemorySettings,
     SamplerSettings,
     StoreSettings,
@@ -324,3 +328,27 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
     sentence = capfd.readouterr().err
     assert "memory.budget_gb=4 is too little" in sentence and sentence.count("\n") == 1
     assert not list(Path(config.store.dir).rglob("*.safetensors"))
+
+
+def test_a_run_does_what_the_plan_says(config: Config) -> None:
+    config = replace(config, memory=MemorySettings(budget_gb=8.0))
+    same = {name: getattr(config, name) for name in ("backbone", "resolution", "memory", "decode")}
+    asked = PlanConfig("none", anchor=config.anchor, schedule=config.schedule, **same)
+    plan = placement.plan_of(config)
+    assert plan is not None and plan == planner.make_plan(asked)
+    assert placement.Networks(config, plan).tiles == WHOLE
+
+
+def test_a_decode_is_tiled_where_little_memory_is_free(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, decode=DecodeSettings(overlap=1), prompt=["a red circle"])
+    free = config.resolution.geometry.clip_bytes + cost_of_decode(config, WHOLE).peak - 1
+    monkeypatch.setattr(planner, "CONTEXT", 0)
+    monkeypatch.setattr(placement, "available", lambda: free)
+    assert placement.Networks(config, placement.plan_of(config)).tiles.count == 2
+    assert run(config) == 0
+    path = Path(config.run_dir) / "videos" / f"{FIRST}.mp4"
+    assert np.stack(list(video.read_frames(path))).shape == (5, 64, 128, 3)
+    beside = json.loads(path.with_suffix(".json").read_text())
+    assert beside["stages"]["decode"]["tiles"] == [1, 2]

@@ -162,7 +162,8 @@ class _Run:
             )
             if self.store.has(name, key)
         }
-        stages["decode"] = decode_cost
+        tiles = self.networks.tiles
+        stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}
         write_json(self.videos / f"{job.id}.json", {**self.records[job.id], "stages": stages})
         self.status.done(job.id)
         self.display.line(f"video {self.videos / job.id}{self.config.video.suffix}")
