@@ -18,12 +18,12 @@ LIGHT = (
     *("weights_settings", "checkpoints", "catalog", "digests", "hub"),
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan"),
-    *("commands.fetch", "commands.convert"),
+    *("commands.fetch", "commands.convert", "commands.replay", "replay_settings"),
 )
 FLOORS = (
     ("geometry", "schema", "sizes"),
     ("output_settings",),
-    ("settings", "train_settings", "plan_settings", "weights_settings"),
+    ("settings", "train_settings", "plan_settings", "weights_settings", "replay_settings"),
     ("diffusion",),
     ("checkpoints", "catalog", "digests", "hub"),
     ("wan",),
@@ -36,6 +36,7 @@ FLOORS = (
     ("planner",),
     ("run_folder",),
     ("runs", "video", "store", "tracking", "jobs", "provenance", "contact_sheet"),
+    ("replay",),
     ("worker",),
     ("launch", "sweep"),
     ("commands",),

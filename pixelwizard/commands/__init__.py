@@ -24,7 +24,7 @@ class Command:
     word: str | None = None
 
 
-TASKS = ("generate", "train", "plan", "fetch", "convert")
+TASKS = ("generate", "train", "plan", "fetch", "convert", "replay")
 DEFAULT_TASK = "generate"
 
 

@@ -1,0 +1,86 @@
+"""A video says how it was made, and is made again from that alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import small_config, write_backbone, write_config
+
+from pixelwizard import worker
+from pixelwizard.replay import changed_versions, provenance_of, repetition
+from pixelwizard.run_folder import claim
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import Config, StoreSettings, VideoSettings
+from pixelwizard.store import Store
+from pixelwizard.video import VideoWriter
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Path]]:
+    """A finished run of two prompts and its videos."""
+    folder = tmp_path_factory.mktemp("made")
+    config = small_config(write_backbone(folder / "weights"), folder, seed=3)
+    assert worker.run(write_config(config)) == 0
+    return config, sorted((folder / "run" / "videos").glob("*.mp4"))
+
+
+def test_a_replayed_video_has_the_same_latents_to_the_bit(
+    made: tuple[Config, list[Path]], tmp_path: Path
+) -> None:
+    config, videos = made
+    again = repetition(videos[1], str(tmp_path / "again"))
+    assert again.prompt == [config.prompt[1]]
+    again = replace(again, store=StoreSettings(dir=str(tmp_path / "store")))
+    assert worker.run(claim(again, ["pixelwizard"])) == 0
+    old = Store(config.store.dir)
+    for stage in ("anchor", "detail"):
+        (path,) = (tmp_path / "store" / stage).rglob("*.safetensors")
+        first = old.load(stage, path.stem)["latent"]  # the same key: the same recipe
+        assert torch.equal(first, Store(again.store.dir).load(stage, path.stem)["latent"])
+
+
+def test_nothing_in_a_video_says_where_to_write(
+    made: tuple[Config, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, videos = made
+    record = provenance_of(videos[0])
+    record["config"] |= {"store": {"dir": "/elsewhere"}, "prompts": "/elsewhere/prompts.txt"}
+    record["config"] |= {"run_dir": "/elsewhere"}
+    monkeypatch.setattr("pixelwizard.replay.provenance_of", lambda _: record)
+    monkeypatch.chdir(tmp_path)
+    config = repetition(videos[0], None)
+    assert "elsewhere" not in repr(config)
+    assert Path(config.run_dir).parent == tmp_path / "outputs"
+
+
+def test_other_weights_or_code_are_refused(
+    made: tuple[Config, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, videos = made
+    record = provenance_of(videos[0])
+    monkeypatch.setattr("pixelwizard.replay.provenance_of", lambda _: record)
+    record["versions"] |= {"torch": "1.0"}
+    assert [text.split(" -> ")[0] for text in changed_versions(videos[0])] == ["torch 1.0"]
+    record["weights"] |= {"vae": "0" * 64}
+    with pytest.raises(ConfigError, match="the weights of vae are not those"):
+        repetition(videos[0], None)
+    record["code_format"] = 0
+    with pytest.raises(ConfigError, match="computed otherwise"):
+        repetition(videos[0], None)
+
+
+def test_a_foreign_video_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.mp4"
+    with VideoWriter(path, 64, 32, VideoSettings(), comment="a holiday") as writer:
+        writer.write(np.zeros((2, 32, 64, 3), np.uint8))
+    with pytest.raises(ConfigError, match="does not say how it was made"):
+        provenance_of(path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        provenance_of(tmp_path / "none.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ConfigError, match="not a video"):
+        provenance_of(tmp_path / "text.mp4")
