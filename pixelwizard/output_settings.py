@@ -1,4 +1,4 @@
-"""The settings of what comes out: how latents become frames, and frames a file.
+"""The settings of what comes out: how latents become frames, frames a file, and a run a record.
 
 Nothing here imports torch or hydra.
 """
@@ -6,7 +6,7 @@ Nothing here imports torch or hydra.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Literal, Optional
+from typing import Any, List, Literal, Optional
 
 from pixelwizard.geometry import Geometry, most_tiles
 from pixelwizard.schema import ConfigError, check_range
@@ -64,6 +64,22 @@ class VideoSettings:
         return CODECS[self.codec].suffix
 
 
+@dataclass(frozen=True)
+class TrackerSettings:
+    """What records a run: W&B, CSV files, nothing, or (``lightning``) the class ``logger``.
+
+    ``mode`` is W&B's: ``auto`` is online where a key is configured, else offline; ``artifact``
+    sends the videos themselves too. ``logger`` is made with ``options``.
+    """
+
+    kind: Literal["wandb", "csv", "none", "lightning"] = "wandb"
+    project: str = "pixelwizard"
+    mode: Literal["auto", "offline", "online"] = "auto"
+    artifact: bool = False
+    logger: Optional[str] = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 def check_decode(decode: DecodeSettings, geometry: Geometry) -> None:
     """Tiles [rows, columns] that are wide enough for their overlaps."""
     _, *grid = geometry.latent_grid
@@ -93,3 +109,16 @@ def check_video(video: VideoSettings) -> None:
             f"video.bits={video.bits} is not possible with video.codec={video.codec};"
             f" nearest: {able}"
         )
+
+
+def check_tracker(tracker: TrackerSettings) -> None:
+    """No setting of one kind of tracker beside another kind."""
+    plain = TrackerSettings()
+    owners = {"logger": "lightning", "options": "lightning"}
+    owners |= {"project": "wandb", "mode": "wandb", "artifact": "wandb"}
+    for name, kind in owners.items():
+        value = getattr(tracker, name)
+        if tracker.kind != kind and value != getattr(plain, name):
+            raise ConfigError(f"tracker.{name}={value} is for tracker={kind}; leave it out")
+    if tracker.kind == "lightning" and not tracker.logger:
+        raise ConfigError("tracker.logger is missing; name the class of a Lightning logger")

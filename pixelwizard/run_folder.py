@@ -15,7 +15,7 @@ import yaml
 from pixelwizard.schema import ConfigError, differences, to_plain
 from pixelwizard.settings import load
 
-CONFIG, OVERRIDES = "config.yaml", "overrides.txt"
+CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
 INCIDENTAL = (
     *("run_dir", "store", "tracker", "group_size", "save_anchor", "trainer"),
     *("memory.mode", "memory.budget_gb", "memory.chunk"),

@@ -12,7 +12,10 @@ from typing import Any, List, Literal, Optional, Union
 import yaml
 
 from pixelwizard.geometry import Geometry
-from pixelwizard.output_settings import DecodeSettings, VideoSettings, check_decode, check_video
+from pixelwizard.output_settings import DecodeSettings as DecodeSettings
+from pixelwizard.output_settings import TrackerSettings as TrackerSettings
+from pixelwizard.output_settings import VideoSettings as VideoSettings
+from pixelwizard.output_settings import check_decode, check_tracker, check_video
 from pixelwizard.schema import ConfigError, build, check_range, choice
 from pixelwizard.sizes import DiTSizes as DiTSizes
 from pixelwizard.sizes import TextSizes as TextSizes
@@ -118,15 +121,6 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
-class TrackerSettings:
-    """What records a run: ``kind`` is wandb, csv or none; ``mode`` is W&B's (offline, online)."""
-
-    kind: Literal["wandb", "csv", "none"] = "wandb"
-    project: str = "pixelwizard"
-    mode: Literal["offline", "online"] = "offline"
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that determines one ``generate`` run: the root of ``config.yaml``.
 
@@ -162,6 +156,7 @@ class Config:
         check_memory(self.memory)
         check_decode(self.decode, self.resolution.geometry)
         check_video(self.video)
+        check_tracker(self.tracker)
         check_range("seed", self.seed, 0, 2**62)
         check_range("group_size", self.group_size, 1)
         if self.prompt and self.prompts is not None:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.run_folder import short_hash, write_text
+from pixelwizard.run_folder import LEDGER, short_hash, write_text
 from pixelwizard.schema import ConfigError
 
-LEDGER = "sweep.json"
 PENDING, DONE, FAILED = "pending", "done", "failed"
 NAME_LENGTH = 100
 SOME_FAILED = 3

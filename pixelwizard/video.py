@@ -186,6 +186,20 @@ def read_frames(path: Path, width: int | None = None) -> Iterator[np.ndarray]:
             process.communicate()
 
 
+def write_preview(path: Path, preview: Path, height: int) -> None:
+    """Write a small copy of a video, ``height`` pixels high. Raises VideoError."""
+    with tempfile.TemporaryFile() as errors:
+        process = _start(
+            ["-i", str(path), "-vf", f"scale=-2:{height}:flags=area+accurate_rnd"]
+            + ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(preview)],
+            stderr=errors,
+        )
+        if process.wait():
+            errors.seek(0)
+            reason = _reason(errors.read(), process.returncode)
+            raise VideoError(f"ffmpeg could not make a preview of {path.name}: {reason}")
+
+
 def probe(path: Path) -> VideoInfo:
     """Size, rate and comment of a video file. Raises VideoError if it is not one."""
     process = _start(

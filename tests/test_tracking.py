@@ -4,50 +4,124 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from small import BACKBONE, small_config
+from wandb.proto.wandb_internal_pb2 import Record
 
 from pixelwizard.contact_sheet import write_contact_sheet
-from pixelwizard.settings import Config, TrackerSettings, VideoSettings
-from pixelwizard.tracking import track
-from pixelwizard.video import VideoWriter
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import Config, TrackerSettings, VideoSettings, check_tracker
+from pixelwizard.tracking import open_tracker, wandb_run
+from pixelwizard.tracking.base import Tracker, figures
+from pixelwizard.tracking.loggers import make_logger
+from pixelwizard.tracking.wandb_run import WandbRun, wanted_mode
+from pixelwizard.video import VideoWriter, probe
 
 COSTS = {"detail": {"seconds": 1.5, "peak_gb": 0.5}, "decode": {"seconds": 2.0, "peak_gb": 0.25}}
-ROWS = ("a red circle", "a blue square")
+PROMPTS = ("a red circle", "a blue square")
+
+
+def record(number: int) -> dict[str, Any]:
+    """What is written beside a video, as far as trackers look at it."""
+    return {
+        "id": str(number),
+        "prompt": PROMPTS[number],
+        "negative_prompt": "",
+        "seed": number,
+        "anchor": {"nfe": 40},
+        "detail": {"nfe": 4},
+        "weights": {"vae": "0a1b"},
+        "versions": {"torch": "2"},
+        "stages": COSTS,
+    }
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> tuple[Config, list[tuple[str, Path]], Path]:
-    """A run folder with two finished videos and a contact sheet."""
+def made(tmp_path: Path) -> tuple[Config, list[Path]]:
+    """A run folder with two finished videos."""
     config = small_config(BACKBONE, tmp_path)
     videos = Path(config.run_dir) / "videos"
     videos.mkdir(parents=True)
-    rows = []
-    for number, prompt in enumerate(ROWS):
-        path = videos / f"{number}.mp4"
-        with VideoWriter(path, 64, 32, VideoSettings()) as writer:
+    paths = []
+    for number in range(len(PROMPTS)):
+        paths.append(videos / f"{number}.mp4")
+        with VideoWriter(paths[-1], 64, 32, VideoSettings()) as writer:
             writer.write(np.full((5, 32, 64, 3), 100 * number, np.uint8))
-        path.with_suffix(".json").write_text(json.dumps({"stages": COSTS}))
-        rows.append((prompt, path))
+    return config, paths
+
+
+def tracked(config: Config, **settings: Any) -> Config:
+    return replace(config, tracker=TrackerSettings(**settings))
+
+
+def play(tracker: Tracker, config: Config, paths: list[Path]) -> None:
+    """Tell a tracker of a run as the predict loops do."""
+    for number, path in enumerate(paths):
+        tracker.stage(path.stem, "detail", COSTS["detail"])
+        tracker.video(path, record(number))
     sheet = Path(config.run_dir) / "contact_sheet.png"
-    write_contact_sheet(sheet, rows)
-    return config, rows, sheet
+    write_contact_sheet(sheet, [(path.stem, path) for path in paths])
+    tracker.finish(sheet)
 
 
-def tracked(config: Config, kind: str) -> Config:
-    return Config(**{**vars(config), "tracker": TrackerSettings(kind=kind)})
+def records(path: Path) -> Iterator[Record]:
+    """The records of a W&B file: a log of LevelDB, 32 KiB blocks after a header of 7 bytes."""
+    data, position, part = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        part += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            yield Record.FromString(part)
+            part = b""
 
 
-def test_the_contact_sheet_has_a_row_per_video(
-    finished: tuple[Config, list[tuple[str, Path]], Path],
-) -> None:
-    _, rows, sheet = finished
-    one = sheet.with_name("one.png")
-    write_contact_sheet(one, rows[:1])
+def history(folder: Path) -> dict[str, Any]:
+    """The last value of everything that a W&B run logged."""
+    found: dict[str, Any] = {}
+    for entry in records(next(folder.glob("run-*.wandb"))):
+        for item in entry.history.item:
+            found[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    return found
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The configuration that a W&B run logged."""
+    found: dict[str, Any] = {}
+    for entry in records(next(folder.glob("run-*.wandb"))):
+        for update in (entry.run.config.update, entry.config.update):
+            for item in update:
+                found[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    return found
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without a key for W&B."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def test_the_contact_sheet_has_a_row_per_video(made: tuple[Config, list[Path]]) -> None:
+    config, paths = made
+    sheet, one = Path(config.run_dir) / "sheet.png", Path(config.run_dir) / "one.png"
+    write_contact_sheet(sheet, list(zip(PROMPTS, paths, strict=True)))
+    write_contact_sheet(one, [(PROMPTS[0], paths[0])])
     image = Image.open(sheet).convert("RGB")
     assert image.width == 5 * 256 + 6 * 8 and image.height == 2 * Image.open(one).height
     middle = image.height // 4 + 14
@@ -56,41 +130,126 @@ def test_the_contact_sheet_has_a_row_per_video(
 
 
 def test_wandb_offline_keeps_everything_in_the_run_folder(
-    finished: tuple[Config, list[tuple[str, Path]], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    made: tuple[Config, list[Path]], home: Path
 ) -> None:
-    config, rows, sheet = finished
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    track(tracked(config, "wandb"), rows, sheet)
+    config, paths = made
+    config = tracked(config, artifact=True)
+    (Path(config.run_dir).parent / "sweep.json").write_text("{}")
+    play(open_tracker(config), config, paths)
     (folder,) = Path(config.run_dir).glob("wandb/offline-run-*")
-    media = {path.suffix for path in folder.glob("files/media/**/*") if path.is_file()}
-    assert media == {".mp4", ".png"}
     assert len(list(folder.glob("files/media/videos/**/*.mp4"))) == 2
-    assert b"a blue square" in next(folder.glob("run-*.wandb")).read_bytes()
+    assert len(list(folder.glob("files/media/images/**/*.png"))) == 1
+    found = history(folder)
+    assert found["detail/seconds"] == 1.5 and found["detail/nfe"] == 4
+    assert found["progress/detail/peak_gb"] == 0.5
+    assert found["videos/1.caption"] == "a blue square"
+    assert found["table.nrows"] == 2
+    logged = settings_of(folder)
+    assert logged["seed"] == 0 and logged["weights"] == {"vae": "0a1b"}
+    assert logged["schedule"]["steps"] == 2
+    runs = [r.run for r in records(next(folder.glob("run-*.wandb"))) if r.run.run_id]
+    assert runs[0].run_group == Path(config.run_dir).parent.name
+    assert runs[0].job_type == "generate"
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-def test_csv_has_a_line_of_costs_per_video(
-    finished: tuple[Config, list[tuple[str, Path]], Path],
+def test_a_continued_run_is_the_same_wandb_run(made: tuple[Config, list[Path]], home: Path) -> None:
+    config, paths = made
+    for path in paths:
+        play(open_tracker(tracked(config)), config, [path])
+    folders = sorted(Path(config.run_dir).glob("wandb/offline-run-*"))
+    assert len(folders) == 2
+    assert len({folder.name.rsplit("-", 1)[1] for folder in folders}) == 1
+
+
+def test_a_server_that_does_not_answer_leaves_the_run_offline(
+    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, rows, sheet = finished
-    track(tracked(config, "csv"), rows, sheet)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(wandb_run, "START_SECONDS", 1.0)
+    config, paths = made
+    said: list[str] = []
+    play(open_tracker(tracked(config), said.append), config, paths)
+    assert len(said) == 1 and "recorded offline" in said[0]
+    (folder,) = Path(config.run_dir).glob("wandb/offline-run-*")
+    assert history(folder)["videos/0.caption"] == "a red circle"
+
+
+def test_wandb_is_online_only_with_a_key(home: Path) -> None:
+    assert wanted_mode("auto", {}) == "offline"
+    assert wanted_mode("auto", {"WANDB_API_KEY": "k"}) == "online"
+    assert wanted_mode("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}) == "offline"
+    assert wanted_mode("offline", {"WANDB_API_KEY": "k"}) == "offline"
+    (home / ".netrc").write_text("machine api.wandb.ai login user password k\n")
+    (home / ".netrc").chmod(0o600)
+    assert wanted_mode("auto", {}) == "online"
+    assert wanted_mode("auto", {"WANDB_BASE_URL": "https://other.example"}) == "offline"
+
+
+def test_a_large_video_is_shown_small(
+    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_run, "PREVIEW_HEIGHT", 16)
+    config, paths = made
+    tracker = WandbRun(tracked(config), print)
+    play(tracker, config, paths[:1])
+    (shown,) = Path(config.run_dir).glob("wandb/offline-run-*/files/media/videos/**/*.mp4")
+    assert (probe(shown).width, probe(shown).height) == (32, 16)
+
+
+def test_csv_has_a_line_of_costs_per_video_also_when_continued(
+    made: tuple[Config, list[Path]],
+) -> None:
+    config, paths = made
+    config = tracked(config, kind="csv")
+    play(open_tracker(config), config, paths[:1])
+    tracker = open_tracker(config)
+    tracker.earlier(paths[0], record(0))
+    tracker.video(paths[1], record(1))
+    tracker.finish(None)
     with open(Path(config.run_dir) / "csv" / "metrics.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["step"] for line in lines] == ["0", "1"]
     assert lines[1]["detail/seconds"] == "1.5" and lines[1]["decode/peak_gb"] == "0.25"
 
 
-def test_a_failing_tracker_is_noted_and_goes_on(
-    finished: tuple[Config, list[tuple[str, Path]], Path],
+def test_any_lightning_logger_can_be_named_and_nothing_else(
+    made: tuple[Config, list[Path]],
+) -> None:
+    config, _ = made
+    named = tracked(
+        config,
+        kind="lightning",
+        logger="lightning.pytorch.loggers.CSVLogger",
+        options={"name": "mine"},
+    )
+    assert make_logger(named).name == "mine"
+    for name in ("os.system", "no.such.Logger", "Logger"):
+        with pytest.raises(ConfigError, match=name):
+            make_logger(tracked(config, kind="lightning", logger=name))
+
+
+def test_settings_of_another_tracker_are_refused() -> None:
+    with pytest.raises(ConfigError, match="tracker.mode=online is for tracker=wandb"):
+        check_tracker(TrackerSettings(kind="csv", mode="online"))
+    with pytest.raises(ConfigError, match="tracker.logger is missing"):
+        check_tracker(TrackerSettings(kind="lightning"))
+
+
+def test_a_failing_tracker_is_said_once_and_the_run_goes_on(
+    made: tuple[Config, list[Path]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config, rows, sheet = finished
+    config, paths = made
     monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
-    track(tracked(config, "wandb"), rows, sheet)
+    said: list[str] = []
+    play(open_tracker(tracked(config), said.append), config, paths)
     assert "the tracker wandb failed" in caplog.text
+    assert said == ["tracker=wandb failed (division by zero); the run goes on without it"]
+
+
+def test_the_figures_of_a_video_are_flat() -> None:
+    found = figures(record(0))
+    assert found["detail/seconds"] == 1.5 and found["anchor/nfe"] == 40

@@ -14,6 +14,7 @@ from pixelwizard.runs.memory import PeakMemory
 from pixelwizard.runs.progress import Display
 from pixelwizard.runs.status import Status
 from pixelwizard.store import Store
+from pixelwizard.tracking.base import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,11 @@ class Keep(Callback):
         store: Store,
         status: Status,
         publish: Callable[[Job, dict[str, float]], None],
+        tracker: Tracker,
         planned_gb: float | None = None,
     ) -> None:
         self.store, self.status, self.publish = store, status, publish
-        self.planned_gb = planned_gb
+        self.tracker, self.planned_gb = tracker, planned_gb
         self.memory = PeakMemory()
 
     def on_predict_batch_end(
@@ -62,6 +64,7 @@ class Keep(Callback):
         for artifact in outputs.artifacts:
             self.store.save(artifact.kind, artifact.key, artifact.tensors, cost)
             self.store.remove(f"{artifact.kind}_state", artifact.key)
+        self.tracker.stage(batch.id, name, cost)
         if name == "decode":
             self.publish(batch, cost)
 

@@ -33,7 +33,8 @@ from pixelwizard.runs.progress import Display, silence_lightning
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 from pixelwizard.store import Store
-from pixelwizard.tracking import track
+from pixelwizard.tracking import open_tracker
+from pixelwizard.tracking.base import Tracker
 from pixelwizard.video import check_ffmpeg
 
 log = logging.getLogger(__name__)
@@ -60,19 +61,19 @@ def generate(
     check_ffmpeg()
     folder = Path(config.run_dir)
     display = display or Display(len(jobs))
-    run = _Run(config, jobs, digests, display)
+    tracker = open_tracker(config, display.line)
+    run, sheet = _Run(config, jobs, digests, display, tracker), None
     try:
+        run.tell_earlier()
         run.all_groups()
+        outcome = run.outcome()
+        if videos := outcome.videos:
+            sheet = folder / "contact_sheet.png"
+            rows = [(job.prompt.text, videos[job.id]) for job in jobs if job.id in videos]
+            write_contact_sheet(sheet, rows)
     finally:
+        tracker.finish(sheet)
         display.close()
-    outcome = run.outcome()
-    if outcome.videos:
-        sheet = folder / "contact_sheet.png"
-        rows = [
-            (job.prompt.text, outcome.videos[job.id]) for job in jobs if job.id in outcome.videos
-        ]
-        write_contact_sheet(sheet, rows)
-        track(config, rows, sheet)
     return outcome
 
 
@@ -80,9 +81,15 @@ class _Run:
     """One call of ``generate``: what is left to do, and the doing of it."""
 
     def __init__(
-        self, config: Config, jobs: Sequence[Job], digests: Mapping[str, str], display: Display
+        self,
+        config: Config,
+        jobs: Sequence[Job],
+        digests: Mapping[str, str],
+        display: Display,
+        tracker: Tracker,
     ) -> None:
         self.config, self.jobs, self.digests, self.display = config, jobs, digests, display
+        self.tracker = tracker
         self.networks = Networks(config, plan_of(config))
         self.videos = Path(config.run_dir) / "videos"
         self.videos.mkdir(parents=True, exist_ok=True)
@@ -90,6 +97,13 @@ class _Run:
         self.status = Status(Path(config.run_dir) / "status.json", [job.id for job in jobs])
         self.status.done(*(job.id for job in jobs if finished(config, job)))
         self.records = {job.id: record(config, job, digests, device_name()) for job in jobs}
+
+    def tell_earlier(self) -> None:
+        """Tell the tracker of the videos that are there already."""
+        for job in self.jobs:
+            if finished(self.config, job):
+                written = (self.videos / f"{job.id}.json").read_text(encoding="utf-8")
+                self.tracker.earlier(self._video_of(job), json.loads(written))
 
     def all_groups(self) -> None:
         """Every stage of every group; the groups are independent."""
@@ -120,7 +134,7 @@ class _Run:
         self.display.enter(loop.name, len(jobs))
         numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
         planned = self.networks.planned_gb(loop.name)
-        keep = Keep(self.store, self.status, self._publish, planned)
+        keep = Keep(self.store, self.status, self._publish, self.tracker, planned)
         trainer = Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,
@@ -164,9 +178,14 @@ class _Run:
         }
         tiles = self.networks.tiles
         stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}
-        write_json(self.videos / f"{job.id}.json", {**self.records[job.id], "stages": stages})
+        written = {**self.records[job.id], "stages": stages}
+        write_json(self.videos / f"{job.id}.json", written)
         self.status.done(job.id)
-        self.display.line(f"video {self.videos / job.id}{self.config.video.suffix}")
+        self.tracker.video(self._video_of(job), written)
+        self.display.line(f"video {self._video_of(job)}")
+
+    def _video_of(self, job: Job) -> Path:
+        return self.videos / f"{job.id}{self.config.video.suffix}"
 
     def outcome(self) -> Outcome:
         """What has become of the jobs so far."""

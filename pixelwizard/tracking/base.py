@@ -1,0 +1,33 @@
+"""What a tracker is told; the one here records nothing. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class Tracker:
+    """Told of every stage and every video as they end, and of the end of the run."""
+
+    def stage(self, id: str, name: str, cost: dict[str, float]) -> None:
+        """A stage of prompt ``id`` has ended; ``cost`` has ``seconds`` and ``peak_gb``."""
+
+    def video(self, path: Path, record: dict[str, Any]) -> None:
+        """A video is there; ``record`` is its provenance, with the cost of every stage."""
+
+    def earlier(self, path: Path, record: dict[str, Any]) -> None:
+        """A video that an interrupted call for the same run folder had made."""
+
+    def finish(self, sheet: Path | None) -> None:
+        """Nothing more comes; ``sheet`` is the contact sheet, if the run has come to one."""
+
+
+def figures(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a video, flat: ``anchor/seconds``, ``detail/peak_gb``, ``detail/nfe``, ..."""
+    costs = {
+        f"{stage}/{name}": value
+        for stage, cost in record["stages"].items()
+        for name, value in cost.items()
+        if isinstance(value, (int, float))
+    }
+    return costs | {f"{stage}/nfe": record[stage]["nfe"] for stage in ("anchor", "detail")}

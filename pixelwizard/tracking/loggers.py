@@ -1,0 +1,62 @@
+"""Runs in loggers of Lightning: its CSV files, or any other by the name of its class."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from pixelwizard.schema import ConfigError, to_plain
+from pixelwizard.settings import Config
+from pixelwizard.tracking.base import Tracker, figures
+
+
+class LoggerRun(Tracker):
+    """The settings as hyperparameters, one row of figures per video.
+
+    Loggers begin anew when a run is continued, so earlier videos are logged again.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.logger = make_logger(config)
+        self.logger.log_hyperparams(to_plain(config))
+        self.rows = 0
+
+    def video(self, path: Path, record: dict[str, Any]) -> None:
+        self.logger.log_metrics(figures(record), step=self.rows)
+        self.rows += 1
+
+    def earlier(self, path: Path, record: dict[str, Any]) -> None:
+        self.video(path, record)
+
+    def finish(self, sheet: Path | None) -> None:
+        self.logger.save()
+        self.logger.finalize("success")
+
+
+def make_logger(config: Config) -> Logger:
+    """The logger of ``config.tracker``. Raises ConfigError unless it names a Lightning logger."""
+    settings = config.tracker
+    if settings.kind == "csv":
+        return _named("lightning.pytorch.loggers.CSVLogger")(config.run_dir, name="csv", version="")
+    options = {"save_dir": config.run_dir, **settings.options}
+    try:
+        return _named(settings.logger or "")(**options)
+    except TypeError as error:
+        raise ConfigError(f"tracker.options={settings.options} do not fit: {error}") from None
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ConfigError(f"tracker.logger={path} cannot be imported") from None
+    if not (isinstance(found, type) and issubclass(found, Logger)):
+        raise ConfigError(
+            f"tracker.logger={path} is no logger of Lightning;"
+            " try lightning.pytorch.loggers.TensorBoardLogger"
+        )
+    return found
