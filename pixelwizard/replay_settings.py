@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from pixelwizard.schema import ConfigError
-
 
 @dataclass(frozen=True)
 class ReplayConfig:
@@ -17,6 +15,4 @@ class ReplayConfig:
     out: Optional[str] = None
 
     def check(self) -> None:
-        """A file must be named; raises ConfigError."""
-        if self.file is None:
-            raise ConfigError("no video is named; write it behind the task: replay VIDEO.mp4")
+        """Nothing: what the video holds is checked when it is replayed."""

@@ -187,10 +187,10 @@ def read_frames(path: Path, width: int | None = None) -> Iterator[np.ndarray]:
 
 
 def write_preview(path: Path, preview: Path, height: int) -> None:
-    """Write a small copy of a video, ``height`` pixels high. Raises VideoError."""
+    """Write an h264 copy of a video, at most ``height`` pixels high. Raises VideoError."""
     with tempfile.TemporaryFile() as errors:
         process = _start(
-            ["-i", str(path), "-vf", f"scale=-2:{height}:flags=area+accurate_rnd"]
+            ["-i", str(path), "-vf", f"scale=-2:'min({height},ih)':flags=area+accurate_rnd"]
             + ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(preview)],
             stderr=errors,
         )

@@ -91,7 +91,7 @@ def test_every_example_of_the_help_composes(
     Path("prompts.csv").write_text("text\na\n")
     lines = [line.strip() for line in command(task).examples.splitlines()]
     examples = [re.split(r"\s{2,}", line)[0] for line in lines if line.startswith("pixelwizard")]
-    assert len(examples) >= 4
+    assert len(examples) >= 2
     for example in examples:
         assert main([*shlex.split(example)[1:], "--cfg=job"]) == 0, capsys.readouterr().err
 

@@ -10,6 +10,7 @@ from pixelwizard.commands import Command
 from pixelwizard.launch import launch
 from pixelwizard.replay_settings import ReplayConfig
 from pixelwizard.run_folder import claim
+from pixelwizard.schema import ConfigError
 
 EXAMPLES = """\
   pixelwizard replay outputs/RUN/videos/ID.mp4           into a folder of its own below outputs/
@@ -23,14 +24,17 @@ def check(config: ReplayConfig) -> None:
     """Refuse a video that cannot be made again. Raises ValueError."""
     from pixelwizard.replay import repetition
 
-    repetition(Path(config.file or ""), config.out)
+    if config.file is None:
+        raise ConfigError("no video is named; write it behind the task: replay VIDEO.mp4")
+    repetition(Path(config.file), config.out)
 
 
 def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
     """Run ``generate`` with the settings inside the video; returns the exit code."""
     from pixelwizard.replay import changed_versions, repetition
 
-    video = Path(config.file or "")
+    assert config.file is not None
+    video = Path(config.file)
     if changed := changed_versions(video):
         print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
     return launch(claim(repetition(video, config.out), command_line))

@@ -103,7 +103,7 @@ class _Run:
         for job in self.jobs:
             if finished(self.config, job):
                 written = (self.videos / f"{job.id}.json").read_text(encoding="utf-8")
-                self.tracker.earlier(self._video_of(job), json.loads(written))
+                self.tracker.earlier(self._video_of(job.id), json.loads(written))
 
     def all_groups(self) -> None:
         """Every stage of every group; the groups are independent."""
@@ -181,16 +181,16 @@ class _Run:
         written = {**self.records[job.id], "stages": stages}
         write_json(self.videos / f"{job.id}.json", written)
         self.status.done(job.id)
-        self.tracker.video(self._video_of(job), written)
-        self.display.line(f"video {self._video_of(job)}")
+        self.tracker.video(self._video_of(job.id), written)
+        self.display.line(f"video {self._video_of(job.id)}")
 
-    def _video_of(self, job: Job) -> Path:
-        return self.videos / f"{job.id}{self.config.video.suffix}"
+    def _video_of(self, id: str) -> Path:
+        return self.videos / f"{id}{self.config.video.suffix}"
 
     def outcome(self) -> Outcome:
         """What has become of the jobs so far."""
         done = [id for id, s in self.status.states.items() if s["state"] == "done"]
-        videos = {id: self.videos / f"{id}{self.config.video.suffix}" for id in done}
+        videos = {id: self._video_of(id) for id in done}
         return Outcome(Path(self.config.run_dir), videos, self.status.failed)
 
 
