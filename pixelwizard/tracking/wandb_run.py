@@ -8,7 +8,7 @@ import netrc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 from pixelwizard.provenance import git_revision
@@ -25,6 +25,7 @@ PREVIEW_HEIGHT = 720
 """Videos are shown at most this high, in h264; the files themselves go along as an option."""
 START_SECONDS, FINISH_SECONDS = 30.0, 300.0
 """How long a server may take to answer at the start, and to take what is left at the end."""
+Mode = Literal["online", "offline"]
 COLUMNS = ("id", "prompt", "negative_prompt", "seed")
 
 
@@ -68,8 +69,8 @@ class WandbRun(Tracker):
 
         with self._environment():
             if self.rows:
-                columns = list(self.rows[0])
-                table = [[row.get(name) for name in columns] for row in self.rows]
+                columns: list[str | int] = list(self.rows[0])
+                table = [[row.get(str(name)) for name in columns] for row in self.rows]
                 self.run.log({"table": wandb.Table(columns=columns, data=table)})
             if sheet is not None:
                 self.run.summary["contact_sheet"] = wandb.Image(str(sheet))
@@ -97,7 +98,7 @@ class WandbRun(Tracker):
                 )
         return self._init("offline")
 
-    def _init(self, mode: str) -> Any:
+    def _init(self, mode: Mode) -> Any:
         import wandb
 
         overrides = self.folder / OVERRIDES
@@ -167,13 +168,12 @@ class WandbRun(Tracker):
                     os.environ[name] = value
 
 
-def wanted_mode(setting: str, environment: Mapping[str, str] = os.environ) -> str:
+def wanted_mode(setting: str, environment: Mapping[str, str] = os.environ) -> Mode:
     """``online`` or ``offline``; ``auto``: what WANDB_MODE says, else online if there is a key."""
-    if setting != "auto":
-        return setting
-    if "WANDB_MODE" in environment:
-        return "online" if environment["WANDB_MODE"] == "online" else "offline"
-    return "online" if has_key(environment) else "offline"
+    if setting == "auto":
+        online = has_key(environment)
+        setting = environment.get("WANDB_MODE", "online" if online else "offline")
+    return "online" if setting == "online" else "offline"
 
 
 def has_key(environment: Mapping[str, str]) -> bool:
