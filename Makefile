@@ -1,10 +1,11 @@
-# make demo: four videos from text. make test: checks and tests. Both install into .venv first.
+# make demo: four videos from text. make test: checks and tests. make gpu: all that needs a GPU.
+# All install into .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 SOURCES = pixelwizard tests
 
-.PHONY: demo test clean
+.PHONY: demo test gpu clean
 
 demo: $(VENV)/.run
 	$(VENV)/bin/pixelwizard
@@ -14,6 +15,10 @@ test: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check $(SOURCES)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+
+gpu: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m gpu
+	$(VENV)/bin/pixelwizard bench bench=full run_dir=outputs/gpu
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-HOST = 0.5
-"""TFLOP/s of a processor in bfloat16, roughly; only a text may have to be encoded there."""
-
 
 @dataclass(frozen=True)
 class Ceilings:
@@ -30,7 +27,6 @@ class Ceilings:
     def seconds(self, flops: Mapping[str, float], moved: float) -> float:
         """Time of operations by kind (matmul, attention, conv) and of ``moved`` bytes."""
         rates = {"matmul": self.matmul, "attention": self.attention, "conv": self.conv}
-        rates["host"] = HOST
         computing = sum(count / (rates[kind] * 1e12) for kind, count in flops.items())
         return computing + moved / (self.memory_tbs * 1e12)
 

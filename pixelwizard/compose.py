@@ -32,7 +32,7 @@ PATHS = (
     *("data.dir", "objective.init_from", "out", "source.folder", "file"),
 )
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
-NAMING = ("backbone", "resolution", "schedule")
+NAMING = ("bench", "backbone", "resolution", "schedule")
 """Groups whose choices name the default run folder, unless an experiment does."""
 OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 SWEPT = re.compile(r",|(range|glob|choice)\(")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,8 +37,8 @@ log = logging.getLogger(__name__)
 class StagePlan:
     """One stage as it will run. ``seconds``: one clip; ``peak_gb`` includes the weights.
 
-    ``mode`` is resident, offload, stream or host (the CPU computes); ``chunk`` tokens go through a
-    layer of a transformer together; ``tiles`` of the decode: [rows, columns].
+    ``mode`` is resident, offload or stream; ``chunk`` tokens go through a layer of a transformer
+    together; ``tiles`` of the decode: [rows, columns].
     """
 
     name: str
@@ -162,9 +161,9 @@ def _planned(way: _Way, ceilings: Ceilings, fits: bool) -> StagePlan:
         name=way.name,
         tokens=way.tokens,
         tflop=round(sum(cost.flops.values()) / 1e12, 3),
-        weights_gb=round(cost.weights / GB, 3),
-        activations_gb=round((cost.peak - cost.weights) / GB, 3),
-        peak_gb=round(cost.peak / GB, 3),
+        weights_gb=round(cost.weights / GB, 6),
+        activations_gb=round((cost.peak - cost.weights) / GB, 6),
+        peak_gb=round(cost.peak / GB, 6),
         seconds=round(max(computing, cost.fetched / (ceilings.host_gbs * 1e9)), 3),
         mode=way.mode,
         fits=fits,
@@ -175,11 +174,12 @@ def _planned(way: _Way, ceilings: Ceilings, fits: bool) -> StagePlan:
 
 def _text(config: Settings) -> Iterator[_Way]:
     backbone = config.backbone
-    cost = cost_of_text(backbone.text, backbone.dit.text_len, getattr(torch, backbone.dtype))
-    yield _Way("text", backbone.dit.text_len, _held(config), cost)
-    if config.memory.mode in ("auto", "stream"):
-        on_host = Cost(0, 0, Counter(host=sum(cost.flops.values())), 0)
-        yield _Way("text", backbone.dit.text_len, "host", on_host)
+    for mode in _modes(config):
+        cost = cost_of_text(
+            *(backbone.text, backbone.dit.text_len, getattr(torch, backbone.dtype)),
+            mode == "stream",
+        )
+        yield _Way("text", backbone.dit.text_len, mode, cost)
 
 
 def _anchor(config: Settings) -> Iterator[_Way]:
@@ -214,13 +214,17 @@ def _detail(config: Settings) -> Iterator[_Way]:
 
 def _sampling(name: str, config: Settings, stage: Sampling) -> Iterator[_Way]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
-    wanted = config.memory.mode
-    modes = ("resident", "stream") if wanted == "auto" else (wanted,)
     chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
-    for mode in modes:
+    for mode in _modes(config):
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
             yield _Way(name, stage.geometry.tokens, mode, cost, chunk)
+
+
+def _modes(config: Settings) -> tuple[str, ...]:
+    """Where the weights of a network of blocks may be."""
+    wanted = config.memory.mode
+    return ("resident", "stream") if wanted == "auto" else (wanted,)
 
 
 def _decode(limit: float, config: Settings) -> Iterator[_Way]:
@@ -230,7 +234,7 @@ def _decode(limit: float, config: Settings) -> Iterator[_Way]:
 
 
 def _held(config: Settings) -> str:
-    """Networks that are no transformers of blocks are on the device whole while they run."""
+    """The autoencoder, which is no chain of equal blocks, is on the device whole while it runs."""
     return "offload" if config.memory.mode == "offload" else "resident"
 
 

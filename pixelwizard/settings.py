@@ -165,13 +165,14 @@ class Config:
 
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
+    from pixelwizard.bench_settings import BenchConfig
     from pixelwizard.plan_settings import PlanConfig
     from pixelwizard.replay_settings import ReplayConfig
     from pixelwizard.train_settings import TrainConfig
     from pixelwizard.weights_settings import ConvertConfig, FetchConfig
 
-    tasks: tuple[Any, ...] = (Config, TrainConfig, PlanConfig, FetchConfig, ConvertConfig)
-    tasks += (ReplayConfig,)
+    tasks: tuple[Any, ...] = (Config, TrainConfig, PlanConfig, BenchConfig)
+    tasks += (FetchConfig, ConvertConfig, ReplayConfig)
     return {root.task: root for root in tasks}
 
 

@@ -30,11 +30,13 @@ KINDS = {"addmm": "matmul", "mm": "matmul", "bmm": "matmul", "convolution": "con
 class Trace:
     """A context in which every operation on meta tensors is counted.
 
-    ``peak`` and ``live`` are bytes; ``flops`` by kind (matmul, conv, attention); ``moved`` are the
-    bytes that the other operations read and write.
+    ``computing``: the tensors are real ones, and attention is computed too. ``peak`` and ``live``
+    are bytes; ``flops`` by kind (matmul, conv, attention); ``moved`` are the bytes that the other
+    operations read and write.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, computing: bool = False) -> None:
+        self.computing = computing
         self.live = self.peak = 0
         self.moved = 0
         self.flops: Counter[str] = Counter()
@@ -42,7 +44,8 @@ class Trace:
         self._context = ExitStack()
 
     def __enter__(self) -> Trace:
-        self._context.enter_context(_Attention(self))
+        if not self.computing:
+            self._context.enter_context(_Attention(self))
         self._context.enter_context(_Operations(self))
         return self
 
@@ -68,6 +71,8 @@ class Trace:
 
     def allocated(self, tensor: Tensor) -> None:
         """Count a tensor's storage, if it is new, for as long as it is alive."""
+        if self.computing and tensor.is_meta:
+            return
         storage = tensor.untyped_storage()
         number = storage._cdata
         if number in self._sizes:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from pixelwizard import settings
+from pixelwizard.bench_settings import BenchConfig
 from pixelwizard.checkpoints import PARTS, weights_digest
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.jobs import make_jobs
@@ -78,6 +79,10 @@ def dispatch(folder: Path) -> int:
     config = settings.load(folder / "config.yaml")
     if isinstance(config, Config):
         return _generate(config)
+    if isinstance(config, BenchConfig):
+        from pixelwizard.bench.run import bench
+
+        return bench(config)
     from pixelwizard.runs.train import train
 
     return train(config)

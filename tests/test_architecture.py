@@ -19,11 +19,13 @@ LIGHT = (
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan"),
     *("commands.fetch", "commands.convert", "commands.replay", "replay_settings"),
+    *("commands.bench", "bench_settings", "plan_settings"),
 )
 FLOORS = (
     ("geometry", "schema", "sizes"),
     ("output_settings",),
-    ("settings", "train_settings", "plan_settings", "weights_settings", "replay_settings"),
+    ("settings", "train_settings", "plan_settings", "bench_settings"),
+    ("weights_settings", "replay_settings"),
     ("diffusion",),
     ("checkpoints", "catalog", "digests", "hub"),
     ("wan",),
@@ -37,6 +39,7 @@ FLOORS = (
     ("run_folder",),
     ("runs", "video", "store", "tracking", "jobs", "provenance", "contact_sheet"),
     ("replay",),
+    ("bench",),
     ("worker",),
     ("launch", "sweep"),
     ("commands",),

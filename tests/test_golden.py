@@ -153,12 +153,15 @@ def test_a_trainers_container_gives_the_detail_network(
 
 
 @torch.no_grad()
-def test_text_encoder_equals_the_official_one(golden: Path) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_encoder_equals_the_official_one(golden: Path, stream: bool) -> None:
     settings = json.loads((golden / "umt5.json").read_text())
     io = load_file(golden / "umt5_io.safetensors")
     tokenizer = load_tokenizer(TINY / "google/umt5-xxl")
     encoder = TextEncoder(sizes_from(TextSizes, settings["config"]), tokenizer, io["ids"].shape[1])
     encoder.load_official(load_file(golden / "umt5_weights.safetensors"))
+    if stream:
+        encoder.requires_grad_(False).stream_from_host(torch.device("cpu"), asynchronous=False)
     lengths = io["mask"].sum(1).tolist()
     actual = encoder.eval().encode([i[:n] for i, n in zip(io["ids"], lengths, strict=True)])
     for hidden, expected, length in zip(actual, io["hidden"], lengths, strict=True):

@@ -45,7 +45,7 @@ def decode(*overrides: str) -> StagePlan:
     [
         (["resolution=2k", "memory=resident"], {"detail": 15.0, "anchor": 12.0}),
         (["resolution=4k", "memory=resident"], {"detail": 19.0, "anchor": 12.0}),
-        (["resolution=2k", "memory=stream"], {"detail": 6.0}),
+        (["resolution=2k", "memory=stream"], {"text": 1.5, "detail": 6.0}),
         (["resolution=4k", "memory=stream"], {"detail": 10.0}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",

@@ -12,7 +12,7 @@ import yaml
 
 from pixelwizard import catalog
 from pixelwizard.cli import main
-from pixelwizard.commands import TASKS, generate, plan, train
+from pixelwizard.commands import TASKS, bench, generate, plan, train
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
 from pixelwizard.output_settings import CODECS
@@ -53,8 +53,9 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         folders.append(folder)
         return 0
 
-    for command in (generate, train):
+    for command in (generate, train, bench):
         monkeypatch.setattr(command, "launch", launch)
+    for command in (generate, train):
         monkeypatch.setattr(command, "require_weights", lambda *parts: None)
     monkeypatch.setattr(plan, "COMMAND", replace(plan.COMMAND, run=lambda *_: 0))
     return folders

@@ -1,5 +1,6 @@
 """Text cleaning, the word-level tokenizer and the encoder around them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,32 @@ def test_official_names_cover_every_weight_and_load_back(encoder, tokenizer):
     assert sum(1 for _ in other.parameters()) == len(state), "the embedding is one parameter"
     with torch.no_grad():
         assert torch.equal(encoder(["a red circle"])[0], other.eval()(["a red circle"])[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_streamed_layers_give_the_same_bits(tokenizer, layers):
+    torch.manual_seed(0)
+    encoder = TextEncoder(replace(SIZES, num_layers=layers), tokenizer, 6).requires_grad_(False)
+    texts = ["a red circle moves left", ""]
+    expected = encoder.eval()(texts)
+    encoder.stream_from_host(torch.device("cpu"), asynchronous=False)
+    for _ in range(2):  # the second forward refills the buffers
+        for streamed, one in zip(encoder(texts), expected, strict=True):
+            assert torch.equal(streamed, one)
+
+
+@torch.no_grad()
+def test_a_streamed_encoder_has_two_layers_on_the_device_and_its_embedding_on_the_host(tokenizer):
+    with torch.device("meta"):
+        encoder = TextEncoder(replace(SIZES, num_layers=5), tokenizer, 6).requires_grad_(False)
+    home = encoder.model.encoder.block[0]
+    encoder.to_empty(device="cpu").stream_from_host(torch.device("meta"), asynchronous=False)
+    stack = encoder.model.encoder
+    assert [next(slot.parameters()).device.type for slot in stack.block.slots] == ["meta"] * 2
+    assert next(home.parameters()).device.type == "cpu"
+    assert encoder.model.shared.weight.device.type == "cpu"
+    assert stack.final_layer_norm.weight.device.type == "meta"
 
 
 def test_gradients_reach_every_weight(encoder):

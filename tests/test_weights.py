@@ -286,34 +286,6 @@ def test_missing_weights_say_how_to_fetch_them(tmp_path):
     assert "pixelwizard-4k" not in str(error.value)
 
 
-@torch.no_grad()
-def test_a_streamed_text_encoder_equals_a_loaded_one(backbone):
-    texts = ["a red circle", "circle", ""]
-    loaded = load_text_encoder(backbone)
-    streamed = load_text_encoder(backbone, stream=True)
-    for one, other in zip(loaded(texts), streamed(texts), strict=True):
-        assert torch.equal(one, other)
-
-
-@torch.no_grad()
-def test_a_streamed_block_is_on_the_device_only_while_it_computes(backbone):
-    encoder = load_text_encoder(backbone, stream=True, dtype=torch.bfloat16)
-    stack = encoder.model.encoder
-    parts = [*stack.block, stack.final_layer_norm]
-    seen = []
-
-    def away(module: nn.Module) -> bool:
-        return all(weight.dtype == torch.bfloat16 for weight in module.parameters())
-
-    for part in parts:
-        part.register_forward_hook(
-            lambda *_, part=part: seen.append([away(other) for other in parts]), prepend=True
-        )
-    assert encoder(["a red circle"])[0].dtype == torch.bfloat16
-    assert seen == [[one is other for other in parts] for one in parts]
-    assert not any(away(part) for part in parts)
-
-
 def test_the_digest_follows_the_content(backbone):
     before = {part: weights_digest(backbone, part) for part in LOADERS}
     assert len(set(before.values())) == len(LOADERS)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import copy
 import logging
+import platform
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from pixelwizard.decode_cost import allowed, surely_whole
+from pixelwizard.decode_cost import Settings, allowed, surely_whole
 from pixelwizard.geometry import Tiles
 from pixelwizard.planner import Plan, make_plan
 from pixelwizard.runs.memory import GB, available
 from pixelwizard.settings import BackboneSettings, Config
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.wan.dit import CHUNK, WanDiT
+from pixelwizard.wan.umt5 import TextEncoder
 
 Network = TypeVar("Network", bound=nn.Module)
 Load = Callable[[BackboneSettings, torch.device, torch.dtype], Network]
 CPU = torch.device("cpu")
+STREAMED = ("text", "anchor", "detail")
+"""Stages whose networks are chains of equal blocks, which can pass from host memory."""
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,13 @@ def plan_of(config: Config) -> Plan | None:
     return plan
 
 
+def device_name() -> str:
+    """The device that the stages compute on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu {platform.machine()}"
+
+
 class Networks:
     """Loads the network of each stage; with ``offload`` each is read only once per run.
 
@@ -52,13 +63,13 @@ class Networks:
     stage uses are copies of them on the device.
     """
 
-    def __init__(self, config: Config, plan: Plan | None) -> None:
+    def __init__(self, config: Settings, plan: Plan | None) -> None:
         self.config = config
         self.planned = plan.by_name if plan else {}
         self._kept: dict[str, nn.Module] = {}
 
     def mode(self, stage: str) -> str:
-        """resident, offload, stream or host."""
+        """resident, offload or stream."""
         if stage in self.planned:
             return self.planned[stage].mode
         wanted = self.config.memory.mode
@@ -81,13 +92,11 @@ class Networks:
     ) -> Network:
         """The network of a stage, ready to compute on ``device``."""
         mode, backbone = self.mode(stage), self.config.backbone
-        if mode == "host":
-            return load(backbone, CPU, dtype)
         if mode == "offload":
             return self._offloaded(stage, load, device, dtype)
-        if mode == "stream" and stage in ("anchor", "detail"):
+        if mode == "stream" and stage in STREAMED:
             network = load(backbone, CPU, dtype)
-            assert isinstance(network, WanDiT)
+            assert isinstance(network, (WanDiT, TextEncoder))
             network.stream_from_host(device, asynchronous=device.type == "cuda")
         else:
             network = load(backbone, device, dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from pixelwizard.runs.loops import (
     EncodeTextLoop,
     StageLoop,
 )
-from pixelwizard.runs.placement import Networks, plan_of
+from pixelwizard.runs.placement import Networks, device_name, plan_of
 from pixelwizard.runs.progress import Display, silence_lightning
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
@@ -200,13 +199,6 @@ def groups(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
         yield jobs[:1]
     for start in range(1, len(jobs), size):
         yield jobs[start : start + size]
-
-
-def device_name() -> str:
-    """The device that the stages compute on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"cpu {platform.machine()}"
 
 
 def _single(batch: list[Job]) -> Job:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 STAGES = ("text", "anchor", "detail", "decode")
@@ -94,6 +94,50 @@ class Display:
 
     def _show(self, text: str) -> None:
         self.terminal.show(text, self.where)
+
+
+class Remaining:
+    """The part that is under way, and the time left by what every part was expected to take.
+
+    The expectations need only be right in proportion: they are scaled by the parts that are done.
+    """
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self.terminal = Line(out)
+        self.expected: dict[str, float] = {}
+        self.behind = self.elapsed = 0.0
+        self.part, self.started = "", time.monotonic()
+
+    def expect(self, parts: Mapping[str, float]) -> None:
+        """These parts are to come, with their seconds."""
+        self.expected.update(parts)
+
+    def enter(self, part: str) -> None:
+        """A part starts, and with it the one before is done."""
+        self._leave()
+        self.part, self.started = part, time.monotonic()
+        if self.terminal.live:
+            self.share(0.0)
+        else:
+            self.terminal.say(part)
+
+    def share(self, done: float) -> None:
+        """This share of the current part is done."""
+        here, ahead = self.expected.get(self.part, 0.0), sum(self.expected.values())
+        behind = self.behind + done * here
+        elapsed = self.elapsed + (time.monotonic() - self.started if here else 0.0)
+        pace = elapsed / behind if behind else 1.0
+        eta = f"  ETA {clock(pace * (ahead - done * here))}" if ahead else ""
+        self.terminal.show(f"{100 * done:.0f} %{eta}", self.part)
+
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        self.terminal.show("")
+
+    def _leave(self) -> None:
+        if self.part in self.expected:
+            self.behind += self.expected.pop(self.part)
+            self.elapsed += time.monotonic() - self.started
 
 
 def silence_lightning() -> None:

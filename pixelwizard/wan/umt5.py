@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pixelwizard.settings import TextSizes
+from pixelwizard.wan.streaming import BlockStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -130,22 +131,6 @@ def official_shapes(sizes: TextSizes) -> dict[str, list[int]]:
     return shapes
 
 
-class _Visit:
-    """A module's weights, on another device from ``arrive`` to ``leave``."""
-
-    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        self.home = [(parameter, parameter.data) for parameter in module.parameters()]
-
-    def arrive(self, *_: object) -> None:
-        for parameter, data in self.home:
-            parameter.data = data.to(self.device, self.dtype, copy=True)
-
-    def leave(self, *_: object) -> None:
-        for parameter, data in self.home:
-            parameter.data = data
-
-
 class TextEncoder(nn.Module):
     """UMT5 encoder with its tokenizer.
 
@@ -195,7 +180,7 @@ class TextEncoder(nn.Module):
         ids_BL = pad_sequence(list(tokens), batch_first=True, padding_value=0)
         embedded_BLD = embedding(ids_BL.to(embedding.weight.device))
         if self._streamed_to is not None:
-            embedded_BLD = embedded_BLD.to(self._streamed_to, self._streamed_dtype)
+            embedded_BLD = embedded_BLD.to(self._streamed_to)
         device = embedded_BLD.device
         positions_L = torch.arange(ids_BL.shape[1], device=device)
         mask_BL = (positions_L < torch.tensor(lengths, device=device)[:, None]).long()
@@ -208,18 +193,18 @@ class TextEncoder(nn.Module):
         """Texts -> embeddings [L_i, dim], one text at a time: none depends on its neighbours."""
         return [self.encode([tokens])[0] for tokens in self.tokenize(texts)]
 
-    def stream(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Compute on ``device`` in ``dtype``, each block's weights there only while they are used.
+    def stream_from_host(self, device: torch.device, asynchronous: bool) -> None:
+        """Compute on ``device`` with the blocks in host memory, from where they pass through it.
 
-        The weights stay where they are, in a mapped file for example; the embedding, 2 GB at full
-        size, is looked up there. The device never holds more than one block. For inference.
+        The embedding, 2 GB at full size, is looked up on the host. ``asynchronous`` copies the next
+        block while one computes (CUDA). The results are the same bits as with all on the device.
         """
-        self._streamed_to, self._streamed_dtype = device, dtype
         stack = self.model.encoder
-        for module in (*stack.block, stack.final_layer_norm):
-            visit = _Visit(module, device, dtype)
-            module.register_forward_pre_hook(visit.arrive)
-            module.register_forward_hook(visit.leave)
+        stream = BlockStream(list(stack.block), device, asynchronous)
+        del stack.block  # a module's place is for modules alone
+        stack.block = stream  # type: ignore[assignment]
+        stack.final_layer_norm.to(device)
+        self._streamed_to = device
 
     def official_state_dict(self) -> dict[str, Tensor]:
         """Return the weights under their official names (views, not copies)."""

@@ -73,20 +73,13 @@ def load_text_encoder(
     backbone: BackboneSettings,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    stream: bool = False,
 ) -> TextEncoder:
-    """Load text encoder and tokenizer. Raises ValueError if files are missing or broken.
-
-    With ``stream`` the weights stay where they are mapped and each block is on ``device`` only
-    while it computes.
-    """
+    """Load text encoder and tokenizer. Raises ValueError if files are missing or broken."""
     tensors = open_text_encoder(backbone)
     tokenizer = load_tokenizer(tokenizer_folder(backbone))
     with torch.device("meta"):
         encoder = TextEncoder(backbone.text, tokenizer, backbone.dit.text_len)
-    encoder.load_official(tensors if stream else cast(tensors, device, dtype), assign=True)
-    if stream:
-        encoder.stream(torch.device(device), dtype)
+    encoder.load_official(cast(tensors, device, dtype), assign=True)
     return frozen(encoder)
 
 

@@ -1,0 +1,116 @@
+"""How seconds and bytes are taken, and networks of random weights to take them of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelwizard.bench.rates import now
+from pixelwizard.settings import BackboneSettings
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.tracing import Trace
+from pixelwizard.wan.dit import WanDiT
+from pixelwizard.wan.umt5 import TextEncoder, official_shapes
+from pixelwizard.wan.vae import WanVAE
+from pixelwizard.wan.weights import fill, frozen, shapes_of
+
+ROUNDS = 5
+ENOUGH_SECONDS = 10.0
+
+
+class Peak:
+    """A context that finds the most bytes alive on ``device``, ``before`` among them.
+
+    On a GPU the allocator's figure; elsewhere that of live tensors, whose counting slows the
+    computation down (``slow``).
+    """
+
+    def __init__(self, device: torch.device, before: Iterable[Tensor] = ()) -> None:
+        self.device, self.slow, self.bytes = device, device.type != "cuda", 0
+        self._before = before
+        self._trace = Trace(computing=True)
+        self._context = ExitStack()
+
+    def __enter__(self) -> Peak:
+        if self.slow:
+            self._context.enter_context(self._trace)
+            for tensor in self._before:
+                self._trace.allocated(tensor)
+        else:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context.close()
+        self.bytes = self._trace.peak if self.slow else torch.cuda.max_memory_allocated(self.device)
+
+
+def in_turns(calls: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
+    """The fastest seconds of each call, called in turns so that a busy moment meets them all."""
+    best = [math.inf] * len(calls)
+    end = now(device) + ENOUGH_SECONDS
+    for _ in range(ROUNDS):
+        for index, call in enumerate(calls):
+            started = now(device)
+            call()
+            best[index] = min(best[index], now(device) - started)
+        if now(device) > end:
+            break
+    return best
+
+
+def random_text_encoder(
+    backbone: BackboneSettings, device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
+    """A text encoder for token numbers; it has no tokenizer."""
+    tokenizer: Any = ()
+    with torch.device("meta"):
+        encoder = TextEncoder(backbone.text, tokenizer, backbone.dit.text_len)
+    weights = {n: _random(s, device, dtype) for n, s in official_shapes(backbone.text).items()}
+    encoder.load_official(weights, assign=True)
+    return frozen(encoder)
+
+
+def random_anchor(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> WanDiT:
+    """The anchor network."""
+    return _filled(lambda: WanDiT(backbone.dit), device, dtype)
+
+
+def random_detail(
+    backbone: BackboneSettings, device: torch.device, dtype: torch.dtype
+) -> ShortcutDiT:
+    """The detail network."""
+    return _filled(lambda: ShortcutDiT(backbone.detail_dit, backbone.control_blocks), device, dtype)
+
+
+def random_vae(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> WanVAE:
+    """The autoencoder."""
+    return _filled(lambda: WanVAE(backbone.vae), device, dtype)
+
+
+def _filled(make: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """A network made on the meta device and filled on ``device``, a tensor at a time."""
+    with torch.device("meta"):
+        network = make()
+    tensors = {name: _random(s, device, dtype) for name, s in shapes_of(network).items()}
+    return fill(network, tensors, device, dtype)
+
+
+def _random(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Vectors around one, as norms have them; matrices that keep the size of their input."""
+    weight = torch.randn(*shape, device=device, dtype=dtype)
+    if len(shape) == 1:
+        return weight.mul_(0.1).add_(1)
+    return weight.mul_(math.prod(shape[1:]) ** -0.5)

@@ -1,0 +1,214 @@
+"""The four stages of one clip as ``generate`` runs them, each measured with its network alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pixelwizard.bench.forwards import Forward, compare
+from pixelwizard.bench.measuring import (
+    Peak,
+    random_anchor,
+    random_detail,
+    random_text_encoder,
+    random_vae,
+)
+from pixelwizard.bench.rates import now
+from pixelwizard.bench.results import ForwardResult, SizeResult, StageResult
+from pixelwizard.decode_cost import precision
+from pixelwizard.diffusion.flow import initial_noise
+from pixelwizard.diffusion.schedules import Schedule, make_schedule
+from pixelwizard.diffusion.solvers import SolverState
+from pixelwizard.geometry import Geometry
+from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.planner import GB, Plan
+from pixelwizard.runs.placement import Networks
+from pixelwizard.runs.progress import STAGES
+from pixelwizard.settings import SamplerSettings
+from pixelwizard.stages.anchor import Anchor
+from pixelwizard.stages.decode import Decode
+from pixelwizard.stages.detail import Detail
+
+SEED = 0
+Report = Callable[[float], None]
+"""Takes the share of a part that is done."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size: the run with whole schedules, the same with few steps, and the plans of both."""
+
+    whole: PlanConfig
+    short: PlanConfig
+    whole_plan: Plan
+    short_plan: Plan
+
+
+@dataclass
+class Clock:
+    """When a stage began, when each of its steps ended and when it was done, in seconds."""
+
+    device: torch.device
+    started: float
+    ends: list[float]
+
+    @property
+    def seconds(self) -> float:
+        """The whole stage."""
+        return self.ends[-1] - self.started
+
+    def step_seconds(self, steps: int) -> float:
+        """One of the ``steps``, the first left out where there are others: it also warms up."""
+        if steps == 1:
+            return self.seconds
+        return (self.ends[steps - 1] - self.ends[0]) / (steps - 1)
+
+
+class Pipeline:
+    """Measures the stages of a case; ``report`` hears how far a part is."""
+
+    def __init__(self, case: Case, device: torch.device, report: Report) -> None:
+        self.case, self.device, self.report = case, device, report
+        self.dtype: torch.dtype = getattr(torch, case.short.backbone.dtype)
+        self.networks = Networks(case.short, case.short_plan)
+        self.forwards: list[ForwardResult] = []
+
+    def parts(self) -> Iterator[tuple[str, Callable[[], StageResult]]]:
+        """Name and measurement of every stage, in order."""
+        yield from zip(STAGES, (self.text, self.anchor, self.detail, self.decode), strict=True)
+
+    def result(self, stages: list[StageResult]) -> SizeResult:
+        """What was found at this size."""
+        size = self.case.short.resolution
+        return SizeResult(size.width, size.height, size.frames, tuple(stages), tuple(self.forwards))
+
+    def text(self) -> StageResult:
+        """A prompt and its negative, each as long as can be."""
+        sizes = self.case.short.backbone
+        ids = torch.randint(sizes.text.vocab_size, (sizes.dit.text_len,))
+
+        def run(encoder: Any, clock: Clock) -> None:
+            for _ in range(2):
+                encoder.encode([ids])
+                clock.ends.append(now(self.device))
+
+        clock, peak, _ = self._measured("text", random_text_encoder, run)
+        return self._stage("text", clock, peak)
+
+    def anchor(self) -> StageResult:
+        """The few steps of the anchor, then one forward beside the reference's."""
+        config = self.case.short
+        noise = self._noise(config.resolution.anchor_geometry)
+        schedule = make_schedule(config.anchor, config.resolution.anchor_shift)
+
+        def run(network: Any, clock: Clock) -> None:
+            stage = Anchor(network, schedule, config.anchor.guidance)
+            stage(noise, *self._texts(), on_step=self._on_step(clock, schedule))
+
+        clock, peak, network = self._measured("anchor", random_anchor, run)
+        self._compare("anchor", Forward(network, noise, self._texts()[0]))
+        return self._stage("anchor", clock, peak, config.anchor, self.case.whole.anchor)
+
+    def detail(self) -> StageResult:
+        """The few steps of the detail, then one forward beside the reference's."""
+        config = self.case.short
+        noise = self._noise(config.resolution.geometry)
+        anchor = self._noise(config.resolution.anchor_geometry)
+        schedule = make_schedule(config.schedule, config.resolution.shift)
+
+        def run(network: Any, clock: Clock) -> None:
+            stage = Detail(network, schedule, config.schedule.guidance)
+            stage(noise, anchor, *self._texts(), on_step=self._on_step(clock, schedule))
+
+        clock, peak, network = self._measured("detail", random_detail, run)
+        self._compare("detail", Forward(network, noise, self._texts()[0], anchor))
+        return self._stage("detail", clock, peak, config.schedule, self.case.whole.schedule)
+
+    def decode(self) -> StageResult:
+        """All frames, thrown away as they come."""
+        size = self.case.short.resolution
+        latent, tiles = self._noise(size.geometry), self.networks.tiles
+
+        def run(vae: Any, clock: Clock) -> None:
+            done = 0
+            for frames in Decode(vae, tiles)(latent):
+                done += len(frames)
+                self.report(done / size.frames)
+            clock.ends.append(now(self.device))
+
+        clock, peak, _ = self._measured("decode", random_vae, run)
+        return self._stage("decode", clock, peak)
+
+    def _measured(
+        self, stage: str, make: Any, run: Callable[[Any, Clock], None]
+    ) -> tuple[Clock, int, nn.Module]:
+        """The stage's clock, its peak in bytes and its network, made here so that it counts."""
+        dtype = precision(self.case.short) if stage == "decode" else self.dtype
+        with torch.no_grad():
+            with Peak(self.device) as peak:
+                network = self.networks.load(stage, make, self.device, dtype)
+                clock = self._clocked(run, network)
+            if peak.slow:
+                clock = self._clocked(run, network)
+        return clock, peak.bytes, network
+
+    def _clocked(self, run: Callable[[Any, Clock], None], network: nn.Module) -> Clock:
+        clock = Clock(self.device, now(self.device), [])
+        run(network, clock)
+        return clock
+
+    def _compare(self, name: str, forward: Forward) -> None:
+        """Only a network that is on the device whole can also be run the other way."""
+        if self.networks.mode(name) != "stream":
+            self.forwards.append(compare(name, forward, self.case.short_plan.budget_gb))
+
+    def _on_step(self, clock: Clock, schedule: Schedule) -> Callable[[SolverState], None]:
+        def on_step(state: SolverState) -> None:
+            clock.ends.append(now(self.device))
+            self.report(state.step / len(schedule.steps))
+
+        return on_step
+
+    def _stage(
+        self,
+        name: str,
+        clock: Clock,
+        peak: int,
+        short: SamplerSettings | None = None,
+        whole: SamplerSettings | None = None,
+    ) -> StageResult:
+        planned = self.case.short_plan.by_name[name]
+        steps, of_steps, full = None, None, clock.seconds
+        if short and whole:
+            few, all_of_them = (make_schedule(sampler, 1.0) for sampler in (short, whole))
+            steps, of_steps = len(few.steps), len(all_of_them.steps)
+            per_forward = clock.step_seconds(steps) * steps / few.nfe
+            full += per_forward * (all_of_them.nfe - few.nfe)
+        return StageResult(
+            name=name,
+            mode=planned.mode,
+            tokens=planned.tokens,
+            steps=steps,
+            of_steps=of_steps,
+            seconds=clock.seconds,
+            planned_seconds=planned.seconds,
+            peak_gb=peak / GB,
+            planned_gb=planned.peak_gb,
+            full_seconds=full,
+            planned_full_seconds=self.case.whole_plan.by_name[name].seconds,
+        )
+
+    def _noise(self, geometry: Geometry) -> Tensor:
+        channels = self.case.short.backbone.dit.in_dim
+        return initial_noise((channels, *geometry.latent_grid), SEED, self.device)
+
+    def _texts(self) -> tuple[Tensor, Tensor]:
+        """Embeddings of two texts as long as can be."""
+        sizes = self.case.short.backbone.dit
+        shape = (sizes.text_len, sizes.text_dim)
+        first, second = (torch.randn(shape, device=self.device, dtype=self.dtype) for _ in range(2))
+        return first, second

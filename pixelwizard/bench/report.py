@@ -1,0 +1,101 @@
+"""A bench as Markdown, aligned so that it also reads as a table on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pixelwizard.bench.results import BenchResult, ForwardResult, SizeResult, StageResult
+from pixelwizard.ceilings import Ceilings
+
+STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
+WHOLE = ("all steps s", "plan s")
+FORWARDS = ("forward", "tokens", "s", "reference s", "faster", "GB", "reference GB", "memory")
+
+
+def markdown(result: BenchResult) -> str:
+    """The whole report."""
+    lines = [
+        f"# {result.backbone} in {result.dtype} on {result.device}",
+        "",
+        "Random weights, torch " + result.versions["torch"] + ". " + _rates(result.ceilings),
+    ]
+    for size in result.sizes:
+        lines += ["", f"## {size.width}x{size.height}, {size.frames} frames", ""]
+        lines += table((*STAGES, *WHOLE), [_stage(stage) for stage in size.stages])
+        lines += ["", _total(size), ""]
+        lines += table((*FORWARDS, "difference"), [_forward(f) for f in size.forwards])
+    lines += [
+        "",
+        "GB alive at most, the stage's network included: by the allocator on a GPU, of live",
+        "tensors on a processor. `all steps` counts the steps that were left out like those run.",
+        "The reference-shaped forward has the same weights, inputs and attention kernel, but",
+        "float32 modulation per token and complex128 positions; it knows no chunks and keeps",
+        "nothing between forwards.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, the first column to the left and the others to the right."""
+    cells = [head, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = [
+        "| "
+        + " | ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in cells
+    ]
+    rule = [
+        "-" * (width + 2) if not i else "-" * (width + 1) + ":" for i, width in enumerate(widths)
+    ]
+    return [lines[0], "|" + "|".join(rule) + "|", *lines[1:]]
+
+
+def _rates(ceilings: Ceilings) -> str:
+    return (
+        f"At most {ceilings.matmul:g} TFLOP/s of matrix products, {ceilings.attention:g} of"
+        f" attention, {ceilings.conv:g} of convolutions; {ceilings.memory_tbs:g} TB/s of memory,"
+        f" {ceilings.host_gbs:g} GB/s from the host."
+    )
+
+
+def _stage(stage: StageResult) -> list[str]:
+    steps = f"{stage.steps} of {stage.of_steps}" if stage.steps else ""
+    return [
+        *(stage.name, stage.mode, steps),
+        *(figure(stage.seconds), figure(stage.planned_seconds)),
+        *(figure(stage.peak_gb), figure(stage.planned_gb)),
+        f"{stage.peak_gb / stage.planned_gb:.2f}",
+        *(figure(stage.full_seconds), figure(stage.planned_full_seconds)),
+    ]
+
+
+def _forward(forward: ForwardResult) -> list[str]:
+    seconds, difference = forward.reference_seconds, forward.difference
+    return [
+        *(forward.name, str(forward.tokens), figure(forward.seconds)),
+        forward.note if seconds is None else figure(seconds),
+        "" if seconds is None else f"{seconds / forward.seconds:.2f} x",
+        *(figure(forward.peak_gb), figure(forward.reference_gb)),
+        f"{forward.peak_gb / forward.reference_gb:.2f} x",
+        "" if difference is None else f"{difference:.1e}",
+    ]
+
+
+def _total(size: SizeResult) -> str:
+    seconds = sum(stage.full_seconds for stage in size.stages)
+    planned = sum(stage.planned_full_seconds for stage in size.stages)
+    peak = max(stage.peak_gb for stage in size.stages)
+    return (
+        f"A whole video: {figure(seconds)} s counted from these steps, {figure(planned)} s planned;"
+        f" peak {figure(peak)} GB."
+    )
+
+
+def figure(value: float) -> str:
+    """Three significant digits, no exponent."""
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}"

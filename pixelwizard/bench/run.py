@@ -1,0 +1,96 @@
+"""``bench``: the rates of the machine, then every stage at every size, then the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from pixelwizard.bench.pipeline import Case, Pipeline
+from pixelwizard.bench.rates import keep, measure_ceilings
+from pixelwizard.bench.report import markdown
+from pixelwizard.bench.results import BenchResult, SizeResult
+from pixelwizard.bench_settings import BenchConfig
+from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.planner import Plan, make_plan
+from pixelwizard.provenance import versions, write_json
+from pixelwizard.run_folder import write_text
+from pixelwizard.runs.placement import device_name
+from pixelwizard.runs.progress import Remaining
+from pixelwizard.schema import ConfigError
+from pixelwizard.wan.dit import WanDiT
+
+PROCESSOR_TFLOP = 1.0
+"""A forward's matrix products that a processor does in seconds."""
+
+
+def bench(config: BenchConfig) -> int:
+    """Measure, write bench.json and bench.md, print one of them; returns the exit code.
+
+    Raises ValueError where the device cannot do it: no GPU, too little memory.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wholes = list(config.wholes())
+    if device.type == "cpu":
+        for whole in wholes:
+            refuse_hours(whole)
+    remaining = Remaining()
+    try:
+        remaining.enter("rates of the machine")
+        ceilings = measure_ceilings(device, device_name())
+        keep(ceilings)
+        remaining.enter("plan")
+        cases = [make_case(config, whole) for whole in wholes]
+        for case in cases:
+            remaining.expect({_part(case, s.name): s.seconds for s in case.short_plan.stages})
+        sizes = tuple(_measured(case, device, remaining) for case in cases)
+    finally:
+        remaining.close()
+    backbone = config.backbone
+    names = (backbone.name, backbone.dtype)
+    _report(config, BenchResult(device_name(), versions(), *names, ceilings, sizes))
+    return 0
+
+
+def refuse_hours(config: PlanConfig) -> None:
+    """Raise ConfigError for sizes that a processor would spend hours on."""
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in WanDiT(config.backbone.detail_dit).parameters())
+    size = config.resolution
+    if 2 * weights * size.geometry.tokens > PROCESSOR_TFLOP * 1e12:
+        raise ConfigError(
+            f"bench with backbone={config.backbone.name} at {size.width}x{size.height},"
+            f" {size.frames} frames, needs a GPU and torch finds none here; use bench=quick"
+        )
+
+
+def make_case(config: BenchConfig, whole: PlanConfig) -> Case:
+    """A size with its plans. Raises ValueError if a stage cannot run on the device."""
+    short = config.shortened(whole)
+    plans: list[Plan] = []
+    for version in (whole, short):
+        plans.append(make_plan(version))
+        if refusal := plans[-1].refusal:
+            raise ValueError(refusal)
+    return Case(whole, short, *plans)
+
+
+def _measured(case: Case, device: torch.device, remaining: Remaining) -> SizeResult:
+    pipeline = Pipeline(case, device, remaining.share)
+    stages = []
+    for name, measure in pipeline.parts():
+        remaining.enter(_part(case, name))
+        stages.append(measure())
+    return pipeline.result(stages)
+
+
+def _part(case: Case, stage: str) -> str:
+    return f"{stage} {case.short.resolution.width}x{case.short.resolution.height}"
+
+
+def _report(config: BenchConfig, result: BenchResult) -> None:
+    folder, values = Path(config.run_dir), result.to_json()
+    write_json(folder / "bench.json", values)
+    write_text(folder / "bench.md", markdown(result))
+    print(json.dumps(values) if config.format == "json" else markdown(result), end="", flush=True)
