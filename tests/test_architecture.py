@@ -24,8 +24,10 @@ LIGHT = (
 FLOORS = (
     ("geometry", "schema", "sizes"),
     ("output_settings",),
-    ("settings", "train_settings", "plan_settings", "bench_settings"),
-    ("weights_settings", "replay_settings"),
+    (
+        *("settings", "train_settings", "plan_settings", "bench_settings"),
+        *("weights_settings", "replay_settings"),
+    ),
     ("diffusion",),
     ("checkpoints", "catalog", "digests", "hub"),
     ("wan",),
