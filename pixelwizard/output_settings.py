@@ -87,6 +87,11 @@ def check_decode(decode: DecodeSettings, geometry: Geometry) -> None:
     if len(decode.tiles) != 2:
         raise ConfigError(f"decode.tiles={decode.tiles} must be [rows, columns], like [2, 3]")
     if decode.mode != "tiled":
+        if decode.tiles != DecodeSettings().tiles:
+            raise ConfigError(
+                f"decode.tiles={decode.tiles} is for decode.mode=tiled, not {decode.mode}; use"
+                " that or leave it out"
+            )
         return
     most = [most_tiles(cells, decode.overlap) for cells in grid]
     nearest = [min(max(1, n), top) for n, top in zip(decode.tiles, most, strict=True)]

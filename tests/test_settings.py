@@ -78,6 +78,10 @@ def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> No
             "decode.overlap=3 allow; nearest: [2, 5]",
         ),
         ({"decode__tiles": [3]}, "decode.tiles=[3] must be [rows, columns], like [2, 3]"),
+        (
+            {"decode__tiles": [2, 2]},
+            "decode.tiles=[2, 2] is for decode.mode=tiled, not auto; use that or leave it out",
+        ),
         ({"decode__mode": "tiles"}, "did you mean tiled?"),
         ({"video__codec": "av2"}, "did you mean av1?"),
         ({"video": {"codec": "prores", "bits": 8}}, "with video.codec=prores; nearest: 10"),
