@@ -30,9 +30,10 @@ from pixelwizard.schema import ConfigError
 PATHS = (
     *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
     *("data.dir", "objective.init_from", "out", "source.folder", "file"),
+    *("videos", "captions", "reference", "metrics.folder"),
 )
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
-NAMING = ("bench", "backbone", "resolution", "schedule")
+NAMING = ("bench", "backbone", "resolution", "schedule", "metrics")
 """Groups whose choices name the default run folder, unless an experiment does."""
 OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 SWEPT = re.compile(r",|(range|glob|choice)\(")

@@ -121,6 +121,19 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
+class MetricsSettings:
+    """By which networks videos are scored, by name; those not in the package lie in ``folder``.
+
+    ``lpips`` adds HD-LPIPS, which needs the extra of that name.
+    """
+
+    video: str = "tiny-video"
+    clip: str = "tiny-clip"
+    folder: str = "checkpoints/metrics"
+    lpips: bool = False
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that determines one ``generate`` run: the root of ``config.yaml``.
 
@@ -166,12 +179,13 @@ class Config:
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
     from pixelwizard.bench_settings import BenchConfig
+    from pixelwizard.evaluate_settings import EvaluateConfig
     from pixelwizard.plan_settings import PlanConfig
     from pixelwizard.replay_settings import ReplayConfig
     from pixelwizard.train_settings import TrainConfig
     from pixelwizard.weights_settings import ConvertConfig, FetchConfig
 
-    tasks: tuple[Any, ...] = (Config, TrainConfig, PlanConfig, BenchConfig)
+    tasks: tuple[Any, ...] = (Config, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
     tasks += (FetchConfig, ConvertConfig, ReplayConfig)
     return {root.task: root for root in tasks}
 

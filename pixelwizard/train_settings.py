@@ -99,13 +99,18 @@ class ShortcutSettings:
 class ObjectiveSettings:
     """What is trained. ``init_from`` is a safetensors file whose fitting tensors are the start."""
 
-    kind: Literal["vae", "anchor", "detail"] = "anchor"
+    kind: Literal["vae", "anchor", "detail", "clip_encoder", "video_encoder"] = "anchor"
     batch: int = 16
     init_from: Optional[str] = None
     reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     condition: ConditionSettings = field(default_factory=ConditionSettings)
     shortcut: ShortcutSettings = field(default_factory=ShortcutSettings)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether a feature network of the metrics is trained."""
+        return self.kind in ("clip_encoder", "video_encoder")
 
     @property
     def decoder_only(self) -> bool:

@@ -21,6 +21,7 @@ from pixelwizard import settings
 from pixelwizard.bench_settings import BenchConfig
 from pixelwizard.checkpoints import PARTS, weights_digest
 from pixelwizard.data.prompts import prompts_of
+from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.jobs import make_jobs
 from pixelwizard.provenance import finished
 from pixelwizard.runs.status import Status
@@ -83,6 +84,10 @@ def dispatch(folder: Path) -> int:
         from pixelwizard.bench.run import bench
 
         return bench(config)
+    if isinstance(config, EvaluateConfig):
+        from pixelwizard.metrics.evaluate import evaluate
+
+        return evaluate(config)
     from pixelwizard.runs.train import train
 
     return train(config)

@@ -17,16 +17,17 @@ LIGHT = (
     *("geometry", "schema", "sizes", "output_settings", "settings", "train_settings"),
     *("weights_settings", "checkpoints", "catalog", "digests", "hub"),
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
-    *("commands", "commands.generate", "commands.train", "commands.plan"),
+    *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
     *("commands.fetch", "commands.convert", "commands.replay", "replay_settings"),
     *("commands.bench", "bench_settings", "plan_settings"),
+    *("evaluate_settings", "metrics.names", "metrics.files"),
 )
 FLOORS = (
     ("geometry", "schema", "sizes"),
     ("output_settings",),
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
-        *("weights_settings", "replay_settings"),
+        *("weights_settings", "replay_settings", "evaluate_settings"),
     ),
     ("diffusion",),
     ("checkpoints", "catalog", "digests", "hub"),
@@ -39,7 +40,7 @@ FLOORS = (
     ("text_cost", "decode_cost"),
     ("planner",),
     ("run_folder",),
-    ("runs", "video", "store", "tracking", "jobs", "provenance", "contact_sheet"),
+    ("runs", "video", "store", "tracking", "jobs", "provenance", "contact_sheet", "metrics"),
     ("replay",),
     ("bench",),
     ("worker",),

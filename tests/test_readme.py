@@ -12,7 +12,7 @@ import yaml
 
 from pixelwizard import catalog
 from pixelwizard.cli import main
-from pixelwizard.commands import TASKS, bench, generate, plan, train
+from pixelwizard.commands import TASKS, bench, evaluate, generate, plan, train
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
 from pixelwizard.output_settings import CODECS
@@ -53,10 +53,12 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         folders.append(folder)
         return 0
 
-    for command in (generate, train, bench):
+    for command in (generate, train, bench, evaluate):
         monkeypatch.setattr(command, "launch", launch)
     for command in (generate, train):
         monkeypatch.setattr(command, "require_weights", lambda *parts: None)
+    any_videos = replace(evaluate.COMMAND, check=lambda *_: None)
+    monkeypatch.setattr(evaluate, "COMMAND", any_videos)
     monkeypatch.setattr(plan, "COMMAND", replace(plan.COMMAND, run=lambda *_: 0))
     return folders
 

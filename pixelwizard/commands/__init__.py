@@ -24,7 +24,7 @@ class Command:
     word: str | None = None
 
 
-TASKS = ("generate", "train", "plan", "bench", "fetch", "convert", "replay")
+TASKS = ("generate", "train", "evaluate", "plan", "bench", "fetch", "convert", "replay")
 DEFAULT_TASK = "generate"
 
 

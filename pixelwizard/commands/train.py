@@ -15,6 +15,8 @@ EXAMPLES = """\
   pixelwizard train experiments=train_tiny_vae_decoder   its decoder, further
   pixelwizard train experiments=train_tiny_anchor        its anchor network
   pixelwizard train experiments=train_tiny_detail        its detail network
+  pixelwizard train experiments=train_tiny_clip          what scores its videos: a small CLIP
+  pixelwizard train experiments=train_tiny_video         and a small video network
   pixelwizard train objective=anchor trainer.max_steps=100 run_dir=FOLDER
 
 Repeat a command to continue an interrupted training; run_dir=FOLDER/export has the weights."""
@@ -22,6 +24,8 @@ Repeat a command to continue an interrupted training; run_dir=FOLDER/export has 
 
 def check(config: TrainConfig) -> None:
     """Refuse what cannot run before anything is written. Raises ValueError."""
+    if config.objective.is_encoder:
+        return
     if config.objective.kind != "vae":
         require_weights(config.backbone, ["text_encoder", "vae"])
     elif config.objective.decoder_only and config.objective.init_from is None:

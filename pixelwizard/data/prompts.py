@@ -64,7 +64,7 @@ def prompts_of(config: Config) -> list[Prompt]:
         entries = demo_entries()
     negative = config.negative_prompt
     negative = config.backbone.negative_prompt if negative is None else negative
-    entries = _named(entries, where or "--prompt")
+    entries = _named(entries, f"prompts={where}")
     return [_seeded(entry, index, config.seed, negative) for index, entry in enumerate(entries)]
 
 
@@ -73,9 +73,16 @@ def demo_entries() -> list[Entry]:
     return [Entry(text) for text in DEMO_PROMPTS]
 
 
-def read_entries(path: Path) -> list[Entry]:
+def texts_by_id(path: Path, name: str) -> dict[str, str]:
+    """The texts of a prompt file by id, in order; ``name`` is the setting that errors speak of."""
+    return {
+        entry.id or "": entry.text for entry in _named(read_entries(path, name), f"{name}={path}")
+    }
+
+
+def read_entries(path: Path, name: str = "prompts") -> list[Entry]:
     """The prompts of a .txt, .jsonl or .csv file. Raises ConfigError naming file, line and rule."""
-    key = f"prompts={path}"
+    key = f"{name}={path}"
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{key} must end in one of {', '.join(FORMATS)}")
     text = _read_text(path, key)
@@ -193,7 +200,7 @@ def _typed(text: str, number: int) -> Entry:
     return Entry(text.strip())
 
 
-def _named(entries: Sequence[Entry], where: str) -> list[Entry]:
+def _named(entries: Sequence[Entry], key: str) -> list[Entry]:
     """Give every entry an id: its own, or number and first words. Refuse ids that occur twice."""
     named: list[Entry] = []
     taken: dict[str, int] = {}
@@ -203,7 +210,7 @@ def _named(entries: Sequence[Entry], where: str) -> list[Entry]:
         first = taken.setdefault(name.lower(), number)
         if first != number:
             raise ConfigError(
-                f"prompts={where}: id={name} is used by prompts {first} and {number}"
+                f"{key}: id={name} is used by prompts {first} and {number}"
                 " (upper and lower case count as equal); give each its own id"
             )
         named.append(replace(entry, id=name))

@@ -23,9 +23,12 @@ from pixelwizard.checkpoints import (
     weights_folder,
 )
 from pixelwizard.data.crops import CropBatches, held_out_crops
+from pixelwizard.data.labelled import LabelledBatches, held_out
 from pixelwizard.data.latents import LatentBatches, LatentReader, held_out_batches, parts
 from pixelwizard.data.statistics import latent_statistics
+from pixelwizard.metrics.tiny import VideoEncoder, new_clip, save_clip, save_video_encoder
 from pixelwizard.runs.cache import prepare
+from pixelwizard.runs.encoders import CLIPModule, VideoEncoderModule, maker
 from pixelwizard.runs.modules import (
     AnchorModule,
     DetailModule,
@@ -48,6 +51,9 @@ from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.files import read_tensors, write
 from pixelwizard.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.wan.weights import load_text_encoder, save_anchor, save_vae
+
+HELD_OUT_BATCHES = 8
+"""How many batches of held-out captions a feature network is measured on."""
 
 
 def train(config: TrainConfig) -> int:
@@ -112,7 +118,7 @@ class TrainingData(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         kind = self.config.objective.kind
-        if kind == "vae":
+        if kind == "vae" or self.config.objective.is_encoder:
             return
         found = parts(self.config, weights_digest(self.config.backbone, "vae"))
         main = "pairs" if kind == "detail" else "clips"
@@ -126,11 +132,16 @@ class TrainingData(L.LightningDataModule):
         step = self.trainer.global_step
         if self.config.objective.kind == "vae":
             return DataLoader(CropBatches(self.config, step), batch_size=None)
+        if self.config.objective.is_encoder:
+            batches = LabelledBatches(maker(self.config), self.config.seed, step)
+            return DataLoader(batches, batch_size=None)
         return DataLoader(LatentBatches(self.config, self.reader, step), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Any]:
         if self.config.objective.kind == "vae":
             batches = held_out_crops(self.config)
+        elif self.config.objective.is_encoder:
+            batches = held_out(maker(self.config), HELD_OUT_BATCHES)
         else:
             batches = held_out_batches(self.config, self.held_out)
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
@@ -139,6 +150,10 @@ class TrainingData(L.LightningDataModule):
 def make_module(config: TrainConfig) -> TrainingModule:
     """The objective's network at its start, in its Lightning module."""
     kind, backbone = config.objective.kind, config.backbone
+    if kind == "video_encoder":
+        return VideoEncoderModule(config, started_from(VideoEncoder(), config))
+    if kind == "clip_encoder":
+        return CLIPModule(config, started_from(new_clip(), config))
     if kind == "vae":
         vae = WanVAE(backbone.vae)
         zero_residuals(vae)
@@ -206,6 +221,9 @@ def export(config: TrainConfig, folder: Path, network: Any) -> None:
     With an autoencoder goes ``latent_statistics.yaml``: what ``backbone.vae`` has to say of it.
     """
     kind = config.objective.kind
+    if config.objective.is_encoder:
+        (save_clip if kind == "clip_encoder" else save_video_encoder)(network, folder)
+        return
     if kind == "vae":
         save_vae(network, folder, torch.float32)
         mean, std = latent_statistics(network, config.resolution)

@@ -1,0 +1,43 @@
+"""``pixelwizard evaluate``: scores of a folder of videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.commands import Command
+from pixelwizard.evaluate_settings import EvaluateConfig
+from pixelwizard.launch import launch
+from pixelwizard.metrics.files import find_captions, find_videos
+from pixelwizard.metrics.names import network_folder, network_label, network_of
+from pixelwizard.run_folder import claim
+from pixelwizard.schema import ConfigError
+
+EXAMPLES = """\
+  pixelwizard evaluate videos=outputs/look                    a run folder: its prompts are known
+  pixelwizard evaluate videos=DIR captions=FILE               any videos; ids are the file names
+  pixelwizard evaluate videos=DIR reference=DIR               FVD, HD-FVD; PSNR where names agree
+  pixelwizard evaluate videos=DIR reference=DIR metrics=standard      with I3D and CLIP ViT-L/14
+
+metrics.json and evaluate.md in the run folder hold the values; each has its recipe."""
+
+
+def check(config: EvaluateConfig) -> None:
+    """Refuse what cannot run before anything is written. Raises ValueError."""
+    if config.videos is None:
+        raise ConfigError("videos is missing; name the folder of the videos with videos=DIR")
+    paths = find_videos(Path(config.videos), "videos")
+    find_captions(paths, None if config.captions is None else Path(config.captions))
+    if config.reference is not None:
+        find_videos(Path(config.reference), "reference")
+    for kind in ("clip", "video") if config.reference else ("clip",):
+        network = network_of(config.metrics, kind)
+        network_label(network, network_folder(network, config.metrics))
+
+
+def run(config: EvaluateConfig, command_line: Sequence[str]) -> int:
+    """Score the videos in a worker; returns the exit code."""
+    return launch(claim(config, command_line))
+
+
+COMMAND = Command("scores of a folder of videos", EXAMPLES, check, run)

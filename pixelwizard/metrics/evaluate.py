@@ -1,0 +1,204 @@
+"""Score a folder of videos: every file decoded once, every score with its recipe.
+
+What cannot be scored is skipped and named; the rest is scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pixelwizard.evaluate_settings import EvaluateConfig
+from pixelwizard.metrics.clip import CLIPScore, FrameConsistency, FrameEmbeddings
+from pixelwizard.metrics.clips import Clip, Probe, inspect, look
+from pixelwizard.metrics.detail import hd_lpips, hd_metrics
+from pixelwizard.metrics.files import content_hash, find_captions, find_videos
+from pixelwizard.metrics.flicker import flicker
+from pixelwizard.metrics.frechet import Moments, keep_moments, kept_moments
+from pixelwizard.metrics.fvd import FRAMES, ClipFeatures, FrechetVideoDistance, PatchFeatures
+from pixelwizard.metrics.names import network_folder, network_of
+from pixelwizard.metrics.networks import CLIPNetwork, VideoNetwork
+from pixelwizard.metrics.paired import compare, paired_metrics
+from pixelwizard.metrics.report import Report, listed
+from pixelwizard.metrics.score import VideoMetric
+from pixelwizard.runs.progress import Line
+from pixelwizard.video import VideoError
+
+SOME_SKIPPED = 3
+FrechetProbe = ClipFeatures | PatchFeatures
+
+
+def evaluate(config: EvaluateConfig) -> int:
+    """Score ``config.videos``, write and print the scores; returns the exit code.
+
+    Raises ValueError if nothing can be scored.
+    """
+    report = Evaluation(config).run()
+    report.write(Path(config.run_dir))
+    if config.format == "json":
+        print(json.dumps(report.to_json(), ensure_ascii=False))
+    else:
+        print(report.table())
+        print(config.run_dir)
+    return SOME_SKIPPED if report.skipped else 0
+
+
+class Evaluation:
+    """One evaluation: the clips, the metrics, and what there is to report."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        self.report, self.line = Report(), Line()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        paths = find_videos(Path(config.videos or ""), "videos")
+        captions = None if config.captions is None else Path(config.captions)
+        self.captions, unused = find_captions(paths, captions)
+        if unused:
+            self.report.notes.append(f"no video for the captions {listed(unused)}")
+        self.clips = self.usable(paths, "")
+        if not self.clips:
+            name, why = next(iter(self.report.skipped.items()))
+            raise ValueError(f"videos={config.videos}: no video can be scored; {name}: {why}")
+        self.metrics: list[VideoMetric] = [*hd_metrics(), flicker()]
+        if config.metrics.lpips:
+            self.metrics.append(hd_lpips())
+        self.add_clip(config)
+        self.pairs: dict[str, Clip] = {}
+        self.paired: dict[str, VideoMetric] = {}
+        if config.reference is None:
+            self.report.notes.append("fvd, hd-fvd, psnr, ssim and vmaf need reference=DIR")
+        else:
+            self.add_reference(config, find_videos(Path(config.reference), "reference"))
+
+    def run(self) -> Report:
+        """Decode and score every clip; the report."""
+        probes = list(dict.fromkeys(m.probe for m in self.metrics if m.probe is not None))
+        for number, clip in enumerate(self.clips):
+            self.line.show(f"video {number + 1} of {len(self.clips)}", clip.id)
+            try:
+                self.score(number, clip, probes)
+            except VideoError as error:
+                self.report.skipped[clip.path.name] = str(error)
+        self.line.show("")
+        scored = [m for m in [*self.metrics, *self.paired.values()] if m.update_called]
+        if not scored:
+            raise ValueError(f"no video can be scored; {next(iter(self.report.skipped.values()))}")
+        self.report.scores = [metric.score() for metric in scored]
+        for metric in (m for m in scored if m.dim == 1):
+            for number, value in metric.per_video().items():
+                self.report.per_video.setdefault(self.clips[number].id, {})[metric.name] = value
+        return self.report
+
+    def score(self, number: int, clip: Clip, probes: Sequence[Probe]) -> None:
+        """One clip through all metrics. Raises VideoError before any of them has taken it."""
+        found = look(clip, probes)
+        pair = self.pairs.get(clip.id)
+        compared = compare(clip.path, pair.path) if pair else {}
+        for metric in self.metrics:
+            assert metric.probe is not None
+            if not isinstance(metric, CLIPScore):
+                metric.update(number, found[metric.probe])
+            elif clip.id in self.captions:
+                metric.update(number, found[metric.probe], self.captions[clip.id])
+        for name, value in compared.items():
+            self.paired[name].update(number, value)
+
+    def usable(self, paths: Sequence[Path], prefix: str) -> list[Clip]:
+        """The clips that can be scored together; the others are reported as skipped."""
+        clips: list[Clip] = []
+        for path in paths:
+            try:
+                clip = inspect(path)
+            except VideoError as error:
+                self.report.skipped[prefix + path.name] = str(error)
+                continue
+            if clip.frames < FRAMES:
+                why = f"it has {clip.frames} frames, and at least {FRAMES} are needed"
+                self.report.skipped[prefix + path.name] = why
+            else:
+                clips.append(clip)
+        sizes = Counter((clip.width, clip.height) for clip in clips)
+        common = sizes.most_common(1)[0][0] if sizes else (0, 0)
+        for clip in clips:
+            if (clip.width, clip.height) != common:
+                self.report.skipped[prefix + clip.path.name] = (
+                    f"its size {clip.width}x{clip.height} is not that of the most,"
+                    f" {common[0]}x{common[1]}; score each size in a folder of its own"
+                )
+        return [clip for clip in clips if (clip.width, clip.height) == common]
+
+    def add_clip(self, config: EvaluateConfig) -> None:
+        """The metrics that look with a CLIP."""
+        facts = network_of(config.metrics, "clip")
+        network = CLIPNetwork(facts, network_folder(facts, config.metrics), self.device)
+        self.report.networks.append(facts)
+        if facts.note:
+            self.report.notes.append(f"{facts.name}: {facts.note}")
+        probe = FrameEmbeddings(network)
+        self.metrics.append(FrameConsistency(probe))
+        without = [clip.id for clip in self.clips if clip.id not in self.captions]
+        if len(without) < len(self.clips):
+            self.metrics.append(CLIPScore(probe))
+        if without:
+            self.report.notes.append(f"no clip score without a caption: {listed(without)}")
+
+    def add_reference(self, config: EvaluateConfig, paths: Sequence[Path]) -> None:
+        """The metrics that compare with a reference: as a set, and file by file."""
+        facts = network_of(config.metrics, "video")
+        network = VideoNetwork(facts, network_folder(facts, config.metrics), self.device)
+        self.report.networks.append(facts)
+        if facts.note:
+            self.report.notes.append(f"{facts.name}: {facts.note}")
+        others = self.usable(paths, "reference/")
+        if not others:
+            raise ValueError(f"reference={config.reference}: no video there can be used")
+        probes: list[FrechetProbe] = [ClipFeatures(network)]
+        if min(self.clips[0].width, self.clips[0].height, others[0].width, others[0].height) >= (
+            facts.side
+        ):
+            probes.append(PatchFeatures(network))
+        else:
+            self.report.notes.append(f"no hd-fvd: a video is smaller than {facts.side} pixels")
+        content = content_hash([clip.path for clip in others])
+        moments = self.reference_moments(others, probes, content)
+        for probe in probes:
+            metric = FrechetVideoDistance(probe, moments[probe.recipe], content)
+            self.metrics.append(metric)
+        same = {(clip.id, clip.width, clip.height, clip.frames): clip for clip in others}
+        for clip in self.clips:
+            if pair := same.get((clip.id, clip.width, clip.height, clip.frames)):
+                self.pairs[clip.id] = pair
+        self.add_pairs()
+
+    def add_pairs(self) -> None:
+        """PSNR and its like, where there are pairs; a remark where there are none."""
+        if not self.pairs:
+            self.report.notes.append(
+                "no psnr, ssim and vmaf: no reference has the name, size and length of a video"
+            )
+            return
+        self.paired = paired_metrics()
+        if "vmaf" not in self.paired:
+            self.report.notes.append("no vmaf: this ffmpeg was built without libvmaf")
+
+    def reference_moments(
+        self, clips: Sequence[Clip], probes: Sequence[FrechetProbe], content: str
+    ) -> dict[str, Moments]:
+        """The moments of the reference by recipe, from its folder's cache where it has them."""
+        folder = clips[0].path.parent
+        found = kept_moments(folder, content)
+        missing = [probe for probe in probes if probe.recipe not in found]
+        if not missing:
+            return found
+        for number, clip in enumerate(clips):
+            self.line.show(f"reference {number + 1} of {len(clips)}", clip.id)
+            for probe, samples in look(clip, missing).items():
+                assert isinstance(probe, FrechetProbe)
+                moments = Moments.of(samples)
+                known = found.get(probe.recipe)
+                found[probe.recipe] = moments if known is None else known + moments
+        keep_moments(folder, found, content)
+        return found

@@ -1,0 +1,157 @@
+"""The feature networks by name: what they are, whose, under which licence, where. No torch here.
+
+A network lies in a folder of its own: inside the package, or below ``metrics.folder``, where
+``pixelwizard fetch NAME`` puts it. Nothing here asks the network for anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pixelwizard.digests import file_digest
+from pixelwizard.schema import ConfigError, choice
+from pixelwizard.settings import MetricsSettings
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny" / "metrics"
+CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """``kind`` video or clip; ``weights`` is the file whose sha256 tells one version from another.
+
+    ``sha256`` is pinned where the file must be this one; ``side`` is that of the square that a
+    frame becomes, ``resize`` says how; ``dim`` counts the features. ``tokens`` are what a text may
+    have. ``note`` goes beside every value.
+    """
+
+    name: str
+    kind: str
+    source: str
+    licence: str
+    files: tuple[str, ...]
+    weights: str
+    side: int
+    resize: str
+    dim: int
+    sha256: str = ""
+    tokens: int = 0
+    note: str = ""
+
+
+_TINY = "trained on the procedural shapes; of other videos it knows nothing"
+_FOUND = (
+    FeatureNetwork(
+        name="tiny-video",
+        kind="video",
+        source="pixelwizard train experiments=train_tiny_video",
+        licence="Apache-2.0",
+        files=("model.safetensors",),
+        weights="model.safetensors",
+        side=64,
+        resize="stretch64",
+        dim=64,
+        note=_TINY,
+    ),
+    FeatureNetwork(
+        name="i3d-k400",
+        kind="video",
+        source="https://huggingface.co/flateon/FVD-I3D-torchscript",
+        licence="none stated there; I3D's own code and weights are Apache-2.0",
+        files=("i3d_torchscript.pt",),
+        weights="i3d_torchscript.pt",
+        side=224,
+        resize="stretch224",
+        dim=400,
+        sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+    ),
+    FeatureNetwork(
+        name="videomae",
+        kind="video",
+        source="https://huggingface.co/MCG-NJU/videomae-base-finetuned-kinetics",
+        licence="CC-BY-NC-4.0",
+        files=("config.json", "model.safetensors"),
+        weights="model.safetensors",
+        side=224,
+        resize="stretch224",
+        dim=768,
+    ),
+    FeatureNetwork(
+        name="tiny-clip",
+        kind="clip",
+        source="pixelwizard train experiments=train_tiny_clip",
+        licence="Apache-2.0",
+        files=CLIP_FILES,
+        weights="model.safetensors",
+        side=64,
+        resize="stretch64",
+        dim=64,
+        tokens=16,
+        note=_TINY,
+    ),
+    FeatureNetwork(
+        name="clip-vit-l14",
+        kind="clip",
+        source="https://huggingface.co/openai/clip-vit-large-patch14",
+        licence="none stated there; CLIP's own code is MIT",
+        files=CLIP_FILES,
+        weights="model.safetensors",
+        side=224,
+        resize="crop224",
+        dim=768,
+        tokens=77,
+    ),
+    FeatureNetwork(
+        name="longclip-l",
+        kind="clip",
+        source="https://huggingface.co/zer0int/LongCLIP-L-Diffusers",
+        licence="MIT",
+        files=CLIP_FILES,
+        weights="model.safetensors",
+        side=224,
+        resize="crop224",
+        dim=768,
+        tokens=248,
+    ),
+)
+NETWORKS = {network.name: network for network in _FOUND}
+
+
+def network_of(settings: MetricsSettings, kind: str) -> FeatureNetwork:
+    """The network that ``metrics.KIND`` names. Raises ConfigError if there is none."""
+    name = getattr(settings, kind)
+    options = [known.name for known in _FOUND if known.kind == kind]
+    if name not in options:
+        raise ConfigError(choice(f"metrics.{kind}", name, options))
+    return NETWORKS[name]
+
+
+def network_folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
+    """Where the files of a network are. Raises ConfigError that says how to fetch a missing one."""
+    if network.name.startswith("tiny-"):
+        return ASSETS / network.kind
+    folder = Path(settings.folder).expanduser() / network.name
+    if missing := [name for name in network.files if not (folder / name).is_file()]:
+        raise ConfigError(
+            f"metrics.{network.kind}={network.name} needs {', '.join(missing)} in {folder};"
+            f" fetch it with: pixelwizard fetch {network.name}"
+        )
+    return folder
+
+
+def network_label(network: FeatureNetwork, folder: Path) -> str:
+    """How recipes call the network: by its name, and by eight digits of its file if none is pinned.
+
+    Raises ConfigError if a pinned file is another one.
+    """
+    digest = file_digest(folder / network.weights)
+    if not network.sha256:
+        return f"{network.name}@{digest[:8]}"
+    if digest != network.sha256:
+        raise ConfigError(
+            f"{folder / network.weights} is not the known file of {network.name}: its sha256 is"
+            f" {digest[:12]}..., not {network.sha256[:12]}...; it holds code and is not loaded;"
+            f" remove it and fetch it again with: pixelwizard fetch {network.name}"
+        )
+    return network.name

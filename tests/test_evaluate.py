@@ -1,0 +1,265 @@
+"""evaluate: any folder of videos is scored; what cannot be scored is named."""
+
+from __future__ import annotations
+
+import json
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pixelwizard.cli import main
+from pixelwizard.commands import evaluate as command
+from pixelwizard.data import shapes
+from pixelwizard.evaluate_settings import EvaluateConfig
+from pixelwizard.metrics import evaluate, paired
+from pixelwizard.metrics.clips import Clip, inspect, look
+from pixelwizard.metrics.detail import hd_lpips, lost
+from pixelwizard.metrics.files import find_captions, find_videos
+from pixelwizard.metrics.flicker import flicker
+from pixelwizard.settings import MetricsSettings, VideoSettings
+from pixelwizard.video import VideoError, VideoWriter
+
+LOSSLESS = VideoSettings(codec="ffv1")
+WIDTH, HEIGHT = 128, 80
+
+
+def write(path: Path, frames: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, frames.shape[2], frames.shape[1], LOSSLESS) as writer:
+        writer.write(frames)
+    return path
+
+
+def shape_clip(seed: int, frames: int = 17, width: int = WIDTH) -> np.ndarray:
+    return shapes.render(shapes.scene(seed, "heldout"), width, HEIGHT, frames)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips with captions in captions.csv, and as a run would have written them."""
+    folder = tmp_path_factory.mktemp("videos")
+    rows = ["id,text"]
+    for seed in range(3):
+        write(folder / f"clip{seed}.mp4", shape_clip(seed))
+        rows.append(f"clip{seed},{shapes.caption(shapes.scene(seed, 'heldout'))}")
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference")
+    for seed in range(4):
+        write(folder / f"clip{seed + 1}.mp4", shape_clip(seed + 1))
+    return folder
+
+
+def settings(folder: Path, videos: Path, **changes: object) -> EvaluateConfig:
+    (folder / "run").mkdir(exist_ok=True)
+    config = EvaluateConfig(run_dir=str(folder / "run"), videos=str(videos))
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def values(folder: Path) -> dict[str, dict[str, object]]:
+    written = json.loads((folder / "run" / "metrics.json").read_text())
+    return {score["name"]: score for score in written["set"]}
+
+
+def test_every_score_of_a_folder_has_recipe_and_interval(
+    videos: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captions = str(videos / "captions.csv")
+    config = settings(tmp_path, videos, captions=captions, reference=str(reference))
+    assert evaluate.evaluate(config) == 0
+    found = values(tmp_path)
+    names = {"clip", "frame-consistency", "hd-mse", "hd-mse-noise", "flicker", "fvd", "hd-fvd"}
+    assert set(found) == names | set(paired.available())
+    for name, score in found.items():
+        videos_ = 2 if name in paired.available() else 3  # clip1 and clip2 have a reference
+        assert score["low"] <= score["value"] <= score["high"]  # type: ignore[operator]
+        assert score["videos"] == videos_ and f"n={videos_}" in str(score["recipe"])
+    assert found["psnr"]["value"] == 100 and found["ssim"]["value"] == 1
+    shown, page = capsys.readouterr().out, (tmp_path / "run" / "evaluate.md").read_text()
+    for score in found.values():
+        assert str(score["recipe"]) in shown and str(score["recipe"]) in page
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(written["per_video"]) == {"clip0", "clip1", "clip2"}
+    assert "fewer than the 64 features" in shown and "Apache-2.0" in page
+
+
+def test_a_second_evaluation_reads_the_reference_from_its_statistics(
+    videos: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, videos, reference=str(reference))
+    evaluate.evaluate(config)
+    first, seen = values(tmp_path)["fvd"], []
+
+    def only_videos(clip: Clip, probes: object) -> object:
+        seen.append(clip.path.parent)
+        return look(clip, probes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "look", only_videos)
+    evaluate.evaluate(config)
+    assert values(tmp_path)["fvd"] == first and set(seen) == {videos}
+
+
+def test_a_folder_against_itself_has_no_distance(videos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    for path in videos.glob("*.mp4"):
+        write(folder / path.name, shape_clip(int(path.stem[-1])))
+    evaluate.evaluate(settings(tmp_path, videos, reference=str(folder)))
+    found = values(tmp_path)
+    assert found["fvd"]["value"] < 1e-6 and found["hd-fvd"]["value"] < 1e-6  # type: ignore[operator]
+
+
+def test_what_cannot_be_scored_is_skipped_and_named(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    for seed in range(2):
+        write(folder / f"good{seed}.mp4", shape_clip(seed))
+    write(folder / "short.mp4", shape_clip(0, frames=15))
+    write(folder / "wide.mp4", shape_clip(0, width=144))
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_bytes(b"no video at all")
+    whole = (folder / "good0.mp4").read_bytes()
+    (folder / "torn.mp4").write_bytes(whole[: len(whole) * 3 // 4])
+    assert evaluate.evaluate(settings(tmp_path, folder)) == evaluate.SOME_SKIPPED
+    said = capsys.readouterr().out
+    assert "skipped short.mp4: it has 15 frames, and at least 16 are needed" in said
+    assert "skipped wide.mp4: its size 144x80 is not that of the most, 128x80" in said
+    for name in ("empty.mp4", "text.mp4", "torn.mp4"):
+        assert f"skipped {name}: " in said
+    assert values(tmp_path)["hd-mse"]["videos"] == 2
+    assert "no clip score without a caption: good0, good1" in said
+
+
+def test_a_clip_that_ends_early_is_skipped_after_it_was_found(tmp_path: Path) -> None:
+    clip = replace(inspect(write(tmp_path / "a.mp4", shape_clip(0))), frames=20)
+    with pytest.raises(VideoError, match="a.mp4 ends after 17 of 20 frames"):
+        probe = flicker().probe
+        assert probe is not None
+        look(clip, [probe])
+
+
+def test_a_run_knows_its_captions(videos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run0"
+    write(run / "videos" / "a.mp4", shape_clip(0))
+    write(run / "videos" / "a.anchor.mp4", shape_clip(0))
+    (run / "videos" / "a.json").write_text('{"prompt": "a red circle"}')
+    paths = find_videos(run, "videos")
+    assert [path.name for path in paths] == ["a.mp4"]
+    assert find_captions(paths, None) == ({"a": "a red circle"}, [])
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence with which the command line refuses."""
+    assert main(["evaluate", *words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    return said
+
+
+def test_mistakes_are_refused_before_anything_is_written(
+    videos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "others.csv").write_text("id,text\nx,a red circle\n")
+    assert "videos is missing" in refused([], capsys)
+    assert "nowhere is no folder" in refused(["videos=nowhere"], capsys)
+    assert "none holds no video" in refused(["videos=none"], capsys)
+    given = [f"videos={videos}"]
+    assert "matches no video: its ids begin with 'x'" in refused(
+        [*given, "captions=others.csv"], capsys
+    )
+    assert "captions=" in refused([*given, "captions=nowhere.csv"], capsys)
+    assert "reference=" in refused([*given, "reference=none"], capsys)
+    said = refused([*given, "metrics=standard"], capsys)
+    assert "metrics.clip=clip-vit-l14 needs config.json, model.safetensors" in said
+    assert "fetch it with: pixelwizard fetch clip-vit-l14" in said
+    known = "metrics.clip=none must be one of clip-vit-l14, longclip-l, tiny-clip"
+    assert known in refused([*given, "metrics.clip=none"], capsys)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_folder_without_a_single_good_video_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(ValueError, match="no video can be scored; a.mp4: "):
+        evaluate.evaluate(settings(tmp_path, tmp_path))
+
+
+def test_the_command_starts_a_worker_with_the_settings(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(command, "launch", lambda folder: started.append(folder) or 0)
+    assert main(["evaluate", f"videos={videos}", f"run_dir={tmp_path / 'run'}"]) == 0
+    assert started == [tmp_path / "run"]
+    assert f"videos: {videos}" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_one_json_object_and_nothing_else(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.evaluate(settings(tmp_path, videos, format="json"))
+    assert json.loads(capsys.readouterr().out)["set"]
+
+
+def test_psnr_falls_with_noise_and_vmaf_is_there(tmp_path: Path) -> None:
+    clean = shape_clip(0)
+    noise = np.random.default_rng(0).normal(0, 12, clean.shape)
+    noisy = np.clip(clean + noise, 0, 255).astype(np.uint8)
+    one, two = write(tmp_path / "a.mp4", clean), write(tmp_path / "b.mp4", noisy)
+    found = paired.compare(two, one)
+    assert set(found) == set(paired.available()) >= {"psnr", "ssim"}
+    assert 20 < float(found["psnr"]) < 35 and 0 < float(found["ssim"]) < 0.95
+
+
+def test_flicker_is_the_mean_change_between_frames(tmp_path: Path) -> None:
+    frames = np.zeros((17, 16, 32, 3), np.uint8)
+    frames[1::2] = 10
+    metric = flicker()
+    assert metric.probe is not None
+    found = look(inspect(write(tmp_path / "a.mp4", frames)), [metric.probe])
+    metric.update(0, found[metric.probe])
+    assert metric.score().value == 10
+
+
+def test_hd_lpips_sums_any_distance_and_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert lost(torch.zeros(1, 3, 64, 64), lambda one, two: 1.0) == 3
+    monkeypatch.setitem(__import__("sys").modules, "torchvision", None)
+    with pytest.raises(ValueError, match=r"metrics.lpips=true needs torchvision: pip install"):
+        hd_lpips()
+
+
+def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path) -> None:
+    """320x200 and 400 frames are 77 MB as bytes, 307 MB as floats."""
+    frame = np.random.default_rng(0).integers(0, 255, (1, 200, 320, 3), np.uint8)
+    for name, frames in (("short", 20), ("long", 400)):
+        with VideoWriter(tmp_path / f"{name}.mp4", 320, 200, VideoSettings(crf=40)) as writer:
+            for _ in range(frames):
+                writer.write(frame)
+    probes = [evaluate.flicker().probe, *(m.probe for m in evaluate.hd_metrics())]
+    peaks = []
+    for name in ("short", "long"):
+        look(inspect(tmp_path / f"{name}.mp4"), [probe for probe in probes if probe is not None])
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(f"peak memory {peaks[0]:.0f} MB after 20 frames, {peaks[1]:.0f} MB after 400")
+    assert peaks[1] - peaks[0] < 25
+
+
+def test_settings_name_networks_that_are_inside_the_package() -> None:
+    for kind in ("video", "clip"):
+        network = evaluate.network_of(MetricsSettings(), kind)
+        folder = evaluate.network_folder(network, MetricsSettings())
+        assert all((folder / name).is_file() for name in network.files)

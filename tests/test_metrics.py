@@ -1,0 +1,324 @@
+"""Metrics: the distances are the published ones, and they see what a viewer sees."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pixelwizard.data import labelled, shapes
+from pixelwizard.metrics import names
+from pixelwizard.metrics.clip import CLIPScore, FrameConsistency, FrameEmbeddings
+from pixelwizard.metrics.clips import Sampling
+from pixelwizard.metrics.detail import NOISE_KEPT, hd_mse, hd_mse_of_noise
+from pixelwizard.metrics.frechet import Moments, frechet_distance, keep_moments, kept_moments
+from pixelwizard.metrics.fvd import ClipFeatures, FrechetVideoDistance, patches
+from pixelwizard.metrics.names import ASSETS, NETWORKS, network_label
+from pixelwizard.metrics.networks import CLIPNetwork, VideoNetwork
+from pixelwizard.metrics.score import VideoMetric, difference
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+
+
+def features(count: int, dim: int, seed: int) -> Tensor:
+    """Correlated samples [count, dim] float64."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    samples = torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    return samples @ mixing + seed
+
+
+ONE, TWO = features(200, 24, 1), features(150, 24, 2)
+
+
+def distance(one: Tensor, two: Tensor) -> float:
+    return frechet_distance(Moments.of(one), Moments.of(two))
+
+
+def test_the_distance_is_that_of_the_matrix_root() -> None:
+    linalg = pytest.importorskip("scipy.linalg")
+    root = linalg.sqrtm((torch.cov(ONE.T) @ torch.cov(TWO.T)).numpy())
+    traces = torch.cov(ONE.T).trace() + torch.cov(TWO.T).trace() - 2 * float(np.trace(root).real)
+    expected = float((ONE.mean(0) - TWO.mean(0)).square().sum() + traces)
+    assert distance(ONE, TWO) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_distance_is_that_of_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    network = nn.Identity()
+    network.num_features = ONE.shape[1]  # type: ignore[assignment]
+    known = FrechetInceptionDistance(feature=network).set_dtype(torch.float64)
+    known.update(ONE, real=True)
+    known.update(TWO, real=False)
+    assert distance(ONE, TWO) == pytest.approx(float(known.compute()), rel=1e-6)
+
+
+def test_the_distance_is_that_of_cd_fvd() -> None:
+    """cd-fvd wants torchvision for its loaders: pip install --no-deps cd-fvd is enough here."""
+    known = pytest.importorskip("cdfvd.third_party.i3d.utils")
+    assert distance(ONE, TWO) == pytest.approx(float(known.frechet_distance(ONE, TWO)), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [200, 10])  # of full rank, and not
+def test_equal_sets_have_no_distance(count: int) -> None:
+    samples = features(count, 24, 3)
+    assert distance(samples, samples) < 1e-9 * float(torch.cov(samples.T).trace())
+
+
+def test_one_video_is_too_few() -> None:
+    with pytest.raises(ValueError, match="at least two videos"):
+        distance(ONE[:1], TWO)
+
+
+def test_moments_are_kept_for_the_same_videos_alone(tmp_path: Path) -> None:
+    keep_moments(tmp_path, {"fvd/a/b": Moments.of(ONE)}, "content")
+    kept = kept_moments(tmp_path, "content")["fvd/a/b"]
+    assert torch.equal(kept.outer, Moments.of(ONE).outer) and kept.count == len(ONE)
+    assert kept_moments(tmp_path, "other content") == {}
+    (tmp_path / "stats.safetensors").write_bytes(b"damaged")
+    assert kept_moments(tmp_path, "content") == {}
+
+
+def video_network() -> VideoNetwork:
+    return VideoNetwork(NETWORKS["tiny-video"], ASSETS / "video", CPU)
+
+
+def clip_network() -> CLIPNetwork:
+    return CLIPNetwork(NETWORKS["tiny-clip"], ASSETS / "clip", CPU)
+
+
+def small_clips(count: int, first: int = 0) -> list[Tensor]:
+    """Clips as the network sees them: uint8 [16, 3, 64, 64]."""
+    scenes = [shapes.scene(first + number, "heldout") for number in range(count)]
+    return [labelled.stretched(shapes.render(scene, 128, 80, 16), 64) for scene in scenes]
+
+
+def features_of(network: VideoNetwork, clips: list[Tensor]) -> Tensor:
+    return torch.cat([network.features(clip.transpose(0, 1)[None]) for clip in clips])
+
+
+def test_fvd_grows_with_every_damage() -> None:
+    network, clips = video_network(), small_clips(24)
+    clean = features_of(network, clips)
+    levels = (0.0, 0.25, 0.5, 1.0)
+    damages = (labelled.blurred, labelled.noisy, labelled.shuffled, labelled.frozen)
+    for damage in damages:
+        draw = random.Random(0)
+        sets = [
+            [damage(clip, level, draw) for clip in clips] if level else clips for level in levels
+        ]
+        curve = [distance(features_of(network, some), clean) for some in sets]
+        print(damage.__name__, [round(value, 2) for value in curve])
+        assert curve == sorted(curve) and curve[-1] > curve[1] > 1e-6
+
+
+def fed(samples: Tensor, owners: list[int]) -> FrechetVideoDistance:
+    """A metric that has seen the samples of the reference ONE, one update for each video."""
+    probe = ClipFeatures(video_network())
+    metric = FrechetVideoDistance(probe, Moments.of(features(200, 64, 1)), "0123456789")
+    for owner in owners:
+        metric.update(owner, samples[owner : owner + 1])
+    return metric
+
+
+def test_a_distance_carries_recipe_interval_and_warning() -> None:
+    samples = features(70, 64, 2)
+    few, many = fed(samples, [*range(20)]).score(), fed(samples, [*range(70)]).score()
+    digest = network_label(NETWORKS["tiny-video"], ASSETS / "video")
+    assert many.recipe == f"fvd/{digest}/stretch64/16f/n=70/ref=01234567"
+    assert many.low < many.value < many.high and not many.warnings
+    assert few.high - few.low > many.high - many.low
+    assert "20 samples here are fewer than the 64 features" in few.warnings[0]
+    assert fed(samples, [*range(70)][::-1]).score() == many
+    with pytest.raises(ValueError, match="n=20.* and .*n=70.* are different recipes"):
+        difference(few, many)
+    assert difference(many, many) == 0
+
+
+def test_an_interval_of_a_mean_is_that_of_the_normal_law() -> None:
+    metric = VideoMetric("m", None, "m/n={n}", dim=1, higher=True)
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0))
+    for number, value in enumerate(values):
+        metric.update(number, value.view(1, 1))
+    score = metric.score()
+    half = 1.96 * float(values.std()) / math.sqrt(400)
+    assert score.value == pytest.approx(float(values.mean()))
+    assert score.high - score.value == pytest.approx(half, rel=0.1)
+    assert score.value - score.low == pytest.approx(half, rel=0.1)
+
+
+def stills(text: str, seed: int) -> list[Tensor]:
+    """Eight frames of a clip with a caption, uint8 [H, W, 3]."""
+    clip = shapes.render(shapes.scene_for(text, seed), 256, 160, 8)
+    return [torch.from_numpy(frame.copy()) for frame in clip]
+
+
+def test_right_captions_beat_shuffled_ones() -> None:
+    probe = FrameEmbeddings(clip_network())
+    right, wrong, steady = CLIPScore(probe), CLIPScore(probe), FrameConsistency(probe)
+    texts = shapes.prompts("heldout", 16)
+    for number, text in enumerate(texts):
+        found = probe.network.images(stills(text, number))
+        right.update(number, found, text)
+        wrong.update(number, found, texts[number - 5])
+        steady.update(number, found)
+    one, two = right.score(), wrong.score()
+    print(f"right captions {one.value:.1f}, shuffled captions {two.value:.1f}")
+    assert one.value > two.value + 30 and one.low > two.high
+    assert 0.8 < steady.score().value <= 1
+
+
+def test_the_clip_score_is_that_of_torchmetrics() -> None:
+    from torchmetrics.functional.multimodal import clip_score
+
+    network, text = clip_network(), "a red circle grows over a white background"
+    frames = stills(text, 3)
+
+    class Wrapped(nn.Module):
+        """transformers 5 wraps the features that torchmetrics expects as tensors."""
+
+        config = network.network.config
+
+        def get_image_features(self, pixels: Tensor) -> Tensor:
+            return network.network.get_image_features(pixels).pooler_output
+
+        def get_text_features(self, ids: Tensor, mask: Tensor) -> Tensor:
+            return network.network.get_text_features(ids, mask).pooler_output
+
+    def processor(
+        text: list[str] | None = None, images: list[Tensor] | None = None, **rest: object
+    ):
+        return (
+            network.tokenizer(text, **rest)
+            if text
+            else network.processor(images=images, return_tensors="pt")
+        )
+
+    with torch.no_grad():
+        images = [frame.permute(2, 0, 1) for frame in frames]
+        known = clip_score(images, [text] * 8, lambda: (Wrapped(), processor))
+    metric = CLIPScore(FrameEmbeddings(network))
+    metric.update(0, network.images(frames), text)
+    assert metric.score().value == pytest.approx(float(known), rel=1e-5)
+
+
+def test_long_captions_are_cut_and_counted() -> None:
+    network = clip_network()
+    metric = CLIPScore(FrameEmbeddings(network))
+    text = "a red circle grows over a white background " * 3
+    metric.update(0, network.images(stills(text.split(" a red")[0].strip(), 0)[:1]), text)
+    assert metric.score().warnings == ("1 captions were cut after 16 tokens",)
+
+
+def test_hd_mse_is_the_published_sum() -> None:
+    """Of an image that is black and white in turn, all is lost at each of the three factors."""
+    stripes = torch.arange(128).remainder(2).float().expand(1, 3, 128, 128)
+    assert hd_mse(stripes) == pytest.approx(3 * 0.25, rel=1e-5)
+    assert hd_mse(torch.full((1, 3, 64, 96), 0.3)) == pytest.approx(0, abs=1e-12)
+
+
+def test_noise_is_told_from_detail() -> None:
+    frame = torch.from_numpy(shapes.render(shapes.scene(0), 256, 160, 1)[0]).permute(2, 0, 1)
+    clean = frame[None].float() / 255
+    noise = 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    added = hd_mse(clean + noise) - hd_mse(clean)
+    control = hd_mse_of_noise(clean + noise) - hd_mse_of_noise(clean)
+    assert added == pytest.approx(3 * NOISE_KEPT * 0.05**2, rel=0.1)
+    assert control == pytest.approx(added, rel=0.1)
+    assert hd_mse_of_noise(clean) < 0.05 * hd_mse(clean)
+
+
+def test_frames_are_sampled_by_rule() -> None:
+    assert Sampling("first", 4).numbers(9) == [0, 1, 2, 3]
+    assert Sampling("uniform", 4).numbers(9) == [0, 3, 5, 8]
+    assert Sampling("all").numbers(3) == [0, 1, 2]
+
+
+def test_patches_are_cut_and_not_resized() -> None:
+    frame = torch.arange(5 * 7 * 3).view(5, 7, 3)
+    cut = patches(frame, 2)
+    assert cut.shape == (6, 2, 2, 3)
+    assert torch.equal(cut[4], frame[2:4, 2:4])
+
+
+def test_two_processes_arrive_at_the_bits_of_one(tmp_path: Path) -> None:
+    code = """
+import sys, torch
+from test_metrics import fed, features
+rank, file = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
+share = [number for number in range(70) if bool(number % 3) == bool(rank)]
+metric = fed(features(70, 64, 2), share)
+print(repr(metric.score()), flush=True)
+"""
+    path = f"{ROOT}:{ROOT / 'tests'}"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank), str(tmp_path / "meeting")],
+            stdout=subprocess.PIPE,
+            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [worker.communicate(timeout=100)[0].strip() for worker in workers]
+    alone = fed(features(70, 64, 2), [*range(70)]).score()
+    assert said[0] == said[1]
+    assert said[0] == repr(alone)
+
+
+class Script(nn.Module):
+    """Takes what StyleGAN-V's I3D takes, gives 400 numbers."""
+
+    def forward(
+        self,
+        x: Tensor,
+        rescale: bool = True,
+        resize: bool = True,
+        return_features: bool = False,
+    ) -> Tensor:
+        return x.mean(dim=(1, 2, 3, 4))[:, None].expand(x.shape[0], 400)
+
+
+def test_torchscript_is_loaded_if_it_is_the_known_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.jit.save(torch.jit.script(Script()), str(tmp_path / "i3d_torchscript.pt"))
+    facts = NETWORKS["i3d-k400"]
+    with pytest.raises(ValueError, match="holds code and is not loaded.*fetch i3d-k400"):
+        VideoNetwork(facts, tmp_path, CPU)
+    known = replace(facts, sha256=names.file_digest(tmp_path / "i3d_torchscript.pt"))
+    network = VideoNetwork(known, tmp_path, CPU)
+    clips = torch.full((2, 3, 16, 224, 224), 255, dtype=torch.uint8)
+    assert network.label == "i3d-k400" and torch.equal(network.features(clips), torch.ones(2, 400))
+
+
+def test_videomae_gives_the_tokens_mean_under_the_last_norm(tmp_path: Path) -> None:
+    from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+    sizes = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    model = VideoMAEForVideoClassification(VideoMAEConfig(**sizes)).eval()
+    model.save_pretrained(tmp_path)
+    network = VideoNetwork(replace(NETWORKS["videomae"], dim=24), tmp_path, CPU)
+    clips = torch.randint(256, (1, 3, 16, 224, 224), dtype=torch.uint8)
+    found = network.features(clips)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (clips.permute(0, 2, 3, 4, 1) / 255 - mean) / std
+    with torch.no_grad():
+        logits = model(pixels.permute(0, 1, 4, 2, 3)).logits
+        assert torch.allclose(model.classifier(found), logits, atol=1e-5)
+
+
+def test_the_encoders_of_tiny_are_small() -> None:
+    size = sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file())
+    assert size < 3e6
