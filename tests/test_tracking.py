@@ -159,7 +159,7 @@ def test_a_continued_run_is_the_same_wandb_run(made: tuple[Config, list[Path]], 
         play(open_tracker(tracked(config)), config, [path])
     folders = sorted(Path(config.run_dir).glob("wandb/offline-run-*"))
     assert len(folders) == 2
-    assert len({folder.name.rsplit("-", 1)[1] for folder in folders}) == 1
+    assert len({folder.name.split("-")[3] for folder in folders}) == 1
 
 
 def test_a_server_that_does_not_answer_leaves_the_run_offline(
