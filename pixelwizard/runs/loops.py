@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Failed:
     error: Exception
 
 
-class StageLoop(LightningModule):
+class StageLoop(LightningModule, ABC):
     """One stage over jobs: subclasses load in ``load`` and work in ``compute``.
 
     An exception in ``compute`` concerns its job alone; one in ``load`` ends the run.
@@ -82,13 +83,13 @@ class StageLoop(LightningModule):
         self.stage = self.load(device, getattr(torch, self.config.backbone.dtype))
         self.loading_seconds = time.perf_counter() - started
 
+    @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype) -> Any:
         """The stage with its networks on ``device`` in ``dtype``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         """The results of one job."""
-        raise NotImplementedError
 
     def transfer_batch_to_device(
         self, batch: Job, device: torch.device, dataloader_idx: int

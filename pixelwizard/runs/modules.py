@@ -7,6 +7,7 @@ step, so that a continued training sees what an uninterrupted one would have see
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step * 8 + stream) % 2**32)
 
 
-class TrainingModule(L.LightningModule):
+class TrainingModule(L.LightningModule, ABC):
     """A network, its moving average and its optimizer; subclasses say what the loss is.
 
     ``elapsed`` counts the seconds of all steps, also of the trainings that this one continues.
@@ -65,9 +66,9 @@ class TrainingModule(L.LightningModule):
         self.figures: dict[str, float] = {}
         self._started = 0.0
 
+    @abstractmethod
     def loss(self, network: Any, batch: Batch) -> Tensor:
         """The loss of a batch; draws only from the generator of the batch's step."""
-        raise NotImplementedError
 
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
         """Whether Muon takes a parameter: the linears inside the blocks."""
