@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 os.environ["WANDB_MODE"] = "offline"  # whatever key this machine has
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
