@@ -9,10 +9,13 @@ from pixelwizard.output_settings import DecodeSettings, check_decode
 from pixelwizard.settings import (
     BackboneSettings,
     MemorySettings,
+    ParallelSettings,
     ResolutionSettings,
     SamplerSettings,
+    any_guided,
     check_backbone,
     check_memory,
+    check_ranks,
     check_resolution,
     check_sampler,
 )
@@ -29,9 +32,15 @@ class PlanConfig:
     anchor: SamplerSettings = field(default_factory=SamplerSettings)
     schedule: SamplerSettings = field(default_factory=SamplerSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
     format: Literal["text", "json"] = "text"
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step of the two stages is guided."""
+        return any_guided(self.anchor, self.schedule)
 
     def check(self) -> None:
         """Refuse values that cannot work together; raises ConfigError."""
@@ -40,4 +49,5 @@ class PlanConfig:
         check_sampler(self.schedule, "schedule")
         check_backbone(self.backbone)
         check_memory(self.memory)
+        check_ranks(self.parallel, self.memory, self.backbone, self.resolution, self.guided)
         check_decode(self.decode, self.resolution.geometry)

@@ -18,7 +18,7 @@ from pixelwizard.settings import load
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
 INCIDENTAL = (
     *("run_dir", "store", "tracker", "group_size", "save_anchor", "trainer", "format"),
-    *("memory.mode", "memory.budget_gb", "memory.chunk"),
+    *("memory.mode", "memory.budget_gb", "memory.chunk", "parallel"),
 )
 """Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
 

@@ -16,6 +16,8 @@ from pixelwizard.output_settings import DecodeSettings as DecodeSettings
 from pixelwizard.output_settings import TrackerSettings as TrackerSettings
 from pixelwizard.output_settings import VideoSettings as VideoSettings
 from pixelwizard.output_settings import check_decode, check_tracker, check_video
+from pixelwizard.parallel_settings import ParallelSettings as ParallelSettings
+from pixelwizard.parallel_settings import check_parallel
 from pixelwizard.schema import ConfigError, build, check_range, choice
 from pixelwizard.sizes import DiTSizes as DiTSizes
 from pixelwizard.sizes import TextSizes as TextSizes
@@ -149,6 +151,7 @@ class Config:
     anchor: SamplerSettings = field(default_factory=SamplerSettings)
     schedule: SamplerSettings = field(default_factory=SamplerSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     video: VideoSettings = field(default_factory=VideoSettings)
@@ -160,6 +163,11 @@ class Config:
     group_size: int = 8
     save_anchor: bool = False
 
+    @property
+    def guided(self) -> bool:
+        """Whether any step of the two stages is guided."""
+        return any_guided(self.anchor, self.schedule)
+
     def check(self) -> None:
         """Refuse values that cannot work together; raises ConfigError."""
         check_resolution(self.resolution)
@@ -167,6 +175,7 @@ class Config:
         check_sampler(self.schedule, "schedule")
         check_backbone(self.backbone)
         check_memory(self.memory)
+        check_ranks(self.parallel, self.memory, self.backbone, self.resolution, self.guided)
         check_decode(self.decode, self.resolution.geometry)
         check_video(self.video)
         check_tracker(self.tracker)
@@ -248,6 +257,11 @@ def check_sampler(sampler: SamplerSettings, key: str) -> None:
         raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
 
 
+def any_guided(*samplers: SamplerSettings) -> bool:
+    """Whether any step of the samplers runs classifier-free guidance."""
+    return any(s.guidance != 1 and s.guided_steps != [] for s in samplers)
+
+
 def check_backbone(backbone: BackboneSettings) -> None:
     """Networks whose sizes fit each other."""
     dit = backbone.dit
@@ -268,3 +282,19 @@ def check_memory(memory: MemorySettings) -> None:
         check_range("memory.budget_gb", memory.budget_gb, 1.0)
     if memory.chunk is not None:
         check_range("memory.chunk", memory.chunk, 64)
+
+
+def check_ranks(
+    parallel: ParallelSettings,
+    memory: MemorySettings,
+    backbone: BackboneSettings,
+    size: ResolutionSettings,
+    guided: bool,
+) -> None:
+    """A layout of ranks that the networks allow; weights are either sharded or in host memory."""
+    check_parallel(parallel, backbone.dit.num_heads, guided, size.anchor_geometry.tokens)
+    if parallel.shard != "none" and memory.mode in ("offload", "stream"):
+        raise ConfigError(
+            f"parallel.shard={parallel.shard} keeps slices of the weights on the devices, not in"
+            f" host memory as memory={memory.mode} does; use memory=auto or parallel.shard=none"
+        )

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "pixelwizard"
 HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenizers", "PIL"}
 LIGHT = (
     *("geometry", "schema", "sizes", "output_settings", "settings", "train_settings"),
+    "parallel_settings",
     *("weights_settings", "checkpoints", "catalog", "digests", "hub"),
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
@@ -24,7 +25,7 @@ LIGHT = (
 )
 FLOORS = (
     ("geometry", "schema", "sizes"),
-    ("output_settings",),
+    ("output_settings", "parallel_settings"),
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
         *("weights_settings", "replay_settings", "evaluate_settings"),

@@ -9,6 +9,7 @@ from pixelwizard.commands import Command
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.launch import launch
 from pixelwizard.run_folder import claim
+from pixelwizard.schema import ConfigError
 from pixelwizard.settings import Config
 
 EXAMPLES = """\
@@ -24,6 +25,8 @@ def check(config: Config) -> None:
     """Refuse what cannot run before anything is written: prompts, weights. Raises ValueError."""
     prompts_of(config)
     require_weights(config.backbone)
+    if config.parallel.mode != "single":
+        raise ConfigError("parallel is for plan so far; leave it out")
 
 
 def run(config: Config, command_line: Sequence[str]) -> int:
