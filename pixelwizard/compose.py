@@ -30,7 +30,7 @@ from pixelwizard.schema import ConfigError
 PATHS = (
     *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
     *("data.dir", "objective.init_from", "out", "source.folder", "file"),
-    *("videos", "captions", "reference", "metrics.folder"),
+    *("videos", "captions", "reference", "metrics.folder", "plot"),
 )
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
 NAMING = ("bench", "backbone", "resolution", "schedule", "metrics")

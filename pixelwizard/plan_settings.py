@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Optional
 
 from pixelwizard.output_settings import DecodeSettings, check_decode
+from pixelwizard.schema import ConfigError
 from pixelwizard.settings import (
     BackboneSettings,
     MemorySettings,
@@ -23,7 +24,10 @@ from pixelwizard.settings import (
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What determines time and memory of a run: the root of ``plan``; it writes no folder."""
+    """What determines time and memory of a run: the root of ``plan``; it writes no folder.
+
+    ``plot`` is a PNG file for the picture of both schedules.
+    """
 
     run_dir: str
     task: Literal["plan"] = "plan"
@@ -35,6 +39,7 @@ class PlanConfig:
     parallel: ParallelSettings = field(default_factory=ParallelSettings)
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
+    plot: Optional[str] = None
     format: Literal["text", "json"] = "text"
 
     @property
@@ -51,3 +56,5 @@ class PlanConfig:
         check_memory(self.memory)
         check_ranks(self.parallel, self.memory, self.backbone, self.resolution, self.guided)
         check_decode(self.decode, self.resolution.geometry)
+        if self.plot is not None and not self.plot.endswith(".png"):
+            raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")

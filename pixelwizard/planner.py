@@ -23,6 +23,7 @@ from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry, Tiles
 from pixelwizard.sampling_cost import Cost, Sampling, cost_of_sampling
 from pixelwizard.text_cost import cost_of_text
+from pixelwizard.text_table import aligned
 from pixelwizard.wan.dit import CHUNK
 
 GB = 1e9
@@ -263,14 +264,7 @@ def table(plan: Plan) -> str:
         figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, stage.seconds)
         shown = [f"{figure:.2f}" for figure in figures]
         rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i in (0, 7) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=(0, 7))
     total = sum(stage.seconds for stage in plan.stages)
     peak = max(stage.peak_gb for stage in plan.stages)
     budget = f", budget {plan.budget_gb:g} GB" if plan.budget_gb else ""

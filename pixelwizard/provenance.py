@@ -10,14 +10,13 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__
-from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.jobs import CODE_FORMAT, Job
 from pixelwizard.run_folder import config_hash, determining, write_text
+from pixelwizard.schedule_table import stage_schedules
 from pixelwizard.settings import Config
 
 PACKAGES = ("torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
@@ -28,7 +27,7 @@ def record(config: Config, job: Job, digests: Mapping[str, str], device: str) ->
 
     ``seed`` as the prompt's own makes the same noise again without the other prompts.
     """
-    size = config.resolution
+    stages = stage_schedules(config.anchor, config.schedule, config.resolution)
     settings = determining(config)
     for name in ("prompt", "prompts"):
         del settings[name]
@@ -38,8 +37,7 @@ def record(config: Config, job: Job, digests: Mapping[str, str], device: str) ->
         "negative_prompt": job.prompt.negative_prompt,
         "seed": job.prompt.anchor_seed - 100,
         "seeds": {"anchor": job.prompt.anchor_seed, "detail": job.prompt.detail_seed},
-        "anchor": _sampling(config.anchor, size.anchor_shift),
-        "detail": _sampling(config.schedule, size.shift),
+        **{stage.stage: stage.to_json() for stage in stages},
         "key": job.video_key,
         "config_hash": config_hash(config),
         "config": settings,
@@ -90,13 +88,3 @@ def git_revision() -> str | None:
 def write_json(path: Path, value: Any) -> None:
     """Write plain values, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _sampling(settings: Any, shift: float) -> dict[str, Any]:
-    schedule = make_schedule(settings, shift)
-    return {
-        "solver": schedule.solver,
-        "guidance": settings.guidance,
-        "nfe": schedule.nfe,
-        "steps": [asdict(step) for step in schedule.steps],
-    }

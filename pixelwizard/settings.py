@@ -237,24 +237,45 @@ def check_resolution(size: ResolutionSettings) -> None:
 
 
 def check_sampler(sampler: SamplerSettings, key: str) -> None:
-    """At least one step, timesteps that fall inside (0, 1000], guided steps that exist."""
+    """At least one step, timesteps that fall inside (0, 1000], guided steps that exist.
+
+    ``key`` is the stage's: ``anchor``, whose network takes no step sizes, or ``schedule``.
+    """
     check_range(f"{key}.steps", sampler.steps, 1, 1000)
     check_range(f"{key}.guidance", sampler.guidance, 0.0)
     if sampler.shift is not None:
         check_range(f"{key}.shift", sampler.shift, 0.01)
-    steps = sampler.steps
-    if (times := sampler.timesteps) is not None:
-        steps = len(times)
-        falling = all(after < before for before, after in zip(times, times[1:], strict=False))
-        if not times or not falling or times[0] > 1000 or times[-1] <= 0:
-            raise ConfigError(
-                f"{key}.timesteps={times} must fall strictly from at most 1000 to above 0,"
-                f" like [999, 942, 845, 646]"
-            )
+    if sampler.timesteps is not None:
+        _check_timesteps(sampler.timesteps, f"{key}.timesteps")
+    steps = len(sampler.timesteps or range(sampler.steps))
     for step in sampler.guided_steps or []:
         check_range(f"{key}.guided_steps", step, 0, steps - 1)
     if (guided := sampler.guided_steps) and sampler.guidance == 1:
         raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
+    if key == "anchor" and sampler.step_sizes != "none":
+        raise ConfigError(
+            f"anchor.step_sizes={sampler.step_sizes} is for the detail's schedule; the anchor"
+            " network takes no step sizes; nearest: none"
+        )
+
+
+def _check_timesteps(times: List[float], key: str) -> None:
+    """At least one, each below the one before, all inside (0, 1000]."""
+    like = "like [999, 942, 845, 646]"
+    if not times:
+        raise ConfigError(f"{key}=[] has no step; give at least one, {like}")
+    for time in times:
+        if not 0 < time <= 1000:
+            raise ConfigError(
+                f"{key}={times}: {time:g} is outside 0 (data, where the last step ends by itself)"
+                f" to 1000 (noise); nearest: {min(1000, max(1, time)):g}"
+            )
+    for before, after in zip(times, times[1:], strict=False):
+        if after >= before:
+            raise ConfigError(
+                f"{key}={times} must fall strictly; {after:g} comes after {before:g}; nearest:"
+                f" {sorted(set(times), reverse=True)}"
+            )
 
 
 def any_guided(*samplers: SamplerSettings) -> bool:

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pixelwizard"
 HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenizers", "PIL"}
+HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("geometry", "schema", "sizes", "output_settings", "settings", "train_settings"),
     "parallel_settings",
@@ -20,17 +21,18 @@ LIGHT = (
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
     *("commands.fetch", "commands.convert", "commands.replay", "replay_settings"),
-    *("commands.bench", "bench_settings", "plan_settings"),
+    *("commands.bench", "bench_settings", "plan_settings", "schedule_table", "text_table"),
     *("evaluate_settings", "metrics.names", "metrics.files"),
 )
 FLOORS = (
-    ("geometry", "schema", "sizes"),
+    ("geometry", "schema", "sizes", "text_table"),
     ("output_settings", "parallel_settings"),
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
         *("weights_settings", "replay_settings", "evaluate_settings"),
     ),
     ("diffusion",),
+    ("schedule_table",),
     ("checkpoints", "catalog", "digests", "hub"),
     ("wan",),
     ("shortcut",),

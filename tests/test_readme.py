@@ -21,6 +21,7 @@ from pixelwizard.schema import to_plain
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAPERS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/benchmarks.md")
+PAPERS += ("docs/schedules.md",)
 HEREDOC = re.compile(r"^cat > (\S+) <<'END'\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from pixelwizard.commands import Command
 from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.schedule_table import draw_schedules, schedule_table, stage_schedules
 
 EXAMPLES = """\
   pixelwizard plan                                    2K with the full-size backbone
   pixelwizard plan resolution=4k memory.budget_gb=24  the way that fits a card of 24 GB
   pixelwizard plan resolution=4k memory=stream        block by block from host memory
-  pixelwizard plan device=rtx4090 format=json        one JSON object on stdout"""
+  pixelwizard plan device=rtx4090 format=json        one JSON object on stdout
+  pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a picture"""
 
 
 def check(config: PlanConfig) -> None:
@@ -20,11 +23,18 @@ def check(config: PlanConfig) -> None:
 
 
 def run(config: PlanConfig, command_line: Sequence[str]) -> int:
-    """Print the plan; 2 where a stage does not fit, with the sentence that says what would."""
+    """Print plan and schedules; 2 where a stage does not fit, with the sentence on what would."""
     from pixelwizard.planner import make_plan, table  # torch: only where something is traced
 
+    schedules = stage_schedules(config.anchor, config.schedule, config.resolution)
     plan = make_plan(config, config.device)
-    print(json.dumps(plan.to_json()) if config.format == "json" else table(plan), flush=True)
+    if config.format == "json":
+        steps = {stage.stage: stage.to_json() for stage in schedules}
+        print(json.dumps({**plan.to_json(), "schedules": steps}), flush=True)
+    else:
+        print(f"{schedule_table(schedules)}\n\n{table(plan)}", flush=True)
+    if config.plot is not None:
+        draw_schedules(schedules, Path(config.plot))
     if plan.refusal:
         raise ValueError(plan.refusal)
     return 0

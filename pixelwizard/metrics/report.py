@@ -11,6 +11,7 @@ from typing import Any
 from pixelwizard.metrics.names import FeatureNetwork
 from pixelwizard.metrics.score import Score
 from pixelwizard.run_folder import write_text
+from pixelwizard.text_table import aligned
 
 JSON, MARKDOWN = "metrics.json", "evaluate.md"
 
@@ -39,9 +40,7 @@ class Report:
         """For a terminal: a line per score, then whatever must be said."""
         rows = [("metric", "value", "95 % interval", "recipe")]
         rows += [(_arrow(score), *_figures(score), score.recipe) for score in self.scores]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in rows]
-        return "\n".join([*lines, *self._remarks()])
+        return "\n".join([*aligned(rows, left=range(4)), *self._remarks()])
 
     def markdown(self) -> str:
         """A page with both tables."""
