@@ -16,7 +16,7 @@ HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenize
 HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("geometry", "schema", "sizes", "output_settings", "settings", "train_settings"),
-    "parallel_settings",
+    *("parallel_settings", "sampler_settings"),
     *("weights_settings", "checkpoints", "catalog", "digests", "hub"),
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
@@ -26,7 +26,7 @@ LIGHT = (
 )
 FLOORS = (
     ("geometry", "schema", "sizes", "text_table"),
-    ("output_settings", "parallel_settings"),
+    ("output_settings", "parallel_settings", "sampler_settings"),
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
         *("weights_settings", "replay_settings", "evaluate_settings"),
