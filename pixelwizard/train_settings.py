@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
 from pixelwizard.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from pixelwizard.objective_settings import (
+    ObjectiveSettings,
+    Stage,
+    check_objective,
+    trained_part,
+)
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import (
     BackboneSettings,
@@ -40,82 +46,6 @@ class DataSettings:
     crop_frames: int = 9
     crops: int = 6
     window: int = 50
-
-
-@dataclass(frozen=True)
-class ReconstructionSettings:
-    """Weights of the autoencoder's loss; the L1 distance of pixels has weight 1.
-
-    ``decoder_only`` continues ``objective.init_from`` (or the backbone's own autoencoder) with the
-    encoder as it is, without the pull of ``kl``, from noisier latents than the encoder's own.
-    """
-
-    mse: float = 2.0
-    gradient: float = 0.5
-    kl: float = 3e-4
-    decoder_only: bool = False
-
-
-@dataclass(frozen=True)
-class FlowSettings:
-    """Flow matching: the shift of the training grid and how often text (and anchor) are dropped.
-
-    ``weighting`` of the loss over time: ``bell`` is the reference's, which is 0 at t = 1000.
-    """
-
-    shift: float = 3.0
-    text_drop: float = 0.1
-    weighting: Literal["uniform", "bell"] = "uniform"
-
-
-@dataclass(frozen=True)
-class ConditionSettings:
-    """The anchor that the detail network is trained with, and how its parts start.
-
-    Half of the steps add noise of a level up to ``noise`` to the anchor latent.
-    ``adapter_init_std`` is the deviation of the adapter's last layers at the start (0: identity);
-    ``pass_through`` starts the network as the velocity v = x_t instead of zero.
-    """
-
-    noise: float = 0.2
-    adapter_init_std: float = 0.05
-    pass_through: bool = False
-
-
-@dataclass(frozen=True)
-class ShortcutSettings:
-    """Self-consistency steps: from which share of training on, and with which probability.
-
-    ``inference_share`` of them take time and step size from the schedule used for inference, the
-    others from the reference's rule.
-    """
-
-    start: float = 0.5
-    probability: float = 0.3
-    inference_share: float = 0.5
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """What is trained. ``init_from`` is a safetensors file whose fitting tensors are the start."""
-
-    kind: Literal["vae", "anchor", "detail", "clip_encoder", "video_encoder"] = "anchor"
-    batch: int = 16
-    init_from: Optional[str] = None
-    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    flow: FlowSettings = field(default_factory=FlowSettings)
-    condition: ConditionSettings = field(default_factory=ConditionSettings)
-    shortcut: ShortcutSettings = field(default_factory=ShortcutSettings)
-
-    @property
-    def is_encoder(self) -> bool:
-        """Whether a feature network of the metrics is trained."""
-        return self.kind in ("clip_encoder", "video_encoder")
-
-    @property
-    def decoder_only(self) -> bool:
-        """Whether an autoencoder is trained whose encoder stays as it is."""
-        return self.kind == "vae" and self.reconstruction.decoder_only
 
 
 @dataclass(frozen=True)
@@ -160,7 +90,8 @@ class CheckpointSettings:
 class TrainConfig:
     """Everything that determines one ``train`` run: the root of its ``config.yaml``.
 
-    ``schedule`` is the schedule of inference that self-consistency steps are drawn from.
+    ``stage`` is the network that a flow or shortcut objective trains (None: the detail network for
+    shortcuts, else the anchor network).
     """
 
     run_dir: str
@@ -169,11 +100,17 @@ class TrainConfig:
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
     schedule: SamplerSettings = field(default_factory=SamplerSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    stage: Optional[Stage] = None
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     seed: int = 0
+
+    @property
+    def part(self) -> str:
+        """The network that is trained: anchor, detail, vae, clip_encoder or video_encoder."""
+        return trained_part(self.objective, self.stage)
 
     def check(self) -> None:
         """Refuse values that cannot work together; raises ConfigError."""
@@ -182,7 +119,8 @@ class TrainConfig:
         check_backbone(self.backbone)
         check_range("seed", self.seed, 0, 2**31)
         check_clips(self.resolution)
-        if self.objective.kind == "vae":
+        check_objective(self.objective, self.stage)
+        if self.part == "vae":
             check_crops(self.data, self.resolution)
         if len(self.optimizer.betas) != 2:
             raise ConfigError(f"optimizer.betas={self.optimizer.betas} must be two numbers")
@@ -195,12 +133,10 @@ class TrainConfig:
             ("data.workers", self.data.workers, 0),
             ("data.crops", self.data.crops, 1),
             ("data.window", self.data.window, 1),
-            ("objective.batch", self.objective.batch, 1),
             ("optimizer.lr", self.optimizer.lr, 0.0),
             ("optimizer.muon_lr", self.optimizer.muon_lr, 0.0),
             ("optimizer.clip", self.optimizer.clip, 1e-9),
             ("optimizer.warmup", self.optimizer.warmup, 0),
-            ("objective.flow.shift", self.objective.flow.shift, 0.01),
             ("trainer.max_steps", self.trainer.max_steps, 1),
             ("trainer.threads", self.trainer.threads, 0),
             ("checkpoint.every", self.checkpoint.every, 1),
@@ -208,11 +144,6 @@ class TrainConfig:
         ):
             check_range(key, value, low)
         for key, share in (
-            ("objective.flow.text_drop", self.objective.flow.text_drop),
-            ("objective.shortcut.start", self.objective.shortcut.start),
-            ("objective.shortcut.probability", self.objective.shortcut.probability),
-            ("objective.shortcut.inference_share", self.objective.shortcut.inference_share),
-            ("objective.condition.noise", self.objective.condition.noise),
             ("optimizer.decay", self.optimizer.decay),
             ("optimizer.momentum", self.optimizer.momentum),
             ("optimizer.ema", self.optimizer.ema),

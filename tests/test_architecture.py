@@ -17,6 +17,7 @@ HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("geometry", "schema", "sizes", "output_settings", "settings", "train_settings"),
     *("parallel_settings", "sampler_settings"),
+    "objective_settings",
     *("weights_settings", "checkpoints", "catalog", "digests", "hub"),
     *("run_folder", "launch", "sweep", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
@@ -27,6 +28,7 @@ LIGHT = (
 FLOORS = (
     ("geometry", "schema", "sizes", "text_table"),
     ("output_settings", "parallel_settings", "sampler_settings"),
+    ("objective_settings",),
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
         *("weights_settings", "replay_settings", "evaluate_settings"),
@@ -36,6 +38,7 @@ FLOORS = (
     ("checkpoints", "catalog", "digests", "hub"),
     ("wan",),
     ("shortcut",),
+    ("objectives",),
     ("data",),
     ("tracing", "ceilings"),
     ("stages",),

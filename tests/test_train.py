@@ -19,6 +19,13 @@ from torch import Tensor
 from pixelwizard.checkpoints import weights_digest
 from pixelwizard.data.latents import LatentReader, Part, fill, parts
 from pixelwizard.data.statistics import latent_statistics
+from pixelwizard.objective_settings import (
+    ConditionSettings,
+    FlowSettings,
+    ObjectiveSettings,
+    ReconstructionSettings,
+    ShortcutSettings,
+)
 from pixelwizard.runs import modules, training_callbacks
 from pixelwizard.runs.optimizers import MuonAdamW, orthogonalised
 from pixelwizard.runs.train import make_module, pass_through, train
@@ -29,12 +36,8 @@ from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import load_detail
 from pixelwizard.train_settings import (
     CheckpointSettings,
-    ConditionSettings,
     DataSettings,
-    ObjectiveSettings,
     OptimizerSettings,
-    ReconstructionSettings,
-    ShortcutSettings,
     TrainConfig,
     TrainerSettings,
 )
@@ -43,7 +46,14 @@ from pixelwizard.wan.weights import load_anchor, load_vae
 LOADERS = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
 CAPTION = "a red circle moves left over a gray background"
 DECODER = ReconstructionSettings(decoder_only=True)
-SHORTCUTS = ShortcutSettings(start=0.0, probability=1.0)
+SHORTCUTS = ShortcutSettings(probability=1.0)
+EVEN = FlowSettings(weighting="uniform")
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "vae": dict(kind="vae"),
+    "anchor": dict(kind="flow", flow=EVEN),
+    "detail": dict(kind="shortcut", flow=EVEN, condition=ConditionSettings(adapter_init_std=0.05)),
+}
+"""An objective for each part of a backbone."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +76,7 @@ def signals() -> Iterator[None]:
 
 
 def small_training(
-    backbone: BackboneSettings, folder: Path, latents: Path, kind: Any, **objective: Any
+    backbone: BackboneSettings, folder: Path, latents: Path, part: str, **objective: Any
 ) -> TrainConfig:
     """Six steps, a checkpoint after every third; the rates hold."""
     return TrainConfig(
@@ -78,7 +88,7 @@ def small_training(
             **dict(clips=4, pairs=4, held_out=2, ready=4, shard=2, workers=0),
             **dict(crop=32, crop_frames=5, crops=2, window=2),
         ),
-        objective=ObjectiveSettings(kind=kind, batch=2, **objective),
+        objective=ObjectiveSettings(batch=2, **{**OBJECTIVES[part], **objective}),
         optimizer=OptimizerSettings(decay=0.0, warmup=2),
         trainer=TrainerSettings(max_steps=6),
         checkpoint=CheckpointSettings(every=3),
@@ -103,7 +113,7 @@ def fixed_batch() -> dict[str, Any]:
         ("vae", {}),
         ("vae", {"reconstruction": DECODER}),
         ("anchor", {}),
-        ("detail", {}),
+        ("detail", {"shortcut": ShortcutSettings(probability=0.0)}),
         ("detail", {"shortcut": SHORTCUTS, "condition": ConditionSettings(pass_through=True)}),
     ],
     ids=["vae", "vae decoder", "anchor", "detail", "detail shortcuts"],
@@ -122,6 +132,22 @@ def test_the_loss_of_a_fixed_batch_falls(
         losses.append(float(loss.detach()))
     assert all(torch.isfinite(torch.tensor(losses)))
     assert losses[-1] < 0.95 * losses[0]
+
+
+def test_flow_alone_leaves_the_step_embedding_without_effect(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    flow = dict(kind="flow", condition=ConditionSettings(pass_through=True))
+    config = replace(small_training(backbone, tmp_path, tmp_path, "detail", **flow), stage="detail")
+    module, batch = make_module(config), fixed_batch()
+    optimizer = module.configure_optimizers()
+    before = module.network.blocks[0].ffn[0].weight.clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        module.loss(module.network, batch).backward()
+        optimizer.step()
+    assert not torch.equal(module.network.blocks[0].ffn[0].weight, before)
+    assert not module.network.dt_embedding(torch.tensor([2.0, 56.0, 646.0])).any()
 
 
 def test_a_decoder_alone_leaves_the_encoder_as_it_was(
@@ -204,11 +230,11 @@ def assert_equal(first: Any, second: Any) -> None:
 def assert_loadable(config: TrainConfig, state: dict[str, Tensor]) -> None:
     """The export is a backbone's folder that holds the moving average."""
     folder = Path(config.run_dir) / "export"
-    loaded = LOADERS[config.objective.kind](replace(config.backbone, folder=str(folder)))
+    loaded = LOADERS[config.part](replace(config.backbone, folder=str(folder)))
     average = {k.removeprefix("average.module."): v for k, v in state.items() if "average.m" in k}
     assert_equal(dict(loaded.state_dict()), average)
     assert (folder / "google" / "umt5-xxl" / "tokenizer.json").is_file()
-    if config.objective.kind == "vae":
+    if config.part == "vae":
         statistics = yaml.safe_load((folder / "latent_statistics.yaml").read_text())
         assert [len(statistics[name]) for name in ("latent_mean", "latent_std")] == [4, 4]
 

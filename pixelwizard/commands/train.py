@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pixelwizard.checkpoints import require_weights
 from pixelwizard.commands import Command
 from pixelwizard.launch import launch
+from pixelwizard.objective_settings import ENCODERS
 from pixelwizard.run_folder import claim
 from pixelwizard.train_settings import TrainConfig
 
@@ -17,16 +18,16 @@ EXAMPLES = """\
   pixelwizard train experiments=train_tiny_detail        its detail network
   pixelwizard train experiments=train_tiny_clip          what scores its videos: a small CLIP
   pixelwizard train experiments=train_tiny_video         and a small video network
-  pixelwizard train objective=anchor trainer.max_steps=100 run_dir=FOLDER
+  pixelwizard train objective=flow stage=detail trainer.max_steps=100 run_dir=FOLDER
 
 Repeat a command to continue an interrupted training; run_dir=FOLDER/export has the weights."""
 
 
 def check(config: TrainConfig) -> None:
     """Refuse what cannot run before anything is written. Raises ValueError."""
-    if config.objective.is_encoder:
+    if config.part in ENCODERS:
         return
-    if config.objective.kind != "vae":
+    if config.part != "vae":
         require_weights(config.backbone, ["text_encoder", "vae"])
     elif config.objective.decoder_only and config.objective.init_from is None:
         require_weights(config.backbone, ["vae"])

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pixelwizard.objective_settings import ShortcutSettings
 from pixelwizard.settings import SamplerSettings, check_sampler
 
 TRAIN_TIMESTEPS = 1000
-SHORTCUT_ANCHORS = (500, 600, 700, 800)
-"""Timesteps at which shortcut steps are trained."""
-SHORTCUT_HALVINGS = 6
-"""A shortcut step spans its anchor halved 0 to 5 times."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +94,14 @@ def step_sizes(timesteps: list[float], snapped: bool = False) -> list[int]:
 
 
 def trained_step_sizes() -> set[int]:
-    """Every step size of shortcut training."""
-    return {
-        even_step(anchor // 2**halving)
-        for anchor in SHORTCUT_ANCHORS
-        for halving in range(SHORTCUT_HALVINGS)
-    }
+    """Every step size of the reference's shortcut training."""
+    rule = ShortcutSettings()
+    return {size for anchor in rule.anchors for size in halved(anchor, rule.halvings)}
+
+
+def halved(size: int, halvings: int) -> list[int]:
+    """``size`` halved 0 to ``halvings`` - 1 times, each even."""
+    return [even_step(size // 2**k) for k in range(halvings)]
 
 
 def even_step(size: int) -> int:

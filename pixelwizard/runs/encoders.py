@@ -29,7 +29,7 @@ Maker = CaptionedFrames | LabelledClips
 def maker(config: TrainConfig) -> Maker:
     """What makes the batches of an encoder's training."""
     batch = config.objective.batch
-    if config.objective.kind == "clip_encoder":
+    if config.part == "clip_encoder":
         return CaptionedFrames(batch, SIDE)
     return LabelledClips(batch, SIDE, FRAMES)
 

@@ -27,15 +27,11 @@ from pixelwizard.data.labelled import LabelledBatches, held_out
 from pixelwizard.data.latents import LatentBatches, LatentReader, held_out_batches, parts
 from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.metrics.tiny import VideoEncoder, new_clip, save_clip, save_video_encoder
+from pixelwizard.objective_settings import ENCODERS
+from pixelwizard.runs.autoencoder import VAEModule
 from pixelwizard.runs.cache import prepare
 from pixelwizard.runs.encoders import CLIPModule, VideoEncoderModule, maker
-from pixelwizard.runs.modules import (
-    AnchorModule,
-    DetailModule,
-    TextTable,
-    TrainingModule,
-    VAEModule,
-)
+from pixelwizard.runs.modules import TrainingModule
 from pixelwizard.runs.progress import silence_lightning
 from pixelwizard.runs.training_callbacks import (
     CheckpointFiles,
@@ -44,6 +40,7 @@ from pixelwizard.runs.training_callbacks import (
     last_checkpoint,
     read_checkpoint,
 )
+from pixelwizard.runs.velocity import DetailModule, TextTable, VelocityModule
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import save_detail
 from pixelwizard.train_settings import TrainConfig
@@ -117,8 +114,8 @@ class TrainingData(L.LightningDataModule):
         self.config = config
 
     def setup(self, stage: str) -> None:
-        kind = self.config.objective.kind
-        if kind == "vae" or self.config.objective.is_encoder:
+        kind = self.config.part
+        if kind == "vae" or kind in ENCODERS:
             return
         found = parts(self.config, weights_digest(self.config.backbone, "vae"))
         main = "pairs" if kind == "detail" else "clips"
@@ -130,17 +127,17 @@ class TrainingData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         step = self.trainer.global_step
-        if self.config.objective.kind == "vae":
+        if self.config.part == "vae":
             return DataLoader(CropBatches(self.config, step), batch_size=None)
-        if self.config.objective.is_encoder:
+        if self.config.part in ENCODERS:
             batches = LabelledBatches(maker(self.config), self.config.seed, step)
             return DataLoader(batches, batch_size=None)
         return DataLoader(LatentBatches(self.config, self.reader, step), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        if self.config.objective.kind == "vae":
+        if self.config.part == "vae":
             batches = held_out_crops(self.config)
-        elif self.config.objective.is_encoder:
+        elif self.config.part in ENCODERS:
             batches = held_out(maker(self.config), HELD_OUT_BATCHES)
         else:
             batches = held_out_batches(self.config, self.held_out)
@@ -149,7 +146,7 @@ class TrainingData(L.LightningDataModule):
 
 def make_module(config: TrainConfig) -> TrainingModule:
     """The objective's network at its start, in its Lightning module."""
-    kind, backbone = config.objective.kind, config.backbone
+    kind, backbone = config.part, config.backbone
     if kind == "video_encoder":
         return VideoEncoderModule(config, started_from(VideoEncoder(), config))
     if kind == "clip_encoder":
@@ -160,7 +157,7 @@ def make_module(config: TrainConfig) -> TrainingModule:
         return VAEModule(config, started_from(vae, config))
     texts = TextTable(load_text_encoder(backbone))
     if kind == "anchor":
-        return AnchorModule(config, started_from(WanDiT(backbone.dit), config), texts)
+        return VelocityModule(config, started_from(WanDiT(backbone.dit), config), texts)
     detail = ShortcutDiT(backbone.detail_dit, backbone.control_blocks)
     for layer in detail.spatial_adapter.zero_layers.values():
         nn.init.normal_(layer.weight, std=config.objective.condition.adapter_init_std)
@@ -220,8 +217,8 @@ def export(config: TrainConfig, folder: Path, network: Any) -> None:
 
     With an autoencoder goes ``latent_statistics.yaml``: what ``backbone.vae`` has to say of it.
     """
-    kind = config.objective.kind
-    if config.objective.is_encoder:
+    kind = config.part
+    if config.part in ENCODERS:
         (save_clip if kind == "clip_encoder" else save_video_encoder)(network, folder)
         return
     if kind == "vae":

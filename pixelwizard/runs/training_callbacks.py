@@ -132,7 +132,7 @@ class TrainingLog(L.Callback):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        kind = pl_module.config.objective.kind
+        kind = pl_module.config.part
         self.line.say(f"training: {kind}, from step {trainer.global_step}")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *rest: Any) -> None:

@@ -7,26 +7,21 @@ self-consistency: one step of size dt must land where two steps of dt/2 land
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Literal
 
 import torch
 from torch import Tensor
 
 from pixelwizard.diffusion.flow import add_noise, shift_sigma, velocity
-from pixelwizard.diffusion.schedules import (
-    SHORTCUT_ANCHORS,
-    SHORTCUT_HALVINGS,
-    TRAIN_TIMESTEPS,
-    even_step,
-)
+from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, Schedule, halved
+from pixelwizard.objective_settings import FlowSettings, ShortcutSettings
 
 NetworkVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, timestep [B], step size [B]) -> velocity."""
 
-INDEX_BIAS = 0.7
-SPAN_EXPONENT = 0.5
-SPAN_LIMITS = (0.1, 10.0)
+REFERENCE_FLOW, REFERENCE = FlowSettings(), ShortcutSettings()
 
 
 @dataclass(frozen=True)
@@ -52,14 +47,16 @@ class TrainingGrid:
         return self.weights[self.nearest(timestep)]
 
 
-def training_grid(shift: float, device: torch.device | str = "cpu") -> TrainingGrid:
-    """1000 even sigmas from 1 downwards, shifted; weights are a bell around t = 500.
+def training_grid(shift: float, rule: FlowSettings = REFERENCE_FLOW) -> TrainingGrid:
+    """1000 even sigmas from 1 downwards, shifted; weights are all 1, or a bell over time.
 
-    The bell is exp(-2 ((t - 500) / 1000)^2), less its minimum, scaled to mean 1.
+    The bell is exp(-steepness ((t - centre) / 1000)^2), less its minimum, scaled to mean 1.
     """
-    even = torch.linspace(1, 0, TRAIN_TIMESTEPS + 1, dtype=torch.float64, device=device)[:-1]
+    even = torch.linspace(1, 0, TRAIN_TIMESTEPS + 1, dtype=torch.float64)[:-1]
     timesteps = TRAIN_TIMESTEPS * shift_sigma(even, shift)
-    bell = torch.exp(-2 * ((timesteps - TRAIN_TIMESTEPS / 2) / TRAIN_TIMESTEPS) ** 2)
+    if rule.weighting == "uniform":
+        return TrainingGrid(timesteps.float(), torch.ones(TRAIN_TIMESTEPS))
+    bell = torch.exp(-rule.steepness * ((timesteps - rule.centre) / TRAIN_TIMESTEPS) ** 2)
     weights = bell - bell.min()
     return TrainingGrid(timesteps.float(), (weights / weights.mean()).float())
 
@@ -69,37 +66,70 @@ def flow_matching_target(x0: Tensor, noise: Tensor, timestep: Tensor) -> tuple[T
     return add_noise(x0, noise, timestep / TRAIN_TIMESTEPS), velocity(x0, noise)
 
 
+@dataclass(frozen=True)
+class LongSteps:
+    """The steps [N] that shortcut steps are made from by halving, each with its probability."""
+
+    timesteps: Tensor
+    sizes: tuple[int, ...]
+    probabilities: Tensor
+
+
+def reference_steps(grid: TrainingGrid, rule: ShortcutSettings = REFERENCE) -> LongSteps:
+    """From each anchor, on the grid, all the way to 0; all equally likely."""
+    timesteps = grid.snap(torch.tensor(rule.anchors, dtype=torch.float32))
+    return LongSteps(timesteps, tuple(rule.anchors), torch.ones(len(rule.anchors)))
+
+
+def scheduled_steps(schedules: Iterable[Schedule]) -> LongSteps:
+    """Every step of the schedules, which know their step sizes; each schedule is as likely."""
+    rows = [
+        (step.timestep, step.dt, 1 / len(schedule.steps))
+        for schedule in schedules
+        for step in schedule.steps
+        if step.dt is not None
+    ]
+    times, sizes, probabilities = zip(*rows, strict=True)
+    return LongSteps(torch.tensor(times), sizes, torch.tensor(probabilities))
+
+
 def sample_shortcuts(
-    count: int, grid: TrainingGrid, generator: torch.Generator | None = None
+    count: int,
+    steps: LongSteps,
+    rule: ShortcutSettings = REFERENCE,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Timesteps and step sizes [count] of shortcut steps: the exponential index bias.
 
-    The start is one of ``SHORTCUT_ANCHORS``, on the grid; the size is the anchor halved k times,
-    even, with k drawn in proportion to exp(-0.7 k): long steps are the most frequent.
+    A step is drawn and its size halved k times, even, with k in proportion to
+    exp(-index_bias k): long steps are the most frequent.
     """
-    device = grid.timesteps.device
-    bias = torch.exp(-INDEX_BIAS * torch.arange(SHORTCUT_HALVINGS, device=device))
+    sizes = torch.tensor([halved(size, rule.halvings) for size in steps.sizes])
+    bias = torch.exp(-rule.index_bias * torch.arange(rule.halvings))
     halvings = torch.multinomial(bias, count, replacement=True, generator=generator)
-    anchors = torch.tensor(SHORTCUT_ANCHORS, device=device)
-    picks = torch.randint(len(anchors), (count,), generator=generator, device=device)
-    sizes = torch.tensor(
-        [[even_step(a // 2**k) for k in range(SHORTCUT_HALVINGS)] for a in SHORTCUT_ANCHORS],
-        device=device,
-    )
-    return grid.snap(anchors[picks].float()), sizes[picks, halvings].float()
+    picks = torch.multinomial(steps.probabilities, count, replacement=True, generator=generator)
+    return steps.timesteps[picks], sizes[picks, halvings].float()
 
 
 @torch.no_grad()
 def self_consistency_target(
-    network: NetworkVelocity, x_t: Tensor, timestep: Tensor, step_size: Tensor, grid: TrainingGrid
+    network: NetworkVelocity,
+    x_t: Tensor,
+    timestep: Tensor,
+    step_size: Tensor,
+    grid: TrainingGrid,
+    half_step: Literal["sigma", "timestep"] = "sigma",
 ) -> Tensor:
     """The mean velocity of two half steps from ``x_t``, for the prediction at (t, dt).
 
-    The middle is the grid point nearest t - dt/2 and is reached by a step in sigma (noise-span
-    aligned), so that it has exactly the noise level that the network is told there.
+    ``sigma``: the middle is the grid point nearest t - dt/2 and is reached by a step in sigma
+    (noise-span aligned), so that it has exactly the noise level that the network is told there.
+    ``timestep``: it is t - dt/2 itself, which the network may never have been told before.
     """
     half = step_size / 2
-    middle = grid.snap(timestep - half)
+    middle = timestep - half
+    if half_step == "sigma":
+        middle = grid.snap(middle.to(grid.timesteps)).to(timestep)
     first = network(x_t, timestep, half)
     span = (middle - timestep) / TRAIN_TIMESTEPS
     x_middle = x_t + span.view(-1, *[1] * (x_t.ndim - 1)) * first
@@ -107,13 +137,19 @@ def self_consistency_target(
     return (first + second) / 2
 
 
-def noise_span_weights(timestep: Tensor, step_size: Tensor, grid: TrainingGrid) -> Tensor:
+def noise_span_weights(
+    timestep: Tensor,
+    step_size: Tensor,
+    grid: TrainingGrid,
+    exponent: float = REFERENCE.span_exponent,
+    limits: Sequence[float] = tuple(REFERENCE.span_limits),
+) -> Tensor:
     """Loss weights [B] of self-consistency: the adaptive noise-span calibration.
 
-    The base weight of t, times the root of the span of noise that the step crosses relative to
-    the batch mean, clamped to [0.1, 10].
+    The base weight of t, times the span of noise that the step crosses relative to the batch mean
+    to the power ``exponent`` (0: no calibration), clamped to ``limits``.
     """
     end = grid.snap(timestep - step_size)
     span = (end - timestep).abs() / TRAIN_TIMESTEPS
-    factor = (span / span.mean()) ** SPAN_EXPONENT
-    return grid.weight(timestep) * factor.clamp(*SPAN_LIMITS)
+    factor = (span / span.mean()) ** exponent
+    return grid.weight(timestep) * factor.clamp(*limits)
