@@ -40,7 +40,7 @@ FLOORS = (
     ("shortcut",),
     ("objectives",),
     ("data",),
-    ("tracing", "ceilings"),
+    ("tracing", "ceilings", "communication_cost"),
     ("stages",),
     ("sampling_cost",),
     ("text_cost", "decode_cost"),
