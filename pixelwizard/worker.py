@@ -23,6 +23,7 @@ from pixelwizard.checkpoints import PARTS, weights_digest
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.jobs import make_jobs
+from pixelwizard.metrics.kept import kept_scores, wants_scores
 from pixelwizard.provenance import finished
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
@@ -100,7 +101,9 @@ def _generate(config: Config) -> int:
     folder = Path(config.run_dir)
     failed: dict[str, str] = {}
     sheet = folder / "contact_sheet.png"
-    if all(finished(config, job) for job in jobs) and sheet.is_file():
+    videos = {job.id: folder / "videos" / f"{job.id}{config.video.suffix}" for job in jobs}
+    done = all(finished(config, job) for job in jobs) and sheet.is_file()
+    if done and (not wants_scores(config) or kept_scores(config, videos)):
         Status(folder / "status.json", [job.id for job in jobs]).done(*(job.id for job in jobs))
     else:
         from pixelwizard.runs.predict import generate
@@ -109,9 +112,9 @@ def _generate(config: Config) -> int:
         check_weights(config.backbone)
         failed = generate(config, jobs, digests).failed
     print(folder)
-    for job in jobs:
-        if job.id not in failed:
-            print(folder / "videos" / f"{job.id}{config.video.suffix}")
+    for id, path in videos.items():
+        if id not in failed:
+            print(path)
     for id, why in failed.items():
         _say(f"prompt {id} failed: {why}")
     return 3 if failed else 0

@@ -29,6 +29,7 @@ from pixelwizard.runs.loops import (
 )
 from pixelwizard.runs.placement import Networks, device_name, plan_of
 from pixelwizard.runs.progress import Display, silence_lightning
+from pixelwizard.runs.scoring import score_run
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 from pixelwizard.store import Store
@@ -70,6 +71,7 @@ def generate(
             sheet = folder / "contact_sheet.png"
             rows = [(job.prompt.text, videos[job.id]) for job in jobs if job.id in videos]
             write_contact_sheet(sheet, rows)
+        score_run(config, videos, tracker, display)
     finally:
         tracker.finish(sheet)
         display.close()
