@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from pixelwizard.metrics_settings import MetricsSettings
-from pixelwizard.schema import ConfigError
+from pixelwizard.settings import MetricsSettings
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,4 @@ class EvaluateConfig:
     format: Literal["text", "json"] = "text"
 
     def check(self) -> None:
-        """Refuse an evaluation of nothing; folders are looked at when the task starts."""
-        if not self.metrics.enabled:
-            raise ConfigError("metrics=none leaves nothing to evaluate; nearest: metrics=auto")
+        """Nothing beyond types: the folders are looked at when the task starts."""
