@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard import catalog, schema, settings
-from pixelwizard.run_folder import config_hash
+from pixelwizard.run_folder import config_hash, incidental
 from pixelwizard.schema import ConfigError
 
 PATHS = (
@@ -125,7 +125,8 @@ def _config(composed: DictConfig, prompts: Sequence[str]) -> Any:
     if given:
         return config
     names = [choices["experiments"]] if choices.get("experiments") else []
-    names = names or [choices[group] for group in NAMING if group in choices]
+    naming = [group for group in NAMING if group not in incidental(config.task)]
+    names = names or [choices[group] for group in naming if group in choices]
     name = re.sub(r"[^A-Za-z0-9._-]+", "+", "-".join([*names, config_hash(config)]))
     return dataclasses.replace(config, run_dir=str(Path.cwd() / "outputs" / name))
 

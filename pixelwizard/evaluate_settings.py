@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from pixelwizard.settings import MetricsSettings
+from pixelwizard.metrics_settings import MetricsSettings
+from pixelwizard.schema import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,4 +26,6 @@ class EvaluateConfig:
     format: Literal["text", "json"] = "text"
 
     def check(self) -> None:
-        """Nothing beyond types: the folders are looked at when the task starts."""
+        """Refuse an evaluation of nothing; folders are looked at when the task starts."""
+        if not self.metrics.enabled:
+            raise ConfigError("metrics=none leaves nothing to evaluate; nearest: metrics=auto")

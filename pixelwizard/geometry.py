@@ -96,3 +96,8 @@ WHOLE = Tiles()
 def most_tiles(cells: int, overlap: int) -> int:
     """Into how many tiles latent rows or columns can be cut so that no three of them overlap."""
     return max(1, cells // (2 * max(1, overlap)))
+
+
+def cuts(cells: int, parts: int) -> list[int]:
+    """Where ``cells`` rows or columns are cut into nearly equal parts: ``parts + 1`` places."""
+    return [round(index * cells / parts) for index in range(parts + 1)]

@@ -15,36 +15,30 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from pixelwizard.schema import ConfigError
-
 WORKER = (sys.executable, "-m", "pixelwizard.worker")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
-TORCHRUN = "TORCHELASTIC_RUN_ID"
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 10.0
 TAIL_LINES = 20
-SOME_FAILED = 3
 Worker = subprocess.Popen[bytes]
 
 
 def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> int:
     """Run ``command RUN_DIR`` once per rank and wait; returns the exit code of the job.
 
-    The first rank that fails ends the others and decides the code; of several ranks one that was
-    killed makes it 3. An interrupt is passed on to the workers, which finish what must not be
-    torn; the code is then 128 + signal. A second interrupt kills them. No worker outlives this
-    call, nor (on Linux) this process. Raises ConfigError inside a process of torchrun.
+    The first rank that fails ends the others and decides the code. An interrupt is passed on to
+    the workers, which finish what must not be torn; the code is then 128 + signal. A second
+    interrupt kills them. No worker outlives this call, nor (on Linux) this process.
     """
-    _refuse_torchrun(run_dir, ranks)
     workers: list[Worker] = []
     port = _free_port() if ranks > 1 else 0
     with ExitStack() as stack:
         received = stack.enter_context(_forwarding(workers))
         stack.callback(_end, workers)
         for rank in range(ranks):
-            log = stack.enter_context(_fresh_log(run_dir, rank)) if rank else None
+            log = stack.enter_context(open(run_dir / f"rank{rank}.log", "wb")) if rank else None
             environment = worker_environment(rank, ranks, port)
             workers.append(_start([*command, str(run_dir)], environment, log))
         if received:  # it came before there was a worker to pass it on to
@@ -53,10 +47,8 @@ def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> in
     if received:
         return 128 + received[0]
     if code:
-        _explain(code, rank, ranks, run_dir)
-    if code < 0:
-        return SOME_FAILED if ranks > 1 else 128 - code
-    return code
+        _explain(code, rank, run_dir)
+    return code if code >= 0 else 128 - code
 
 
 def worker_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -69,26 +61,7 @@ def worker_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     if ranks > 1:
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
         environment |= {"WORLD_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        environment |= {"LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     return environment
-
-
-def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
-    """Two launchers would start ranks of ranks."""
-    started = os.environ.get("WORLD_SIZE", "1")
-    if TORCHRUN in os.environ or (ranks > 1 and started != "1"):
-        raise ConfigError(
-            f"this process is one of {started} that torchrun started, and pixelwizard starts its"
-            f" ranks itself; run it without torchrun, or: torchrun ... -m pixelwizard.worker"
-            f" {run_dir}"
-        )
-
-
-def _fresh_log(run_dir: Path, rank: int) -> IO[bytes]:
-    """The log of a rank, empty; its worker appends to it too."""
-    path = run_dir / f"rank{rank}.log"
-    path.write_bytes(b"")
-    return open(path, "ab")
 
 
 def _start(command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None) -> Worker:
@@ -136,9 +109,9 @@ def _watch(workers: Sequence[Worker]) -> tuple[int, int]:
     """Wait until all have ended or one has failed: (exit code, rank), code < 0 for a signal."""
     while True:
         codes = [worker.poll() for worker in workers]
-        failed = [(code, rank) for rank, code in enumerate(codes) if code]
-        if failed:
-            return min(failed)  # one that was killed comes before those who miss it
+        for rank, code in enumerate(codes):
+            if code:
+                return code, rank
         if all(code is not None for code in codes):
             return 0, 0
         time.sleep(POLL_SECONDS)
@@ -156,19 +129,17 @@ def _end(workers: Sequence[Worker]) -> None:
             worker.wait()
 
 
-def _explain(code: int, rank: int, ranks: int, run_dir: Path) -> None:
+def _explain(code: int, rank: int, run_dir: Path) -> None:
     """Say what a worker could not say itself: one without a terminal, or one that was killed."""
     log = run_dir / f"rank{rank}.log"
     if rank and log.is_file():
-        lines = log.read_text("utf-8", "replace").splitlines()
-        said = [line for line in lines if line.startswith("pixelwizard: ")]
-        print("\n".join(said or lines[-TAIL_LINES:]), file=sys.stderr)
+        print(
+            "\n".join(log.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]), file=sys.stderr
+        )
     if code < 0:
-        worker = f"rank {rank}" if ranks > 1 else "the worker"
         hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
-        kept = "; everything finished is kept, the same command continues" if ranks > 1 else ""
         name = signal.Signals(-code).name
-        print(f"pixelwizard: {name} ended {worker} of {run_dir}{hint}{kept}", file=sys.stderr)
+        print(f"pixelwizard: {name} ended the worker of {run_dir}{hint}", file=sys.stderr)
 
 
 def _free_port() -> int:

@@ -83,13 +83,6 @@ class Mesh:
         return Place(group, *divmod(within, self.sequence))
 
 
-def shares(length: int, parts: int) -> list[slice]:
-    """``length`` things in parts that differ by one at most, the larger ones first."""
-    least, more = divmod(length, parts)
-    ends = [least * n + min(n, more) for n in range(parts + 1)]
-    return [slice(start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
-
-
 def check_parallel(settings: ParallelSettings, heads: int, guided: bool, tokens: int) -> None:
     """Refuse sizes that no number of devices could satisfy; raises ConfigError.
 

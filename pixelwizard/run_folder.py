@@ -21,6 +21,13 @@ INCIDENTAL = (
     *("memory.mode", "memory.budget_gb", "memory.chunk", "parallel"),
 )
 """Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
+INCIDENTAL_TO = {"generate": ("metrics", "reference")}
+"""More of them for one task: scores are of its videos, not in them."""
+
+
+def incidental(task: str) -> tuple[str, ...]:
+    """The keys that do not change the results of a task."""
+    return (*INCIDENTAL, *INCIDENTAL_TO.get(task, ()))
 
 
 def config_hash(config: Any) -> str:
@@ -31,7 +38,7 @@ def config_hash(config: Any) -> str:
 def determining(config: Any) -> dict[str, Any]:
     """The plain values of a configuration without the incidental ones."""
     values: dict[str, Any] = to_plain(config)
-    for key in INCIDENTAL:
+    for key in incidental(config.task):
         *groups, name = key.split(".")
         node = values
         for group in groups:
@@ -85,8 +92,8 @@ def _refuse_foreign(config: Any, folder: Path) -> None:
     if old is None:
         return
     differ = differences(old, to_plain(config))
-    incidental = tuple(f"{key}." for key in INCIDENTAL)
-    differ = [key for key in differ if not f"{key}.".startswith(incidental)]
+    free = tuple(f"{key}." for key in incidental(config.task))
+    differ = [key for key in differ if not f"{key}.".startswith(free)]
     if differ:
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise ConfigError(

@@ -12,6 +12,8 @@ from typing import Any, List, Literal, Optional, Union
 import yaml
 
 from pixelwizard.geometry import Geometry
+from pixelwizard.metrics_settings import MetricsSettings as MetricsSettings
+from pixelwizard.metrics_settings import check_metrics
 from pixelwizard.output_settings import DecodeSettings as DecodeSettings
 from pixelwizard.output_settings import TrackerSettings as TrackerSettings
 from pixelwizard.output_settings import VideoSettings as VideoSettings
@@ -106,25 +108,13 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
-class MetricsSettings:
-    """By which networks videos are scored, by name; those not in the package lie in ``folder``.
-
-    ``lpips`` adds HD-LPIPS, which needs the extra of that name.
-    """
-
-    video: str = "tiny-video"
-    clip: str = "tiny-clip"
-    folder: str = "checkpoints/metrics"
-    lpips: bool = False
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that determines one ``generate`` run: the root of ``config.yaml``.
 
     ``prompt`` holds the texts of ``--prompt``, ``prompts`` names a prompt file; with neither, the
     built-in demo prompts run. ``negative_prompt=None`` takes the backbone's. ``group_size`` prompts
-    pass through all stages together before the next group starts.
+    pass through all stages together before the next group starts. ``reference`` is a folder of real
+    videos that the finished ones are compared with.
     """
 
     run_dir: str
@@ -138,6 +128,7 @@ class Config:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     video: VideoSettings = field(default_factory=VideoSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
     prompt: List[str] = field(default_factory=list)
     prompts: Optional[str] = None
@@ -145,6 +136,7 @@ class Config:
     seed: int = 0
     group_size: int = 8
     save_anchor: bool = False
+    reference: Optional[str] = None
 
     @property
     def guided(self) -> bool:
@@ -162,6 +154,7 @@ class Config:
         check_decode(self.decode, self.resolution.geometry)
         check_video(self.video)
         check_tracker(self.tracker)
+        check_metrics(self.metrics, self.reference, self.resolution.frames)
         check_range("seed", self.seed, 0, 2**62)
         check_range("group_size", self.group_size, 1)
         if self.prompt and self.prompts is not None:

@@ -13,28 +13,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 from pixelwizard import settings
 from pixelwizard.bench_settings import BenchConfig
 from pixelwizard.checkpoints import PARTS, weights_digest
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluate_settings import EvaluateConfig
-from pixelwizard.jobs import Job, make_jobs
-from pixelwizard.parallel_settings import mesh_of_world
+from pixelwizard.jobs import make_jobs
+from pixelwizard.metrics.kept import kept_scores, wants_scores
 from pixelwizard.provenance import finished
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 
-if TYPE_CHECKING:
-    from pixelwizard.runs.parallel import Ranks
-
 log = logging.getLogger(__name__)
 
-SOME_FAILED = 3
 REPEAT_SECONDS = 5.0
 """Signals that follow each other faster mean the same wish to stop."""
 AGAIN_SECONDS = 0.02
@@ -60,10 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(folder: Path) -> int:
     """Run the job of ``folder``; what goes wrong becomes a sentence on stderr and an exit code."""
-    rank = int(os.environ.get("RANK", "0"))
-    log_file = folder / (f"rank{rank}.log" if rank else "run.log")
     try:
-        with interruptible(), logging_to(log_file):
+        with interruptible(), logging_to(folder / "run.log"):
             try:
                 return dispatch(folder)
             except Exception:
@@ -79,22 +72,8 @@ def run(folder: Path) -> int:
         _say(f"the run cannot go on: {error}; everything finished is kept")
         return 2
     except Exception as error:
-        return _explained(error, log_file)
-
-
-def _explained(error: Exception, log_file: Path) -> int:
-    """Say why the run ended; the exit code."""
-    from pixelwizard.runs.loops import PromptFailed
-    from pixelwizard.runs.parallel import is_lost_rank
-
-    if isinstance(error, PromptFailed):
-        _say(str(error))
-        return SOME_FAILED
-    if is_lost_rank(error):
-        _say("another rank of this job is gone; everything finished is kept")
-        return SOME_FAILED
-    _say(f"{type(error).__name__}: {error} (the trace is in {log_file})")
-    return 1
+        _say(f"{type(error).__name__}: {error} (the trace is in {folder / 'run.log'})")
+        return 1
 
 
 def dispatch(folder: Path) -> int:
@@ -116,51 +95,29 @@ def dispatch(folder: Path) -> int:
 
 
 def _generate(config: Config) -> int:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    mesh = mesh_of_world(config.parallel, config.backbone.dit.num_heads, world, config.guided)
-    if mesh.world == 1:
-        return _generate_as(config, None)
-    from pixelwizard.runs.parallel import joined
-
-    with joined(mesh) as ranks:
-        return _generate_as(config, ranks)
-
-
-def _generate_as(config: Config, ranks: Ranks | None) -> int:
-    """``generate`` as one of several ranks, or alone."""
     prompts = prompts_of(config)
-    first = ranks is None or ranks.is_first
-    agreed: Callable[[Any], Any] = ranks.from_first if ranks else lambda value: value
-    digests = {part: weights_digest(config.backbone, part) for part in PARTS} if first else {}
-    digests = agreed(digests)
+    digests = {part: weights_digest(config.backbone, part) for part in PARTS}
     jobs = make_jobs(config, prompts, digests)
     folder = Path(config.run_dir)
     failed: dict[str, str] = {}
     sheet = folder / "contact_sheet.png"
-    if agreed(all(finished(config, job) for job in jobs) and sheet.is_file()):
-        if first:
-            Status(folder / "status.json", [job.id for job in jobs]).done(*(j.id for j in jobs))
+    videos = {job.id: folder / "videos" / f"{job.id}{config.video.suffix}" for job in jobs}
+    done = all(finished(config, job) for job in jobs) and sheet.is_file()
+    if done and (not wants_scores(config) or kept_scores(config, videos)):
+        Status(folder / "status.json", [job.id for job in jobs]).done(*(job.id for job in jobs))
     else:
         from pixelwizard.runs.predict import generate
         from pixelwizard.shortcut.weights import check_weights
 
-        if first:
-            check_weights(config.backbone)
-        failed = generate(config, jobs, digests, ranks=ranks).failed
-    if first:
-        _report(config, jobs, failed)
-    return SOME_FAILED if failed else 0
-
-
-def _report(config: Config, jobs: Sequence[Job], failed: Mapping[str, str]) -> None:
-    """Print where the videos are, and say which prompts failed."""
-    folder = Path(config.run_dir)
+        check_weights(config.backbone)
+        failed = generate(config, jobs, digests).failed
     print(folder)
-    for job in jobs:
-        if job.id not in failed:
-            print(folder / "videos" / f"{job.id}{config.video.suffix}")
+    for id, path in videos.items():
+        if id not in failed:
+            print(path)
     for id, why in failed.items():
         _say(f"prompt {id} failed: {why}")
+    return 3 if failed else 0
 
 
 @contextlib.contextmanager

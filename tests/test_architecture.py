@@ -23,11 +23,11 @@ LIGHT = (
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
     *("commands.fetch", "commands.convert", "commands.replay", "replay_settings"),
     *("commands.bench", "bench_settings", "plan_settings", "schedule_table", "text_table"),
-    *("evaluate_settings", "metrics.names", "metrics.files"),
+    *("evaluate_settings", "metrics.names", "metrics.files", "metrics.kept"),
 )
 FLOORS = (
     ("geometry", "schema", "sizes", "text_table"),
-    ("output_settings", "parallel_settings", "sampler_settings"),
+    ("output_settings", "parallel_settings", "sampler_settings", "metrics_settings"),
     ("objective_settings",),
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
@@ -40,7 +40,7 @@ FLOORS = (
     ("shortcut",),
     ("objectives",),
     ("data",),
-    ("tracing", "ceilings"),
+    ("tracing", "ceilings", "communication_cost"),
     ("stages",),
     ("sampling_cost",),
     ("text_cost", "decode_cost"),
@@ -50,7 +50,7 @@ FLOORS = (
     ("replay",),
     ("bench",),
     ("worker",),
-    ("launch", "sweep", "devices"),
+    ("launch", "sweep"),
     ("commands",),
     ("compose",),
     ("api",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from pixelwizard.data import shapes
 from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.metrics import evaluate, paired
 from pixelwizard.metrics.clips import Clip, inspect, look
-from pixelwizard.metrics.detail import hd_lpips, lost
-from pixelwizard.metrics.files import find_captions, find_videos
+from pixelwizard.metrics.detail import lost
+from pixelwizard.metrics.files import backbone_of, find_captions, find_videos
 from pixelwizard.metrics.flicker import flicker
 from pixelwizard.settings import MetricsSettings, VideoSettings
 from pixelwizard.video import VideoError, VideoWriter
 
 LOSSLESS = VideoSettings(codec="ffv1")
 WIDTH, HEIGHT = 128, 80
+TINY = MetricsSettings(video="tiny-video", clip="tiny-clip")
 
 
 def write(path: Path, frames: np.ndarray) -> Path:
@@ -60,7 +62,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(folder: Path, videos: Path, **changes: object) -> EvaluateConfig:
     (folder / "run").mkdir(exist_ok=True)
-    config = EvaluateConfig(run_dir=str(folder / "run"), videos=str(videos))
+    config = EvaluateConfig(run_dir=str(folder / "run"), videos=str(videos), metrics=TINY)
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
@@ -146,14 +148,16 @@ def test_a_clip_that_ends_early_is_skipped_after_it_was_found(tmp_path: Path) ->
         look(clip, [probe])
 
 
-def test_a_run_knows_its_captions(videos: Path, tmp_path: Path) -> None:
+def test_a_run_knows_its_captions_and_its_backbone(videos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run0"
     write(run / "videos" / "a.mp4", shape_clip(0))
     write(run / "videos" / "a.anchor.mp4", shape_clip(0))
-    (run / "videos" / "a.json").write_text('{"prompt": "a red circle"}')
+    written = {"prompt": "a red circle", "config": {"backbone": {"name": "tiny"}}}
+    (run / "videos" / "a.json").write_text(json.dumps(written))
     paths = find_videos(run, "videos")
     assert [path.name for path in paths] == ["a.mp4"]
     assert find_captions(paths, None) == ({"a": "a red circle"}, [])
+    assert backbone_of(paths) == "tiny" and backbone_of([*paths, run / "b.mp4"]) == ""
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -187,6 +191,13 @@ def test_mistakes_are_refused_before_anything_is_written(
     assert "fetch it with: pixelwizard fetch clip-vit-l14" in said
     known = "metrics.clip=none must be one of clip-vit-l14, longclip-l, tiny-clip"
     assert known in refused([*given, "metrics.clip=none"], capsys)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    said = "metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'"
+    assert said in refused([*given, "metrics.lpips=true"], capsys)
+    assert "metrics=none leaves nothing to evaluate" in refused([*given, "metrics=none"], capsys)
+    assert "fetch it with: pixelwizard fetch i3d-k400" in refused(
+        [*given, f"reference={videos}"], capsys
+    )
     assert not (tmp_path / "outputs").exists()
 
 
@@ -233,13 +244,8 @@ def test_flicker_is_the_mean_change_between_frames(tmp_path: Path) -> None:
     assert metric.score().value == 10
 
 
-def test_hd_lpips_sums_any_distance_and_says_what_it_needs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hd_lpips_sums_any_distance() -> None:
     assert lost(torch.zeros(1, 3, 64, 64), lambda one, two: 1.0) == 3
-    monkeypatch.setitem(__import__("sys").modules, "torchvision", None)
-    with pytest.raises(ValueError, match=r"metrics.lpips=true needs torchvision: pip install"):
-        hd_lpips()
 
 
 def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path) -> None:
@@ -260,6 +266,6 @@ def test_memory_does_not_grow_with_the_length_of_a_clip(tmp_path: Path) -> None:
 
 def test_settings_name_networks_that_are_inside_the_package() -> None:
     for kind in ("video", "clip"):
-        network = evaluate.network_of(MetricsSettings(), kind)
-        folder = evaluate.network_folder(network, MetricsSettings())
+        network = evaluate.network_of(TINY, kind)
+        folder = evaluate.network_folder(network, TINY)
         assert all((folder / name).is_file() for name in network.files)

@@ -168,9 +168,10 @@ def test_text_encoder_equals_the_official_one(golden: Path, stream: bool) -> Non
         assert relative_error(hidden, expected[:length]) < TOLERANCE
 
 
-def test_the_autoencoder_equals_the_official_one(golden: Path) -> None:
-    official = json.loads((golden / "vae.json").read_text())["config"]
-    io = load_file(golden / "vae_io.safetensors")
+def golden_autoencoder(folder: Path) -> tuple[WanVAE, dict[str, Tensor]]:
+    """The network and the tensors of the set ``vae``."""
+    official = json.loads((folder / "vae.json").read_text())["config"]
+    io = load_file(folder / "vae_io.safetensors")
     sizes = VAESizes(
         z_dim=official["z_dim"],
         dim=official["dim"],
@@ -182,7 +183,11 @@ def test_the_autoencoder_equals_the_official_one(golden: Path) -> None:
         latent_std=io["std"].tolist(),
     )
     vae = WanVAE(sizes)
-    vae.load_state_dict(load_file(golden / "vae_weights.safetensors"))
-    with torch.no_grad():
-        assert relative_error(vae.encode(io["video"]), io["latent"]) < TOLERANCE
-        assert relative_error(vae.decode(io["z"]), io["decoded"]) < TOLERANCE
+    vae.load_state_dict(load_file(folder / "vae_weights.safetensors"))
+    return vae.requires_grad_(False), io
+
+
+def test_the_autoencoder_equals_the_official_one(golden: Path) -> None:
+    vae, io = golden_autoencoder(golden)
+    assert relative_error(vae.encode(io["video"]), io["latent"]) < TOLERANCE
+    assert relative_error(vae.decode(io["z"]), io["decoded"]) < TOLERANCE

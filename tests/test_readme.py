@@ -58,6 +58,7 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         monkeypatch.setattr(command, "launch", launch)
     for command in (generate, train):
         monkeypatch.setattr(command, "require_weights", lambda *parts: None)
+    monkeypatch.setattr(generate, "find_videos", lambda *_: [])
     any_videos = replace(evaluate.COMMAND, check=lambda *_: None)
     monkeypatch.setattr(evaluate, "COMMAND", any_videos)
     monkeypatch.setattr(plan, "COMMAND", replace(plan.COMMAND, run=lambda *_: 0))

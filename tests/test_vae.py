@@ -10,7 +10,7 @@ from seams import decoded, seams, shipped_clip
 from pixelwizard.geometry import WHOLE, Tiles
 from pixelwizard.settings import VAESizes
 from pixelwizard.tracing import Trace
-from pixelwizard.wan.tiling import spans, stream_frames, tiled_frames, to_frames
+from pixelwizard.wan.tiling import spans, tiled_frames, to_frames, whole_frames
 from pixelwizard.wan.vae import WanVAE, patchify, unpatchify
 
 
@@ -115,14 +115,14 @@ def test_spans_cover_all_columns_and_share_what_they_say() -> None:
 
 def test_one_tile_is_the_streamed_decode(vae: WanVAE) -> None:
     latent = torch.randn(1, 4, 2, 2, 6)
-    whole = np.concatenate(list(stream_frames(vae, latent)))
-    assert np.array_equal(tiled_frames(vae, latent, WHOLE), whole)
+    whole = list(whole_frames(vae, latent))
+    assert len(whole) == 5 and np.array_equal(list(tiled_frames(vae, latent, WHOLE)), whole)
 
 
 class Ramp(WanVAE):
     """A decoder whose tiles are exact: the colours are the values of the latent."""
 
-    def decode_stream(self, latent):
+    def decode_stream(self, latent, rows=None):
         for frame in latent[:, :3].split(1, dim=2):
             yield frame.repeat_interleave(16, dim=3).repeat_interleave(16, dim=4)
 
@@ -130,32 +130,32 @@ class Ramp(WanVAE):
 def test_exact_tiles_are_put_together_exactly() -> None:
     latent = torch.rand(1, 4, 2, 20, 30) * 2 - 1
     vae = Ramp(VAESizes(z_dim=4, dim=4, dec_dim=4))
-    tiled = tiled_frames(vae, latent[:, :, :1], Tiles(3, 4, 2))
-    assert np.array_equal(tiled[0], to_frames(next(vae.decode_stream(latent))[0])[0])
+    (tiled,) = tiled_frames(vae, latent[:, :, :1], Tiles(3, 4, 2))
+    assert np.array_equal(tiled, to_frames(next(vae.decode_stream(latent))[0])[0])
 
 
 def test_where_four_tiles_meet_no_line_shows() -> None:
     class Shades(WanVAE):
         shade = iter((-0.5, 0.0, 0.2, 0.5))
 
-        def decode_stream(self, latent):
+        def decode_stream(self, latent, rows=None):
             yield torch.full((1, 3, 1, *(16 * n for n in latent.shape[3:])), next(self.shade))
 
     vae = Shades(VAESizes(z_dim=4, dim=4, dec_dim=4))
-    (frame,) = tiled_frames(vae, torch.zeros(1, 4, 1, 12, 12), Tiles(2, 2, 3)).astype(int)
+    (frame,) = tiled_frames(vae, torch.zeros(1, 4, 1, 12, 12), Tiles(2, 2, 3))
+    frame = frame.astype(int)
     corners = to_frames(torch.tensor([-0.5, 0.0, 0.2, 0.5]).expand(3, 1, 1, 4))[0, 0, :, 0]
     assert frame[[0, 0, -1, -1], [0, -1, 0, -1], 0].tolist() == corners.tolist()
     assert max(np.abs(np.diff(frame, axis=axis)).max() for axis in (0, 1)) <= 3
 
 
-def test_tiles_hold_nothing_larger_than_the_clip_on_the_host() -> None:
+def test_tiles_hold_little_more_than_the_clip_on_the_host() -> None:
     vae, latent = Ramp(VAESizes(z_dim=4, dim=4, dec_dim=4)), torch.rand(1, 4, 5, 24, 32) * 2 - 1
     tracemalloc.start()
-    clip = tiled_frames(vae, latent, Tiles(2, 3, 2))
-    largest = max(trace.size for trace in tracemalloc.take_snapshot().traces)
+    clip = list(tiled_frames(vae, latent, Tiles(2, 3, 2)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert largest <= clip.nbytes + 4096 and peak < 1.5 * clip.nbytes
+    assert peak < 1.5 * sum(frame.nbytes for frame in clip)
 
 
 @pytest.mark.parametrize("tiles", [Tiles(2, 2, 2), Tiles(1, 3, 3)], ids=str)

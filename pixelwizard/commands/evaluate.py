@@ -8,8 +8,8 @@ from pathlib import Path
 from pixelwizard.commands import Command
 from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.launch import launch
-from pixelwizard.metrics.files import find_captions, find_videos
-from pixelwizard.metrics.names import network_folder, network_label, network_of
+from pixelwizard.metrics.files import backbone_of, find_captions, find_videos
+from pixelwizard.metrics.names import decided, require
 from pixelwizard.run_folder import claim
 from pixelwizard.schema import ConfigError
 
@@ -30,9 +30,7 @@ def check(config: EvaluateConfig) -> None:
     find_captions(paths, None if config.captions is None else Path(config.captions))
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
-    for kind in ("clip", "video") if config.reference else ("clip",):
-        network = network_of(config.metrics, kind)
-        network_label(network, network_folder(network, config.metrics))
+    require(decided(config.metrics, backbone_of(paths)), config.reference is not None)
 
 
 def run(config: EvaluateConfig, command_line: Sequence[str]) -> int:

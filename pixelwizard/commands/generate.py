@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pixelwizard.checkpoints import require_weights
 from pixelwizard.commands import Command
 from pixelwizard.data.prompts import prompts_of
-from pixelwizard.devices import mesh_of
 from pixelwizard.launch import launch
+from pixelwizard.metrics.files import find_videos
+from pixelwizard.metrics.names import decided, require
 from pixelwizard.run_folder import claim
+from pixelwizard.schema import ConfigError
 from pixelwizard.settings import Config
 
 EXAMPLES = """\
@@ -17,21 +20,30 @@ EXAMPLES = """\
   pixelwizard --prompt "a red circle moves left over a gray background"
   pixelwizard prompts=prompts.csv seed=7             .txt, .jsonl or .csv, one video per prompt
   pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
+  pixelwizard metrics=tiny reference=DIR             FVD and its like against real videos
   pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
-  pixelwizard prompts=prompts.txt parallel=prompts parallel.prompts=2      two at a time
   pixelwizard backbone=wan2_2_ti2v_5b resolution=2k backbone.folder=DIR backbone.detail=FILE"""
 
 
 def check(config: Config) -> None:
-    """Refuse what cannot run before anything is written: prompts, weights. Raises ValueError."""
+    """Refuse what cannot run before anything is written: prompts, weights, feature networks.
+
+    Raises ValueError.
+    """
     prompts_of(config)
     require_weights(config.backbone)
-    mesh_of(config)
+    if config.parallel.mode != "single":
+        raise ConfigError("parallel is for plan so far; leave it out")
+    if config.reference is not None:
+        find_videos(Path(config.reference), "reference")
+    if config.metrics.enabled:
+        settings = decided(config.metrics, config.backbone.name)
+        require(settings, config.reference is not None)
 
 
 def run(config: Config, command_line: Sequence[str]) -> int:
     """Make the videos of ``config`` in its run folder; returns the exit code."""
-    return launch(claim(config, command_line), mesh_of(config).world)
+    return launch(claim(config, command_line))
 
 
 COMMAND = Command("videos from text", EXAMPLES, check, run)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -99,7 +98,7 @@ def hd_metrics() -> list[VideoMetric]:
 
 
 def hd_lpips() -> VideoMetric:
-    """HD-LPIPS with AlexNet. Raises ValueError without the extra that it needs."""
+    """HD-LPIPS with AlexNet; needs torchvision."""
     distance = lpips_distance()
     recipe = f"hd-lpips/alex/k345/{FRAMES}f-uniform/n={{n}}"
     probe = LostDetail(lambda frame: lost(frame, distance))
@@ -108,8 +107,6 @@ def hd_lpips() -> VideoMetric:
 
 def lpips_distance() -> Distance:
     """LPIPS v0.1 of torchmetrics; its AlexNet comes from torchvision, which fetches it once."""
-    if find_spec("torchvision") is None:
-        raise ValueError("metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'")
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as LPIPS
 
     network = LPIPS(net_type="alex", normalize=True)

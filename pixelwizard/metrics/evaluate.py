@@ -1,4 +1,4 @@
-"""Score a folder of videos: every file decoded once, every score with its recipe.
+"""Score videos, of a folder or of a run: every score with its recipe.
 
 What cannot be scored is skipped and named; the rest is scored.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,15 +16,16 @@ from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.metrics.clip import CLIPScore, FrameConsistency, FrameEmbeddings
 from pixelwizard.metrics.clips import Clip, Probe, inspect, look
 from pixelwizard.metrics.detail import hd_lpips, hd_metrics
-from pixelwizard.metrics.files import content_hash, find_captions, find_videos
+from pixelwizard.metrics.files import backbone_of, content_hash, find_captions, find_videos
 from pixelwizard.metrics.flicker import flicker
 from pixelwizard.metrics.frechet import Moments, keep_moments, kept_moments
 from pixelwizard.metrics.fvd import FRAMES, ClipFeatures, FrechetVideoDistance, PatchFeatures
-from pixelwizard.metrics.names import network_folder, network_of
+from pixelwizard.metrics.names import decided, network_folder, network_of
 from pixelwizard.metrics.networks import CLIPNetwork, VideoNetwork
 from pixelwizard.metrics.paired import compare, paired_metrics
 from pixelwizard.metrics.report import Report, listed
-from pixelwizard.metrics.score import VideoMetric
+from pixelwizard.metrics.score import TooFew, VideoMetric
+from pixelwizard.metrics_settings import MetricsSettings
 from pixelwizard.runs.progress import Line
 from pixelwizard.video import VideoError
 
@@ -37,7 +38,14 @@ def evaluate(config: EvaluateConfig) -> int:
 
     Raises ValueError if nothing can be scored.
     """
-    report = Evaluation(config).run()
+    videos = find_videos(Path(config.videos or ""), "videos")
+    file = None if config.captions is None else Path(config.captions)
+    captions, unused = find_captions(videos, file)
+    reference = find_videos(Path(config.reference), "reference") if config.reference else []
+    settings = decided(config.metrics, backbone_of(videos))
+    report = Evaluation(videos, captions, settings, reference).run()
+    if unused:
+        report.notes.append(f"no video for the captions {listed(unused)}")
     report.write(Path(config.run_dir))
     if config.format == "json":
         print(json.dumps(report.to_json(), ensure_ascii=False))
@@ -48,30 +56,35 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 class Evaluation:
-    """One evaluation: the clips, the metrics, and what there is to report."""
+    """One evaluation: the clips, the metrics, and what there is to report.
 
-    def __init__(self, config: EvaluateConfig) -> None:
-        self.report, self.line = Report(), Line()
+    ``captions`` go by the videos' names without suffix; without a ``reference`` no distances.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Path],
+        captions: Mapping[str, str],
+        settings: MetricsSettings,
+        reference: Sequence[Path] = (),
+        line: Line | None = None,
+    ) -> None:
+        self.captions, self.settings = captions, settings
+        self.report, self.line = Report(), line or Line()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        paths = find_videos(Path(config.videos or ""), "videos")
-        captions = None if config.captions is None else Path(config.captions)
-        self.captions, unused = find_captions(paths, captions)
-        if unused:
-            self.report.notes.append(f"no video for the captions {listed(unused)}")
-        self.clips = self.usable(paths, "")
+        self.clips = self.usable(videos, "")
         if not self.clips:
-            name, why = next(iter(self.report.skipped.items()))
-            raise ValueError(f"videos={config.videos}: no video can be scored; {name}: {why}")
+            raise ValueError(f"no video can be scored; {self.first_skipped()}")
         self.metrics: list[VideoMetric] = [*hd_metrics(), flicker()]
-        if config.metrics.lpips:
+        if settings.lpips:
             self.metrics.append(hd_lpips())
-        self.add_clip(config)
+        self.add_clip()
         self.pairs: dict[str, Clip] = {}
         self.paired: dict[str, VideoMetric] = {}
-        if config.reference is None:
-            self.report.notes.append("fvd, hd-fvd, psnr, ssim and vmaf need reference=DIR")
+        if reference:
+            self.add_reference(reference)
         else:
-            self.add_reference(config, find_videos(Path(config.reference), "reference"))
+            self.report.notes.append("fvd, hd-fvd, psnr, ssim and vmaf need reference=DIR")
 
     def run(self) -> Report:
         """Decode and score every clip; the report."""
@@ -85,12 +98,21 @@ class Evaluation:
         self.line.show("")
         scored = [m for m in [*self.metrics, *self.paired.values()] if m.update_called]
         if not scored:
-            raise ValueError(f"no video can be scored; {next(iter(self.report.skipped.values()))}")
-        self.report.scores = [metric.score() for metric in scored]
+            raise ValueError(f"no video can be scored; {self.first_skipped()}")
+        for metric in scored:
+            try:
+                self.report.scores.append(metric.score())
+            except TooFew as error:
+                self.report.notes.append(f"no {metric.name}: {error}")
         for metric in (m for m in scored if m.dim == 1):
-            for number, value in metric.per_video().items():
-                self.report.per_video.setdefault(self.clips[number].id, {})[metric.name] = value
+            values = {self.clips[n].id: value for n, value in metric.per_video().items()}
+            self.report.add_per_video(metric.name, metric.recipe.format(n=1), values)
         return self.report
+
+    def first_skipped(self) -> str:
+        """The first video that was skipped, and why."""
+        name, why = next(iter(self.report.skipped.items()))
+        return f"{name}: {why}"
 
     def score(self, number: int, clip: Clip, probes: Sequence[Probe]) -> None:
         """One clip through all metrics. Raises VideoError before any of them has taken it."""
@@ -130,13 +152,17 @@ class Evaluation:
                 )
         return [clip for clip in clips if (clip.width, clip.height) == common]
 
-    def add_clip(self, config: EvaluateConfig) -> None:
+    def add_clip(self) -> None:
         """The metrics that look with a CLIP."""
-        facts = network_of(config.metrics, "clip")
-        network = CLIPNetwork(facts, network_folder(facts, config.metrics), self.device)
-        self.report.networks.append(facts)
-        if facts.note:
-            self.report.notes.append(f"{facts.name}: {facts.note}")
+        if self.settings.clip is None:
+            self.report.notes.append(
+                "no clip score and frame consistency without a network: pixelwizard fetch"
+                " clip-vit-l14, and metrics.clip=clip-vit-l14"
+            )
+            return
+        facts = network_of(self.settings, "clip")
+        network = CLIPNetwork(facts, network_folder(facts, self.settings), self.device)
+        self.report.add_network(facts)
         probe = FrameEmbeddings(network)
         self.metrics.append(FrameConsistency(probe))
         without = [clip.id for clip in self.clips if clip.id not in self.captions]
@@ -145,16 +171,26 @@ class Evaluation:
         if without:
             self.report.notes.append(f"no clip score without a caption: {listed(without)}")
 
-    def add_reference(self, config: EvaluateConfig, paths: Sequence[Path]) -> None:
+    def add_reference(self, paths: Sequence[Path]) -> None:
         """The metrics that compare with a reference: as a set, and file by file."""
-        facts = network_of(config.metrics, "video")
-        network = VideoNetwork(facts, network_folder(facts, config.metrics), self.device)
-        self.report.networks.append(facts)
-        if facts.note:
-            self.report.notes.append(f"{facts.name}: {facts.note}")
         others = self.usable(paths, "reference/")
         if not others:
-            raise ValueError(f"reference={config.reference}: no video there can be used")
+            raise ValueError(f"reference={paths[0].parent}: no video there can be used")
+        if self.settings.video is None:
+            self.report.notes.append("no fvd and hd-fvd: metrics.video=null names no network")
+        else:
+            self.add_distances(others)
+        same = {(clip.id, clip.width, clip.height, clip.frames): clip for clip in others}
+        for clip in self.clips:
+            if pair := same.get((clip.id, clip.width, clip.height, clip.frames)):
+                self.pairs[clip.id] = pair
+        self.add_pairs()
+
+    def add_distances(self, others: Sequence[Clip]) -> None:
+        """The distances to the reference as a set."""
+        facts = network_of(self.settings, "video")
+        network = VideoNetwork(facts, network_folder(facts, self.settings), self.device)
+        self.report.add_network(facts)
         probes: list[FrechetProbe] = [ClipFeatures(network)]
         if min(self.clips[0].width, self.clips[0].height, others[0].width, others[0].height) >= (
             facts.side
@@ -167,11 +203,6 @@ class Evaluation:
         for probe in probes:
             metric = FrechetVideoDistance(probe, moments[probe.recipe], content)
             self.metrics.append(metric)
-        same = {(clip.id, clip.width, clip.height, clip.frames): clip for clip in others}
-        for clip in self.clips:
-            if pair := same.get((clip.id, clip.width, clip.height, clip.frames)):
-                self.pairs[clip.id] = pair
-        self.add_pairs()
 
     def add_pairs(self) -> None:
         """PSNR and its like, where there are pairs; a remark where there are none."""

@@ -39,7 +39,7 @@ def find_captions(
     ConfigError for a file that cannot be read or that fits none of the videos.
     """
     if captions is None:
-        found = {path.stem: _own_prompt(path) for path in videos}
+        found = {path.stem: _written(path, "prompt") for path in videos}
         return {id: text for id, text in found.items() if text}, []
     texts = texts_by_id(captions, "captions")
     known = {path.stem for path in videos}
@@ -52,16 +52,24 @@ def find_captions(
     return fitting, [id for id in texts if id not in known]
 
 
+def backbone_of(videos: Sequence[Path]) -> str:
+    """The backbone that made all of the videos, as their runs have written; empty if unknown."""
+    found = {_written(path, "config", "backbone", "name") for path in videos}
+    return found.pop() or "" if len(found) == 1 else ""
+
+
 def content_hash(videos: Sequence[Path]) -> str:
     """sha256 of a set of files, whatever their names and order."""
     digests = sorted(file_digest(path) for path in videos)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _own_prompt(video: Path) -> str | None:
+def _written(video: Path, *keys: str) -> str | None:
+    """A text that a run has written beside its video."""
     try:
-        written = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
-        prompt = written["prompt"]
+        value = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
+        for key in keys:
+            value = value[key]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return prompt if isinstance(prompt, str) else None
+    return value if isinstance(value, str) else None

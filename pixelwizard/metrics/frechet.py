@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pixelwizard.metrics.score import TooFew
 from pixelwizard.wan.files import write
 
 STATISTICS = "stats.safetensors"
@@ -46,9 +47,9 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """[D, D], unbiased. Raises ValueError for fewer than two samples."""
+        """[D, D], unbiased. Raises TooFew for fewer than two samples."""
         if self.count < 2:
-            raise ValueError("a Fréchet distance needs at least two videos in each set")
+            raise TooFew("a Fréchet distance needs at least two videos in each set")
         centred = self.outer - torch.outer(self.total, self.mean)
         return (centred + centred.T) / (2 * (self.count - 1))
 

@@ -15,8 +15,9 @@ from pixelwizard.metrics.clips import Clip, Probe, Sampling, Watcher
 from pixelwizard.metrics.frechet import Moments, frechet_distance
 from pixelwizard.metrics.networks import VideoNetwork
 from pixelwizard.metrics.score import VideoMetric, draws
+from pixelwizard.metrics_settings import SCORED_FRAMES
 
-FRAMES = 16
+FRAMES = SCORED_FRAMES
 RESAMPLINGS = 100
 PATCHES_AT_ONCE = 8
 

@@ -6,12 +6,13 @@ A network lies in a folder of its own: inside the package, or below ``metrics.fo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from pixelwizard.digests import file_digest
+from pixelwizard.metrics_settings import MetricsSettings
 from pixelwizard.schema import ConfigError, choice
-from pixelwizard.settings import MetricsSettings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny" / "metrics"
 CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
@@ -118,6 +119,37 @@ _FOUND = (
 NETWORKS = {network.name: network for network in _FOUND}
 
 
+def decided(settings: MetricsSettings, backbone: str) -> MetricsSettings:
+    """What ``auto`` means for the videos of a backbone; what was not fetched is left out.
+
+    Only a reference needs the video network, so that one is named in any case.
+    """
+    own = backbone == "tiny"
+    video, clip = ("tiny-video", "tiny-clip") if own else ("i3d-k400", "clip-vit-l14")
+    decided = replace(
+        settings,
+        video=video if settings.video == "auto" else settings.video,
+        clip=clip if settings.clip == "auto" else settings.clip,
+    )
+    if settings.clip == "auto" and missing_files(network_of(decided, "clip"), decided):
+        decided = replace(decided, clip=None)
+    return decided
+
+
+def wanted(settings: MetricsSettings, reference: bool) -> list[FeatureNetwork]:
+    """The networks that scoring needs. Raises ConfigError for an unknown name."""
+    kinds = ("clip", "video") if reference else ("clip",)
+    return [network_of(settings, kind) for kind in kinds if getattr(settings, kind) is not None]
+
+
+def require(settings: MetricsSettings, reference: bool) -> None:
+    """Refuse what cannot be computed here: unknown or missing networks, a missing extra."""
+    for network in wanted(settings, reference):
+        network_label(network, network_folder(network, settings))
+    if settings.lpips and find_spec("torchvision") is None:
+        raise ConfigError("metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'")
+
+
 def network_of(settings: MetricsSettings, kind: str) -> FeatureNetwork:
     """The network that ``metrics.KIND`` names. Raises ConfigError if there is none."""
     name = getattr(settings, kind)
@@ -129,15 +161,25 @@ def network_of(settings: MetricsSettings, kind: str) -> FeatureNetwork:
 
 def network_folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
     """Where the files of a network are. Raises ConfigError that says how to fetch a missing one."""
-    if network.name.startswith("tiny-"):
-        return ASSETS / network.kind
-    folder = Path(settings.folder).expanduser() / network.name
-    if missing := [name for name in network.files if not (folder / name).is_file()]:
+    folder = _folder(network, settings)
+    if missing := missing_files(network, settings):
         raise ConfigError(
             f"metrics.{network.kind}={network.name} needs {', '.join(missing)} in {folder};"
             f" fetch it with: pixelwizard fetch {network.name}"
         )
     return folder
+
+
+def missing_files(network: FeatureNetwork, settings: MetricsSettings) -> list[str]:
+    """The files of a network that are not there."""
+    folder = _folder(network, settings)
+    return [name for name in network.files if not (folder / name).is_file()]
+
+
+def _folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
+    if network.name.startswith("tiny-"):
+        return ASSETS / network.kind
+    return Path(settings.folder).expanduser() / network.name
 
 
 def network_label(network: FeatureNetwork, folder: Path) -> str:

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.metrics.kept import JSON
 from pixelwizard.metrics.names import FeatureNetwork
 from pixelwizard.metrics.score import Score
 from pixelwizard.run_folder import write_text
 from pixelwizard.text_table import aligned
 
-JSON, MARKDOWN = "metrics.json", "evaluate.md"
+MARKDOWN = "evaluate.md"
 
 
 @dataclass
 class Report:
-    """Values of the set and of each video, what was skipped and why, what is to be known."""
+    """Values of the set and of each video, what was skipped and why, what is to be known.
+
+    ``recipes`` are those of the values of single videos, by the name of the metric.
+    """
 
     scores: list[Score] = field(default_factory=list)
     per_video: dict[str, dict[str, float]] = field(default_factory=dict)
+    recipes: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     networks: list[FeatureNetwork] = field(default_factory=list)
+
+    def add_network(self, facts: FeatureNetwork) -> None:
+        """Name a network that looks, and what must be known of it."""
+        self.networks.append(facts)
+        if facts.note:
+            self.notes.append(f"{facts.name}: {facts.note}")
+
+    def add_per_video(self, name: str, recipe: str, values: Mapping[str, float]) -> None:
+        """The values of a metric by the id of the video."""
+        self.recipes[name] = recipe
+        for id, value in values.items():
+            self.per_video.setdefault(id, {})[name] = value
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
             "set": [asdict(score) for score in self.scores],
             "per_video": self.per_video,
+            "recipes": self.recipes,
             "skipped": self.skipped,
             "notes": self.notes,
             "networks": [asdict(network) for network in self.networks],

@@ -18,6 +18,10 @@ SEED = 0
 LEVELS = (0.025, 0.975)
 
 
+class TooFew(ValueError):
+    """There are fewer videos than a score needs."""
+
+
 @dataclass(frozen=True)
 class Score:
     """``low`` and ``high`` bound 95 % of what other videos of the kind would give."""
@@ -73,7 +77,7 @@ class VideoMetric(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> Tensor:
-        """[value, low, high, number of videos] float64. Raises ValueError for too few videos."""
+        """[value, low, high, number of videos] float64. Raises TooFew for too few videos."""
         samples, owners, videos = self.samples()
         value = self.value(samples)
         low, high = interval(value, self.resampled(samples, owners, videos))
@@ -84,13 +88,15 @@ class VideoMetric(Metric):
         value, low, high, videos = self.compute().tolist()
         count = int(videos)
         recipe = self.recipe.format(n=count)
-        return Score(self.name, value, low, high, recipe, count, self.higher, (*self.warnings,))
+        alone = ["one video has no interval"] if count == 1 else []
+        warnings = (*self.warnings, *alone)
+        return Score(self.name, value, low, high, recipe, count, self.higher, warnings)
 
     def samples(self) -> tuple[Tensor, Tensor, int]:
         """All samples [M, D] in the order of the videos, the index of each one's video, V."""
         rows = torch.cat(self.rows) if isinstance(self.rows, list) and self.rows else self.rows
         if isinstance(rows, list) or not len(rows):
-            raise ValueError(f"{self.name} needs at least one video")
+            raise TooFew(f"{self.name} needs at least one video")
         order = torch.sort(rows[:, 0], stable=True).indices
         numbers, owners = torch.unique(rows[order, 0], return_inverse=True)
         return rows[order, 1:], owners, len(numbers)

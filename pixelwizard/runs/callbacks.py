@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from pixelwizard.jobs import Job
-from pixelwizard.runs.loops import Done, Failed, StageLoop, sentence
+from pixelwizard.runs.loops import Done, Failed, StageLoop
 from pixelwizard.runs.memory import PeakMemory
 from pixelwizard.runs.progress import Display
 from pixelwizard.runs.status import Status
@@ -23,8 +23,7 @@ class Keep(Callback):
     """Stores what a job's stage returned with its cost, or records why it failed.
 
     ``publish`` is called with the cost of the decode once a job's video is written. The peak that
-    was planned stands beside the measured one. Only the first ``kept`` jobs are: what follows, or
-    everything where this is 0, is kept on another rank.
+    was planned stands beside the measured one.
     """
 
     def __init__(
@@ -33,11 +32,10 @@ class Keep(Callback):
         status: Status,
         publish: Callable[[Job, dict[str, float]], None],
         tracker: Tracker,
-        planned_gb: float | None,
-        kept: int,
+        planned_gb: float | None = None,
     ) -> None:
         self.store, self.status, self.publish = store, status, publish
-        self.tracker, self.planned_gb, self.kept = tracker, planned_gb, kept
+        self.tracker, self.planned_gb = tracker, planned_gb
         self.memory = PeakMemory()
 
     def on_predict_batch_end(
@@ -51,8 +49,6 @@ class Keep(Callback):
     ) -> None:
         assert isinstance(pl_module, StageLoop)
         name = pl_module.name
-        if batch_idx >= self.kept:
-            return
         if isinstance(outputs, Failed):
             self._fail(name, batch, outputs.error)
             return
@@ -73,8 +69,9 @@ class Keep(Callback):
             self.publish(batch, cost)
 
     def _fail(self, name: str, job: Job, error: Exception) -> None:
+        why = " ".join(str(error).split()) or type(error).__name__
         log.error("%s of %s failed", name, job.id, exc_info=error)
-        self.status.fail(job.id, f"{name}: {sentence(error)}")
+        self.status.fail(job.id, f"{name}: {why}")
 
 
 class Progress(Callback):

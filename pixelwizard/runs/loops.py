@@ -19,7 +19,6 @@ from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.diffusion.solvers import SolverState
 from pixelwizard.geometry import Geometry
 from pixelwizard.jobs import Job
-from pixelwizard.runs.parallel import is_lost_rank
 from pixelwizard.runs.placement import Networks
 from pixelwizard.runs.progress import Display
 from pixelwizard.settings import Config
@@ -60,24 +59,17 @@ class Failed:
     error: Exception
 
 
-class PromptFailed(Exception):
-    """A prompt cannot go on, and other ranks wait for this one: the run has to end."""
-
-
 class StageLoop(LightningModule, ABC):
     """One stage over jobs: subclasses load in ``load`` and work in ``compute``.
 
-    An exception in ``compute`` concerns its job alone, unless ranks that compute ``together`` wait
-    for this one; one in ``load`` ends the run.
+    An exception in ``compute`` concerns its job alone; one in ``load`` ends the run.
     """
 
     name = ""
-    together = False
 
     def __init__(self, config: Config, store: Store, display: Display, networks: Networks) -> None:
         super().__init__()
         self.config, self.store, self.display, self.networks = config, store, display, networks
-        self.ranks = networks.ranks
         self.stage: Any = None
         self.loading_seconds = 0.0
         self.earlier_seconds = 0.0
@@ -112,16 +104,7 @@ class StageLoop(LightningModule, ABC):
             artifacts = self.compute(job)
             return Done(artifacts, self.earlier_seconds + time.perf_counter() - started)
         except Exception as error:
-            if not self.together or self.ranks.bound is None:
-                return Failed(error)
-            if is_lost_rank(error):
-                raise
-            raise PromptFailed(f"prompt {job.id} failed: {self.name}: {sentence(error)}") from error
-
-
-def sentence(error: Exception) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+            return Failed(error)
 
 
 class EncodeTextLoop(StageLoop):
@@ -146,7 +129,6 @@ class EncodeTextLoop(StageLoop):
 class SamplingLoop(StageLoop):
     """A stage that integrates from noise; it continues where an earlier run stopped."""
 
-    together = True
     state_seconds = 0.0
 
     def noise(self, geometry: Geometry, seed: int) -> Tensor:
@@ -161,19 +143,11 @@ class SamplingLoop(StageLoop):
         return first, second
 
     def resume(self, key: str) -> SolverState | None:
-        """The state that an interrupted run left for this result.
-
-        The lead of the ranks of a prompt reads it for all; ranks whose passes are bound to those of
-        other prompts continue only where all are at the same step.
-        """
-        kind, found = f"{self.name}_state", None
-        if self.ranks.is_lead and self.store.has(kind, key):
-            found = self.store.load(kind, key), self.store.facts(kind, key)["seconds"]
-        found = self.ranks.from_lead(found)
-        steps = self.ranks.from_bound(found and int(found[0]["step"]))
-        if found is None or len(set(steps)) > 1:
+        """The state that an interrupted run left for this result."""
+        if not self.store.has(f"{self.name}_state", key):
             return None
-        tensors, self.earlier_seconds = found
+        self.earlier_seconds = self.store.facts(f"{self.name}_state", key)["seconds"]
+        tensors = self.store.load(f"{self.name}_state", key)
         return SolverState.from_tensors({n: t.to(self.device) for n, t in tensors.items()})
 
     def keep(
@@ -186,8 +160,7 @@ class SamplingLoop(StageLoop):
         def on_step(state: SolverState) -> None:
             nonlocal saved
             now = time.monotonic()
-            due = state.step < len(schedule.steps) and now - saved >= self.state_seconds
-            if due and self.ranks.is_lead:
+            if state.step < len(schedule.steps) and now - saved >= self.state_seconds:
                 seconds = self.earlier_seconds + now - started
                 self.store.save(f"{self.name}_state", key, state.to_tensors(), {"seconds": seconds})
                 saved = now
@@ -205,7 +178,7 @@ class AnchorLoop(SamplingLoop):
     def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
         schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
         network = self.networks.load(self.name, load_anchor, device, dtype)
-        return Anchor(network, schedule, self.config.anchor.guidance, self.ranks.halves)
+        return Anchor(network, schedule, self.config.anchor.guidance)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         state = self.resume(job.anchor_key)
@@ -226,7 +199,7 @@ class DetailLoop(SamplingLoop):
     def load(self, device: torch.device, dtype: torch.dtype) -> Detail:
         schedule = make_schedule(self.config.schedule, self.config.resolution.shift)
         network = self.networks.load(self.name, load_detail, device, dtype)
-        return Detail(network, schedule, self.config.schedule.guidance, self.ranks.halves)
+        return Detail(network, schedule, self.config.schedule.guidance)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         state = self.resume(job.detail_key)

@@ -6,14 +6,13 @@ every result goes to the store, so that an interrupted run continues and a finis
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
@@ -28,9 +27,9 @@ from pixelwizard.runs.loops import (
     EncodeTextLoop,
     StageLoop,
 )
-from pixelwizard.runs.parallel import Ranks, trainer_options
 from pixelwizard.runs.placement import Networks, device_name, plan_of
 from pixelwizard.runs.progress import Display, silence_lightning
+from pixelwizard.runs.scoring import score_run
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 from pixelwizard.store import Store
@@ -51,34 +50,28 @@ class Outcome:
 
 
 def generate(
-    config: Config,
-    jobs: Sequence[Job],
-    digests: Mapping[str, str],
-    display: Display | None = None,
-    ranks: Ranks | None = None,
+    config: Config, jobs: Sequence[Job], digests: Mapping[str, str], display: Display | None = None
 ) -> Outcome:
     """Make the video of every job in ``config.run_dir``; ``digests`` are those of the weights.
 
-    Of several ``ranks`` each calls this; the first keeps status, tracker and contact sheet.
     A failing prompt is named in the outcome and in status.json, the others go on. Raises ValueError
     where nothing can be done: no weights, a store that cannot be written.
     """
     silence_lightning()
     check_ffmpeg()
     folder = Path(config.run_dir)
-    ranks = ranks or Ranks()
-    display = display or Display(len(jobs), None if ranks.is_first else io.StringIO())
-    tracker = open_tracker(config, display.line) if ranks.is_first else Tracker()
-    run, sheet = _Run(config, jobs, digests, display, tracker, ranks), None
+    display = display or Display(len(jobs))
+    tracker = open_tracker(config, display.line)
+    run, sheet = _Run(config, jobs, digests, display, tracker), None
     try:
         run.tell_earlier()
         run.all_groups()
-        run.hear_others()
         outcome = run.outcome()
-        if ranks.is_first and (videos := outcome.videos):
+        if videos := outcome.videos:
             sheet = folder / "contact_sheet.png"
             rows = [(job.prompt.text, videos[job.id]) for job in jobs if job.id in videos]
             write_contact_sheet(sheet, rows)
+        score_run(config, videos, tracker, display)
     finally:
         tracker.finish(sheet)
         display.close()
@@ -95,16 +88,14 @@ class _Run:
         digests: Mapping[str, str],
         display: Display,
         tracker: Tracker,
-        ranks: Ranks,
     ) -> None:
         self.config, self.jobs, self.digests, self.display = config, jobs, digests, display
-        self.tracker, self.ranks = tracker, ranks
-        self.networks = Networks(config, ranks.from_first(plan_of(config)), ranks)
+        self.tracker = tracker
+        self.networks = Networks(config, plan_of(config))
         self.videos = Path(config.run_dir) / "videos"
         self.videos.mkdir(parents=True, exist_ok=True)
         self.store = Store(config.store.dir)
-        place = Path(config.run_dir) / "status.json" if ranks.is_first else None
-        self.status = Status(place, [job.id for job in jobs])
+        self.status = Status(Path(config.run_dir) / "status.json", [job.id for job in jobs])
         self.status.done(*(job.id for job in jobs if finished(config, job)))
         self.records = {job.id: record(config, job, digests, device_name()) for job in jobs}
 
@@ -116,20 +107,15 @@ class _Run:
                 self.tracker.earlier(self._video_of(job.id), json.loads(written))
 
     def all_groups(self) -> None:
-        """Every stage of every group of prompts; the groups are independent."""
-        left = [job.id for job in self.jobs if not finished(self.config, job)]
-        left = self.ranks.from_first(left)
-        todo = [job for job in self.jobs if job.id in left]
-        if todo and self.ranks.is_first:
-            (Path(self.config.run_dir) / "contact_sheet.png").unlink(missing_ok=True)
-        own = self.ranks.own(todo)
-        counts = [self._needs(job) for job in own]
+        """Every stage of every group; the groups are independent."""
+        todo = [job for job in self.jobs if not finished(self.config, job)]
+        counts = [self._needs(job) for job in todo]
         self.display.plan(
             {s: sum(s in c for c in counts) for s in ("text", "anchor", "detail", "decode")}
         )
-        rounds = list(groups(own, self.config.group_size))
-        most = len(list(groups(todo[:: self.ranks.mesh.prompts], self.config.group_size)))
-        for group in [*rounds, *([[]] * (most - len(rounds)))]:
+        if todo:
+            (Path(self.config.run_dir) / "contact_sheet.png").unlink(missing_ok=True)
+        for group in groups(todo, self.config.group_size):
             for loop in self._loops():
                 self._predict(loop, group)
 
@@ -141,23 +127,18 @@ class _Run:
         yield DecodeLoop(*parts, self.videos, comments)
 
     def _predict(self, loop: StageLoop, group: Sequence[Job]) -> None:
-        """Run one stage over those of the group that need it; all bound ranks come here."""
+        """Run one stage over those of the group that need it."""
         failed = self.status.failed
-        own = [job.id for job in group if job.id not in failed and loop.name in self._needs(job)]
-        ids, kept = self.ranks.share(own, filled=loop.together)
-        if ids and (loop.together or self.ranks.is_lead):
-            by_id = {job.id: job for job in self.jobs}
-            self._run_stage(loop, [by_id[id] for id in ids], kept)
-        self.ranks.barrier()
-
-    def _run_stage(self, loop: StageLoop, jobs: Sequence[Job], kept: int) -> None:
-        """One stage over jobs, of which the first ``kept`` are this rank's to keep."""
+        jobs = [job for job in group if job.id not in failed and loop.name in self._needs(job)]
+        if not jobs:
+            return
         self.display.enter(loop.name, len(jobs))
         numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
         planned = self.networks.planned_gb(loop.name)
-        kept = kept if self.ranks.is_lead else 0
-        keep = Keep(self.store, self.status, self._publish, self.tracker, planned, kept)
+        keep = Keep(self.store, self.status, self._publish, self.tracker, planned)
         trainer = Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=1,
             precision="32-true",
             logger=False,
             enable_checkpointing=False,
@@ -165,7 +146,6 @@ class _Run:
             enable_model_summary=False,
             default_root_dir=self.config.run_dir,
             callbacks=[Progress(self.display, numbers), keep],
-            **trainer_options(self.ranks, loop.together),
         )
         loader: DataLoader[Job] = DataLoader(jobs, batch_size=1, collate_fn=_single)
         try:
@@ -201,23 +181,9 @@ class _Run:
         stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}
         written = {**self.records[job.id], "stages": stages}
         write_json(self.videos / f"{job.id}.json", written)
-        self._announce(job, written)
-
-    def _announce(self, job: Job, written: dict[str, Any]) -> None:
         self.status.done(job.id)
         self.tracker.video(self._video_of(job.id), written)
         self.display.line(f"video {self._video_of(job.id)}")
-
-    def hear_others(self) -> None:
-        """Wait for the other prompts' ranks and take note of what they made."""
-        for failed in self.ranks.from_all(self.status.failed):
-            for id, why in failed.items():
-                self.status.fail(id, why)
-        pending = [job for job in self.jobs if self.status.states[job.id]["state"] == "pending"]
-        for job in pending:
-            if finished(self.config, job):
-                written = (self.videos / f"{job.id}.json").read_text(encoding="utf-8")
-                self._announce(job, json.loads(written))
 
     def _video_of(self, id: str) -> Path:
         return self.videos / f"{id}{self.config.video.suffix}"

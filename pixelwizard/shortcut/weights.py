@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from pixelwizard.checkpoints import NAMES, find_weights, require_weights
 from pixelwizard.settings import BackboneSettings
@@ -16,7 +15,7 @@ from pixelwizard.wan.files import read_tensors, save, unwrap
 from pixelwizard.wan.layouts import official_dit
 from pixelwizard.wan.weights import (
     check,
-    fill_transformer,
+    fill,
     has_adapter,
     open_anchor,
     open_text_encoder,
@@ -31,14 +30,12 @@ def load_detail(
     backbone: BackboneSettings,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    mesh: DeviceMesh | None = None,
 ) -> ShortcutDiT:
-    """Load the detail network, or this rank's slices of it if there is a ``mesh``.
+    """Load the detail network; which blocks it controls is read from the names of its weights.
 
-    Which blocks it controls is read from the names of its weights. Raises ValueError if its file
-    is missing, broken or another network's.
+    Raises ValueError if its file is missing, broken or another network's.
     """
-    return fill_transformer(*open_detail(backbone), device, dtype, mesh)
+    return fill(*open_detail(backbone), device, dtype)
 
 
 def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tensor]]:

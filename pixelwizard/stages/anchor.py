@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.guidance import Halves, guided
+from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.diffusion.solvers import SolverState, Velocity, sample
 from pixelwizard.wan.dit import WanDiT
@@ -18,11 +18,8 @@ OnStep = Callable[[SolverState], None]
 class Anchor:
     """Integrates the base network's velocity, guided by the text."""
 
-    def __init__(
-        self, network: WanDiT, schedule: Schedule, guidance: float, halves: Halves | None = None
-    ) -> None:
-        self.network, self.schedule = network, schedule
-        self.guidance, self.halves = guidance, halves
+    def __init__(self, network: WanDiT, schedule: Schedule, guidance: float) -> None:
+        self.network, self.schedule, self.guidance = network, schedule, guidance
 
     @torch.no_grad()
     def __call__(
@@ -37,8 +34,7 @@ class Anchor:
 
         ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
         """
-        passes = (self._velocity(text), self._velocity(negative_text))
-        velocity = guided(*passes, self.guidance, self.halves)
+        velocity = guided(self._velocity(text), self._velocity(negative_text), self.guidance)
         noise = noise_CTHW.unsqueeze(0)
         return sample(velocity, noise, self.schedule, state=state, on_step=on_step)[0]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pixelwizard.geometry import WHOLE, Tiles
-from pixelwizard.wan.tiling import stream_frames, tiled_frames
+from pixelwizard.wan.spreading import ALONE, Ranks
+from pixelwizard.wan.tiling import tiled_frames, whole_frames
 from pixelwizard.wan.vae import WanVAE
 
 
@@ -19,10 +20,14 @@ class Decode:
     Either way memory does not grow with the number of frames on the device of the networks. Whole
     frames leave as they are made; tiles need less for a frame, but keep the clip as uint8 on the
     host until the last tile is blended in.
+
+    Several ``ranks`` decode a clip together: rows of whole frames, or a tile each. The frames are
+    those of one process and come out of the rank that writes; the others give none, and must be
+    exhausted all the same, as every rank waits for the others.
     """
 
-    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE) -> None:
-        self.vae, self.tiles = vae, tiles
+    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE, ranks: Ranks = ALONE) -> None:
+        self.vae, self.tiles, self.ranks = vae, tiles, ranks
 
     @torch.no_grad()
     def __call__(self, latent_CTHW: Tensor) -> Iterator[np.ndarray]:
@@ -31,7 +36,8 @@ class Decode:
         latent = latent_CTHW.unsqueeze(0).to(weight.device, weight.dtype)
         tiles = self.tiles.within(*latent.shape[3:])
         if tiles.count == 1:
-            yield from stream_frames(self.vae, latent)
+            frames = whole_frames(self.vae, latent, self.ranks)
         else:
-            for frame in tiled_frames(self.vae, latent, tiles):
-                yield frame[None]
+            frames = tiled_frames(self.vae, latent, tiles, self.ranks)
+        for frame in frames:
+            yield frame[None]

@@ -51,6 +51,9 @@ class Careful(Tracker):
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
         self._do("earlier", path, record)
 
+    def scores(self, scores: dict[str, Any]) -> None:
+        self._do("scores", scores)
+
     def finish(self, sheet: Path | None) -> None:
         if self._tracker is not None:  # a run in which nothing happened leaves no record
             self._do("finish", sheet)

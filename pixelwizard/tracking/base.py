@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Tracker:
-    """Told of every stage and every video as they end, and of the end of the run."""
+    """Told of stages and videos as they end, of the scores of all, and of the end of the run."""
 
     def stage(self, id: str, name: str, cost: dict[str, float]) -> None:
         """A stage of prompt ``id`` has ended; ``cost`` has ``seconds`` and ``peak_gb``."""
@@ -17,6 +17,9 @@ class Tracker:
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
         """A video that an interrupted call for the same run folder had made."""
+
+    def scores(self, scores: dict[str, Any]) -> None:
+        """The videos were scored; ``scores`` is the content of ``metrics.json``."""
 
     def finish(self, sheet: Path | None) -> None:
         """Nothing more comes; ``sheet`` is the contact sheet, if the run has come to one."""
@@ -31,3 +34,18 @@ def figures(record: dict[str, Any]) -> dict[str, float]:
         if isinstance(value, (int, float))
     }
     return costs | {f"{stage}/nfe": record[stage]["nfe"] for stage in ("anchor", "detail")}
+
+
+def score_figures(scores: dict[str, Any]) -> dict[str, float]:
+    """The scores of the set, flat: ``metrics/fvd``, ``metrics/fvd/low``, ``metrics/fvd/high``."""
+    return {
+        f"metrics/{score['name']}{suffix}": score[key]
+        for score in scores["set"]
+        for suffix, key in (("", "value"), ("/low", "low"), ("/high", "high"))
+    }
+
+
+def score_recipes(scores: dict[str, Any]) -> dict[str, str]:
+    """How each score was computed, flat: ``set/fvd`` of all videos, ``video/clip`` of one."""
+    whole = {f"set/{score['name']}": score["recipe"] for score in scores["set"]}
+    return whole | {f"video/{name}": recipe for name, recipe in scores["recipes"].items()}

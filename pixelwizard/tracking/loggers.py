@@ -10,26 +10,35 @@ from lightning.pytorch.loggers import Logger
 
 from pixelwizard.schema import ConfigError, to_plain
 from pixelwizard.settings import Config
-from pixelwizard.tracking.base import Tracker, figures
+from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 
 
 class LoggerRun(Tracker):
-    """The settings as hyperparameters, one row of figures per video.
+    """The settings and the recipes of scores as hyperparameters, rows of figures for every video
+    and, one step later, for all of them.
 
     Loggers begin anew when a run is continued, so earlier videos are logged again.
     """
 
     def __init__(self, config: Config) -> None:
-        self.logger = make_logger(config)
+        self.config, self.logger = config, make_logger(config)
         self.logger.log_hyperparams(to_plain(config))
-        self.rows = 0
+        self.rows: dict[str, int] = {}
 
     def video(self, path: Path, record: dict[str, Any]) -> None:
-        self.logger.log_metrics(figures(record), step=self.rows)
-        self.rows += 1
+        step = self.rows.setdefault(path.stem, len(self.rows))
+        self.logger.log_metrics(figures(record), step=step)
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
         self.video(path, record)
+
+    def scores(self, scores: dict[str, Any]) -> None:
+        recipes = {f"recipe/{name}": recipe for name, recipe in score_recipes(scores).items()}
+        self.logger.log_hyperparams({**to_plain(self.config), **recipes})
+        for id, values in scores["per_video"].items():
+            row = {f"metrics/{name}": value for name, value in values.items()}
+            self.logger.log_metrics(row, step=self.rows[id])
+        self.logger.log_metrics(score_figures(scores), step=len(self.rows))
 
     def finish(self, sheet: Path | None) -> None:
         self.logger.save()

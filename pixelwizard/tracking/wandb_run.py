@@ -15,7 +15,7 @@ from pixelwizard.provenance import git_revision
 from pixelwizard.run_folder import LEDGER, OVERRIDES, short_hash, write_text
 from pixelwizard.schema import to_plain
 from pixelwizard.settings import Config
-from pixelwizard.tracking.base import Tracker, figures
+from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 from pixelwizard.video import probe, write_preview
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ PREVIEW_HEIGHT = 720
 START_SECONDS, FINISH_SECONDS = 30.0, 300.0
 """How long a server may take to answer at the start, and to take what is left at the end."""
 Mode = Literal["online", "offline"]
+SCORE_COLUMNS = ("name", "value", "low", "high", "recipe", "videos", "higher_is_better")
 COLUMNS = ("id", "prompt", "negative_prompt", "seed")
 
 
@@ -64,12 +65,23 @@ class WandbRun(Tracker):
         self.rows.append({name: record[name] for name in COLUMNS} | figures(record))
         self.files.append(path)
 
+    def scores(self, scores: dict[str, Any]) -> None:
+        import wandb
+
+        for row in self.rows:
+            values = scores["per_video"].get(row["id"], {})
+            row |= {f"metrics/{name}": value for name, value in values.items()}
+        columns: list[str | int] = [*SCORE_COLUMNS]
+        table = [[score[str(name)] for name in columns] for score in scores["set"]]
+        self.run.config.update({"recipes": score_recipes(scores)}, allow_val_change=True)
+        self.run.log({"metrics": wandb.Table(columns=columns, data=table), **score_figures(scores)})
+
     def finish(self, sheet: Path | None) -> None:
         import wandb
 
         with self._environment():
             if self.rows:
-                columns: list[str | int] = list(self.rows[0])
+                columns: list[str | int] = [*dict.fromkeys(key for row in self.rows for key in row)]
                 table = [[row.get(str(name)) for name in columns] for row in self.rows]
                 self.run.log({"table": wandb.Table(columns=columns, data=table)})
             if sheet is not None:

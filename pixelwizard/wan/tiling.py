@@ -1,21 +1,23 @@
-"""Decoding in tiles over height and width: less memory, blended where the tiles overlap.
+"""Frames of a latent, decoded whole or in tiles over height and width, by one process or several.
 
-Each tile sees ``overlap`` latent rows and columns of its neighbours, and cosine ramps in pixel
-space mix the two versions there (PixelWizard ``decode.py``, which cuts along the width alone). The
-blend is close to the decode of whole frames, not equal to it: a frame's pixels depend on all of
-its latent.
+Tiles need less memory. Each sees ``overlap`` latent rows and columns of its neighbours, and cosine
+ramps in pixel space mix the two versions there (PixelWizard ``decode.py``, which cuts along the
+width alone). The blend is close to the decode of whole frames, not equal to it: a frame's pixels
+depend on all of its latent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, Tiles
+from pixelwizard.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, Tiles, cuts
+from pixelwizard.wan.spreading import ALONE, Ranks, RowShare
 from pixelwizard.wan.vae import WanVAE
 
 
@@ -32,13 +34,17 @@ class Span:
         """The same in pixels."""
         return slice(self.start * SPATIAL_STRIDE, self.stop * SPATIAL_STRIDE)
 
+    @property
+    def size(self) -> int:
+        """How many pixels these are."""
+        return self.pixels.stop - self.pixels.start
+
 
 def spans(cells: int, count: int, overlap: int) -> list[Span]:
     """Splits latent rows or columns evenly."""
-    cuts = [round(index * cells / count) for index in range(count + 1)]
     return [
         Span(max(0, low - overlap), min(cells, high + overlap), 2 * overlap if low else 0)
-        for low, high in zip(cuts, cuts[1:], strict=False)
+        for low, high in pairwise(cuts(cells, count))
     ]
 
 
@@ -53,39 +59,96 @@ def to_frames(video_3THW: Tensor) -> np.ndarray:
     return to_pixels(video_3THW).cpu().numpy()
 
 
-def stream_pixels(vae: WanVAE, latent_BCTHW: Tensor) -> Iterator[Tensor]:
-    """Whole frames of one clip as uint8 ``[1, H, W, 3]``, in order of time."""
-    return map(lambda frame: to_pixels(frame[0]), vae.decode_stream(latent_BCTHW))
+def stream_pixels(
+    vae: WanVAE, latent_BCTHW: Tensor, rows: RowShare | None = None
+) -> Iterator[Tensor]:
+    """Frames of one clip (with ``rows`` those of this rank) as uint8 ``[H, W, 3]``, in order."""
+    return map(lambda frame: to_pixels(frame[0])[0], vae.decode_stream(latent_BCTHW, rows))
 
 
-def stream_frames(vae: WanVAE, latent_BCTHW: Tensor) -> Iterator[np.ndarray]:
-    """The same on the host."""
-    for pixels in stream_pixels(vae, latent_BCTHW):
-        yield pixels.cpu().numpy()
+def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, ranks: Ranks = ALONE) -> Iterator[np.ndarray]:
+    """Frames of one clip as uint8 ``[H, W, 3]``, in order of time, for the rank that writes.
 
-
-def tiled_frames(vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles) -> np.ndarray:
-    """The clip of one latent as uint8 ``[T, H, W, 3]``, decoded tile by tile.
-
-    A row of tiles is blended along the width as its frames come, its upper edge in a buffer of its
-    own; that is then blended into the row above. So four tiles that meet share a corner by the
-    product of their ramps, and nothing larger than the clip is ever held.
+    Each rank decodes some of the rows; of a latent that has fewer rows than ranks, one decodes all.
     """
-    times, height, width = latent_BCTHW.shape[2:]
-    frames = (times - 1) * TEMPORAL_STRIDE + 1
-    canvas = np.empty((frames, height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3), np.uint8)
-    for row in spans(height, tiles.rows, tiles.overlap):
-        band, edge = canvas[:, row.pixels], row.shared * SPATIAL_STRIDE
-        seam = np.empty((frames, edge, *canvas.shape[2:]), np.uint8)
-        for column in spans(width, tiles.columns, tiles.overlap):
-            latent = latent_BCTHW[..., row.start : row.stop, column.start : column.stop]
-            shared = column.shared * SPATIAL_STRIDE
-            for t, (tile,) in enumerate(stream_frames(vae, latent)):
-                _blend(seam[t, :, column.pixels], tile[:edge], shared, axis=1)
-                _blend(band[t, edge:, column.pixels], tile[edge:], shared, axis=1)
-        for above, below in zip(band, seam, strict=True):
-            _blend(above[:edge], below, edge, axis=0)
-    return canvas
+    height, width = latent_BCTHW.shape[3:]
+    if height < ranks.size:
+        if ranks.writes:
+            yield from whole_frames(vae, latent_BCTHW)
+        return
+    rows = RowShare(ranks, height)
+    latent = latent_BCTHW[..., rows.own, :]
+    shapes = [(SPATIAL_STRIDE * count, SPATIAL_STRIDE * width, 3) for count in rows.counts]
+    for pixels in stream_pixels(vae, latent, rows if ranks.size > 1 else None):
+        if strips := ranks.collect(pixels, shapes):
+            yield torch.cat(strips).cpu().numpy()
+
+
+def tiled_frames(
+    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, ranks: Ranks = ALONE
+) -> Iterator[np.ndarray]:
+    """The same in tiles, as many at a time as there are ranks.
+
+    Where that takes several turns, the rank that writes holds the clip until the last one.
+    """
+    height, width = latent_BCTHW.shape[3:]
+    places = [
+        (row, column)
+        for row in spans(height, tiles.rows, tiles.overlap)
+        for column in spans(width, tiles.columns, tiles.overlap)
+    ]
+    canvas = _Canvas(height, width)
+    for start in range(0, len(places), ranks.size):
+        turn = places[start : start + ranks.size]
+        for t, parts in enumerate(_turn(vae, latent_BCTHW, turn, ranks)):
+            for place, pixels in zip(turn, parts, strict=True):
+                canvas.paint(t, *place, pixels)
+            if turn[-1] == places[-1]:
+                yield canvas.frames.pop(t)
+
+
+def _turn(
+    vae: WanVAE, latent_BCTHW: Tensor, places: Sequence[tuple[Span, Span]], ranks: Ranks
+) -> Iterator[list[np.ndarray]]:
+    """For the rank that writes, each frame's tiles at the ``places``, one decoded by each rank."""
+    shapes = [(row.size, column.size, 3) for row, column in places]
+    if ranks.rank < len(places):
+        row, column = places[ranks.rank]
+        tile = latent_BCTHW[..., row.start : row.stop, column.start : column.stop]
+        decoded = stream_pixels(vae, tile)
+    else:
+        frames = (latent_BCTHW.shape[2] - 1) * TEMPORAL_STRIDE + 1
+        decoded = iter([latent_BCTHW.new_empty(0, dtype=torch.uint8)] * frames)
+    for pixels in decoded:
+        if parts := ranks.collect(pixels, shapes):
+            yield [part.cpu().numpy() for part in parts]
+
+
+class _Canvas:
+    """Frames of tiles that are painted row by row, from the upper left corner.
+
+    A row is blended along the width, its upper edge in a buffer of its own; that is blended into
+    the row above when it is complete. So four tiles that meet share a corner by the product of
+    their ramps.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.shape = (height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
+        self.frames: dict[int, np.ndarray] = {}
+        self.edges: dict[int, np.ndarray] = {}
+
+    def paint(self, t: int, row: Span, column: Span, tile: np.ndarray) -> None:
+        """Add the next tile of frame ``t``."""
+        if t not in self.frames:
+            self.frames[t] = np.empty(self.shape, np.uint8)
+        band, shared = self.frames[t][row.pixels], row.shared * SPATIAL_STRIDE
+        if column.start == 0:
+            self.edges[t] = np.empty((shared, *band.shape[1:]), np.uint8)
+        ramp = column.shared * SPATIAL_STRIDE
+        _blend(self.edges[t][:, column.pixels], tile[:shared], ramp, axis=1)
+        _blend(band[shared:, column.pixels], tile[shared:], ramp, axis=1)
+        if column.pixels.stop == band.shape[1]:
+            _blend(band[:shared], self.edges.pop(t), shared, axis=0)
 
 
 def _blend(old: np.ndarray, new: np.ndarray, shared: int, axis: int) -> None:

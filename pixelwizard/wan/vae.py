@@ -7,7 +7,8 @@ Time is causal everywhere, so there are two ways through every layer, with equal
 ``forward`` takes a whole clip: for training. ``stream`` takes the frames ``[B, C, H, W]`` of a clip
 one by one and is an iterator of frames: for inference. Each frame runs through all layers before
 the next enters, a causal convolution keeps the two frames before it and nothing else is kept, so
-memory does not depend on the length of the clip.
+memory does not depend on the length of the clip. The decoder's frames may be some rows of the
+clip's: ``Rows`` then brings what its layers need of the other rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,16 @@ Frames = Iterator[Tensor]
 """The frames ``[B, C, H, W]`` of a clip in order of time."""
 
 
+class Rows(Protocol):
+    """Other processes have the other rows of each frame; all of them ask for the same at once."""
+
+    def bordered(self, frame: Tensor) -> Tensor:
+        """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
+
+    def whole(self, x: Tensor) -> Tensor:
+        """``[B, C, h, W]`` -> ``[B, C, H, W]``: the rows of all."""
+
+
 class CausalConv3d(nn.Conv3d):
     """3-D convolution that sees no later frame: zeros, or the frames before, are put in front."""
 
@@ -40,12 +52,15 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 0, 0, 0, self.history, 0)) if self.history else x)
 
-    def stream(self, frames: Frames) -> Frames:
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        pad = (self.padding[1], self.padding[2])
+        if rows and pad[0]:
+            frames, pad = map(rows.bordered, frames), (0, pad[1])
         window: deque[Tensor] = deque(maxlen=self.history + 1)
         for frame in frames:
             window.append(frame)
             del frame
-            yield _window_conv(self, window, self.padding[1])
+            yield _window_conv(self, window, pad)
 
 
 class TimeConv(nn.Conv3d):
@@ -55,7 +70,9 @@ class TimeConv(nn.Conv3d):
         super().__init__(in_dim, out_dim, (3, 1, 1), stride=(stride, 1, 1))
 
 
-def _window_conv(conv: nn.Conv3d, window: deque[Tensor], padding: int) -> Tensor:
+def _window_conv(
+    conv: nn.Conv3d, window: deque[Tensor], padding: tuple[int, int] = (0, 0)
+) -> Tensor:
     """One output frame: the kernel's slices in time, each over its frame; missing ones are zero.
 
     2-D convolutions of the frames as they lie, without a copy that joins them. The oldest frame
@@ -129,10 +146,11 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.residual(x) + self.shortcut(x)
 
-    def stream(self, frames: Frames) -> Frames:
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
         norm1, _, conv1, norm2, _, _, conv2 = self.residual
         frames, shortcut = _fork(frames)
-        frames = conv2.stream(map(norm2.activate, conv1.stream(map(norm1.activate, frames))))
+        frames = conv1.stream(map(norm1.activate, frames), rows)
+        frames = conv2.stream(map(norm2.activate, frames), rows)
         if isinstance(self.shortcut, CausalConv3d):
             shortcut = self.shortcut.stream(shortcut)
         return map(_add, frames, shortcut)
@@ -143,6 +161,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        self.dim = dim
         self.norm = RMSNorm(dim, spatial_dims=2)
         self.to_qkv = nn.Conv2d(dim, dim * 3, 1)
         self.proj = nn.Conv2d(dim, dim, 1)
@@ -150,16 +169,19 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _per_frame(self.attend, x)
 
-    def attend(self, frames: Tensor) -> Tensor:
+    def attend(self, frames: Tensor, rows: Rows | None = None) -> Tensor:
         """Frames ``[N, C, H, W]`` plus what their positions see of each other."""
-        qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)
-        q, k, v = qkv.unsqueeze(1).chunk(3, dim=-1)
+        query, keys_values = self.to_qkv(self.norm(frames)).split([self.dim, 2 * self.dim], dim=1)
+        if rows:
+            keys_values = rows.whole(keys_values)
+        q = query.flatten(2).transpose(1, 2).unsqueeze(1)
+        k, v = keys_values.flatten(2).transpose(1, 2).unsqueeze(1).chunk(2, dim=-1)
         parts = [F.scaled_dot_product_attention(p, k, v) for p in q.split(QUERY_CHUNK, dim=2)]
         attended = torch.cat(parts, dim=2).squeeze(1).transpose(1, 2).reshape(frames.shape)
         return frames + self.proj(attended)
 
-    def stream(self, frames: Frames) -> Frames:
-        return map(self.attend, frames)
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        return map(lambda frame: self.attend(frame, rows), frames)
 
 
 def _per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -196,7 +218,7 @@ class Downsample(nn.Module):
             window.append(frame)
             del frame
             if len(window) == 3:
-                yield _window_conv(conv, window, 0)
+                yield _window_conv(conv, window)
                 window.popleft()
 
 
@@ -217,10 +239,13 @@ class Upsample(nn.Module):
             x = torch.cat([x[:, :, :1], pair], dim=2)
         return _per_frame(self.resample, x)
 
-    def stream(self, frames: Frames) -> Frames:
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
         if self.time_conv is not None:
             frames = self._double(self.time_conv, frames)
-        return map(self.resample, frames)
+        if rows is None:
+            return map(self.resample, frames)
+        # a bordered frame has two rows more on each side once enlarged, and one is enough
+        return (self.resample(frame)[:, :, 2:-2] for frame in map(rows.bordered, frames))
 
     @staticmethod
     def _double(conv: TimeConv, frames: Frames) -> Frames:
@@ -230,7 +255,7 @@ class Upsample(nn.Module):
         for frame in frames:
             window.append(frame)
             del frame
-            halves = deque(_window_conv(conv, window, 0).chunk(2, dim=1))
+            halves = deque(_window_conv(conv, window).chunk(2, dim=1))
             while halves:
                 yield halves.popleft()
 
@@ -326,12 +351,12 @@ class UpLevel(nn.Module):
             x = layer(x)
         return x if shortcut is None else x + shortcut
 
-    def stream(self, frames: Frames) -> Frames:
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
         shortcut: Frames = iter(())
         if self.up:
             frames, shortcut = _fork(frames)
         for layer in self.upsamples:
-            frames = layer.stream(frames)
+            frames = layer.stream(frames, rows)
         return map(_add_duplicates, frames, self._sources(shortcut)) if self.up else frames
 
     def _sources(self, frames: Frames) -> Iterator[tuple[Tensor, int, int]]:
@@ -358,13 +383,9 @@ def _through(conv: nn.Module, layers: list[nn.Module], head: nn.ModuleList, x: T
     return x
 
 
-def _stream_through(
-    conv: CausalConv3d, layers: list[nn.Module], head: nn.ModuleList, frames: Frames
-) -> Frames:
-    for layer in [conv, *layers]:
-        frames = layer.stream(frames)
-    norm, _, last = head
-    return last.stream(map(norm.activate, frames))
+def _stream_head(head: nn.ModuleList, frames: Frames, rows: Rows | None = None) -> Frames:
+    norm, _, conv = head
+    return conv.stream(map(norm.activate, frames), rows)
 
 
 class Encoder(nn.Module):
@@ -386,8 +407,9 @@ class Encoder(nn.Module):
         return _through(self.conv1, [*self.downsamples, *self.middle], self.head, x)
 
     def stream(self, frames: Frames) -> Frames:
-        layers = [*self.downsamples, *self.middle]
-        return _stream_through(self.conv1, layers, self.head, frames)
+        for layer in [self.conv1, *self.downsamples, *self.middle]:
+            frames = layer.stream(frames)
+        return _stream_head(self.head, frames)
 
 
 class Decoder(nn.Module):
@@ -408,8 +430,10 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _through(self.conv1, [*self.middle, *self.upsamples], self.head, x)
 
-    def stream(self, frames: Frames) -> Frames:
-        return _stream_through(self.conv1, [*self.middle, *self.upsamples], self.head, frames)
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        for layer in [self.conv1, *self.middle, *self.upsamples]:
+            frames = layer.stream(frames, rows)
+        return _stream_head(self.head, frames, rows)
 
 
 def patchify(video: Tensor) -> Tensor:
@@ -466,17 +490,18 @@ class WanVAE(nn.Module):
         return (mean_BCTHW - mean) / std
 
     @torch.no_grad()
-    def decode_stream(self, latent: Tensor) -> Iterator[Tensor]:
+    def decode_stream(self, latent: Tensor, rows: Rows | None = None) -> Iterator[Tensor]:
         """Normalised latent -> frames ``[B, 3, 1, H, W]`` in order of time.
 
-        Memory does not grow with the number of frames. The video is not clamped.
+        Memory does not grow with the number of frames. The video is not clamped. With ``rows`` the
+        latent, and so the video, are those of this process.
         """
         latent = latent.to(self.conv2.weight.dtype)
         mean, std = self._statistics(latent)
         frames = (
             frame.squeeze(2) for frame in map(lambda x: x * std + mean, latent.split(1, dim=2))
         )
-        for frame in self.decoder.stream(self.conv2.stream(frames)):
+        for frame in self.decoder.stream(self.conv2.stream(frames), rows):
             yield unpatchify(frame.unsqueeze(2))
 
     def decode(self, latent: Tensor) -> Tensor:
