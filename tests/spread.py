@@ -15,7 +15,7 @@ from torch import Tensor
 from pixelwizard.geometry import WHOLE, Tiles
 from pixelwizard.stages.decode import Decode
 from pixelwizard.tracing import Trace
-from pixelwizard.wan.spreading import GroupRanks, RowShare
+from pixelwizard.wan.spreading import GroupPeers, RowShare
 from pixelwizard.wan.vae import WanVAE
 
 
@@ -60,13 +60,13 @@ def _rank(folder: Path, world: int, rank: int) -> None:
 @torch.no_grad()
 def _decoded(case: Case, group: dist.ProcessGroup) -> dict[str, Any]:
     """Frames, the video before rounding (rows of whole frames), bytes sent, peak of bytes."""
-    ranks = GroupRanks(group)
+    peers = GroupPeers(group)
     sent = Sent()
     with sent, Trace(computing=True) as trace:
-        frames = [frame[0] for frame in Decode(case.vae, case.tiles, ranks)(case.latent)]
+        frames = [frame[0] for frame in Decode(case.vae, case.tiles, peers)(case.latent)]
     found: dict[str, Any] = {"frames": frames, "sent": sent.bytes, "peak": trace.peak}
-    if case.tiles == WHOLE and case.latent.shape[2] >= ranks.size:
-        rows = RowShare(ranks, case.latent.shape[2])
+    if case.tiles == WHOLE and case.latent.shape[2] >= peers.size:
+        rows = RowShare(peers, case.latent.shape[2])
         own = case.latent[None, :, :, rows.own]
         found["video"] = torch.cat(list(case.vae.decode_stream(own, rows)), dim=2)
     return found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.geometry import WHOLE, Tiles
-from pixelwizard.wan.spreading import ALONE, Ranks
+from pixelwizard.wan.spreading import ALONE, Peers
 from pixelwizard.wan.tiling import tiled_frames, whole_frames
 from pixelwizard.wan.vae import WanVAE
 
@@ -21,13 +21,13 @@ class Decode:
     frames leave as they are made; tiles need less for a frame, but keep the clip as uint8 on the
     host until the last tile is blended in.
 
-    Several ``ranks`` decode a clip together: rows of whole frames, or a tile each. The frames are
+    Several ``peers`` decode a clip together: rows of whole frames, or a tile each. The frames are
     those of one process and come out of the rank that writes; the others give none, and must be
     exhausted all the same, as every rank waits for the others.
     """
 
-    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE, ranks: Ranks = ALONE) -> None:
-        self.vae, self.tiles, self.ranks = vae, tiles, ranks
+    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE, peers: Peers = ALONE) -> None:
+        self.vae, self.tiles, self.peers = vae, tiles, peers
 
     @torch.no_grad()
     def __call__(self, latent_CTHW: Tensor) -> Iterator[np.ndarray]:
@@ -36,8 +36,8 @@ class Decode:
         latent = latent_CTHW.unsqueeze(0).to(weight.device, weight.dtype)
         tiles = self.tiles.within(*latent.shape[3:])
         if tiles.count == 1:
-            frames = whole_frames(self.vae, latent, self.ranks)
+            frames = whole_frames(self.vae, latent, self.peers)
         else:
-            frames = tiled_frames(self.vae, latent, tiles, self.ranks)
+            frames = tiled_frames(self.vae, latent, tiles, self.peers)
         for frame in frames:
             yield frame[None]

@@ -1,6 +1,6 @@
 """One clip decoded by several processes: what they have to tell each other.
 
-``Ranks`` are the processes of one clip, ``RowShare`` is what the layers of a decoder need where
+``Peers`` are the processes of one clip, ``RowShare`` is what the layers of a decoder need where
 each of them has some rows of every frame. A convolution looks one row up and one row down, the
 attention of the middle looks at all rows, everything else at its own position: so rows that are
 exchanged before every such layer give the decode of whole frames, to the rounding of the kernels.
@@ -19,7 +19,7 @@ from torch import Tensor
 from pixelwizard.geometry import cuts
 
 
-class Ranks:
+class Peers:
     """The processes that decode one clip together, the first of which writes; here only one."""
 
     rank, size = 0, 1
@@ -55,7 +55,7 @@ class Ranks:
         return []
 
 
-class GroupRanks(Ranks):
+class GroupPeers(Peers):
     """The processes of a process group."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -86,25 +86,25 @@ class GroupRanks(Ranks):
         return parts
 
 
-ALONE = Ranks()
+ALONE = Peers()
 
 
 class RowShare:
     """The latent rows ``own`` of one rank, and what its layers need of the other ranks' rows."""
 
-    def __init__(self, ranks: Ranks, height: int) -> None:
-        self.ranks, self.height = ranks, height
-        places = cuts(height, ranks.size)
+    def __init__(self, peers: Peers, height: int) -> None:
+        self.peers, self.height = peers, height
+        places = cuts(height, peers.size)
         self.counts = [stop - start for start, stop in pairwise(places)]
-        self.own = slice(*places[ranks.rank : ranks.rank + 2])
+        self.own = slice(*places[peers.rank : peers.rank + 2])
 
     def bordered(self, frame: Tensor) -> Tensor:
         """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
-        first, last, rank = frame[:, :, :1], frame[:, :, -1:], self.ranks.rank
+        first, last, rank = frame[:, :, :1], frame[:, :, -1:], self.peers.rank
         edges = {rank - 1: first, rank + 1: last}
-        outgoing = {other: edge for other, edge in edges.items() if 0 <= other < self.ranks.size}
+        outgoing = {other: edge for other, edge in edges.items() if 0 <= other < self.peers.size}
         incoming = {other: edge.shape for other, edge in outgoing.items()}
-        rows = self.ranks.exchange(outgoing, incoming, frame)
+        rows = self.peers.exchange(outgoing, incoming, frame)
         nothing = torch.zeros_like(first)
         above, below = rows.get(rank - 1, nothing), rows.get(rank + 1, nothing)
         return torch.cat([above, frame, below], dim=2)
@@ -113,7 +113,7 @@ class RowShare:
         """``[B, C, h, W]`` of latent rows -> ``[B, C, H, W]``."""
         most = max(self.counts)
         padded = torch.nn.functional.pad(x, (0, 0, 0, most - x.shape[2]))
-        parts = self.ranks.gather(padded)
+        parts = self.peers.gather(padded)
         return torch.cat(
             [part[:, :, :count] for part, count in zip(parts, self.counts, strict=True)], dim=2
         )

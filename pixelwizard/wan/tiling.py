@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, Tiles, cuts
-from pixelwizard.wan.spreading import ALONE, Ranks, RowShare
+from pixelwizard.wan.spreading import ALONE, Peers, RowShare
 from pixelwizard.wan.vae import WanVAE
 
 
@@ -66,26 +66,26 @@ def stream_pixels(
     return map(lambda frame: to_pixels(frame[0])[0], vae.decode_stream(latent_BCTHW, rows))
 
 
-def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, ranks: Ranks = ALONE) -> Iterator[np.ndarray]:
+def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = ALONE) -> Iterator[np.ndarray]:
     """Frames of one clip as uint8 ``[H, W, 3]``, in order of time, for the rank that writes.
 
     Each rank decodes some of the rows; of a latent that has fewer rows than ranks, one decodes all.
     """
     height, width = latent_BCTHW.shape[3:]
-    if height < ranks.size:
-        if ranks.writes:
+    if height < peers.size:
+        if peers.writes:
             yield from whole_frames(vae, latent_BCTHW)
         return
-    rows = RowShare(ranks, height)
+    rows = RowShare(peers, height)
     latent = latent_BCTHW[..., rows.own, :]
     shapes = [(SPATIAL_STRIDE * count, SPATIAL_STRIDE * width, 3) for count in rows.counts]
-    for pixels in stream_pixels(vae, latent, rows if ranks.size > 1 else None):
-        if strips := ranks.collect(pixels, shapes):
+    for pixels in stream_pixels(vae, latent, rows if peers.size > 1 else None):
+        if strips := peers.collect(pixels, shapes):
             yield torch.cat(strips).cpu().numpy()
 
 
 def tiled_frames(
-    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, ranks: Ranks = ALONE
+    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, peers: Peers = ALONE
 ) -> Iterator[np.ndarray]:
     """The same in tiles, as many at a time as there are ranks.
 
@@ -98,9 +98,9 @@ def tiled_frames(
         for column in spans(width, tiles.columns, tiles.overlap)
     ]
     canvas = _Canvas(height, width)
-    for start in range(0, len(places), ranks.size):
-        turn = places[start : start + ranks.size]
-        for t, parts in enumerate(_turn(vae, latent_BCTHW, turn, ranks)):
+    for start in range(0, len(places), peers.size):
+        turn = places[start : start + peers.size]
+        for t, parts in enumerate(_turn(vae, latent_BCTHW, turn, peers)):
             for place, pixels in zip(turn, parts, strict=True):
                 canvas.paint(t, *place, pixels)
             if turn[-1] == places[-1]:
@@ -108,19 +108,19 @@ def tiled_frames(
 
 
 def _turn(
-    vae: WanVAE, latent_BCTHW: Tensor, places: Sequence[tuple[Span, Span]], ranks: Ranks
+    vae: WanVAE, latent_BCTHW: Tensor, places: Sequence[tuple[Span, Span]], peers: Peers
 ) -> Iterator[list[np.ndarray]]:
     """For the rank that writes, each frame's tiles at the ``places``, one decoded by each rank."""
     shapes = [(row.size, column.size, 3) for row, column in places]
-    if ranks.rank < len(places):
-        row, column = places[ranks.rank]
+    if peers.rank < len(places):
+        row, column = places[peers.rank]
         tile = latent_BCTHW[..., row.start : row.stop, column.start : column.stop]
         decoded = stream_pixels(vae, tile)
     else:
         frames = (latent_BCTHW.shape[2] - 1) * TEMPORAL_STRIDE + 1
         decoded = iter([latent_BCTHW.new_empty(0, dtype=torch.uint8)] * frames)
     for pixels in decoded:
-        if parts := ranks.collect(pixels, shapes):
+        if parts := peers.collect(pixels, shapes):
             yield [part.cpu().numpy() for part in parts]
 
 
