@@ -7,23 +7,24 @@ bfloat16, 4 in float32.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
-from pixelwizard.geometry import Geometry, cuts
+from pixelwizard.geometry import SPATIAL_STRIDE
 
 
 def tokens_per_rank(tokens: int, ranks: int) -> int:
-    """Tokens that each rank holds; the last ones of the last rank may be padding."""
+    """Tokens of the rank that has most; the others have as many or one fewer."""
     return -(-tokens // ranks)
 
 
 def ulysses_bytes(tokens: int, dim: int, ranks: int, dtype_bytes: int = 2) -> int:
     """One layer of attention whose heads are split over ``ranks`` (arXiv 2309.14509).
 
-    Queries, keys and values go from tokens to heads, the result comes back: four tensors of
-    ``dim`` channels, of which a rank keeps its own share.
+    Queries, keys and values of own tokens go to the ranks of their heads, the results of the
+    others' tokens go back to them; where tokens divide, 4 L dim / P (P - 1) / P values.
     """
-    return 4 * tokens_per_rank(tokens, ranks) * dim * dtype_bytes * (ranks - 1) // ranks
+    own = tokens_per_rank(tokens, ranks)
+    return (3 * own * (ranks - 1) + tokens - own) * dim * dtype_bytes // ranks
 
 
 def gather_bytes(values: int, ranks: int, dtype_bytes: int = 4) -> int:
@@ -41,7 +42,10 @@ def shard_bytes(weights: int, ranks: int) -> int:
     return weights * (ranks - 1) // ranks
 
 
-def strip_bytes(geometry: Geometry, ranks: int) -> int:
-    """The decode of one clip: uint8 strips of all ranks but the one that writes them."""
-    rows = max((b - a for a, b in pairwise(cuts(geometry.latent_grid[1], ranks)[1:])), default=0)
-    return geometry.clip_bytes * rows // geometry.latent_grid[1]
+def strip_bytes(turns: Sequence[Sequence[int]], frames: int) -> int:
+    """The decode of a clip: the uint8 pixels of the busiest rank but the first, which writes.
+
+    ``turns``: the latent cells that each rank decodes, as often as they all take another part.
+    """
+    cells = sum(max(parts[1:], default=0) for parts in turns)
+    return 3 * frames * cells * SPATIAL_STRIDE**2

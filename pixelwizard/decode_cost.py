@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Union
 
 import torch
+from torch import Tensor
 
+from pixelwizard.communication_cost import strip_bytes
 from pixelwizard.geometry import TEMPORAL_STRIDE, WHOLE, Geometry, Tiles, most_tiles
 from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.sampling_cost import META, Cost
 from pixelwizard.settings import Config
 from pixelwizard.tracing import Trace
+from pixelwizard.wan.spreading import Peers, RowShare
 from pixelwizard.wan.tiling import spans, stream_pixels
 from pixelwizard.wan.vae import WanVAE
 
@@ -23,13 +29,13 @@ TRACED = 3
 Settings = Union[Config, PlanConfig]
 
 
-def choose_tiles(config: Settings, limit: float) -> tuple[Tiles, Cost]:
+def choose_tiles(config: Settings, limit: float, ranks: int = 1) -> tuple[Tiles, Cost]:
     """The fewest tiles that need at most ``limit`` bytes, else the smallest; and what they need.
 
-    Smaller tiles need less, so that a bisection finds them.
+    Smaller tiles need less, so that a bisection finds them. ``ranks`` decode a clip together.
     """
     grids = allowed(config)
-    cost = cache(lambda tiles: cost_of_decode(config, tiles))
+    cost = cache(lambda tiles: cost_of_decode(config, tiles, ranks))
 
     def fits(tiles: Tiles) -> bool:
         return bool(cost(tiles).peak <= limit)
@@ -82,35 +88,87 @@ def precision(config: Settings) -> torch.dtype:
     return dtype
 
 
-def cost_of_decode(config: Settings, tiles: Tiles) -> Cost:
-    """The cost of one clip. Tiles also hold the clip as uint8 on the host, which is not in it."""
-    grid, dtype = config.resolution.geometry.latent_grid, precision(config)
-    heights, widths = (
-        [span.stop - span.start for span in spans(cells, count, tiles.overlap)]
-        for cells, count in ((grid[1], tiles.rows), (grid[2], tiles.columns))
-    )
+class _Rehearsed(Peers):
+    """The busiest of several ranks, traced alone; ``sent``: bytes that it would send."""
+
+    def __init__(self, size: int, height: int) -> None:
+        self.size, self.sent = size, 0
+        counts = RowShare(self, height).counts
+        self.rank = max(range(size), key=lambda rank: (counts[rank], 0 < rank < size - 1))
+
+    def exchange(
+        self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Sequence[int]], like: Tensor
+    ) -> dict[int, Tensor]:
+        self.sent += sum(tensor.nbytes for tensor in outgoing.values())
+        return {rank: like.new_empty(*shape) for rank, shape in incoming.items()}
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        self.sent += (self.size - 1) * x.nbytes
+        return [torch.empty_like(x) for _ in range(self.size)]
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What a decode has taken so far."""
+
+    flops: Counter[str]
+    moved: int
+    sent: int
+
+
+def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
+    """The cost of one clip for the busiest of the ``ranks`` that decode it together.
+
+    Tiles that take several turns also hold the clip as uint8 on the host, which is not in it.
+    """
+    clip, dtype = config.resolution.geometry, precision(config)
+    frames, height, _ = clip.latent_grid
+    turns = _turns(clip, tiles, ranks)
+    peers = _Rehearsed(len(turns[0]), height)
+    rows = RowShare(peers, height) if tiles.count == 1 < peers.size else None
+    part = [max(size) for size in zip(*chain(*turns), strict=True)]
     with META:
         vae = WanVAE(config.backbone.vae).to(dtype)
     weights = sum(weight.nbytes for weight in vae.parameters())
     trace, marks = Trace(), []
     with torch.no_grad(), trace:
-        latent = torch.empty(1, vae.sizes.z_dim, *grid, dtype=dtype, device=META)
-        for _ in stream_pixels(vae, latent[:, :, :TRACED, : max(heights), : max(widths)]):
-            marks.append((Counter(trace.flops), trace.moved))
-    share = sum(heights) * sum(widths) / (max(heights) * max(widths))
-    flops, moved = _all_frames(marks, grid[0])
-    flops = Counter({kind: int(share * count) for kind, count in flops.items()})
-    return Cost(weights, weights + trace.peak, flops, int(share * moved))
+        latent = torch.empty(1, vae.sizes.z_dim, *clip.latent_grid, dtype=dtype, device=META)
+        for _ in stream_pixels(vae, latent[:, :, :TRACED, : part[0], : part[1]], rows):
+            marks.append(_Mark(Counter(trace.flops), trace.moved, peers.sent))
+    whole = _all_frames(marks, frames)
+    cells = [[rows * columns for rows, columns in turn] for turn in turns]
+    share = sum(map(max, cells)) / math.prod(part)
+    return Cost(
+        weights,
+        weights + trace.peak,
+        Counter({kind: int(share * count) for kind, count in whole.flops.items()}),
+        int(share * whole.moved),
+        sent=Counter(decode=whole.sent + strip_bytes(cells, clip.frames)),
+    )
 
 
-def _all_frames(marks: list[tuple[Counter[str], int]], frames: int) -> tuple[Counter[str], int]:
-    """Operations and bytes of ``frames`` latent frames; ``marks``: after every traced frame out."""
-    flops, moved = marks[-1]
+def _turns(clip: Geometry, tiles: Tiles, ranks: int) -> list[list[tuple[int, int]]]:
+    """Latent rows and columns of what each rank decodes, for every turn that they take."""
+    _, height, width = clip.latent_grid
+    if tiles.count == 1:
+        counts = RowShare(_Rehearsed(ranks, height), height).counts if ranks <= height else [height]
+        return [[(rows, width) for rows in counts]]
+    sizes = [
+        (row.stop - row.start, column.stop - column.start)
+        for row in spans(height, tiles.rows, tiles.overlap)
+        for column in spans(width, tiles.columns, tiles.overlap)
+    ]
+    return [sizes[start : start + ranks] for start in range(0, len(sizes), ranks)]
+
+
+def _all_frames(marks: Sequence[_Mark], frames: int) -> _Mark:
+    """What ``frames`` latent frames take; ``marks``: after every traced frame of the video."""
+    last = marks[-1]
     if frames <= TRACED:
-        return flops, moved
-    before, moved_before = marks[-1 - TEMPORAL_STRIDE]
-    more = frames - TRACED
-    return (
-        Counter({kind: n + more * (n - before[kind]) for kind, n in flops.items()}),
-        moved + more * (moved - moved_before),
+        return last
+    before, more = marks[-1 - TEMPORAL_STRIDE], frames - TRACED
+    return _Mark(
+        Counter({k: n + more * (n - before.flops[k]) for k, n in last.flops.items()}),
+        last.moved + more * (last.moved - before.moved),
+        last.sent + more * (last.sent - before.sent),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -44,7 +44,8 @@ class Sampling:
 class Cost:
     """Bytes on the device, operations by kind, bytes moved there and bytes fetched from the host.
 
-    ``peak`` includes ``weights``. ``fetched`` overlaps with the computation.
+    ``peak`` includes ``weights``. ``fetched`` overlaps with the computation. ``sent``: bytes to
+    other ranks, by what for.
     """
 
     weights: int
@@ -52,6 +53,7 @@ class Cost:
     flops: Counter[str]
     moved: int
     fetched: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
 
 
 class Network(Protocol):

@@ -13,8 +13,10 @@ from spread import Case, run
 from test_golden import TOLERANCE, golden_autoencoder, relative_error
 
 from pixelwizard.communication_cost import strip_bytes
-from pixelwizard.geometry import WHOLE, Geometry, Tiles
-from pixelwizard.settings import VAESizes
+from pixelwizard.decode_cost import cost_of_decode
+from pixelwizard.geometry import WHOLE, Tiles
+from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.settings import BackboneSettings, ResolutionSettings, VAESizes
 from pixelwizard.stages.decode import Decode
 from pixelwizard.wan.vae import WanVAE
 
@@ -23,12 +25,20 @@ CELLS = (6, 4)
 """Latent rows and columns: 2, 1, 1 and 2 rows on four ranks."""
 
 
+SIZES = VAESizes(
+    z_dim=4,
+    dim=4,
+    dec_dim=4,
+    num_res_blocks=1,
+    latent_mean=[0.1, -0.2, 0.3, 0.0],
+    latent_std=[1.0, 2.0, 0.5, 1.5],
+)
+
+
 def make_cases(golden: Path) -> dict[str, Case]:
     """Rows and tiles that fit the ranks and that do not, on 2 and 4 ranks."""
     torch.manual_seed(0)
-    statistics = {"latent_mean": [0.1, -0.2, 0.3, 0.0], "latent_std": [1.0, 2.0, 0.5, 1.5]}
-    sizes = VAESizes(z_dim=4, dim=4, dec_dim=4, num_res_blocks=1, **statistics)
-    vae = WanVAE(sizes).requires_grad_(False)
+    vae = WanVAE(SIZES).requires_grad_(False)
     latent, long = torch.randn(4, 3, *CELLS), torch.randn(4, 5, *CELLS)
     cases = {
         f"{tiles.rows}x{tiles.columns} on {ranks}": Case(vae, latent[:, :2], ranks, tiles)
@@ -39,6 +49,7 @@ def make_cases(golden: Path) -> dict[str, Case]:
     return cases | {
         "two rows": Case(vae, latent[:, :1, :2], WORLD),
         "short": Case(vae, latent, WORLD),
+        "halves": Case(vae, latent, 2),
         "long": Case(vae, long, WORLD),
         "golden": Case(official, io["z"][0], 2),
     }
@@ -107,10 +118,9 @@ def test_frames_come_out_of_the_rank_that_writes_alone(found: list[dict[str, Any
 
 
 def test_what_travels_to_the_writer_is_a_strip_of_bytes(found: list[dict[str, Any]]) -> None:
-    size = Geometry(64, 96, 5)
-    for ranks in (2, WORLD):
+    for ranks, cells in ((2, [12, 12]), (WORLD, [8, 4, 4, 8])):
         sent = [found[rank][f"1x1 on {ranks}"]["sent"].get(torch.uint8, 0) for rank in range(ranks)]
-        assert sent[0] == 0 and max(sent) == strip_bytes(size, ranks)
+        assert sent[0] == 0 and max(sent) == strip_bytes([cells], 5)
 
 
 def test_the_memory_of_a_rank_does_not_grow_with_the_clip(found: list[dict[str, Any]]) -> None:
@@ -118,3 +128,14 @@ def test_the_memory_of_a_rank_does_not_grow_with_the_clip(found: list[dict[str, 
     for rank in range(1, WORLD):
         short, long = (found[rank][name]["peak"] for name in ("short", "long"))
         assert 0 < long < 1.02 * short
+
+
+def test_the_plan_of_a_rank_is_what_it_sends_and_needs(found: list[dict[str, Any]]) -> None:
+    config = PlanConfig(
+        "none",
+        backbone=BackboneSettings(vae=SIZES),
+        resolution=ResolutionSettings(width=64, height=96, frames=9),
+    )
+    planned, real = cost_of_decode(config, WHOLE, ranks=2), found[1]["halves"]
+    assert planned.sent == {"decode": sum(real["sent"].values())}
+    assert planned.peak - planned.weights == pytest.approx(real["peak"], rel=0.1)

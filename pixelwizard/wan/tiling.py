@@ -79,9 +79,9 @@ def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = ALONE) -> Ite
     rows = RowShare(peers, height)
     latent = latent_BCTHW[..., rows.own, :]
     shapes = [(SPATIAL_STRIDE * count, SPATIAL_STRIDE * width, 3) for count in rows.counts]
-    for pixels in stream_pixels(vae, latent, rows if peers.size > 1 else None):
-        if strips := peers.collect(pixels, shapes):
-            yield torch.cat(strips).cpu().numpy()
+    pixels = stream_pixels(vae, latent, rows if peers.size > 1 else None)
+    for strips in _collected(pixels, shapes, peers):
+        yield np.concatenate(strips)
 
 
 def tiled_frames(
@@ -119,9 +119,18 @@ def _turn(
     else:
         frames = (latent_BCTHW.shape[2] - 1) * TEMPORAL_STRIDE + 1
         decoded = iter([latent_BCTHW.new_empty(0, dtype=torch.uint8)] * frames)
-    for pixels in decoded:
-        if parts := peers.collect(pixels, shapes):
-            yield [part.cpu().numpy() for part in parts]
+    return _collected(decoded, shapes, peers)
+
+
+def _collected(
+    pixels: Iterator[Tensor], shapes: Sequence[Sequence[int]], peers: Peers
+) -> Iterator[list[np.ndarray]]:
+    """For the rank that writes, what each rank has of every frame, on the host.
+
+    Nothing of a frame is left on the device when the next one is asked for.
+    """
+    parts = map(lambda own: peers.collect(own, shapes), pixels)
+    return map(lambda found: [part.cpu().numpy() for part in found], filter(None, parts))
 
 
 class _Canvas:
