@@ -158,6 +158,11 @@ def weights_digest(backbone: BackboneSettings, part: str) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def weights_digests(backbone: BackboneSettings) -> dict[str, str]:
+    """``weights_digest`` of every part of a generation."""
+    return {part: weights_digest(backbone, part) for part in PARTS}
+
+
 def _is_diffusers(backbone: BackboneSettings) -> bool:
     folder = weights_folder(backbone)
     return (folder / "transformer").is_dir() or (folder / "model_index.json").is_file()

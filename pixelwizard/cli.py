@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +120,9 @@ def _set(arguments: Arguments, option: str, value: str) -> None:
 
 
 def _sweep(task: Command, arguments: Arguments, jobs: Sequence[Job], argv: Sequence[str]) -> int:
+    from pixelwizard.launch import kept_warm
     from pixelwizard.run_folder import short_hash
-    from pixelwizard.sweep import job_name, run_sweep
+    from pixelwizard.sweep import SweepJob, job_name, run_sweep
 
     if any(word.split("=")[0].lstrip("+") == "run_dir" for word in arguments.overrides):
         raise ConfigError("run_dir is for one run; a sweep puts its jobs into sweep_dir=FOLDER")
@@ -129,24 +130,15 @@ def _sweep(task: Command, arguments: Arguments, jobs: Sequence[Job], argv: Seque
         raise ConfigError(f"{arguments.task} runs once; leave -m and lists of values out")
     name = short_hash([arguments.task, arguments.overrides, arguments.prompts])
     folder = Path.cwd() / Path(arguments.sweep_dir or f"outputs/sweep-{name}").expanduser()
-    named: dict[str, Callable[[], int]] = {}
+    named: dict[str, SweepJob] = {}
     for job in jobs:
         path = folder / job_name(job.swept)
         config = dataclasses.replace(job.config, run_dir=str(path))
         task.check(config)
-        named[path.name] = _job(task, config, argv)
-    return run_sweep(folder, named)
-
-
-def _job(task: Command, config: Any, argv: Sequence[str]) -> Callable[[], int]:
-    def run() -> int:
-        try:
-            return task.run(config, ["pixelwizard", *argv])
-        except ValueError as error:
-            print(f"pixelwizard: {error}", file=sys.stderr)
-            return USER_ERROR
-
-    return run
+        command_line = ("pixelwizard", *argv)
+        named[path.name] = SweepJob(arguments.task, config, job.swept, command_line)
+    with kept_warm():
+        return run_sweep(folder, named)
 
 
 def _yaml(config: Any) -> str:

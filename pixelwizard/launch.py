@@ -1,8 +1,11 @@
-"""Start the workers of one job as fresh processes, watch them, report the first failure."""
+"""Start the workers of one job, watch them, report the first failure.
+
+A job has fresh processes; the jobs of a sweep that have one rank are forked from a server that has
+imported everything (``kept_warm``), which saves each of them the seconds of a start.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -13,7 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Union
+
+from pixelwizard.forked import Forked, ForkServer
+from pixelwizard.parents import die_with_parent
 
 WORKER = (sys.executable, "-m", "pixelwizard.worker")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -22,7 +28,7 @@ INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
 TAIL_LINES = 20
-Worker = subprocess.Popen[bytes]
+Worker = Union[subprocess.Popen[bytes], Forked]
 
 
 def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> int:
@@ -39,6 +45,9 @@ def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> in
         stack.callback(_end, workers)
         for rank in range(ranks):
             log = stack.enter_context(open(run_dir / f"rank{rank}.log", "wb")) if rank else None
+            if _warm and ranks == 1 and command == WORKER:
+                workers.append(_warm[0].fork(run_dir))
+                continue
             environment = worker_environment(rank, ranks, port)
             workers.append(_start([*command, str(run_dir)], environment, log))
         if received:  # it came before there was a worker to pass it on to
@@ -64,6 +73,22 @@ def worker_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     return environment
 
 
+_warm: list[ForkServer] = []
+
+
+@contextmanager
+def kept_warm() -> Iterator[None]:
+    """Meanwhile workers of jobs of one rank are forked; on Linux, where that is sound."""
+    if sys.platform != "linux" or _warm:
+        yield
+        return
+    _warm.append(ForkServer(worker_environment(0, 1, 0)))
+    try:
+        yield
+    finally:
+        _warm.pop().close()
+
+
 def _start(command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None) -> Worker:
     """One worker in a session of its own, so that Ctrl-C reaches it once, through this process."""
     return subprocess.Popen(
@@ -73,13 +98,8 @@ def _start(command: Sequence[str], environment: dict[str, str], log: IO[bytes] |
         stdout=log,
         stderr=subprocess.STDOUT if log else None,
         start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
     )
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when its parent is gone (prctl PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 @contextmanager

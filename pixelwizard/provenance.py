@@ -39,6 +39,7 @@ def record(config: Config, job: Job, digests: Mapping[str, str], device: str) ->
         "seeds": {"anchor": job.prompt.anchor_seed, "detail": job.prompt.detail_seed},
         **{stage.stage: stage.to_json() for stage in stages},
         "key": job.video_key,
+        "keys": {"text": job.text_key, "anchor": job.anchor_key, "detail": job.detail_key},
         "config_hash": config_hash(config),
         "config": settings,
         "weights": dict(digests),

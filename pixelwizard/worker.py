@@ -19,9 +19,16 @@ from types import FrameType
 
 from pixelwizard import settings
 from pixelwizard.bench_settings import BenchConfig
-from pixelwizard.checkpoints import PARTS, weights_digest
+from pixelwizard.checkpoints import weights_digests
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluate_settings import EvaluateConfig
+from pixelwizard.failures import (
+    OUT_OF_MEMORY,
+    Failure,
+    forget_failure,
+    is_out_of_memory,
+    write_failure,
+)
 from pixelwizard.jobs import make_jobs
 from pixelwizard.metrics.kept import kept_scores, wants_scores
 from pixelwizard.provenance import finished
@@ -57,10 +64,13 @@ def run(folder: Path) -> int:
     """Run the job of ``folder``; what goes wrong becomes a sentence on stderr and an exit code."""
     try:
         with interruptible(), logging_to(folder / "run.log"):
+            forget_failure(folder)
             try:
                 return dispatch(folder)
-            except Exception:
+            except Exception as error:
                 log.exception("the run stopped")
+                reason = str(error) if isinstance(error, ValueError) else f"{_name(error)}"
+                write_failure(folder, Failure(reason, is_out_of_memory(error)))
                 raise
     except Interrupted as interruption:
         _say(f"{interruption}; everything finished is kept, the same command continues")
@@ -72,7 +82,7 @@ def run(folder: Path) -> int:
         _say(f"the run cannot go on: {error}; everything finished is kept")
         return 2
     except Exception as error:
-        _say(f"{type(error).__name__}: {error} (the trace is in {folder / 'run.log'})")
+        _say(f"{_name(error)} (the trace is in {folder / 'run.log'})")
         return 1
 
 
@@ -96,7 +106,7 @@ def dispatch(folder: Path) -> int:
 
 def _generate(config: Config) -> int:
     prompts = prompts_of(config)
-    digests = {part: weights_digest(config.backbone, part) for part in PARTS}
+    digests = weights_digests(config.backbone)
     jobs = make_jobs(config, prompts, digests)
     folder = Path(config.run_dir)
     failed: dict[str, str] = {}
@@ -115,8 +125,12 @@ def _generate(config: Config) -> int:
     for id, path in videos.items():
         if id not in failed:
             print(path)
-    for id, why in failed.items():
-        _say(f"prompt {id} failed: {why}")
+    sentences = [f"prompt {id} failed: {why}" for id, why in failed.items()]
+    for sentence in sentences:
+        _say(sentence)
+    if sentences:
+        full = any(OUT_OF_MEMORY in why for why in failed.values())
+        write_failure(folder, Failure("; ".join(sentences), full))
     return 3 if failed else 0
 
 
@@ -171,6 +185,10 @@ def logging_to(path: Path) -> Iterator[None]:
         root.handlers[:], root.level = others, level
         logging.captureWarnings(False)
         handler.close()
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _say(sentence: str) -> None:

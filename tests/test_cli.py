@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launched:
     stand_in = Launched()
     monkeypatch.setattr(generate_command, "launch", stand_in)
     monkeypatch.setattr(generate_command, "require_weights", lambda backbone: None)
+    trusted = replace(generate_command.COMMAND, finished=lambda config: True)
+    monkeypatch.setattr(generate_command, "COMMAND", trusted)
     return stand_in
 
 
@@ -259,9 +262,12 @@ def test_a_job_that_fails_does_not_end_the_sweep_and_only_it_runs_again(
     arguments = ["-m", "seed=0,1,2", "sweep_dir=sweep"]
     launched.code = lambda folder: 3 if folder.name == "seed=1" else 0
     assert main(arguments) == 3
-    assert "1 of 3 jobs failed: seed=1" in capsys.readouterr().err
+    assert "1 of 3 jobs failed:\n  seed=1: failed: it ended with code 3" in capsys.readouterr().err
     ledger = json.loads(Path("sweep/sweep.json").read_text())["jobs"]
-    assert ledger["seed=1"] == {"status": "failed", "exit_code": 3}
+    assert ledger["seed=1"] == {
+        **{"status": "failed", "exit_code": 3, "reason": "it ended with code 3"},
+        "overrides": ["seed=1"],
+    }
     launched.code = lambda folder: 0
     assert main(arguments) == 0
     assert [folder.name for folder in launched.folders[3:]] == ["seed=1"]

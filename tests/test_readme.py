@@ -59,6 +59,8 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     for command in (generate, train):
         monkeypatch.setattr(command, "require_weights", lambda *parts: None)
     monkeypatch.setattr(generate, "find_videos", lambda *_: [])
+    trusted = replace(generate.COMMAND, finished=lambda config: True)
+    monkeypatch.setattr(generate, "COMMAND", trusted)
     any_videos = replace(evaluate.COMMAND, check=lambda *_: None)
     monkeypatch.setattr(evaluate, "COMMAND", any_videos)
     monkeypatch.setattr(plan, "COMMAND", replace(plan.COMMAND, run=lambda *_: 0))

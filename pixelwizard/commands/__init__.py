@@ -14,7 +14,8 @@ class Command:
 
     ``check(config)`` raises ValueError for what cannot run; ``run(config, command_line)`` returns
     the exit code. ``config`` is the task's root dataclass; ``word`` is the key that a bare word on
-    the command line gives a value to.
+    the command line gives a value to; ``finished(config)`` says whether a run that ended well still
+    has its results, so that a sweep need not repeat it.
     """
 
     summary: str
@@ -22,6 +23,7 @@ class Command:
     check: Callable[[Any], None]
     run: Callable[[Any, Sequence[str]], int]
     word: str | None = None
+    finished: Callable[[Any], bool] = lambda config: True
 
 
 TASKS = ("generate", "train", "evaluate", "plan", "bench", "fetch", "convert", "replay")

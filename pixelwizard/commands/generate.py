@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelwizard.checkpoints import require_weights
+from pixelwizard import provenance
+from pixelwizard.checkpoints import require_weights, weights_digests
 from pixelwizard.commands import Command
 from pixelwizard.data.prompts import prompts_of
+from pixelwizard.jobs import make_jobs
 from pixelwizard.launch import launch
 from pixelwizard.metrics.files import find_videos
 from pixelwizard.metrics.names import decided, require
@@ -46,4 +48,10 @@ def run(config: Config, command_line: Sequence[str]) -> int:
     return launch(claim(config, command_line))
 
 
-COMMAND = Command("videos from text", EXAMPLES, check, run)
+def finished(config: Config) -> bool:
+    """Whether all videos are there, made by these settings and the weights as they are now."""
+    jobs = make_jobs(config, prompts_of(config), weights_digests(config.backbone))
+    return all(provenance.finished(config, job) for job in jobs)
+
+
+COMMAND = Command("videos from text", EXAMPLES, check, run, finished=finished)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from pixelwizard.failures import OUT_OF_MEMORY, is_out_of_memory
 from pixelwizard.jobs import Job
 from pixelwizard.runs.loops import Done, Failed, StageLoop
 from pixelwizard.runs.memory import PeakMemory
@@ -70,6 +71,7 @@ class Keep(Callback):
 
     def _fail(self, name: str, job: Job, error: Exception) -> None:
         why = " ".join(str(error).split()) or type(error).__name__
+        why = f"{OUT_OF_MEMORY}: {why}" if is_out_of_memory(error) else why
         log.error("%s of %s failed", name, job.id, exc_info=error)
         self.status.fail(job.id, f"{name}: {why}")
 

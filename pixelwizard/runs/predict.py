@@ -97,6 +97,7 @@ class _Run:
         self.store = Store(config.store.dir)
         self.status = Status(Path(config.run_dir) / "status.json", [job.id for job in jobs])
         self.status.done(*(job.id for job in jobs if finished(config, job)))
+        self.earlier = {k for job in jobs for k in results(job) if self.store.has(*k)}
         self.records = {job.id: record(config, job, digests, device_name()) for job in jobs}
 
     def tell_earlier(self) -> None:
@@ -169,12 +170,8 @@ class _Run:
     def _publish(self, job: Job, decode_cost: dict[str, float]) -> None:
         """The video is there: write its provenance, then call the job done."""
         stages = {
-            name: self.store.facts(name, key)
-            for name, key in (
-                ("text", job.text_key),
-                ("anchor", job.anchor_key),
-                ("detail", job.detail_key),
-            )
+            name: {**self.store.facts(name, key), "reused": (name, key) in self.earlier}
+            for name, key in results(job)
             if self.store.has(name, key)
         }
         tiles = self.networks.tiles
@@ -193,6 +190,11 @@ class _Run:
         done = [id for id, s in self.status.states.items() if s["state"] == "done"]
         videos = {id: self._video_of(id) for id in done}
         return Outcome(Path(self.config.run_dir), videos, self.status.failed)
+
+
+def results(job: Job) -> tuple[tuple[str, str], ...]:
+    """The kinds and keys of what the store keeps of a job."""
+    return ("text", job.text_key), ("anchor", job.anchor_key), ("detail", job.detail_key)
 
 
 def groups(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:

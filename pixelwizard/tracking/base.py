@@ -31,7 +31,7 @@ def figures(record: dict[str, Any]) -> dict[str, float]:
         f"{stage}/{name}": value
         for stage, cost in record["stages"].items()
         for name, value in cost.items()
-        if isinstance(value, (int, float))
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     return costs | {f"{stage}/nfe": record[stage]["nfe"] for stage in ("anchor", "detail")}
 
