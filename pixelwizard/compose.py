@@ -29,7 +29,7 @@ from pixelwizard.schema import ConfigError
 
 PATHS = (
     *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
-    *("data.dir", "objective.init_from", "out", "source.folder", "file"),
+    *("data.dir", "data.captions", "objective.init_from", "out", "source.folder", "file"),
     *("videos", "captions", "reference", "metrics.folder", "plot"),
 )
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""

@@ -14,6 +14,7 @@ from pixelwizard.schema import ConfigError, check_range
 
 ENCODERS = ("clip_encoder", "video_encoder")
 Stage = Literal["anchor", "detail"]
+STAGES = ("anchor", "detail")
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
     part = trained_part(objective, stage)
     plain = ObjectiveSettings()
     owners = {
-        "flow": part in ("anchor", "detail"),
+        "flow": part in STAGES,
         "condition": part == "detail",
         "shortcut": objective.kind == "shortcut",
         "reconstruction": part == "vae",
@@ -151,7 +152,7 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
         if not used and getattr(objective, name) != getattr(plain, name):
             raise ConfigError(
                 f"objective.{name} has no part in objective={objective.kind}"
-                f"{f' stage={part}' if part in ('anchor', 'detail') else ''}; leave it out"
+                f"{f' stage={part}' if part in STAGES else ''}; leave it out"
             )
     check_range("objective.batch", objective.batch, 1)
     check_flow(objective.flow)

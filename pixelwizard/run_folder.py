@@ -17,8 +17,10 @@ from pixelwizard.settings import load
 
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
 INCIDENTAL = (
-    *("run_dir", "store", "tracker", "group_size", "save_anchor", "trainer", "format"),
+    *("run_dir", "store", "tracker", "group_size", "save_anchor", "format"),
     *("memory.mode", "memory.budget_gb", "memory.chunk", "parallel"),
+    *("trainer.max_steps", "trainer.max_minutes", "trainer.threads", "trainer.log_every"),
+    *("trainer.gradient_checkpointing", "checkpoint", "samples", "data.workers", "metrics"),
 )
 """Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
 INCIDENTAL_TO = {"generate": ("metrics", "reference")}

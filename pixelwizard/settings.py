@@ -164,6 +164,7 @@ class Config:
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
     from pixelwizard.bench_settings import BenchConfig
+    from pixelwizard.data_settings import EncodeConfig
     from pixelwizard.evaluate_settings import EvaluateConfig
     from pixelwizard.plan_settings import PlanConfig
     from pixelwizard.replay_settings import ReplayConfig
@@ -171,6 +172,7 @@ def roots() -> dict[str, type]:
     from pixelwizard.weights_settings import ConvertConfig, FetchConfig
 
     tasks: tuple[Any, ...] = (Config, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
+    tasks += (EncodeConfig,)
     tasks += (FetchConfig, ConvertConfig, ReplayConfig)
     return {root.task: root for root in tasks}
 

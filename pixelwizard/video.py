@@ -22,6 +22,7 @@ from typing import IO
 import imageio_ffmpeg
 import numpy as np
 
+from pixelwizard.geometry import Geometry
 from pixelwizard.output_settings import CODECS, VideoSettings
 
 BT709 = (
@@ -36,12 +37,13 @@ class VideoError(RuntimeError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Size in pixels, frames per second, and the comment kept in the file's metadata."""
+    """Size in pixels, frames per second, the comment in the metadata, and (0: unknown) seconds."""
 
     width: int
     height: int
     fps: float
     comment: str
+    seconds: float = 0.0
 
 
 def check_size(width: int, height: int, settings: VideoSettings) -> None:
@@ -186,6 +188,32 @@ def read_frames(path: Path, width: int | None = None) -> Iterator[np.ndarray]:
             process.communicate()
 
 
+def read_clip(path: Path, size: Geometry, fps: float, start: float = 0.0) -> np.ndarray:
+    """``size.frames`` frames at ``fps`` from ``start`` seconds on, uint8 [T, H, W, 3].
+
+    Frames are scaled to cover the size, and what juts out is cut off evenly. Raises VideoError if
+    the file cannot be read or ends before.
+    """
+    cover = f"scale={size.width}:{size.height}:force_original_aspect_ratio=increase"
+    graph = f"fps={fps},{cover}:flags=area+accurate_rnd,crop={size.width}:{size.height}"
+    with tempfile.TemporaryFile() as errors:
+        process = _start(
+            ["-ss", f"{start:.3f}", "-i", str(path), "-vf", graph, "-frames:v", str(size.frames)]
+            + ["-an", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        data, _ = process.communicate()
+        errors.seek(0)
+        reason = _reason(errors.read(), process.returncode)
+    frame = size.width * size.height * 3
+    if process.returncode:
+        raise VideoError(f"ffmpeg could not read {path.name}: {reason}")
+    if len(data) != size.frames * frame:
+        raise VideoError(f"{path.name} ends after {len(data) // frame} of {size.frames} frames")
+    return np.frombuffer(data, np.uint8).reshape(size.frames, size.height, size.width, 3).copy()
+
+
 def write_preview(path: Path, preview: Path, height: int) -> None:
     """Write an h264 copy of a video, at most ``height`` pixels high. Raises VideoError."""
     with tempfile.TemporaryFile() as errors:
@@ -214,12 +242,14 @@ def probe(path: Path) -> VideoInfo:
         last = "".join(described.splitlines()[-1:])
         reason = _reason(last.encode(), process.returncode)
         raise VideoError(f"{path.name} is not a video that ffmpeg can read: {reason}")
+    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", described)
     comment = re.search(r"^comment=((?:\\.|[^\\\n])*)", metadata, re.MULTILINE | re.DOTALL)
     return VideoInfo(
         int(found[1]),
         int(found[2]),
         float(found[3]),
         re.sub(r"\\(.)", r"\1", comment[1], flags=re.DOTALL) if comment else "",
+        int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else 0.0,
     )
 
 

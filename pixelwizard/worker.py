@@ -21,6 +21,7 @@ from pixelwizard import settings
 from pixelwizard.bench_settings import BenchConfig
 from pixelwizard.checkpoints import weights_digests
 from pixelwizard.data.prompts import prompts_of
+from pixelwizard.data_settings import EncodeConfig
 from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.failures import (
     OUT_OF_MEMORY,
@@ -99,6 +100,10 @@ def dispatch(folder: Path) -> int:
         from pixelwizard.metrics.evaluate import evaluate
 
         return evaluate(config)
+    if isinstance(config, EncodeConfig):
+        from pixelwizard.runs.encode import encode
+
+        return encode(config)
     from pixelwizard.runs.train import train
 
     return train(config)

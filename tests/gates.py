@@ -37,7 +37,7 @@ from torch import Tensor
 from pixelwizard.checkpoints import require_weights, weights_digest
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
-from pixelwizard.data.latents import shrink, to_video
+from pixelwizard.data.examples import shrink, to_video
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
-from pixelwizard.data.latents import to_video
+from pixelwizard.data.examples import to_video
 from pixelwizard.geometry import SPATIAL_STRIDE, WHOLE, Tiles
 from pixelwizard.stages.decode import Decode
 from pixelwizard.wan.tiling import spans

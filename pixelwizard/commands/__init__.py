@@ -26,7 +26,7 @@ class Command:
     finished: Callable[[Any], bool] = lambda config: True
 
 
-TASKS = ("generate", "train", "evaluate", "plan", "bench", "fetch", "convert", "replay")
+TASKS = ("generate", "train", "encode", "evaluate", "plan", "bench", "fetch", "convert", "replay")
 DEFAULT_TASK = "generate"
 
 

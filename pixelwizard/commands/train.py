@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pixelwizard.checkpoints import require_weights
 from pixelwizard.commands import Command
+from pixelwizard.data.table import read_table
+from pixelwizard.data_settings import DataSettings
 from pixelwizard.launch import launch
-from pixelwizard.objective_settings import ENCODERS
+from pixelwizard.objective_settings import STAGES
 from pixelwizard.run_folder import claim
+from pixelwizard.schema import ConfigError
 from pixelwizard.train_settings import TrainConfig
 
 EXAMPLES = """\
@@ -25,12 +29,20 @@ Repeat a command to continue an interrupted training; run_dir=FOLDER/export has 
 
 def check(config: TrainConfig) -> None:
     """Refuse what cannot run before anything is written. Raises ValueError."""
-    if config.part in ENCODERS:
-        return
-    if config.part != "vae":
-        require_weights(config.backbone, ["text_encoder", "vae"])
+    if config.part in STAGES:
+        check_clips(config.data)
+        if config.data.kind != "latents":
+            require_weights(config.backbone, ["text_encoder", "vae"])
     elif config.objective.decoder_only and config.objective.init_from is None:
         require_weights(config.backbone, ["vae"])
+
+
+def check_clips(data: DataSettings) -> None:
+    """Refuse a folder of clips whose table cannot be read. Raises ConfigError."""
+    if data.kind == "clips":
+        read_table(Path(data.captions or ""))
+    if data.kind != "shapes" and not Path(data.dir).is_dir():
+        raise ConfigError(f"data.dir={data.dir} is no folder; name the one with the {data.kind}")
 
 
 def run(config: TrainConfig, command_line: Sequence[str]) -> int:

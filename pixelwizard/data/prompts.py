@@ -85,7 +85,7 @@ def read_entries(path: Path, name: str = "prompts") -> list[Entry]:
     key = f"{name}={path}"
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{key} must end in one of {', '.join(FORMATS)}")
-    text = _read_text(path, key)
+    text = read_text(path, key)
     read = {".txt": _from_txt, ".jsonl": _from_jsonl, ".csv": _from_csv}[path.suffix.lower()]
     entries = list(read(text, key))
     if not entries:
@@ -93,7 +93,8 @@ def read_entries(path: Path, name: str = "prompts") -> list[Entry]:
     return entries
 
 
-def _read_text(path: Path, key: str) -> str:
+def read_text(path: Path, key: str) -> str:
+    """A file's UTF-8 text; ``key`` begins the ConfigErrors."""
     if path.is_dir():
         raise ConfigError(f"{key} is a folder, not a file")
     try:

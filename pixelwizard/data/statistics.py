@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.data import shapes
-from pixelwizard.data.latents import to_video
+from pixelwizard.data.examples import to_video
 from pixelwizard.settings import ResolutionSettings
 from pixelwizard.wan.vae import WanVAE
 

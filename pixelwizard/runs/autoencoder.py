@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelwizard.runs.modules import Batch, TrainingModule, generator, per_sample
+from pixelwizard.data.batches import Batch
+from pixelwizard.runs.modules import TrainingModule, generator, per_sample
 from pixelwizard.train_settings import TrainConfig
 from pixelwizard.wan.vae import WanVAE
 

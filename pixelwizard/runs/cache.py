@@ -1,4 +1,4 @@
-"""Processes that fill the cache of latents beside a training."""
+"""Processes that write the latents of procedural clips beside a training."""
 
 from __future__ import annotations
 
@@ -8,82 +8,100 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from pixelwizard.data.latents import Part, fill
+from pixelwizard.data.encoding import Encoding
+from pixelwizard.data.examples import Clips, Recipe
+from pixelwizard.data.latents import Shards, fill
 from pixelwizard.runs.progress import Line
-from pixelwizard.train_settings import TrainConfig
-from pixelwizard.wan.weights import load_vae
+from pixelwizard.settings import BackboneSettings
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
 
 
-def prepare(config: TrainConfig, needed: list[Part]) -> None:
-    """Fill the cache until training can start; processes go on filling it as long as this one runs.
+@dataclass(frozen=True)
+class Filling:
+    """Clips that are to become the examples of shards, by a recipe."""
 
-    The first part must be there with ``data.ready`` examples, the others (held-out) whole. With
-    ``data.workers=0`` everything is encoded here before this returns. Raises ValueError with the
-    reason if encoding fails before; what fails later leaves the cache as large as it is.
+    clips: Clips
+    shards: Shards
+    recipe: Recipe
+
+    @property
+    def state(self) -> str:
+        """How far it is."""
+        done = min(self.shards.present * self.shards.shard, self.shards.count)
+        return f"{self.shards.split} {done}/{self.shards.count}"
+
+
+class Cache:
+    """Fills shards in their order, with ``workers`` processes as long as this one runs.
+
+    With none, everything is written before this is made. ``wait`` is how to know that a file is
+    there.
     """
-    if all(len(part.present) == len(part.paths) for part in needed):
-        return
-    order, line = [*needed[1:], needed[0]], Line()
-    line.say("encoding training clips; training starts when enough are there")
-    if config.data.workers == 0:
-        vae = load_vae(config.backbone, dtype=torch.bfloat16)
-        for part in order:
-            for _ in fill(vae, config, part):
-                line.show(_state(order))
-        line.show("")
-        return
-    context = multiprocessing.get_context("spawn")
-    failures, failed = context.Pipe(duplex=False)
-    processes: list[BaseProcess] = []
-    for worker in range(config.data.workers):
-        arguments = (config, order, worker, os.getpid(), failed)
-        processes.append(context.Process(target=_work, args=arguments, daemon=True))
-        processes[-1].start()
-    while not _ready(config, needed):
-        if failures.poll():
-            raise ValueError(f"the training clips cannot be encoded: {failures.recv()}")
-        if not any(process.is_alive() for process in processes) and not _ready(config, needed):
-            raise RuntimeError("the processes that encode the training clips were killed")
-        time.sleep(POLL_SECONDS)
-        line.show(_state(order))
-    line.show("")
+
+    def __init__(
+        self, backbone: BackboneSettings, fillings: Sequence[Filling], workers: int
+    ) -> None:
+        self.fillings, self.line = fillings, Line()
+        self.processes: list[BaseProcess] = []
+        if all(one.shards.present == len(one.shards.paths) for one in fillings):
+            return
+        self.line.say("encoding training clips; training starts when enough are there")
+        if workers == 0:
+            encoding = Encoding(backbone, vae_dtype=torch.bfloat16)
+            for one in fillings:
+                for _ in fill(encoding, one.clips, one.shards, one.recipe):
+                    self._show()
+            self.line.show("")
+            return
+        context = multiprocessing.get_context("spawn")
+        self.failures, failed = context.Pipe(duplex=False)
+        for worker in range(workers):
+            arguments = (backbone, fillings, worker, workers, os.getpid(), failed)
+            self.processes.append(context.Process(target=_work, args=arguments, daemon=True))
+            self.processes[-1].start()
+
+    def wait(self, path: Path) -> None:
+        """Return when ``path`` is there. Raises ValueError with the reason if it never will be."""
+        while not path.exists():
+            if self.processes and self.failures.poll():
+                raise ValueError(f"the training clips cannot be encoded: {self.failures.recv()}")
+            if not any(process.is_alive() for process in self.processes) and not path.exists():
+                raise RuntimeError("the processes that encode the training clips were killed")
+            self._show()
+            time.sleep(POLL_SECONDS)
+
+    def _show(self) -> None:
+        self.line.show("encoding " + ", ".join(one.state for one in self.fillings))
 
 
-def _ready(config: TrainConfig, needed: list[Part]) -> bool:
-    wanted = [min(config.data.ready, needed[0].count), *(part.count for part in needed[1:])]
-    return all(
-        len(part.present) * part.shard >= count for part, count in zip(needed, wanted, strict=True)
-    )
-
-
-def _state(parts: list[Part]) -> str:
-    """How far the parts are."""
-    counts = (
-        f"{part.kind} {part.split} {min(len(part.present) * part.shard, part.count)}/{part.count}"
-        for part in parts
-    )
-    return f"encoding {', '.join(counts)}"
-
-
-def _work(config: TrainConfig, order: list[Part], worker: int, parent: int, failed: Any) -> None:
-    """Fill the parts in their order, with one thread, as long as the parent lives."""
+def _work(
+    backbone: BackboneSettings,
+    fillings: Sequence[Filling],
+    worker: int,
+    of: int,
+    parent: int,
+    failed: Any,
+) -> None:
+    """Fill the shards in their order, with one thread, as long as the parent lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     try:
-        vae = load_vae(config.backbone, dtype=torch.bfloat16)
-        for part in order:
-            for _ in fill(vae, config, part, worker, config.data.workers):
+        encoding = Encoding(backbone, vae_dtype=torch.bfloat16)
+        for one in fillings:
+            for _ in fill(encoding, one.clips, one.shards, one.recipe, worker=worker, of=of):
                 pass
     except Exception as error:
-        with contextlib.suppress(OSError):  # nobody listens once training has begun
+        with contextlib.suppress(OSError):  # nobody listens once the parent has ended
             failed.send(" ".join(str(error).split()) or type(error).__name__)
 
 

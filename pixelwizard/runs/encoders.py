@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from pixelwizard.data import shapes
+from pixelwizard.data.batches import Batch
 from pixelwizard.data.labelled import CaptionedFrames, LabelledClips
 from pixelwizard.metrics.tiny import DAMAGES, FRAMES, PLACES, SIDE, SLOTS, VideoEncoder
-from pixelwizard.runs.modules import Batch, TrainingModule
+from pixelwizard.runs.modules import TrainingModule
 from pixelwizard.train_settings import TrainConfig
 from pixelwizard.wan.umt5 import load_tokenizer, write_word_tokenizer
 

@@ -6,20 +6,19 @@ uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import time
 from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from pixelwizard.data.batches import Batch
 from pixelwizard.runs.optimizers import MuonAdamW, make_optimizer, rate
+from pixelwizard.runs.stopwatch import Stopwatch
 from pixelwizard.train_settings import TrainConfig
-
-Batch = dict[str, Any]
 
 
 def generator(*key: object) -> torch.Generator:
@@ -36,54 +35,62 @@ def per_sample(values_B: Tensor) -> Tensor:
 class TrainingModule(L.LightningModule, ABC):
     """A network, its moving average and its optimizer; subclasses say what the loss is.
 
-    ``elapsed`` counts the seconds of all steps, also of the trainings that this one continues.
+    ``figures`` are those of the latest step, ``watch`` knows what the time went into.
     """
 
     def __init__(self, config: TrainConfig, network: nn.Module) -> None:
         super().__init__()
         self.config = config
         self.network = network
-        decay = config.optimizer.ema
-
-        def average(kept: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
-            share = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
-            torch._foreach_lerp_(kept, new, share)
-
-        self.average = AveragedModel(network, multi_avg_fn=average).requires_grad_(False)
-        self.elapsed = 0.0
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.averaged: Tensor
+        self.register_buffer("averaged", torch.tensor(0))
+        self.watch = Stopwatch()
         self.figures: dict[str, float] = {}
-        self._started = 0.0
+        self._losses: list[float] = []
+        self._held_out: list[float] = []
 
     @abstractmethod
     def loss(self, network: Any, batch: Batch) -> Tensor:
-        """The loss of a batch; draws only from the generator of the batch's step."""
+        """The loss of a batch; draws only from generators of the batch's number."""
 
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
         """Whether Muon takes a parameter: the linears inside the blocks."""
         return name.startswith("blocks.") and parameter.ndim == 2
 
     @property
+    def tokens(self) -> int:
+        """How many tokens (0: it has none) the network sees in a batch."""
+        return 0
+
+    @property
+    def minutes(self) -> float:
+        """The time of all steps, also of the trainings that this one continues."""
+        return self.watch.seconds["step"] / 60
+
+    @property
     def progress(self) -> float:
         """The share of the training that is done, by steps or by time, whichever is further."""
         settings = self.config.trainer
         by_steps = self.global_step / settings.max_steps
-        by_time = self.elapsed / 60 / settings.max_minutes if settings.max_minutes else 0.0
+        by_time = self.minutes / settings.max_minutes if settings.max_minutes else 0.0
         return max(by_steps, by_time)
 
     @property
     def seconds_left(self) -> float:
         """How long the rest will take at the pace so far."""
-        return self.elapsed / max(self.progress, 1e-9) * (1 - min(self.progress, 1.0))
+        return self.watch.total / max(self.progress, 1e-9) * (1 - min(self.progress, 1.0))
+
+    def completes_step(self, batch: Batch) -> bool:
+        """Whether a batch is the last one of an update."""
+        return bool((batch["step"] + 1) % self.config.trainer.accumulate == 0)
 
     def configure_optimizers(self) -> MuonAdamW:
         return make_optimizer(self.network, self.config.optimizer, self.is_matrix)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self._started = time.monotonic()
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self.network, batch)
-        self.figures["loss"] = float(loss.detach())
+        self._losses.append(float(loss.detach()))
         return loss
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
@@ -98,24 +105,29 @@ class TrainingModule(L.LightningModule, ABC):
             group["lr"] = group["peak"] * factor
         self.figures["lr"] = optimizer.param_groups[-1]["lr"]
         optimizer.step(closure=closure)
-        self.average.update_parameters(self.network)
-        seconds = time.monotonic() - self._started
-        self.figures["seconds"] = seconds
-        self.elapsed += seconds
+        self.follow()
+        self.figures["loss"] = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Let the average take its share of the weights as they are after an update."""
+        settings, count = self.config.optimizer, int(self.averaged)
+        decay = min(settings.ema, (1 + count) / (10 + count)) if count else 0.0
+        if settings.ema_start is not None:
+            decay = settings.ema if count >= settings.ema_start else 0.0
+        kept, new = list(self.average.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(kept, new, 1 - decay)
+        self.averaged.add_(1)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if self.progress >= 1:
             self.trainer.should_stop = True
 
+    def on_validation_start(self) -> None:
+        self._held_out.clear()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The averaged network's loss on held-out examples, the same noise every time."""
-        loss = float(self.loss(self.average.module, batch))
-        self.figures["held_out"] = (self.figures.get("held_out", 0.0) * batch_idx + loss) / (
-            batch_idx + 1
-        )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["elapsed"] = self.elapsed
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.elapsed = checkpoint["elapsed"]
+        self._held_out.append(float(self.loss(self.average, batch)))
+        self.figures["held_out"] = sum(self._held_out) / len(self._held_out)

@@ -6,37 +6,32 @@ they do not depend on the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pixelwizard.data.batches import Batch
+from pixelwizard.data.encoding import Encoding
 from pixelwizard.geometry import PATCH
 from pixelwizard.objectives import make_objective
 from pixelwizard.objectives.flow import FLOW
-from pixelwizard.runs.modules import Batch, TrainingModule, generator, per_sample
+from pixelwizard.runs.modules import TrainingModule, generator, per_sample
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.targets import NetworkVelocity
 from pixelwizard.train_settings import TrainConfig
-from pixelwizard.wan.dit import TextKeyValues
-from pixelwizard.wan.umt5 import TextEncoder
+from pixelwizard.wan.dit import TextKeyValues, WanDiT
 
 
-class TextTable:
-    """Embeddings of texts by a frozen encoder, each text encoded once."""
+@dataclass(frozen=True)
+class Seen:
+    """What a step predicted where, one value per sample: for losses by kind, time and step size."""
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        self.encoder = encoder
-        self._known: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> list[Tensor]:
-        """One [L_i, text_dim] float32 tensor per text."""
-        for text in texts:
-            if text not in self._known:
-                self._known[text] = self.encoder([text])[0].float()
-        return [self._known[text] for text in texts]
+    branch: str
+    timestep_B: Tensor
+    step_size_B: Tensor
+    error_B: Tensor
 
 
 class VelocityModule(TrainingModule):
@@ -45,15 +40,25 @@ class VelocityModule(TrainingModule):
     A step has one kind of target, on every device: it is drawn from the seed and the step alone.
     """
 
-    def __init__(self, config: TrainConfig, network: nn.Module, texts: TextTable) -> None:
+    def __init__(self, config: TrainConfig, network: nn.Module, encoding: Encoding) -> None:
         super().__init__(config, network)
-        self.texts = texts
+        self.encoding = encoding
         self.objective = make_objective(config)
+        self.seen: list[Seen] = []
+        if isinstance(self.network, WanDiT):
+            self.network.checkpointing = config.trainer.gradient_checkpointing
 
-    def branch(self, step: int) -> str:
+    @property
+    def tokens(self) -> int:
+        size = self.config.resolution
+        grid = size.anchor_geometry if self.config.part == "anchor" else size.geometry
+        return self.config.objective.batch * grid.tokens
+
+    def branch(self, batch: Batch) -> str:
         """The kind of target of a step; that of flow while only measuring the loss."""
         if not torch.is_grad_enabled():
             return FLOW
+        step = batch["step"] // self.config.trainer.accumulate
         return self.objective.branch(generator(self.config.seed, step, "branch"), self.progress)
 
     def velocity_of(
@@ -63,20 +68,36 @@ class VelocityModule(TrainingModule):
         return lambda x_t, time_B, size_B: network(x_t, time_B, text)
 
     def loss(self, network: Any, batch: Batch) -> Tensor:
-        x0_BCTHW, step = batch["latent"].float(), batch["step"]
-        draw, branch = generator(self.config.seed, step, "samples"), self.branch(step)
+        batch = self.encoded(batch)
+        x0_BCTHW, key = batch["latent"].float(), (self.config.seed, batch["step"])
+        draw, branch = generator(*key, self.global_rank, "samples"), self.branch(batch)
         kept_B = torch.rand(len(x0_BCTHW), generator=draw) >= self.config.objective.flow.text_drop
-        text = network.encode_text(self.embeddings(batch["caption"], kept_B))
+        rows = zip(batch["text"], batch["empty"], kept_B.tolist(), strict=True)
+        chosen = [(text if kept else empty).to(self.device) for text, empty, kept in rows]
+        text = network.encode_text(chosen)
         velocity = self.velocity_of(network, text, batch, kept_B, draw)
         target = self.objective.target(branch, velocity, x0_BCTHW, draw)
         found = velocity(target.x_t, target.timestep_B, target.step_size_B)
         error_B = (found.float() - target.velocity).square().flatten(1).mean(1)
+        if torch.is_grad_enabled():
+            self.seen.append(Seen(branch, target.timestep_B, target.step_size_B, error_B.detach()))
         return (target.weight_B * error_B).mean()
 
-    def embeddings(self, captions: Sequence[str], kept_B: Tensor) -> list[Tensor]:
-        """Embeddings of the captions, of the empty text where they are dropped."""
-        chosen = [c if k else "" for c, k in zip(captions, kept_B.tolist(), strict=True)]
-        return [embedding.to(self.device) for embedding in self.texts(chosen)]
+    @torch.no_grad()
+    def encoded(self, batch: Batch) -> Batch:
+        """The batch with latents and embeddings, made of pixels and captions where it has these."""
+        if "latent" in batch:
+            return batch
+        device, names = self.device, {"video": "latent", "small": "condition"}
+        with torch.autocast(device.type, enabled=False):
+            latents = {
+                names[name]: torch.stack([self.encoding.latent(v.to(device)) for v in batch[name]])
+                for name in names
+                if name in batch
+            }
+            texts = self.encoding.texts(batch["caption"], device)
+            empty = self.encoding.texts([""], device) * len(texts)
+        return {**batch, **latents, "text": texts, "empty": empty}
 
 
 class DetailModule(VelocityModule):
@@ -87,8 +108,8 @@ class DetailModule(VelocityModule):
 
     network: ShortcutDiT
 
-    def __init__(self, config: TrainConfig, network: nn.Module, texts: TextTable) -> None:
-        super().__init__(config, network, texts)
+    def __init__(self, config: TrainConfig, network: nn.Module, encoding: Encoding) -> None:
+        super().__init__(config, network, encoding)
         if config.objective.kind == "flow":
             self.network.dt_embedding.requires_grad_(False)
 

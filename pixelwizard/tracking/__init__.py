@@ -9,11 +9,12 @@ from typing import Any
 
 from pixelwizard.settings import Config
 from pixelwizard.tracking.base import Tracker
+from pixelwizard.train_settings import TrainConfig
 
 log = logging.getLogger(__name__)
 
 
-def open_tracker(config: Config, warn: Callable[[str], None] = print) -> Tracker:
+def open_tracker(config: Config | TrainConfig, warn: Callable[[str], None] = print) -> Tracker:
     """The tracker of a run, by ``config.tracker.kind``; nothing that it does can end the run.
 
     The first error is told to ``warn`` in a sentence, its trace goes to the log, and nothing more
@@ -22,7 +23,7 @@ def open_tracker(config: Config, warn: Callable[[str], None] = print) -> Tracker
     return Careful(config, warn)
 
 
-def make_tracker(config: Config, warn: Callable[[str], None]) -> Tracker:
+def make_tracker(config: Config | TrainConfig, warn: Callable[[str], None]) -> Tracker:
     """The tracker itself; raises whatever its library raises."""
     if config.tracker.kind == "none":
         return Tracker()
@@ -38,7 +39,7 @@ def make_tracker(config: Config, warn: Callable[[str], None]) -> Tracker:
 class Careful(Tracker):
     """A tracker that is opened at its first use and given up at its first error."""
 
-    def __init__(self, config: Config, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: Config | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config, self.warn = config, warn
         self._tracker: Tracker | None = None
 
@@ -54,9 +55,15 @@ class Careful(Tracker):
     def scores(self, scores: dict[str, Any]) -> None:
         self._do("scores", scores)
 
-    def finish(self, sheet: Path | None) -> None:
+    def training(self, values: dict[str, float], step: int) -> None:
+        self._do("training", values, step)
+
+    def sample(self, path: Path, caption: str, step: int) -> None:
+        self._do("sample", path, caption, step)
+
+    def finish(self, sheet: Path | None, done: bool = False) -> None:
         if self._tracker is not None:  # a run in which nothing happened leaves no record
-            self._do("finish", sheet)
+            self._do("finish", sheet, done)
 
     def _do(self, action: str, *arguments: Any) -> None:
         try:

@@ -21,8 +21,17 @@ class Tracker:
     def scores(self, scores: dict[str, Any]) -> None:
         """The videos were scored; ``scores`` is the content of ``metrics.json``."""
 
-    def finish(self, sheet: Path | None) -> None:
-        """Nothing more comes; ``sheet`` is the contact sheet, if the run has come to one."""
+    def training(self, values: dict[str, float], step: int) -> None:
+        """Figures of a training after ``step`` steps."""
+
+    def sample(self, path: Path, caption: str, step: int) -> None:
+        """A video that shows how far a training is after ``step`` steps."""
+
+    def finish(self, sheet: Path | None, done: bool = False) -> None:
+        """Nothing more comes; ``sheet`` is the contact sheet, if the run has come to one.
+
+        ``done``: it has ended well without one.
+        """
 
 
 def figures(record: dict[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from pixelwizard.schema import ConfigError, to_plain
 from pixelwizard.settings import Config
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
+from pixelwizard.train_settings import TrainConfig
 
 
 class LoggerRun(Tracker):
@@ -20,7 +21,7 @@ class LoggerRun(Tracker):
     Loggers begin anew when a run is continued, so earlier videos are logged again.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config | TrainConfig) -> None:
         self.config, self.logger = config, make_logger(config)
         self.logger.log_hyperparams(to_plain(config))
         self.rows: dict[str, int] = {}
@@ -40,12 +41,15 @@ class LoggerRun(Tracker):
             self.logger.log_metrics(row, step=self.rows[id])
         self.logger.log_metrics(score_figures(scores), step=len(self.rows))
 
-    def finish(self, sheet: Path | None) -> None:
+    def training(self, values: dict[str, float], step: int) -> None:
+        self.logger.log_metrics(values, step=step)
+
+    def finish(self, sheet: Path | None, done: bool = False) -> None:
         self.logger.save()
         self.logger.finalize("success")
 
 
-def make_logger(config: Config) -> Logger:
+def make_logger(config: Config | TrainConfig) -> Logger:
     """The logger of ``config.tracker``. Raises ConfigError unless it names a Lightning logger."""
     settings = config.tracker
     if settings.kind == "csv":

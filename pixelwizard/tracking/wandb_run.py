@@ -16,6 +16,7 @@ from pixelwizard.run_folder import LEDGER, OVERRIDES, short_hash, write_text
 from pixelwizard.schema import to_plain
 from pixelwizard.settings import Config
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
+from pixelwizard.train_settings import TrainConfig
 from pixelwizard.video import probe, write_preview
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class WandbRun(Tracker):
     Everything goes through a file in the run folder first, so a lost connection loses nothing.
     """
 
-    def __init__(self, config: Config, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: Config | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config, self.warn = config, warn
         self.folder = Path(config.run_dir).resolve()
         self.previews = self.folder / "wandb" / "previews"
@@ -50,16 +51,20 @@ class WandbRun(Tracker):
         self.run.log({f"progress/{name}/{key}": value for key, value in cost.items()})
 
     def video(self, path: Path, record: dict[str, Any]) -> None:
-        import wandb
-
-        shown = path
-        if self.config.video.codec != "h264" or probe(path).height > PREVIEW_HEIGHT:
-            shown = self.previews / f"{path.stem}.mp4"
-            write_preview(path, shown, PREVIEW_HEIGHT)
-        clip = wandb.Video(str(shown), caption=record["prompt"], format="mp4")
+        clip = self._clip(path, record["prompt"])
         self.run.log({f"videos/{path.stem}": clip, **figures(record)})
         self.run.config.update({"weights": record["weights"], "versions": record["versions"]})
         self.earlier(path, record)
+
+    def _clip(self, path: Path, caption: str) -> Any:
+        """A video as W&B shows it: in h264 and not too high."""
+        import wandb
+
+        shown, codec = path, self.config.video.codec if isinstance(self.config, Config) else "h264"
+        if codec != "h264" or probe(path).height > PREVIEW_HEIGHT:
+            shown = self.previews / f"{path.stem}.mp4"
+            write_preview(path, shown, PREVIEW_HEIGHT)
+        return wandb.Video(str(shown), caption=caption, format="mp4")
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
         self.rows.append({name: record[name] for name in COLUMNS} | figures(record))
@@ -76,7 +81,14 @@ class WandbRun(Tracker):
         self.run.config.update({"recipes": score_recipes(scores)}, allow_val_change=True)
         self.run.log({"metrics": wandb.Table(columns=columns, data=table), **score_figures(scores)})
 
-    def finish(self, sheet: Path | None) -> None:
+    def training(self, values: dict[str, float], step: int) -> None:
+        self.run.log({**values, "trained_steps": step})
+
+    def sample(self, path: Path, caption: str, step: int) -> None:
+        clip = self._clip(path, caption)
+        self.run.log({f"samples/{path.stem}": clip, "trained_steps": step})
+
+    def finish(self, sheet: Path | None, done: bool = False) -> None:
         import wandb
 
         with self._environment():
@@ -91,7 +103,7 @@ class WandbRun(Tracker):
                 for path in self.files:
                     artifact.add_file(str(path))
                 self.run.log_artifact(artifact)
-            self._end(exit_code=0 if sheet is not None else 1)
+            self._end(exit_code=0 if done or sheet is not None else 1)
 
     def _start(self) -> Any:
         """The run, offline if a server does not answer."""

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
+from torch.utils.checkpoint import checkpoint
 
 from pixelwizard.geometry import PATCH
 from pixelwizard.settings import DiTSizes
@@ -51,7 +52,8 @@ class WanDiT(nn.Module):
 
     ``chunk``: tokens that go through a layer together without gradients. ``residual``: in which
     type the residual stream waits between the blocks; bfloat16 halves it and rounds once a block.
-    ``stream_from_host`` leaves the weights of the blocks in host memory.
+    ``stream_from_host`` leaves the weights of the blocks in host memory. ``checkpointing``: with
+    gradients a block is computed a second time instead of keeping what is inside it.
     """
 
     def __init__(self, sizes: DiTSizes) -> None:
@@ -70,6 +72,7 @@ class WanDiT(nn.Module):
         self.head = Head(sizes)
         self.chunk = CHUNK
         self.residual = torch.float32
+        self.checkpointing = False
         self._stream: BlockStream | None = None
         self._rotary: dict[tuple[Grid, torch.device], Rotary] = {}
         self.reset_parameters()
@@ -144,7 +147,11 @@ class WanDiT(nn.Module):
         for index, (block, keys_values) in enumerate(blocks):
             if additions and index in additions:
                 x = self._add(x, additions[index])
-            x = block(x, modulation, rotary, keys_values, self.chunk)
+            if self.checkpointing and torch.is_grad_enabled():
+                inputs = (x, modulation, rotary, keys_values, self.chunk)
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(x, modulation, rotary, keys_values, self.chunk)
         return unpatchify(self.head(x, time_BE, self.chunk), grid)
 
     def _embed_patches(self, latent_BCTHW: Tensor) -> Tensor:

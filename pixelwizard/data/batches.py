@@ -1,0 +1,118 @@
+"""Batches of examples: what a step sees depends on the seed and the step alone.
+
+A batch has ``latent`` [B, C, t, h, w] and for the detail stage ``condition``, or in their place
+``video`` and ``small`` (pixels, B of [1, 3, T, H, W]) that are still to be encoded; ``caption``, a
+text each, perhaps ``text`` and ``empty``, its embeddings; and ``step``, the number of the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from pixelwizard.data.examples import Clips, Recipe, Unusable, example
+
+Batch = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class Source(ABC):
+    """Examples by number; ``identity`` is equal for equal examples only."""
+
+    identity: str
+
+    @abstractmethod
+    def size(self, step: int) -> int:
+        """How many examples step ``step`` may draw from: by rule, whatever is there by now."""
+
+    @abstractmethod
+    def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:
+        """Some examples, what is random about them (which caption) from ``draw``."""
+
+
+class ClipExamples(Source):
+    """Clips as pixels, cut and degraded anew at every use."""
+
+    def __init__(self, clips: Clips, recipe: Recipe) -> None:
+        self.clips, self.recipe, self.identity = clips, recipe, clips.identity
+        self._unusable: set[int] = set()
+
+    def size(self, step: int) -> int:
+        return len(self.clips)
+
+    def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:
+        return joined([self._example(row, draw) for row in rows])
+
+    def _example(self, row: int, draw: random.Random) -> Batch:
+        """The clip, or where it turns out to be damaged the next one that is not."""
+        for number in range(row, row + len(self.clips)):
+            number %= len(self.clips)
+            own = random.Random(draw.random())
+            try:
+                videos = example(self.clips, number, self.recipe, own)
+            except Unusable as problem:
+                if number not in self._unusable:
+                    log.warning("skipped %s", problem)
+                self._unusable.add(number)
+                continue
+            return {**videos, "caption": own.choice(self.clips.captions(number))}
+        raise ValueError(f"none of the {len(self.clips)} clips can be read; run.log says why")
+
+
+class Batches(IterableDataset[Batch]):
+    """Endless batches, from number ``first`` on; of ``ranks`` equal shares that of ``rank``.
+
+    Several workers of a loader take the numbers in turn, so the order is theirs too.
+    """
+
+    def __init__(
+        self, source: Source, batch: int, seed: int, first: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.source, self.count, self.seed, self.first = source, batch, seed, first
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        step, stride = (self.first, 1)
+        if worker is not None:
+            step, stride = self.first + worker.id, worker.num_workers
+        while True:
+            size, count = self.source.size(step), self.count * self.ranks
+            draw = random.Random(f"{self.seed} {step}")
+            enough = size >= count
+            rows = draw.sample(range(size), count) if enough else draw.choices(range(size), k=count)
+            own = random.Random(f"{self.seed} {step} {self.rank}")
+            yield {**self.source.batch(rows[self.rank :: self.ranks], own), "step": step}
+            step += stride
+
+
+class HeldOut(Dataset[Batch]):
+    """All examples of a source in batches, always the same."""
+
+    def __init__(self, source: Source, batch: int) -> None:
+        self.source, self.count = source, batch
+
+    def __len__(self) -> int:
+        return -(-self.source.size(0) // self.count)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = range(index * self.count, min((index + 1) * self.count, self.source.size(0)))
+        if not len(rows):
+            raise IndexError(index)
+        return {**self.source.batch(rows, random.Random(f"held out {index}")), "step": index}
+
+
+def joined(examples: Sequence[Batch]) -> Batch:
+    """Examples as a batch: latents stacked, everything else side by side."""
+    batch: Batch = {name: [one[name] for one in examples] for name in examples[0]}
+    for name in ("latent", "condition"):
+        if name in batch:
+            batch[name] = torch.stack(batch[name])
+    return batch

@@ -1,0 +1,86 @@
+"""The table of a folder of videos: a file and its texts in every line. Imports no torch.
+
+A ``.csv`` has a column ``file`` and one or several whose names begin with ``caption`` (``text`` and
+``prompt`` will do for one); a ``.jsonl`` has ``file`` and ``caption``, a text, or ``captions``, a
+list of texts or an object of them. File names are relative to the folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.data.prompts import read_text
+from pixelwizard.schema import ConfigError, show
+
+TEXTS = ("caption", "captions", "text", "prompt")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    file: str
+    captions: tuple[str, ...]
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a table. Raises ConfigError naming file, line and rule."""
+    key = f"data.captions={path}"
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
+    if path.suffix.lower() not in readers:
+        raise ConfigError(f"{key} must end in .csv or .jsonl")
+    rows = [_row(place, row) for place, row in readers[path.suffix.lower()](path, key)]
+    if not rows:
+        raise ConfigError(f"{key} names no video; write at least one line")
+    return rows
+
+
+def _csv_rows(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(read_text(path, key), newline=""), strict=True)
+    try:
+        for row in reader:
+            place = f"{key}, line {reader.line_num}"
+            if None in row:
+                raise ConfigError(
+                    f"{place}: more cells than the header; put texts with commas in double quotes"
+                )
+            texts = [v for n, v in row.items() if _is_text(n) and v and v.strip()]
+            yield place, {"file": row.get("file"), "captions": texts}
+    except csv.Error as error:
+        raise ConfigError(f"{key}, line {reader.line_num + 1}: not CSV ({error})") from None
+
+
+def _jsonl_rows(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(read_text(path, key).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{key}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{place}: not JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise ConfigError(f'{place}: must be an object like {{"file": "a.mp4", ...}}')
+        texts = next((row[name] for name in TEXTS if name in row), None)
+        texts = list(texts.values()) if isinstance(texts, dict) else texts
+        yield place, {"file": row.get("file"), "captions": texts}
+
+
+def _is_text(column: str) -> bool:
+    return column in TEXTS or column.startswith("caption")
+
+
+def _row(place: str, row: Mapping[str, Any]) -> Row:
+    file, texts = row["file"], row["captions"]
+    if not isinstance(file, str) or not file.strip():
+        raise ConfigError(f"{place}: file={show(file)} must name a video")
+    texts = [texts] if isinstance(texts, str) else texts
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ConfigError(f"{place}: no caption for {file}; give a text, or several")
+    return Row(file.strip(), tuple(text.strip() for text in texts))

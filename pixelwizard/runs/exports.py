@@ -1,0 +1,57 @@
+"""Trained weights as what ``generate`` reads: a backbone's folder, the reference's container."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from pixelwizard.checkpoints import CONFIG, NAMES, PARTS, TOKENIZER, weights_folder
+from pixelwizard.data.statistics import latent_statistics
+from pixelwizard.metrics.tiny import save_clip, save_video_encoder
+from pixelwizard.objective_settings import ENCODERS
+from pixelwizard.shortcut.weights import save_detail
+from pixelwizard.train_settings import TrainConfig
+from pixelwizard.wan.files import write
+from pixelwizard.wan.weights import save_anchor, save_vae
+
+CONTAINER = "model.pt"
+
+
+def export(config: TrainConfig, folder: Path, average: Any, last: Any) -> None:
+    """Write the averaged network into a backbone's folder, with the backbone's other parts.
+
+    With ``checkpoint.container`` the ``last`` weights and the average go into ``model.pt`` too.
+    With an autoencoder goes ``latent_statistics.yaml``: what ``backbone.vae`` has to say of it.
+    """
+    kind = config.part
+    if config.part in ENCODERS:
+        (save_clip if kind == "clip_encoder" else save_video_encoder)(average, folder)
+        return
+    if kind == "vae":
+        save_vae(average, folder, torch.float32)
+        mean, std = latent_statistics(average, config.resolution)
+        rounded = {
+            name: [round(value, 4) for value in values]
+            for name, values in (("latent_mean", mean), ("latent_std", std))
+        }
+        text = yaml.safe_dump(rounded, default_flow_style=None, width=1000)
+        write(folder / "latent_statistics.yaml", lambda part: part.write_text(text))
+    elif kind == "anchor":
+        save_anchor(average, folder, torch.float32)
+    else:
+        save_detail(average, folder, torch.float32)
+    if config.checkpoint.container:
+        both = {"generator": last.state_dict(), "generator_ema": average.state_dict()}
+        write(folder / CONTAINER, lambda part: torch.save(both, part))
+    source = weights_folder(config.backbone)
+    others = [name for part in PARTS if part != kind for name in NAMES[part]]
+    for name in (*others, CONFIG):
+        if (source / name).is_file() and not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+    if (source / TOKENIZER).is_dir():
+        shutil.copytree(source / TOKENIZER, folder / TOKENIZER, dirs_exist_ok=True)

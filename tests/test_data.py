@@ -1,0 +1,284 @@
+"""Training examples: folders of videos, encoded latents, shapes that are still being encoded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import SIZE, write_backbone
+from torch import Tensor
+
+from pixelwizard.data import shapes
+from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
+from pixelwizard.data.examples import Recipe, degraded
+from pixelwizard.data.folder import open_folder
+from pixelwizard.data.latents import GrowingExamples, Shards
+from pixelwizard.data.table import read_table
+from pixelwizard.data_settings import DataSettings, DegradationSettings, EncodeConfig
+from pixelwizard.geometry import Geometry
+from pixelwizard.objective_settings import FlowSettings, ObjectiveSettings
+from pixelwizard.output_settings import VideoSettings
+from pixelwizard.run_folder import claim
+from pixelwizard.runs.encode import encode
+from pixelwizard.runs.sources import open_sources
+from pixelwizard.runs.train import train
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import BackboneSettings, TrackerSettings
+from pixelwizard.train_settings import TrainConfig, TrainerSettings
+from pixelwizard.video import VideoWriter, read_clip
+
+FRAMES = 8
+TABLE = """file,caption_long,caption
+a.mp4,"a red circle, moving left",a circle
+b.mp4,a blue square,
+torn.mp4,nobody sees this,
+short.mp4,too short,
+gone.mp4,never there,
+c.mp4,a red square,
+d.mp4,a blue circle,
+"""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four good clips of 160x96, one too short, one cut off in the middle of its frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    lengths = {"a": FRAMES, "b": FRAMES, "c": FRAMES, "d": FRAMES, "short": 3, "torn": 40}
+    for number, (name, frames) in enumerate(lengths.items()):
+        clip = shapes.render(shapes.scene(number), 160, 96, frames)
+        noisy = np.random.default_rng(number).integers(0, 40, clip.shape, np.uint8)
+        settings = VideoSettings(codec="ffv1" if name == "torn" else "h264")
+        with VideoWriter(folder / f"{name}.mp4", 160, 96, settings) as writer:
+            writer.write(clip // 2 + noisy)
+    whole = (folder / "torn.mp4").read_bytes()
+    (folder / "torn.mp4").write_bytes(whole[: len(whole) // 8])
+    (folder / "table.csv").write_text(TABLE)
+    return folder
+
+
+def clip_settings(videos: Path, **changes: Any) -> DataSettings:
+    settings = DataSettings(
+        **dict(kind="clips", dir=str(videos), captions=str(videos / "table.csv")),
+        **dict(held_out=1, workers=0, shard=2),
+    )
+    return replace(settings, **changes)
+
+
+def small_training(backbone: BackboneSettings, folder: Path, data: DataSettings) -> TrainConfig:
+    return TrainConfig(
+        run_dir=str(folder),
+        backbone=backbone,
+        resolution=SIZE,
+        data=data,
+        objective=ObjectiveSettings(
+            kind="shortcut", batch=2, flow=FlowSettings(weighting="uniform")
+        ),
+        trainer=TrainerSettings(max_steps=2, log_every=1),
+        tracker=TrackerSettings(kind="none"),
+    )
+
+
+def test_a_table_gives_every_video_its_captions(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLE)
+    rows = read_table(tmp_path / "t.csv")
+    assert rows[0].captions == ("a red circle, moving left", "a circle")
+    lines = [
+        {"file": "a.mp4", "caption": "one"},
+        {"file": "b.mp4", "captions": ["one", "two"]},
+        {"file": "c.mp4", "captions": {"brief": "one", "detailed": "two"}},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert [len(row.captions) for row in read_table(tmp_path / "t.jsonl")] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "name, text, sentence",
+    [
+        ("t.txt", "a", "must end in .csv or .jsonl"),
+        ("t.csv", "file,caption\n", "names no video"),
+        ("t.csv", "file,caption\na.mp4,\n", "line 2: no caption for a.mp4"),
+        ("t.csv", "name,caption\na.mp4,b\n", "line 2: file=null must name a video"),
+        ("t.csv", "file,caption\na.mp4,b,c\n", "more cells than the header"),
+        ("t.jsonl", '{"file": 3, "caption": "a"}', "line 1: file=3 must name a video"),
+        ("t.jsonl", "[1]", "line 1: must be an object"),
+        ("t.jsonl", "{", "line 1: not JSON"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_refused_in_a_sentence(
+    tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=sentence) as refused:
+        read_table(tmp_path / name)
+    assert "\n" not in str(refused.value)
+
+
+def test_clips_that_cannot_be_used_are_counted_and_named_once(
+    videos: Path, tmp_path: Path, caplog: Any, capsys: Any
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        clips = open_folder(clip_settings(videos), frames=5, kept=tmp_path / "clips.json")
+    assert len(clips["train"]) == 4 and len(clips["heldout"]) == 1  # torn.mp4 looks whole
+    assert clips["heldout"].captions(0) == ["a blue circle"]
+    named = [record.getMessage() for record in caplog.records]
+    assert len(named) == 2 and "short.mp4" in named[0] and "gone.mp4" in named[1]
+    assert "2 of 7 videos are skipped" in capsys.readouterr().out
+    caplog.clear()
+    source = ClipExamples(clips["train"], Recipe("anchor", SIZE, DegradationSettings(), 0))
+    for number in range(3):
+        batch = source.batch([0, 1, 2, 3], random.Random(number))
+        assert "nobody sees this" not in batch["caption"]
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == ["skipped torn.mp4"]
+    again = open_folder(clip_settings(videos), frames=5, kept=tmp_path / "clips.json")
+    assert again["train"].identity == clips["train"].identity
+
+
+def test_a_set_without_a_usable_clip_is_an_error(videos: Path) -> None:
+    with pytest.raises(ConfigError, match="0 usable of 7 videos.*a.mp4: it is 0.33 s long"):
+        open_folder(clip_settings(videos), frames=121)
+    with pytest.raises(ConfigError, match="5 usable of 7 videos, and more than data.held_out=5"):
+        open_folder(clip_settings(videos, held_out=5), frames=5)
+
+
+def test_a_clip_covers_its_size_at_the_rate_that_is_asked_for(videos: Path) -> None:
+    wide = read_clip(videos / "a.mp4", Geometry(160, 96, 5), fps=24.0)
+    assert wide.shape == (5, 96, 160, 3)
+    square = read_clip(videos / "a.mp4", Geometry(96, 96, 5), fps=24.0)
+    assert np.abs(square.astype(float) - wide[:, :, 32:128]).mean() < 2
+    half = read_clip(videos / "a.mp4", Geometry(160, 96, 1), fps=12.0, start=2 / 24)
+    assert np.abs(half[0].astype(float) - wide[2]).mean() < 2
+
+
+def test_an_anchor_is_smaller_and_blurred_as_the_reference_has_it() -> None:
+    video = torch.randint(0, 256, (1, 3, 9, 256, 384), dtype=torch.uint8)
+    size, rule = Geometry(192, 128, 9), DegradationSettings(shrink=[8.0, 8.0], blurred=0.0)
+    exact = torch.nn.functional.interpolate(
+        (video[0].transpose(0, 1).float() / 127.5 - 1).unfold(2, 8, 8).unfold(3, 8, 8).mean((4, 5)),
+        (128, 192),
+        mode="bilinear",
+    )
+    plain = degraded(video, size, rule, random.Random(0))
+    assert torch.allclose(plain[0].transpose(0, 1), exact, atol=1e-5)
+    blurred = degraded(video, size, DegradationSettings(), random.Random(0))
+    assert blurred.shape == (1, 3, 9, 128, 192)
+    assert roughness(blurred) < 0.3 * roughness(plain)
+
+
+def roughness(video: Tensor) -> float:
+    return float(video.diff(dim=-1).square().mean() / video.square().mean())
+
+
+class Numbers(Source):
+    """Examples that are their own numbers."""
+
+    identity = "numbers"
+
+    def size(self, step: int) -> int:
+        return 40
+
+    def batch(self, rows: Any, draw: random.Random) -> dict[str, Any]:
+        return {"rows": list(rows), "drawn": draw.random()}
+
+
+def first(batches: Any, count: int) -> list[dict[str, Any]]:
+    return [batch for _, batch in zip(range(count), batches, strict=False)]
+
+
+def test_the_order_of_the_data_depends_on_seed_and_step_alone() -> None:
+    whole = first(Batches(Numbers(), 4, seed=1, first=0), 8)
+    assert first(Batches(Numbers(), 4, seed=1, first=5), 3) == whole[5:]
+    assert first(Batches(Numbers(), 4, seed=2, first=0), 8) != whole
+    loader = torch.utils.data.DataLoader(
+        Batches(Numbers(), 4, seed=1, first=2), batch_size=None, num_workers=2
+    )
+    assert first(loader, 6) == whole[2:]
+
+
+def test_ranks_share_a_batch_without_overlap() -> None:
+    shares = [first(Batches(Numbers(), 2, 1, 0, rank, 2), 6) for rank in range(2)]
+    for one, two in zip(*shares, strict=True):
+        assert not set(one["rows"]) & set(two["rows"])
+        assert one["drawn"] != two["drawn"]
+    assert [b["rows"] for b in shares[0]] != [b["rows"] for b in shares[1]]
+
+
+def test_what_a_step_draws_from_does_not_depend_on_how_fast_latents_are_written(
+    tmp_path: Path,
+) -> None:
+    waited: list[str] = []
+    shards = Shards(tmp_path, "train", count=11, shard=2)
+    source = GrowingExamples(shards, "", 4, 0.5, lambda path: waited.append(path.name))
+    assert [source.size(step) for step in (0, 3, 4, 7, 8, 100)] == [4, 4, 6, 6, 8, 11]
+    with pytest.raises(FileNotFoundError):
+        source.batch([5], random.Random(0))
+    assert waited == ["train-00002.safetensors"]
+
+
+def test_encoded_clips_train_like_clips(
+    backbone: BackboneSettings, videos: Path, tmp_path: Path, caplog: Any
+) -> None:
+    made = EncodeConfig(
+        run_dir=str(tmp_path / "latents"),
+        backbone=backbone,
+        resolution=SIZE,
+        data=clip_settings(videos),
+    )
+    claim(made, ["encode"])
+    with caplog.at_level(logging.WARNING):
+        assert encode(made) == 0
+    assert sum("torn.mp4" in record.getMessage() for record in caplog.records) == 1
+    folder = tmp_path / "latents"
+    facts = json.loads((folder / "latents.json").read_text())
+    assert facts["examples"] == {"train": 3, "heldout": 1}
+    lost = folder / "train-00001.safetensors"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert encode(made) == 0
+    assert lost.read_bytes() == before
+
+    from_latents = small_training(
+        backbone, tmp_path / "one", DataSettings(kind="latents", dir=str(folder))
+    )
+    sources = open_sources(from_latents)
+    assert sources.held_out is not None
+    (batch,) = HeldOut(sources.held_out, 2)
+    assert batch["latent"].shape == (1, 4, 2, 4, 8) and batch["condition"].shape == (1, 4, 2, 2, 4)
+    assert batch["caption"] == ["a blue circle"] and batch["text"][0].shape[1] == 16
+    assert train(from_latents) == 0
+    assert train(small_training(backbone, tmp_path / "two", clip_settings(videos))) == 0
+
+    other = replace(from_latents, resolution=replace(SIZE, width=160))
+    with pytest.raises(ValueError, match=r"other settings \(they differ in resolution.width\)"):
+        open_sources(other)
+    with pytest.raises(ValueError, match="holds no complete set of latents"):
+        open_sources(replace(other, data=replace(other.data, dir=str(videos))))
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(kind="clips"), "data.captions is missing"),
+        (dict(captions="a.csv"), "data.captions is for data=clips, not data=shapes"),
+        (dict(degradation=DegradationSettings(kernels=[8])), "kernels.* must be odd; nearest: 9"),
+        (dict(degradation=DegradationSettings(shrink=[4.0])), "the least and the greatest factor"),
+        (dict(growth=-1.0), "data.growth=-1.0 must be at least 0"),
+    ],
+)
+def test_impossible_data_is_refused(
+    backbone: BackboneSettings, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    config = small_training(backbone, tmp_path, DataSettings())
+    with pytest.raises(ConfigError, match=sentence):
+        replace(config, data=replace(config.data, **changes)).check()
