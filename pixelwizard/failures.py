@@ -13,6 +13,10 @@ OUT_OF_MEMORY = "out of memory"
 _CLASSES = {"MemoryError", "OutOfMemoryError"}
 
 
+class PromptFailed(Exception):
+    """A prompt cannot go on, and as other ranks wait for this one the job has to end."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """One sentence, and whether more memory would have helped."""
@@ -25,6 +29,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator, Python's or torch's, could not give what was asked for."""
     names = {cls.__name__ for cls in type(error).__mro__}
     return bool(names & _CLASSES) or "DefaultCPUAllocator" in str(error)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error only says that another rank of the job is gone."""
+    return "DistError" in {cls.__name__ for cls in type(error).__mro__} or "/gloo/" in str(error)
 
 
 def write_failure(folder: Path, failure: Failure) -> None:

@@ -18,33 +18,39 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Union
 
+from pixelwizard.failures import Failure, write_failure
 from pixelwizard.forked import Forked, ForkServer
 from pixelwizard.parents import die_with_parent
+from pixelwizard.schema import ConfigError
 
 WORKER = (sys.executable, "-m", "pixelwizard.worker")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
+TORCHRUN = "TORCHELASTIC_RUN_ID"
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 5.0
 TAIL_LINES = 20
+SOME_FAILED = 3
 Worker = Union[subprocess.Popen[bytes], Forked]
 
 
 def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> int:
     """Run ``command RUN_DIR`` once per rank and wait; returns the exit code of the job.
 
-    The first rank that fails ends the others and decides the code. An interrupt is passed on to
-    the workers, which finish what must not be torn; the code is then 128 + signal. A second
-    interrupt kills them. No worker outlives this call, nor (on Linux) this process.
+    The first rank that fails ends the others and decides the code; of several ranks one that was
+    killed makes it 3. An interrupt is passed on to the workers, which finish what must not be
+    torn; the code is then 128 + signal. A second interrupt kills them. No worker outlives this
+    call, nor (on Linux) this process. Raises ConfigError inside a process of torchrun.
     """
+    _refuse_torchrun(run_dir, ranks)
     workers: list[Worker] = []
     port = _free_port() if ranks > 1 else 0
     with ExitStack() as stack:
         received = stack.enter_context(_forwarding(workers))
         stack.callback(_end, workers)
         for rank in range(ranks):
-            log = stack.enter_context(open(run_dir / f"rank{rank}.log", "wb")) if rank else None
+            log = stack.enter_context(_fresh_log(run_dir, rank)) if rank else None
             if _warm and ranks == 1 and command == WORKER:
                 workers.append(_warm[0].fork(run_dir))
                 continue
@@ -56,8 +62,10 @@ def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> in
     if received:
         return 128 + received[0]
     if code:
-        _explain(code, rank, run_dir)
-    return code if code >= 0 else 128 - code
+        _explain(code, rank, ranks, run_dir)
+    if code < 0:
+        return SOME_FAILED if ranks > 1 else 128 - code
+    return code
 
 
 def worker_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -70,6 +78,7 @@ def worker_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     if ranks > 1:
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
         environment |= {"WORLD_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        environment |= {"LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     return environment
 
 
@@ -87,6 +96,24 @@ def kept_warm() -> Iterator[None]:
         yield
     finally:
         _warm.pop().close()
+
+
+def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
+    """Two launchers would start ranks of ranks."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if TORCHRUN in os.environ or (ranks > 1 and started != "1"):
+        raise ConfigError(
+            f"this process is one of {started} that torchrun started, and pixelwizard starts its"
+            f" ranks itself; run it without torchrun, or: torchrun ... -m pixelwizard.worker"
+            f" {run_dir}"
+        )
+
+
+def _fresh_log(run_dir: Path, rank: int) -> IO[bytes]:
+    """The log of a rank, empty; its worker appends to it too."""
+    path = run_dir / f"rank{rank}.log"
+    path.write_bytes(b"")
+    return open(path, "ab")
 
 
 def _start(command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None) -> Worker:
@@ -129,9 +156,9 @@ def _watch(workers: Sequence[Worker]) -> tuple[int, int]:
     """Wait until all have ended or one has failed: (exit code, rank), code < 0 for a signal."""
     while True:
         codes = [worker.poll() for worker in workers]
-        for rank, code in enumerate(codes):
-            if code:
-                return code, rank
+        failed = [(code, rank) for rank, code in enumerate(codes) if code]
+        if failed:
+            return min(failed)  # one that was killed comes before those who miss it
         if all(code is not None for code in codes):
             return 0, 0
         time.sleep(POLL_SECONDS)
@@ -149,17 +176,21 @@ def _end(workers: Sequence[Worker]) -> None:
             worker.wait()
 
 
-def _explain(code: int, rank: int, run_dir: Path) -> None:
+def _explain(code: int, rank: int, ranks: int, run_dir: Path) -> None:
     """Say what a worker could not say itself: one without a terminal, or one that was killed."""
     log = run_dir / f"rank{rank}.log"
     if rank and log.is_file():
-        print(
-            "\n".join(log.read_text("utf-8", "replace").splitlines()[-TAIL_LINES:]), file=sys.stderr
-        )
+        lines = log.read_text("utf-8", "replace").splitlines()
+        said = [line for line in lines if line.startswith("pixelwizard: ")]
+        print("\n".join(said or lines[-TAIL_LINES:]), file=sys.stderr)
     if code < 0:
+        worker = f"rank {rank}" if ranks > 1 else "the worker"
         hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
+        kept = "; everything finished is kept, the same command continues" if ranks > 1 else ""
         name = signal.Signals(-code).name
-        print(f"pixelwizard: {name} ended the worker of {run_dir}{hint}", file=sys.stderr)
+        if ranks > 1:
+            write_failure(run_dir, Failure(f"{name} ended {worker}"))
+        print(f"pixelwizard: {name} ended {worker} of {run_dir}{hint}{kept}", file=sys.stderr)
 
 
 def _free_port() -> int:

@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from pixelwizard import settings
 from pixelwizard.bench_settings import BenchConfig
@@ -26,18 +27,25 @@ from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.failures import (
     OUT_OF_MEMORY,
     Failure,
+    PromptFailed,
     forget_failure,
+    is_lost_rank,
     is_out_of_memory,
     write_failure,
 )
 from pixelwizard.jobs import make_jobs
 from pixelwizard.metrics.kept import kept_scores, wants_scores
+from pixelwizard.parallel_settings import mesh_of_world
 from pixelwizard.provenance import finished
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 
+if TYPE_CHECKING:
+    from pixelwizard.runs.parallel import Rank
+
 log = logging.getLogger(__name__)
 
+SOME_FAILED = 3
 REPEAT_SECONDS = 5.0
 """Signals that follow each other faster mean the same wish to stop."""
 AGAIN_SECONDS = 0.02
@@ -63,15 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(folder: Path) -> int:
     """Run the job of ``folder``; what goes wrong becomes a sentence on stderr and an exit code."""
+    rank = int(os.environ.get("RANK", "0"))
+    log_file = folder / (f"rank{rank}.log" if rank else "run.log")
     try:
-        with interruptible(), logging_to(folder / "run.log"):
-            forget_failure(folder)
+        with interruptible(), logging_to(log_file):
+            if rank == 0:
+                forget_failure(folder)
             try:
                 return dispatch(folder)
             except Exception as error:
                 log.exception("the run stopped")
-                reason = str(error) if isinstance(error, ValueError) else f"{_name(error)}"
-                write_failure(folder, Failure(reason, is_out_of_memory(error)))
+                if not is_lost_rank(error):
+                    clear = isinstance(error, (ValueError, PromptFailed))
+                    reason = str(error) if clear else _name(error)
+                    write_failure(folder, Failure(reason, is_out_of_memory(error)))
                 raise
     except Interrupted as interruption:
         _say(f"{interruption}; everything finished is kept, the same command continues")
@@ -79,11 +92,17 @@ def run(folder: Path) -> int:
     except ValueError as error:
         _say(str(error))
         return 2
+    except PromptFailed as error:
+        _say(f"{error}; everything finished is kept")
+        return SOME_FAILED
     except OSError as error:
         _say(f"the run cannot go on: {error}; everything finished is kept")
         return 2
     except Exception as error:
-        _say(f"{_name(error)} (the trace is in {folder / 'run.log'})")
+        if is_lost_rank(error):
+            _say("another rank of this job is gone; everything finished is kept")
+            return SOME_FAILED
+        _say(f"{_name(error)} (the trace is in {log_file})")
         return 1
 
 
@@ -110,22 +129,46 @@ def dispatch(folder: Path) -> int:
 
 
 def _generate(config: Config) -> int:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    mesh = mesh_of_world(config.parallel, config.backbone.dit.num_heads, world, config.guided)
+    if mesh.world == 1:
+        return _generate_as(config, None)
+    from pixelwizard.runs.parallel import joined
+
+    with joined(mesh) as rank:
+        return _generate_as(config, rank)
+
+
+def _generate_as(config: Config, rank: Rank | None) -> int:
+    """``generate`` as one of several ranks, or alone."""
     prompts = prompts_of(config)
-    digests = weights_digests(config.backbone)
+    first = rank is None or rank.is_first
+    agreed: Callable[[Any], Any] = rank.everyone.from_first if rank else lambda value: value
+    digests = agreed(weights_digests(config.backbone) if first else {})
     jobs = make_jobs(config, prompts, digests)
     folder = Path(config.run_dir)
     failed: dict[str, str] = {}
     sheet = folder / "contact_sheet.png"
     videos = {job.id: folder / "videos" / f"{job.id}{config.video.suffix}" for job in jobs}
     done = all(finished(config, job) for job in jobs) and sheet.is_file()
-    if done and (not wants_scores(config) or kept_scores(config, videos)):
-        Status(folder / "status.json", [job.id for job in jobs]).done(*(job.id for job in jobs))
+    if agreed(done and (not wants_scores(config) or kept_scores(config, videos) is not None)):
+        if first:
+            Status(folder / "status.json", [job.id for job in jobs]).done(*videos)
     else:
         from pixelwizard.runs.predict import generate
         from pixelwizard.shortcut.weights import check_weights
 
-        check_weights(config.backbone)
-        failed = generate(config, jobs, digests).failed
+        if first:
+            check_weights(config.backbone)
+        failed = generate(config, jobs, digests, rank=rank).failed
+    if not first:
+        return 0  # what failed is the first rank's to say
+    _report(folder, videos, failed)
+    return SOME_FAILED if failed else 0
+
+
+def _report(folder: Path, videos: Mapping[str, Path], failed: Mapping[str, str]) -> None:
+    """Print where the videos are, and say which prompts failed."""
     print(folder)
     for id, path in videos.items():
         if id not in failed:
@@ -136,7 +179,6 @@ def _generate(config: Config) -> int:
     if sentences:
         full = any(OUT_OF_MEMORY in why for why in failed.values())
         write_failure(folder, Failure("; ".join(sentences), full))
-    return 3 if failed else 0
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ FLOORS = (
     ("bench",),
     ("worker",),
     ("forkserver", "forked"),
-    ("launch",),
+    ("launch", "devices"),
     ("commands",),
     ("sweep",),
     ("compose",),

@@ -30,10 +30,12 @@ class Launched:
 
     def __init__(self) -> None:
         self.folders: list[Path] = []
+        self.ranks = 0
         self.code: Fake = lambda folder: 0
 
-    def __call__(self, folder: Path) -> int:
+    def __call__(self, folder: Path, ranks: int) -> int:
         self.folders.append(folder)
+        self.ranks = ranks
         return self.code(folder)
 
     def config(self, index: int = -1) -> settings.Config:
@@ -203,6 +205,15 @@ def test_any_text_reaches_the_worker_unchanged(launched: Launched, text: str) ->
 def test_any_path_can_be_given(launched: Launched, name: str) -> None:
     assert main([f"run_dir={name}"]) == 0
     assert launched.folders == [Path.cwd() / name]
+
+
+def test_a_layout_starts_as_many_ranks_and_a_sweep_may_have_several(launched: Launched) -> None:
+    assert main([]) == 0 and launched.ranks == 1
+    assert main(["parallel=hybrid", "parallel.prompts=2", "parallel.sequence=3"]) == 0
+    assert launched.ranks == 6
+    assert main(["-m", "parallel=auto", "parallel.devices=4,1", "sweep_dir=sweep"]) == 0
+    assert launched.ranks == 1
+    assert [path.parent.name for path in launched.folders[-2:]] == ["sweep", "sweep"]
 
 
 def test_the_same_request_has_the_same_folder_and_another_one_another(launched: Launched) -> None:

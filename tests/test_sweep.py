@@ -54,7 +54,7 @@ def jobs_of(backbone: BackboneSettings, folder: Path) -> dict[str, SweepJob]:
 
 def child(backbone: BackboneSettings, folder: Path) -> None:
     """The sweep in a process of its own, with its workers inside: SIGKILL ends all of it."""
-    generate.launch = worker.run
+    generate.launch = lambda folder, ranks: worker.run(folder)
     sys.exit(run_sweep(folder / "sweep", jobs_of(backbone, folder)))
 
 

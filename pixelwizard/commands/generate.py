@@ -9,12 +9,12 @@ from pixelwizard import provenance
 from pixelwizard.checkpoints import require_weights, weights_digests
 from pixelwizard.commands import Command
 from pixelwizard.data.prompts import prompts_of
+from pixelwizard.devices import mesh_of
 from pixelwizard.jobs import make_jobs
 from pixelwizard.launch import launch
 from pixelwizard.metrics.files import find_videos
 from pixelwizard.metrics.names import decided, require
 from pixelwizard.run_folder import claim
-from pixelwizard.schema import ConfigError
 from pixelwizard.settings import Config
 
 EXAMPLES = """\
@@ -24,6 +24,7 @@ EXAMPLES = """\
   pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
   pixelwizard metrics=tiny reference=DIR             FVD and its like against real videos
   pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
+  pixelwizard prompts=prompts.txt parallel=prompts parallel.prompts=2      two at a time
   pixelwizard backbone=wan2_2_ti2v_5b resolution=2k backbone.folder=DIR backbone.detail=FILE"""
 
 
@@ -34,8 +35,7 @@ def check(config: Config) -> None:
     """
     prompts_of(config)
     require_weights(config.backbone)
-    if config.parallel.mode != "single":
-        raise ConfigError("parallel is for plan so far; leave it out")
+    mesh_of(config)
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
     if config.metrics.enabled:
@@ -45,7 +45,7 @@ def check(config: Config) -> None:
 
 def run(config: Config, command_line: Sequence[str]) -> int:
     """Make the videos of ``config`` in its run folder; returns the exit code."""
-    return launch(claim(config, command_line))
+    return launch(claim(config, command_line), mesh_of(config).world)
 
 
 def finished(config: Config) -> bool:

@@ -8,9 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pixelwizard.failures import OUT_OF_MEMORY, is_out_of_memory
 from pixelwizard.jobs import Job
-from pixelwizard.runs.loops import Done, Failed, StageLoop
+from pixelwizard.runs.loops import Done, Failed, StageLoop, sentence
 from pixelwizard.runs.memory import PeakMemory
 from pixelwizard.runs.progress import Display
 from pixelwizard.runs.status import Status
@@ -24,7 +23,8 @@ class Keep(Callback):
     """Stores what a job's stage returned with its cost, or records why it failed.
 
     ``publish`` is called with the cost of the decode once a job's video is written. The peak that
-    was planned stands beside the measured one.
+    was planned stands beside the measured one. Only the first ``kept`` jobs are: what follows, or
+    everything where this is 0, is kept on another rank.
     """
 
     def __init__(
@@ -33,10 +33,11 @@ class Keep(Callback):
         status: Status,
         publish: Callable[[Job, dict[str, float]], None],
         tracker: Tracker,
-        planned_gb: float | None = None,
+        planned_gb: float | None,
+        kept: int,
     ) -> None:
         self.store, self.status, self.publish = store, status, publish
-        self.tracker, self.planned_gb = tracker, planned_gb
+        self.tracker, self.planned_gb, self.kept = tracker, planned_gb, kept
         self.memory = PeakMemory()
 
     def on_predict_batch_end(
@@ -50,6 +51,8 @@ class Keep(Callback):
     ) -> None:
         assert isinstance(pl_module, StageLoop)
         name = pl_module.name
+        if batch_idx >= self.kept:
+            return
         if isinstance(outputs, Failed):
             self._fail(name, batch, outputs.error)
             return
@@ -70,10 +73,8 @@ class Keep(Callback):
             self.publish(batch, cost)
 
     def _fail(self, name: str, job: Job, error: Exception) -> None:
-        why = " ".join(str(error).split()) or type(error).__name__
-        why = f"{OUT_OF_MEMORY}: {why}" if is_out_of_memory(error) else why
         log.error("%s of %s failed", name, job.id, exc_info=error)
-        self.status.fail(job.id, f"{name}: {why}")
+        self.status.fail(job.id, f"{name}: {sentence(error)}")
 
 
 class Progress(Callback):

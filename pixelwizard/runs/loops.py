@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from pixelwizard.decode_cost import precision
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.diffusion.solvers import SolverState
+from pixelwizard.failures import OUT_OF_MEMORY, PromptFailed, is_lost_rank, is_out_of_memory
 from pixelwizard.geometry import Geometry
 from pixelwizard.jobs import Job
+from pixelwizard.runs.parallel import ALONE, Group
 from pixelwizard.runs.placement import Networks
 from pixelwizard.runs.progress import Display
 from pixelwizard.settings import Config
@@ -62,7 +65,8 @@ class Failed:
 class StageLoop(LightningModule, ABC):
     """One stage over jobs: subclasses load in ``load`` and work in ``compute``.
 
-    An exception in ``compute`` concerns its job alone; one in ``load`` ends the run.
+    An exception in ``compute`` concerns its job alone, unless other ranks of the loop's ``group``
+    wait for this one; one in ``load`` ends the run.
     """
 
     name = ""
@@ -70,6 +74,7 @@ class StageLoop(LightningModule, ABC):
     def __init__(self, config: Config, store: Store, display: Display, networks: Networks) -> None:
         super().__init__()
         self.config, self.store, self.display, self.networks = config, store, display, networks
+        self.rank = networks.rank
         self.stage: Any = None
         self.loading_seconds = 0.0
         self.earlier_seconds = 0.0
@@ -82,6 +87,11 @@ class StageLoop(LightningModule, ABC):
         device = self.trainer.strategy.root_device
         self.stage = self.load(device, getattr(torch, self.config.backbone.dtype))
         self.loading_seconds = time.perf_counter() - started
+
+    @property
+    def group(self) -> Group:
+        """The ranks that compute together; here the lead of each prompt alone."""
+        return ALONE
 
     @abstractmethod
     def load(self, device: torch.device, dtype: torch.dtype) -> Any:
@@ -104,7 +114,17 @@ class StageLoop(LightningModule, ABC):
             artifacts = self.compute(job)
             return Done(artifacts, self.earlier_seconds + time.perf_counter() - started)
         except Exception as error:
-            return Failed(error)
+            if self.group.size == 1:
+                return Failed(error)
+            if is_lost_rank(error):
+                raise
+            raise PromptFailed(f"prompt {job.id} failed: {self.name}: {sentence(error)}") from error
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{OUT_OF_MEMORY}: {text}" if is_out_of_memory(error) else text
 
 
 class EncodeTextLoop(StageLoop):
@@ -131,6 +151,11 @@ class SamplingLoop(StageLoop):
 
     state_seconds = 0.0
 
+    @property
+    def group(self) -> Group:
+        """The ranks that make every pass together."""
+        return self.rank.bound
+
     def noise(self, geometry: Geometry, seed: int) -> Tensor:
         """Float32 CTHW, by the seed alone."""
         channels = self.config.backbone.dit.in_dim
@@ -143,11 +168,19 @@ class SamplingLoop(StageLoop):
         return first, second
 
     def resume(self, key: str) -> SolverState | None:
-        """The state that an interrupted run left for this result."""
-        if not self.store.has(f"{self.name}_state", key):
+        """The state that an interrupted run left for this result.
+
+        The lead of the ranks of a prompt reads it for all; ranks whose passes are bound to those of
+        other prompts continue only where all are at the same step.
+        """
+        kind, found = f"{self.name}_state", None
+        if self.rank.is_lead and self.store.has(kind, key):
+            found = self.store.load(kind, key), self.store.facts(kind, key)["seconds"]
+        found = self.rank.prompt.from_first(found)
+        steps = self.group.gather(found and int(found[0]["step"]))
+        if found is None or len(set(steps)) > 1:
             return None
-        self.earlier_seconds = self.store.facts(f"{self.name}_state", key)["seconds"]
-        tensors = self.store.load(f"{self.name}_state", key)
+        tensors, self.earlier_seconds = found
         return SolverState.from_tensors({n: t.to(self.device) for n, t in tensors.items()})
 
     def keep(
@@ -160,7 +193,8 @@ class SamplingLoop(StageLoop):
         def on_step(state: SolverState) -> None:
             nonlocal saved
             now = time.monotonic()
-            if state.step < len(schedule.steps) and now - saved >= self.state_seconds:
+            due = state.step < len(schedule.steps) and now - saved >= self.state_seconds
+            if due and self.rank.is_lead:
                 seconds = self.earlier_seconds + now - started
                 self.store.save(f"{self.name}_state", key, state.to_tensors(), {"seconds": seconds})
                 saved = now
@@ -178,7 +212,7 @@ class AnchorLoop(SamplingLoop):
     def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
         schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
         network = self.networks.load(self.name, load_anchor, device, dtype)
-        return Anchor(network, schedule, self.config.anchor.guidance)
+        return Anchor(network, schedule, self.config.anchor.guidance, self.rank.halves)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         state = self.resume(job.anchor_key)
@@ -199,7 +233,7 @@ class DetailLoop(SamplingLoop):
     def load(self, device: torch.device, dtype: torch.dtype) -> Detail:
         schedule = make_schedule(self.config.schedule, self.config.resolution.shift)
         network = self.networks.load(self.name, load_detail, device, dtype)
-        return Detail(network, schedule, self.config.schedule.guidance)
+        return Detail(network, schedule, self.config.schedule.guidance, self.rank.halves)
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         state = self.resume(job.detail_key)
@@ -230,9 +264,14 @@ class DecodeLoop(StageLoop):
         super().__init__(config, store, display, networks)
         self.folder, self.comments = folder, comments
 
+    @property
+    def group(self) -> Group:
+        """The ranks of a prompt, with a part of every clip each."""
+        return self.rank.prompt
+
     def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
         vae = self.networks.load(self.name, load_vae, device, precision(self.config))
-        return Decode(vae, self.networks.tiles)
+        return Decode(vae, self.networks.tiles, self.group.peers())
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         size, suffix = self.config.resolution, self.config.video.suffix
@@ -245,10 +284,13 @@ class DecodeLoop(StageLoop):
         return ()
 
     def _write(self, path: Path, size: Geometry, kind: str, key: str, comment: str) -> None:
-        latent = self.store.load(kind, key)["latent"]
+        made = self.stage(self.store.load(kind, key)["latent"])
+        if not self.rank.is_lead:
+            deque(made, maxlen=0)  # this rank takes its part and is given nothing
+            return
         try:
             with VideoWriter(path, size.width, size.height, self.config.video, comment) as writer:
-                for frames in self.stage(latent):
+                for frames in made:
                     writer.write(frames)
                     self.display.step(writer.frames, size.frames)
         except VideoError as error:

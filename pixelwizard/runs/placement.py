@@ -15,16 +15,20 @@ from pixelwizard.decode_cost import Settings, allowed, surely_whole
 from pixelwizard.geometry import Tiles
 from pixelwizard.planner import Plan, make_plan
 from pixelwizard.runs.memory import GB, available
-from pixelwizard.settings import BackboneSettings, Config
+from pixelwizard.runs.parallel import Rank
+from pixelwizard.settings import Config
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.wan.dit import CHUNK, WanDiT
 from pixelwizard.wan.umt5 import TextEncoder
 
 Network = TypeVar("Network", bound=nn.Module)
-Load = Callable[[BackboneSettings, torch.device, torch.dtype], Network]
+Load = Callable[..., Network]
+"""A loader: (backbone, device, dtype), those of transformers also with a mesh for slices."""
 CPU = torch.device("cpu")
 STREAMED = ("text", "anchor", "detail")
 """Stages whose networks are chains of equal blocks, which can pass from host memory."""
+SHARDED = ("anchor", "detail")
+"""Stages whose weights can be in slices on several ranks."""
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +64,11 @@ class Networks:
     """Loads the network of each stage; with ``offload`` each is read only once per run.
 
     In offload a copy of the weights stays in host memory, pinned where there is a GPU, and what a
-    stage uses are copies of them on the device.
+    stage uses are copies of them on the device. ``rank``: this process among others.
     """
 
-    def __init__(self, config: Settings, plan: Plan | None) -> None:
-        self.config = config
+    def __init__(self, config: Settings, plan: Plan | None, rank: Rank | None = None) -> None:
+        self.config, self.rank = config, rank or Rank()
         self.planned = plan.by_name if plan else {}
         self._kept: dict[str, nn.Module] = {}
 
@@ -92,6 +96,9 @@ class Networks:
     ) -> Network:
         """The network of a stage, ready to compute on ``device``."""
         mode, backbone = self.mode(stage), self.config.backbone
+        if self.rank.shards is not None and stage in SHARDED:
+            network = load(backbone, device, dtype, self.rank.shards)
+            return self._configured(stage, network)
         if mode == "offload":
             return self._offloaded(stage, load, device, dtype)
         if mode == "stream" and stage in STREAMED:
@@ -119,6 +126,7 @@ class Networks:
             planned = self.planned[stage].chunk if stage in self.planned else None
             network.chunk = planned or self.config.memory.chunk or CHUNK
             network.residual = getattr(torch, self.config.memory.residual)
+            network.ulysses = self.rank.ulysses
         if isinstance(network, ShortcutDiT):
             network.features_on_host = stage in self.planned
         return network

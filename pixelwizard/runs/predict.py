@@ -6,13 +6,14 @@ every result goes to the store, so that an interrupted run continues and a finis
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
@@ -27,6 +28,7 @@ from pixelwizard.runs.loops import (
     EncodeTextLoop,
     StageLoop,
 )
+from pixelwizard.runs.parallel import Rank, trainer_options
 from pixelwizard.runs.placement import Networks, device_name, plan_of
 from pixelwizard.runs.progress import Display, silence_lightning
 from pixelwizard.runs.scoring import score_run
@@ -50,28 +52,36 @@ class Outcome:
 
 
 def generate(
-    config: Config, jobs: Sequence[Job], digests: Mapping[str, str], display: Display | None = None
+    config: Config,
+    jobs: Sequence[Job],
+    digests: Mapping[str, str],
+    display: Display | None = None,
+    rank: Rank | None = None,
 ) -> Outcome:
     """Make the video of every job in ``config.run_dir``; ``digests`` are those of the weights.
 
+    Every ``rank`` of several calls this; the first keeps status, tracker and contact sheet.
     A failing prompt is named in the outcome and in status.json, the others go on. Raises ValueError
     where nothing can be done: no weights, a store that cannot be written.
     """
     silence_lightning()
     check_ffmpeg()
     folder = Path(config.run_dir)
-    display = display or Display(len(jobs))
-    tracker = open_tracker(config, display.line)
-    run, sheet = _Run(config, jobs, digests, display, tracker), None
+    rank = rank or Rank()
+    display = display or Display(len(jobs), None if rank.is_first else io.StringIO())
+    tracker = open_tracker(config, display.line) if rank.is_first else Tracker()
+    run, sheet = _Run(config, jobs, digests, display, tracker, rank), None
     try:
         run.tell_earlier()
         run.all_groups()
+        run.hear_others()
         outcome = run.outcome()
-        if videos := outcome.videos:
-            sheet = folder / "contact_sheet.png"
-            rows = [(job.prompt.text, videos[job.id]) for job in jobs if job.id in videos]
-            write_contact_sheet(sheet, rows)
-        score_run(config, videos, tracker, display)
+        if rank.is_first:
+            if videos := outcome.videos:
+                sheet = folder / "contact_sheet.png"
+                rows = [(job.prompt.text, videos[job.id]) for job in jobs if job.id in videos]
+                write_contact_sheet(sheet, rows)
+            score_run(config, videos, tracker, display)
     finally:
         tracker.finish(sheet)
         display.close()
@@ -88,14 +98,16 @@ class _Run:
         digests: Mapping[str, str],
         display: Display,
         tracker: Tracker,
+        rank: Rank,
     ) -> None:
         self.config, self.jobs, self.digests, self.display = config, jobs, digests, display
-        self.tracker = tracker
-        self.networks = Networks(config, plan_of(config))
+        self.tracker, self.rank = tracker, rank
+        self.networks = Networks(config, rank.everyone.from_first(plan_of(config)), rank)
         self.videos = Path(config.run_dir) / "videos"
         self.videos.mkdir(parents=True, exist_ok=True)
         self.store = Store(config.store.dir)
-        self.status = Status(Path(config.run_dir) / "status.json", [job.id for job in jobs])
+        place = Path(config.run_dir) / "status.json" if rank.is_first else None
+        self.status = Status(place, [job.id for job in jobs])
         self.status.done(*(job.id for job in jobs if finished(config, job)))
         self.earlier = {k for job in jobs for k in results(job) if self.store.has(*k)}
         self.records = {job.id: record(config, job, digests, device_name()) for job in jobs}
@@ -108,15 +120,20 @@ class _Run:
                 self.tracker.earlier(self._video_of(job.id), json.loads(written))
 
     def all_groups(self) -> None:
-        """Every stage of every group; the groups are independent."""
-        todo = [job for job in self.jobs if not finished(self.config, job)]
-        counts = [self._needs(job) for job in todo]
+        """Every stage of every group of prompts; the groups are independent."""
+        left = [job.id for job in self.jobs if not finished(self.config, job)]
+        left = self.rank.everyone.from_first(left)
+        todo = [job for job in self.jobs if job.id in left]
+        if todo and self.rank.is_first:
+            (Path(self.config.run_dir) / "contact_sheet.png").unlink(missing_ok=True)
+        own = self.rank.own(todo)
+        counts = [self._needs(job) for job in own]
         self.display.plan(
             {s: sum(s in c for c in counts) for s in ("text", "anchor", "detail", "decode")}
         )
-        if todo:
-            (Path(self.config.run_dir) / "contact_sheet.png").unlink(missing_ok=True)
-        for group in groups(todo, self.config.group_size):
+        rounds = list(groups(own, self.config.group_size))
+        most = len(list(groups(todo[:: self.rank.mesh.prompts], self.config.group_size)))
+        for group in [*rounds, *([[]] * (most - len(rounds)))]:
             for loop in self._loops():
                 self._predict(loop, group)
 
@@ -128,18 +145,23 @@ class _Run:
         yield DecodeLoop(*parts, self.videos, comments)
 
     def _predict(self, loop: StageLoop, group: Sequence[Job]) -> None:
-        """Run one stage over those of the group that need it."""
+        """Run one stage over those of the group that need it; all bound ranks come here."""
         failed = self.status.failed
-        jobs = [job for job in group if job.id not in failed and loop.name in self._needs(job)]
-        if not jobs:
-            return
+        own = [job.id for job in group if job.id not in failed and loop.name in self._needs(job)]
+        ids, kept = self.rank.share(own, loop.group)
+        if ids and (loop.group.size > 1 or self.rank.is_lead):
+            by_id = {job.id: job for job in self.jobs}
+            self._run_stage(loop, [by_id[id] for id in ids], kept)
+        self.rank.bound.barrier()
+
+    def _run_stage(self, loop: StageLoop, jobs: Sequence[Job], kept: int) -> None:
+        """One stage over jobs, of which the first ``kept`` are this rank's to keep."""
         self.display.enter(loop.name, len(jobs))
         numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
         planned = self.networks.planned_gb(loop.name)
-        keep = Keep(self.store, self.status, self._publish, self.tracker, planned)
+        kept = kept if self.rank.is_lead else 0
+        keep = Keep(self.store, self.status, self._publish, self.tracker, planned, kept)
         trainer = Trainer(
-            accelerator="cuda" if torch.cuda.is_available() else "cpu",
-            devices=1,
             precision="32-true",
             logger=False,
             enable_checkpointing=False,
@@ -147,6 +169,7 @@ class _Run:
             enable_model_summary=False,
             default_root_dir=self.config.run_dir,
             callbacks=[Progress(self.display, numbers), keep],
+            **trainer_options(self.rank, loop.group),
         )
         loader: DataLoader[Job] = DataLoader(jobs, batch_size=1, collate_fn=_single)
         try:
@@ -178,9 +201,23 @@ class _Run:
         stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}
         written = {**self.records[job.id], "stages": stages}
         write_json(self.videos / f"{job.id}.json", written)
+        self._announce(job, written)
+
+    def _announce(self, job: Job, written: dict[str, Any]) -> None:
         self.status.done(job.id)
         self.tracker.video(self._video_of(job.id), written)
         self.display.line(f"video {self._video_of(job.id)}")
+
+    def hear_others(self) -> None:
+        """Wait for the other prompts' ranks and take note of what they made."""
+        for failed in self.rank.everyone.gather(self.status.failed):
+            for id, why in failed.items():
+                self.status.fail(id, why)
+        pending = [job for job in self.jobs if self.status.states[job.id]["state"] == "pending"]
+        for job in pending:
+            if finished(self.config, job):
+                written = (self.videos / f"{job.id}.json").read_text(encoding="utf-8")
+                self._announce(job, json.loads(written))
 
     def _video_of(self, id: str) -> Path:
         return self.videos / f"{id}{self.config.video.suffix}"

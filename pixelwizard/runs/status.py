@@ -11,7 +11,7 @@ from pixelwizard.provenance import write_json
 class Status:
     """Prompt id -> pending, done or failed (and why), on disk after every change."""
 
-    def __init__(self, path: Path, ids: Iterable[str]) -> None:
+    def __init__(self, path: Path | None, ids: Iterable[str]) -> None:
         self.path = path
         self.states: dict[str, dict[str, str]] = {id: {"state": "pending"} for id in ids}
 
@@ -32,5 +32,6 @@ class Status:
         return {id: s["why"] for id, s in self.states.items() if s["state"] == "failed"}
 
     def save(self) -> None:
-        """Write the file, atomically."""
-        write_json(self.path, self.states)
+        """Write the file, atomically, if there is one."""
+        if self.path is not None:
+            write_json(self.path, self.states)

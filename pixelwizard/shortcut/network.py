@@ -20,6 +20,8 @@ class ShortcutDiT(WanDiT):
     the tokens that it is at.
     """
 
+    entrances = (*WanDiT.entrances, "encode_anchor")
+
     def __init__(self, sizes: DiTSizes, control_blocks: Sequence[int]) -> None:
         for block in control_blocks:
             if not 0 <= block < sizes.num_layers:
@@ -35,9 +37,10 @@ class ShortcutDiT(WanDiT):
         self.spatial_adapter.reset_parameters()
 
     def encode_anchor(self, anchor_BCTHW: Tensor, token_grid: Grid) -> Tensor:
-        """Features of an anchor latent on the tokens of the detail latent, once per clip."""
+        """Features of an anchor latent on this rank's tokens of the detail latent, once a clip."""
         place = torch.device("cpu") if self.features_on_host else None
-        return self.spatial_adapter.encode(anchor_BCTHW, token_grid, self.chunk, place)
+        own = self.own_tokens(token_grid)
+        return self.spatial_adapter.encode(anchor_BCTHW, token_grid, self.chunk, place, own)
 
     def forward(
         self,

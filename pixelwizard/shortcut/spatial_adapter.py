@@ -64,11 +64,13 @@ class SpatialAdapter(nn.Module):
         token_grid: Grid,
         chunk: int = CHUNK,
         place: torch.device | None = None,
+        own: slice | None = None,
     ) -> Tensor:
         """Features [B, L, E] of an anchor latent on a (T, H, W) grid of tokens.
 
-        Without gradients about ``chunk`` tokens pass the large layers together, and the features
-        are put together on the device ``place`` (None: the anchor's).
+        Without gradients about ``chunk`` tokens pass the large layers together, only frames with
+        some of the tokens ``own`` do (None: all), and the features of these tokens are put
+        together on the device ``place`` (None: the anchor's).
         Raises ValueError if the anchor has another number of latent frames than the grid.
         """
         frames, height, width = token_grid
@@ -85,11 +87,17 @@ class SpatialAdapter(nn.Module):
         narrow = F.pad(narrow, (0, 0, 0, 0, 1, 1))
         if torch.is_grad_enabled():
             return self._widen(narrow)
-        shape = (len(narrow), frames * height * width, self.backbone[3].out_channels)
+        area, own = height * width, own or slice(0, frames * height * width)
+        first, last = own.start // area, -(-own.stop // area)
+        shape = (len(narrow), own.stop - own.start, self.backbone[3].out_channels)
         features = torch.empty(shape, dtype=dtype, device=place or narrow.device)
-        for span in spans(frames, max(1, chunk // (height * width))):
-            tokens = slice(span.start * height * width, span.stop * height * width)
-            features[:, tokens].copy_(self._widen(narrow[:, :, span.start : span.stop + 2]))
+        for span in spans(last - first, max(1, chunk // area)):
+            start, stop = first + span.start, first + span.stop
+            wide = self._widen(narrow[:, :, start : stop + 2])
+            tokens = slice(max(start * area, own.start), min(stop * area, own.stop))
+            features[:, tokens.start - own.start : tokens.stop - own.start].copy_(
+                wide[:, tokens.start - start * area : tokens.stop - start * area]
+            )
         return features
 
     def _widen(self, narrow: Tensor) -> Tensor:

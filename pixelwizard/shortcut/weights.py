@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from pixelwizard.checkpoints import NAMES, find_weights, require_weights
 from pixelwizard.settings import BackboneSettings
@@ -15,7 +16,7 @@ from pixelwizard.wan.files import read_tensors, save, unwrap
 from pixelwizard.wan.layouts import official_dit
 from pixelwizard.wan.weights import (
     check,
-    fill,
+    fill_transformer,
     has_adapter,
     open_anchor,
     open_text_encoder,
@@ -30,12 +31,14 @@ def load_detail(
     backbone: BackboneSettings,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    mesh: DeviceMesh | None = None,
 ) -> ShortcutDiT:
-    """Load the detail network; which blocks it controls is read from the names of its weights.
+    """Load the detail network, or this rank's slices of it if there is a ``mesh``.
 
-    Raises ValueError if its file is missing, broken or another network's.
+    Which blocks it controls is read from the names of its weights. Raises ValueError if its file
+    is missing, broken or another network's.
     """
-    return fill(*open_detail(backbone), device, dtype)
+    return fill_transformer(*open_detail(backbone), device, dtype, mesh)
 
 
 def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tensor]]:

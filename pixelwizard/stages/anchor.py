@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.guidance import guided
+from pixelwizard.diffusion.guidance import Halves, guided
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.diffusion.solvers import SolverState, Velocity, sample
 from pixelwizard.wan.dit import WanDiT
@@ -18,8 +18,11 @@ OnStep = Callable[[SolverState], None]
 class Anchor:
     """Integrates the base network's velocity, guided by the text."""
 
-    def __init__(self, network: WanDiT, schedule: Schedule, guidance: float) -> None:
-        self.network, self.schedule, self.guidance = network, schedule, guidance
+    def __init__(
+        self, network: WanDiT, schedule: Schedule, guidance: float, halves: Halves | None = None
+    ) -> None:
+        self.network, self.schedule = network, schedule
+        self.guidance, self.halves = guidance, halves
 
     @torch.no_grad()
     def __call__(
@@ -34,7 +37,8 @@ class Anchor:
 
         ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
         """
-        velocity = guided(self._velocity(text), self._velocity(negative_text), self.guidance)
+        passes = (self._velocity(text), self._velocity(negative_text))
+        velocity = guided(*passes, self.guidance, self.halves)
         noise = noise_CTHW.unsqueeze(0)
         return sample(velocity, noise, self.schedule, state=state, on_step=on_step)[0]
 

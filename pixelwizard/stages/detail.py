@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.guidance import guided
+from pixelwizard.diffusion.guidance import Halves, guided
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.diffusion.solvers import SolverState, Velocity, sample
 from pixelwizard.geometry import PATCH
@@ -16,8 +16,15 @@ from pixelwizard.stages.anchor import OnStep
 class Detail:
     """Integrates the detail network's velocity; it is told the size of each step."""
 
-    def __init__(self, network: ShortcutDiT, schedule: Schedule, guidance: float) -> None:
-        self.network, self.schedule, self.guidance = network, schedule, guidance
+    def __init__(
+        self,
+        network: ShortcutDiT,
+        schedule: Schedule,
+        guidance: float,
+        halves: Halves | None = None,
+    ) -> None:
+        self.network, self.schedule = network, schedule
+        self.guidance, self.halves = guidance, halves
 
     @torch.no_grad()
     def __call__(
@@ -36,9 +43,8 @@ class Detail:
         frames, height, width = noise_CTHW.shape[1:]
         grid = (frames, height // PATCH, width // PATCH)
         features = self.network.encode_anchor(anchor_CTHW.unsqueeze(0), grid)
-        velocity = guided(
-            self._velocity(text, features), self._velocity(negative_text, features), self.guidance
-        )
+        passes = (self._velocity(text, features), self._velocity(negative_text, features))
+        velocity = guided(*passes, self.guidance, self.halves)
         noise = noise_CTHW.unsqueeze(0)
         return sample(velocity, noise, self.schedule, state=state, on_step=on_step)[0]
 

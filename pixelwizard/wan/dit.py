@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pixelwizard.geometry import PATCH
 from pixelwizard.settings import DiTSizes
-from pixelwizard.wan.attention import Rotary, attention, rotate
+from pixelwizard.wan.attention import Rotary, Ulysses, attention, rotate
 from pixelwizard.wan.streaming import BlockStream
 
 Grid = tuple[int, int, int]
@@ -53,8 +53,13 @@ class WanDiT(nn.Module):
     ``chunk``: tokens that go through a layer together without gradients. ``residual``: in which
     type the residual stream waits between the blocks; bfloat16 halves it and rounds once a block.
     ``stream_from_host`` leaves the weights of the blocks in host memory. ``checkpointing``: with
-    gradients a block is computed a second time instead of keeping what is inside it.
+    gradients a block is computed a second time instead of keeping what is inside it. ``ulysses``:
+    the ranks that share the tokens of a pass, each of which gets the whole latent and gives the
+    whole velocity; only without gradients.
     """
+
+    entrances: tuple[str, ...] = ("encode_text",)
+    """Methods beside ``forward`` that use weights and are called from outside."""
 
     def __init__(self, sizes: DiTSizes) -> None:
         super().__init__()
@@ -73,6 +78,7 @@ class WanDiT(nn.Module):
         self.chunk = CHUNK
         self.residual = torch.float32
         self.checkpointing = False
+        self.ulysses: Ulysses | None = None
         self._stream: BlockStream | None = None
         self._rotary: dict[tuple[Grid, torch.device], Rotary] = {}
         self.reset_parameters()
@@ -100,9 +106,7 @@ class WanDiT(nn.Module):
         for row, embedding in zip(padded, embeddings, strict=True):
             row[: len(embedding)] = embedding
         context = self.text_embedding(padded)
-        return TextKeyValues(
-            tuple(block.cross_attn.keys_values(context) for block in self._each_block())
-        )
+        return TextKeyValues(tuple(block.text_keys_values(context) for block in self._each_block()))
 
     def stream_from_host(self, device: torch.device, asynchronous: bool) -> None:
         """Move all but the blocks to ``device``; the blocks stay in host memory and pass through.
@@ -141,23 +145,34 @@ class WanDiT(nn.Module):
             latent_BCTHW.shape[4] // PATCH,
         )
         x = self._embed_patches(latent_BCTHW)
-        rotary = self._rotary_of(grid, x.device)
+        ulysses, rotary = self.ulysses, self._rotary_of(grid, x.device)
         modulation = in_float32(self.time_projection, time_BE).unflatten(1, (6, -1))
         blocks = zip(self._each_block(), text.blocks, strict=True)
         for index, (block, keys_values) in enumerate(blocks):
             if additions and index in additions:
                 x = self._add(x, additions[index])
+            inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses)
             if self.checkpointing and torch.is_grad_enabled():
-                inputs = (x, modulation, rotary, keys_values, self.chunk)
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:
-                x = block(x, modulation, rotary, keys_values, self.chunk)
-        return unpatchify(self.head(x, time_BE, self.chunk), grid)
+                x = block(*inputs)
+        patches = self.head(x, time_BE, self.chunk)
+        if ulysses is not None:
+            patches = ulysses.gather(patches, math.prod(grid))
+        return unpatchify(patches, grid)
+
+    def own_tokens(self, grid: Grid) -> slice:
+        """The tokens of this rank: all of them unless others share the pass."""
+        length = math.prod(grid)
+        return slice(0, length) if self.ulysses is None else self.ulysses.own(length)
 
     def _embed_patches(self, latent_BCTHW: Tensor) -> Tensor:
-        """Tokens [B, L, E] of the residual stream; the strided convolution as a linear."""
+        """Own tokens [B, L, E] of the residual stream; the strided convolution as a linear."""
         weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
-        patches = patchify(latent_BCTHW).to(weight.dtype)
+        patches = patchify(latent_BCTHW)
+        if self.ulysses is not None:
+            patches = patches[:, self.ulysses.own(patches.shape[1])]
+        patches = patches.to(weight.dtype)
         if torch.is_grad_enabled():
             return F.linear(patches, weight, bias).to(self.residual)
         shape = (*patches.shape[:2], self.sizes.dim)
@@ -181,7 +196,7 @@ class WanDiT(nn.Module):
             if len(self._rotary) >= 4:
                 self._rotary.clear()
             head_dim = self.sizes.dim // self.sizes.num_heads
-            self._rotary[key] = Rotary(grid, head_dim, device)
+            self._rotary[key] = Rotary(grid, head_dim, device, self.own_tokens(grid))
         return self._rotary[key]
 
 
@@ -207,6 +222,7 @@ class Block(nn.Module):
         rotary: Rotary,
         text: tuple[Tensor, Tensor],
         chunk: int = CHUNK,
+        ulysses: Ulysses | None = None,
     ) -> Tensor:
         """Tokens [B, L, E] of the residual stream -> the same.
 
@@ -215,6 +231,8 @@ class Block(nn.Module):
         """
         six = (self.modulation.float() + modulation_B6E).unsqueeze(2).unbind(1)
         length = x.shape[1]
+        if ulysses is not None:
+            return self._with_others(x, rotary, six, text, chunk, ulysses)
         if torch.is_grad_enabled() or length <= chunk:
             table = rotary.table(0, length)
             hidden = self._attention_input(x, six)
@@ -246,6 +264,39 @@ class Block(nn.Module):
         table = rotary.table(span.start, span.stop)
         return self._update(x, hidden, keys, values, table, six, text)
 
+    def _with_others(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        six: tuple[Tensor, ...],
+        text: tuple[Tensor, Tensor],
+        chunk: int,
+        ulysses: Ulysses,
+    ) -> Tensor:
+        """``forward`` for the tokens of this rank; those of the others count in its attention."""
+        assert not torch.is_grad_enabled(), "ranks share a sequence without gradients only"
+        length, own = math.prod(rotary.grid), x.shape[1]
+        packed = ulysses.packed(x, self.self_attn.heads, self.ffn[0].weight.dtype)
+        for span in spans(own, chunk):
+            hidden, table = (
+                self._attention_input(x[:, span], six),
+                rotary.table(span.start, span.stop),
+            )
+            ulysses.pack(packed, span, 0, self.self_attn.queries(hidden, table))
+            for part, tensor in enumerate(self.self_attn.keys_values(hidden, table), start=1):
+                ulysses.pack(packed, span, part, tensor)
+            del hidden, tensor
+        attended = ulysses.attend(packed, length)
+        del packed
+        for span in spans(own, chunk):
+            branch = self.self_attn.o(attended[:, span].flatten(2))
+            x[:, span] = self._branches(x[:, span], branch, six, text)
+        return x
+
+    def text_keys_values(self, context_BSE: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the embedded text for the cross-attention, each [B, S, N, D]."""
+        return self.cross_attn.keys_values(context_BSE)
+
     def _attention_input(self, x: Tensor, six: tuple[Tensor, ...]) -> Tensor:
         shift, scale = six[0], six[1]
         return modulated_norm(x.float(), shift, scale, self.eps).to(self.ffn[0].weight.dtype)
@@ -260,12 +311,18 @@ class Block(nn.Module):
         six: tuple[Tensor, ...],
         text: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """The three residual branches of some tokens, given the keys and values of all."""
+        """The new residual stream of some tokens, given the keys and values of all."""
+        return self._branches(x, self.self_attn(hidden, keys, values, table), six, text)
+
+    def _branches(
+        self, x: Tensor, attended: Tensor, six: tuple[Tensor, ...], text: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """The three residual branches of some tokens, the first of them given."""
         _, _, gate1, shift2, scale2, gate2 = six
-        residual, x = x.dtype, x.float()
-        x = x + gate1 * self.self_attn(hidden, keys, values, table)
-        x = x + self.cross_attn(affine_norm(self.norm3, x).to(hidden.dtype), *text)
-        hidden = modulated_norm(x, shift2, scale2, self.eps).to(hidden.dtype)
+        residual, dtype = x.dtype, attended.dtype
+        x = x.float() + gate1 * attended
+        x = x + self.cross_attn(affine_norm(self.norm3, x).to(dtype), *text)
+        hidden = modulated_norm(x, shift2, scale2, self.eps).to(dtype)
         return (x + gate2 * self.ffn(hidden)).to(residual)
 
 
@@ -290,8 +347,11 @@ class Attention(nn.Module):
         self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor | None = None
     ) -> Tensor:
         """Attends from tokens [B, L, E] to the given keys and values -> [B, L, E]."""
-        query = self._heads(self.q(x), self.norm_q, rotary)
-        return self.o(attention(query, keys, values).flatten(2))
+        return self.o(attention(self.queries(x, rotary), keys, values).flatten(2))
+
+    def queries(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        """Queries (normed, rotated) of tokens [B, L, E] -> [B, L, N, D]."""
+        return self._heads(self.q(x), self.norm_q, rotary)
 
     def _heads(self, x: Tensor, norm: RMSNorm, rotary: Tensor | None) -> Tensor:
         heads = self._split(norm(x))

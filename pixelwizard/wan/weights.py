@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from pixelwizard.checkpoints import (
     CONFIG,
@@ -31,6 +32,7 @@ from pixelwizard.settings import BackboneSettings, DiTSizes
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.files import read_tensors, save, unwrap, write
 from pixelwizard.wan.layouts import official_dit, official_text, official_vae
+from pixelwizard.wan.sharding import fill_slices, shard
 from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
 from pixelwizard.wan.vae import WanVAE
 
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
+Transformer = TypeVar("Transformer", bound=WanDiT)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _NAMED = 3  # how many differing names an error lists
@@ -55,9 +58,13 @@ def load_anchor(
     backbone: BackboneSettings,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    mesh: DeviceMesh | None = None,
 ) -> WanDiT:
-    """Load the anchor network. Raises ValueError if its files are missing, broken or others'."""
-    return fill(*open_anchor(backbone), device, dtype)
+    """Load the anchor network, or this rank's slices of it if there is a ``mesh``.
+
+    Raises ValueError if its files are missing, broken or others'.
+    """
+    return fill_transformer(*open_anchor(backbone), device, dtype, mesh)
 
 
 def load_vae(
@@ -186,6 +193,21 @@ def fill(
 ) -> Network:
     """Give a network on the meta device its weights, names and shapes having been checked."""
     network.load_state_dict(cast(tensors, device, dtype), strict=True, assign=True)
+    return frozen(network)
+
+
+def fill_transformer(
+    network: Transformer,
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    mesh: DeviceMesh | None,
+) -> Transformer:
+    """``fill`` with all weights, or with this rank's slices where there is a ``mesh``."""
+    if mesh is None:
+        return fill(network, tensors, device, dtype)
+    shard(network, mesh)
+    fill_slices(network, tensors, device, dtype)
     return frozen(network)
 
 
