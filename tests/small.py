@@ -10,6 +10,8 @@ import torch
 import yaml
 from torch import nn
 
+from pixelwizard.data_settings import DataSettings, DegradationSettings
+from pixelwizard.objective_settings import ConditionSettings, FlowSettings, ObjectiveSettings
 from pixelwizard.settings import (
     BackboneSettings,
     Config,
@@ -23,6 +25,12 @@ from pixelwizard.settings import (
 )
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import save_detail
+from pixelwizard.train_settings import (
+    CheckpointSettings,
+    OptimizerSettings,
+    TrainConfig,
+    TrainerSettings,
+)
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
 from pixelwizard.wan.vae import WanVAE
@@ -51,6 +59,15 @@ BACKBONE = BackboneSettings(
     text=TextSizes(vocab_size=12, dim=16, dim_attn=16, dim_ffn=24, num_heads=2, num_layers=1),
 )
 SIZE = ResolutionSettings(width=128, height=64, frames=5, anchor_width=64, anchor_height=32)
+
+
+EVEN = FlowSettings(weighting="uniform")
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "vae": dict(kind="vae"),
+    "anchor": dict(kind="flow", flow=EVEN),
+    "detail": dict(kind="shortcut", flow=EVEN, condition=ConditionSettings(adapter_init_std=0.05)),
+}
+"""An objective for each part of a backbone."""
 
 
 def randomise(network: nn.Module, scale: float = 0.2) -> nn.Module:
@@ -94,3 +111,25 @@ def write_config(config: Config) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
     return folder
+
+
+def small_training(
+    backbone: BackboneSettings, folder: Path, latents: Path, part: str, **objective: Any
+) -> TrainConfig:
+    """Six steps, a checkpoint after every third; the rates hold."""
+    return TrainConfig(
+        run_dir=str(folder),
+        backbone=backbone,
+        resolution=SIZE,
+        data=DataSettings(
+            dir=str(latents),
+            **dict(count=4, held_out=2, ready=2, shard=2, workers=0),
+            degradation=DegradationSettings(shrink=[]),
+            **dict(crop=32, crop_frames=5, crops=2, window=2),
+        ),
+        objective=ObjectiveSettings(batch=2, **{**OBJECTIVES[part], **objective}),
+        optimizer=OptimizerSettings(decay=0.0, warmup=2),
+        trainer=TrainerSettings(max_steps=6, log_every=1),
+        checkpoint=CheckpointSettings(every=3),
+        tracker=TrackerSettings(kind="none"),
+    )

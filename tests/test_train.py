@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
-from small import SIZE, write_backbone
+from small import SIZE, small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.data.statistics import latent_statistics
-from pixelwizard.data_settings import DataSettings, DegradationSettings
 from pixelwizard.objective_settings import (
     ConditionSettings,
-    FlowSettings,
-    ObjectiveSettings,
     ReconstructionSettings,
     ShortcutSettings,
 )
-from pixelwizard.runs import modules
-from pixelwizard.runs.checkpointing import last_checkpoint, read_checkpoint
 from pixelwizard.runs.optimizers import MuonAdamW, orthogonalised
 from pixelwizard.runs.starts import make_module, pass_through
 from pixelwizard.runs.train import train
 from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings, TrackerSettings
+from pixelwizard.settings import BackboneSettings
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import load_detail
 from pixelwizard.train_settings import (
-    CheckpointSettings,
     OptimizerSettings,
-    TrainConfig,
     TrainerSettings,
 )
 from pixelwizard.wan.weights import load_anchor, load_vae
@@ -45,13 +34,6 @@ from pixelwizard.wan.weights import load_anchor, load_vae
 LOADERS = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
 DECODER = ReconstructionSettings(decoder_only=True)
 SHORTCUTS = ShortcutSettings(probability=1.0)
-EVEN = FlowSettings(weighting="uniform")
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "vae": dict(kind="vae"),
-    "anchor": dict(kind="flow", flow=EVEN),
-    "detail": dict(kind="shortcut", flow=EVEN, condition=ConditionSettings(adapter_init_std=0.05)),
-}
-"""An objective for each part of a backbone."""
 
 
 @pytest.fixture(scope="module")
@@ -63,36 +45,6 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
 def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache that the trainings of this file share."""
     return tmp_path_factory.mktemp("latents")
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """A test leaves no signal handler behind."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-def small_training(
-    backbone: BackboneSettings, folder: Path, latents: Path, part: str, **objective: Any
-) -> TrainConfig:
-    """Six steps, a checkpoint after every third; the rates hold."""
-    return TrainConfig(
-        run_dir=str(folder),
-        backbone=backbone,
-        resolution=SIZE,
-        data=DataSettings(
-            dir=str(latents),
-            **dict(count=4, held_out=2, ready=2, shard=2, workers=0),
-            degradation=DegradationSettings(shrink=[]),
-            **dict(crop=32, crop_frames=5, crops=2, window=2),
-        ),
-        objective=ObjectiveSettings(batch=2, **{**OBJECTIVES[part], **objective}),
-        optimizer=OptimizerSettings(decay=0.0, warmup=2),
-        trainer=TrainerSettings(max_steps=6, log_every=1),
-        checkpoint=CheckpointSettings(every=3),
-        tracker=TrackerSettings(kind="none"),
-    )
 
 
 def fixed_batch() -> dict[str, Any]:
@@ -160,103 +112,6 @@ def test_a_decoder_alone_leaves_the_encoder_as_it_was(
     after = load_file(tmp_path / "export" / "Wan2.2_VAE.safetensors")
     changed = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert changed == {"decoder", "conv2"}
-
-
-@pytest.mark.parametrize("kind", ["vae", "anchor", "detail"])
-def test_a_training_that_was_killed_continues_as_if_nothing_had_been(
-    backbone: BackboneSettings,
-    tmp_path: Path,
-    latents: Path,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole = small_training(backbone, tmp_path / "whole", latents, kind)
-    torn = replace(whole, run_dir=str(tmp_path / "torn"))
-    assert train(whole) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(modules.TrainingModule, "training_step", killed_at_step_4)
-        with pytest.raises(Killed):
-            train(torn)
-    assert train(torn) == 0
-    first, second = (last(config) for config in (whole, torn))
-    assert first["global_step"] == second["global_step"] == 6
-    assert_equal(first["state_dict"], second["state_dict"])
-    assert_equal(first["optimizer_states"], second["optimizer_states"])
-    assert losses(whole) == losses(torn)
-    assert len(losses(whole)) == 6
-    assert_loadable(torn, first["state_dict"])
-
-
-class Killed(BaseException):
-    """The training ends in the middle of a step."""
-
-
-def killed_at_step_4(module: Any, batch: dict[str, Any], batch_idx: int) -> Tensor:
-    if batch["step"] == 4:
-        raise Killed
-    return step(module, batch, batch_idx)
-
-
-step = modules.TrainingModule.training_step
-
-
-def last(config: TrainConfig) -> dict[str, Any]:
-    path = last_checkpoint(Path(config.run_dir) / "checkpoints")
-    assert path is not None
-    return read_checkpoint(path)
-
-
-def losses(config: TrainConfig) -> list[str]:
-    with open(Path(config.run_dir) / "log.csv", newline="") as file:
-        return [row["loss"] for row in csv.DictReader(file) if row["loss"]]
-
-
-def assert_equal(first: Any, second: Any) -> None:
-    """Two nests of dictionaries and lists hold the same values, tensors bit for bit."""
-    if isinstance(first, Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for name in first:
-            assert_equal(first[name], second[name])
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second)
-        for one, other in zip(first, second, strict=True):
-            assert_equal(one, other)
-    else:
-        assert first == second
-
-
-def assert_loadable(config: TrainConfig, state: dict[str, Tensor]) -> None:
-    """The export is a backbone's folder that holds the moving average."""
-    folder = Path(config.run_dir) / "export"
-    loaded = LOADERS[config.part](replace(config.backbone, folder=str(folder)))
-    average = {k.removeprefix("average."): v for k, v in state.items() if k.startswith("average.")}
-    assert_equal(dict(loaded.state_dict()), average)
-    assert (folder / "google" / "umt5-xxl" / "tokenizer.json").is_file()
-    if config.part == "vae":
-        statistics = yaml.safe_load((folder / "latent_statistics.yaml").read_text())
-        assert [len(statistics[name]) for name in ("latent_mean", "latent_std")] == [4, 4]
-
-
-def test_a_signal_waits_for_the_step_and_its_checkpoint(
-    backbone: BackboneSettings, tmp_path: Path, latents: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*_: Any) -> None:
-        raise Killed
-
-    def signalled(module: Any, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if batch["step"] == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return step(module, batch, batch_idx)
-
-    signal.signal(signal.SIGTERM, stop)
-    monkeypatch.setattr(modules.TrainingModule, "training_step", signalled)
-    config = small_training(backbone, tmp_path, latents, "anchor")
-    with pytest.raises(Killed):
-        train(config)
-    assert last(config)["global_step"] == 2
-    assert signal.getsignal(signal.SIGTERM) is stop
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])

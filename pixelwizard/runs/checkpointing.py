@@ -126,6 +126,8 @@ class Checkpoints(L.Callback):
         torch.set_rng_state(checkpoint[OURS]["random"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        for unfinished in self.folder.glob("step-*.tmp"):
+            unfinished.unlink()
         self._defer_signals()
 
     def on_train_batch_end(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader, Dataset
+import torch
+from torch.utils.data import DataLoader
 
 from pixelwizard.data.batches import Batches, HeldOut
 from pixelwizard.data.crops import CropBatches, held_out_crops
@@ -39,9 +40,9 @@ class TrainingData(L.LightningDataModule):
         assert self.trainer is not None
         config, first = self.config, self.trainer.global_step * self.config.trainer.accumulate
         if config.part == "vae":
-            return DataLoader(CropBatches(config, first), batch_size=None)
+            return loader(CropBatches(config, first))
         if self.sources is None:
-            return DataLoader(LabelledBatches(maker(config), config.seed, first), batch_size=None)
+            return loader(LabelledBatches(maker(config), config.seed, first))
         batches = Batches(
             self.sources.train,
             config.objective.batch,
@@ -51,7 +52,7 @@ class TrainingData(L.LightningDataModule):
             self.trainer.world_size,
         )
         workers = config.data.workers if config.data.kind == "clips" else 0
-        return DataLoader(batches, batch_size=None, num_workers=workers)
+        return loader(batches, workers)
 
     def val_dataloader(self) -> Any:
         config = self.config
@@ -63,5 +64,10 @@ class TrainingData(L.LightningDataModule):
             batches = held_out_crops(config)
         else:
             batches = held_out(maker(config), HELD_OUT_BATCHES)
-        assert isinstance(batches, (Dataset, list))
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        return loader(batches)
+
+
+def loader(batches: Any, workers: int = 0) -> DataLoader[Any]:
+    """Hands the batches on as they are; leaves the global random numbers alone."""
+    own = torch.Generator()
+    return DataLoader(batches, batch_size=None, num_workers=workers, generator=own)

@@ -1,0 +1,306 @@
+"""A training that was killed, at whatever moment, continues as if nothing had been.
+
+Kills are real: another process is sent SIGKILL by itself in the middle of a step, or with a
+checkpoint half written.
+"""
+
+from __future__ import annotations
+
+import csv
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from small import SIZE, small_training, write_backbone, write_config
+from torch import Tensor
+
+from pixelwizard.checkpoints import weights_digest
+from pixelwizard.data_settings import DataSettings
+from pixelwizard.objective_settings import ShortcutSettings
+from pixelwizard.runs import modules
+from pixelwizard.runs.checkpointing import OURS, CheckpointFiles, last_checkpoint, read_checkpoint
+from pixelwizard.runs.train import train
+from pixelwizard.settings import BackboneSettings
+from pixelwizard.shortcut.weights import load_detail
+from pixelwizard.train_settings import CheckpointSettings, TrainConfig
+from pixelwizard.wan.weights import load_anchor, load_vae
+
+LOADERS: dict[str, Any] = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from pixelwizard import settings
+from pixelwizard.runs import modules
+from pixelwizard.runs.train import train
+
+save, step = torch.save, modules.TrainingModule.training_step
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half_a_checkpoint(state, file, *rest):
+    save(state, file)
+    if state.get("global_step") == 4:
+        file.truncate(file.tell() // 2)
+        kill()
+
+def half_a_step(module, batch, batch_idx):
+    loss = step(module, batch, batch_idx)
+    if module.global_step == 5:
+        kill()
+    return loss
+
+def killed(folder):
+    child = os.fork()
+    if not child:
+        train(settings.load(Path(folder) / "config.yaml"))
+        os._exit(0)
+    print(folder, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(*sorted(path.name for path in Path(folder, "checkpoints").iterdir()), flush=True)
+
+torch.save = half_a_checkpoint
+killed(sys.argv[1])
+torch.save, modules.TrainingModule.training_step = save, half_a_step
+killed(sys.argv[1])
+"""
+"""Two processes kill themselves: with half of a checkpoint written, in the middle of a step."""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that the trainings of this file share."""
+    return tmp_path_factory.mktemp("latents")
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A test leaves no signal handler behind."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    backbone: BackboneSettings, latents: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig:
+    """A training of the detail network that nothing interrupted: two batches to a step."""
+    shortcut = ShortcutSettings(probability=0.5)
+    folder = tmp_path_factory.mktemp("finished")
+    config = small_training(backbone, folder, latents, "detail", shortcut=shortcut)
+    config = replace(
+        config,
+        trainer=replace(config.trainer, accumulate=2),
+        checkpoint=CheckpointSettings(every=2, container=True),
+    )
+    assert train(config) == 0
+    return config
+
+
+def test_after_sigkill_losses_average_and_order_are_those_of_a_whole_training(
+    finished: TrainConfig, tmp_path: Path
+) -> None:
+    torn = replace(finished, run_dir=str(tmp_path / "torn"))
+    write_config(torn)
+    command = [sys.executable, "-c", KILLED, torn.run_dir]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = [line for line in ended.stdout.splitlines() if line]
+    assert said == [
+        f"{torn.run_dir} {-signal.SIGKILL}",
+        "step-00000002.ckpt step-00000004.tmp",
+        f"{torn.run_dir} {-signal.SIGKILL}",
+        "step-00000002.ckpt step-00000004.ckpt",
+    ]
+    assert last(torn)[OURS]["next_batch"] == 8
+    assert train(torn) == 0
+    assert_same(finished, torn)
+    assert column(finished, "flow") == column(torn, "flow")
+    assert any(column(torn, "consistency")) and len(column(torn, "loss")) == 6
+
+
+@pytest.mark.parametrize("part", ["vae", "anchor"])
+def test_other_networks_continue_too(
+    backbone: BackboneSettings,
+    tmp_path: Path,
+    latents: Path,
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = small_training(backbone, tmp_path / "whole", latents, part)
+    torn = replace(whole, run_dir=str(tmp_path / "torn"))
+    assert train(whole) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(modules.TrainingModule, "training_step", stopped_at_step_4)
+        with pytest.raises(Stopped):
+            train(torn)
+    assert train(torn) == 0
+    assert_same(whole, torn)
+    assert_loadable(torn)
+
+
+class Stopped(BaseException):
+    """The training ends in the middle of a step."""
+
+
+def stopped_at_step_4(module: Any, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    if batch["step"] == 4:
+        raise Stopped
+    return step(module, batch, batch_idx)
+
+
+step = modules.TrainingModule.training_step
+
+
+def assert_same(whole: TrainConfig, torn: TrainConfig) -> None:
+    """The same losses, weights, average and state of the optimizer, to the bit."""
+    first, second = last(whole), last(torn)
+    assert first["global_step"] == second["global_step"] == 6
+    for name in ("state_dict", "optimizer_states"):
+        assert_equal(first[name], second[name])
+    assert torch.equal(first[OURS]["random"], second[OURS]["random"])
+    assert column(whole, "loss") == column(torn, "loss")
+
+
+def last(config: TrainConfig) -> dict[str, Any]:
+    path = last_checkpoint(Path(config.run_dir) / "checkpoints")
+    assert path is not None
+    return read_checkpoint(path)
+
+
+def column(config: TrainConfig, name: str) -> list[str]:
+    with open(Path(config.run_dir) / "log.csv", newline="") as file:
+        return [row[name] for row in csv.DictReader(file) if row["loss"]]
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    """Two nests of dictionaries and lists hold the same values, tensors bit for bit."""
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for name in first:
+            assert_equal(first[name], second[name])
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second)
+        for one, other in zip(first, second, strict=True):
+            assert_equal(one, other)
+    else:
+        assert first == second
+
+
+def averaged(config: TrainConfig) -> dict[str, Tensor]:
+    state = last(config)["state_dict"]
+    return {k.removeprefix("average."): v for k, v in state.items() if k.startswith("average.")}
+
+
+def assert_loadable(config: TrainConfig) -> None:
+    """The export is a backbone's folder that holds the moving average."""
+    folder = Path(config.run_dir) / "export"
+    loaded = LOADERS[config.part](replace(config.backbone, folder=str(folder)))
+    assert_equal(dict(loaded.state_dict()), averaged(config))
+    assert (folder / "google" / "umt5-xxl" / "tokenizer.json").is_file()
+    if config.part == "vae":
+        statistics = yaml.safe_load((folder / "latent_statistics.yaml").read_text())
+        assert [len(statistics[name]) for name in ("latent_mean", "latent_std")] == [4, 4]
+
+
+def test_a_signal_waits_for_the_step_and_its_checkpoint(
+    backbone: BackboneSettings, tmp_path: Path, latents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    def signalled(module: Any, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if batch["step"] == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(module, batch, batch_idx)
+
+    signal.signal(signal.SIGTERM, stop)
+    monkeypatch.setattr(modules.TrainingModule, "training_step", signalled)
+    config = small_training(backbone, tmp_path, latents, "anchor")
+    with pytest.raises(Stopped):
+        train(config)
+    assert last(config)["global_step"] == 2
+    assert signal.getsignal(signal.SIGTERM) is stop
+
+
+def test_both_exports_are_read_by_generate(finished: TrainConfig) -> None:
+    assert_loadable(finished)
+    container = str(Path(finished.run_dir) / "export" / "model.pt")
+    backbone = replace(finished.backbone, detail=container)
+    assert_equal(dict(load_detail(backbone).state_dict()), averaged(finished))
+    newest = load_detail(replace(backbone, ema="false")).state_dict()
+    weights = {k: v for k, v in last(finished)["state_dict"].items() if k.startswith("network.")}
+    assert_equal({f"network.{k}": v for k, v in newest.items()}, weights)
+    assert weights_digest(backbone, "detail") != weights_digest(finished.backbone, "detail")
+
+
+def test_old_checkpoints_make_room_and_nothing_else_is_left(finished: TrainConfig) -> None:
+    names = sorted(path.name for path in (Path(finished.run_dir) / "checkpoints").iterdir())
+    assert names == ["step-00000004.ckpt", "step-00000006.ckpt"]
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_without_space_the_checkpoint_before_stays(tmp_path: Path) -> None:
+    files, state = CheckpointFiles(), {"weights": torch.zeros(1 << 20)}
+    files.save_checkpoint(state, tmp_path / "step-00000002.ckpt")
+    sentence = r"step-00000004.ckpt cannot be written \(.*\); the checkpoint before it stays"
+    with room_for(1 << 20), pytest.raises(ValueError, match=sentence) as refused:
+        files.save_checkpoint(state, tmp_path / "step-00000004.ckpt")
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.ckpt"]
+    kept = last_checkpoint(tmp_path)
+    assert kept is not None and torch.equal(read_checkpoint(kept)["weights"], state["weights"])
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(backbone="control_blocks"), r"its weight network.spatial_adapter.*absent"),
+        (dict(data=DataSettings(count=3)), r"data.*count was 4, now 3"),
+        (dict(seed=1), r"seed was 0, now 1"),
+        (dict(resolution=replace(SIZE, shift=4.0)), r"resolution.shift was 5.5, now 4.0"),
+    ],
+)
+def test_a_training_with_another_network_or_other_data_is_not_continued(
+    finished: TrainConfig, changes: dict[str, Any], sentence: str
+) -> None:
+    if changes.get("backbone"):
+        backbone = replace(finished.backbone, control_blocks=[])
+        changes = dict(backbone=backbone)
+    if "data" in changes:
+        changes = dict(data=replace(finished.data, count=3))
+    config = replace(finished, **changes)
+    config = replace(config, trainer=replace(config.trainer, max_steps=8))
+    before = {path: path.read_bytes() for path in Path(config.run_dir).rglob("*.ckpt")}
+    with pytest.raises(ValueError, match=sentence) as refused:
+        train(config)
+    assert "\n" not in str(refused.value)
+    assert before == {path: path.read_bytes() for path in Path(config.run_dir).rglob("*.ckpt")}
