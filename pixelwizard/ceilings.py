@@ -13,7 +13,9 @@ from pathlib import Path
 class Ceilings:
     """Rates of one device: TFLOP/s of bfloat16 kernels, TB/s of its memory, GB/s from the host.
 
-    ``memory_gb`` (1e9 bytes; None: not known) is what it is sold with.
+    ``memory_gb`` (1e9 bytes; None: not known) is what it is sold with. GB/s in one direction:
+    ``link_gbs`` to the other devices of a machine (None: as from the host), ``network_gbs`` to
+    those of other machines.
     """
 
     name: str
@@ -23,6 +25,8 @@ class Ceilings:
     memory_tbs: float
     host_gbs: float
     memory_gb: float | None = None
+    link_gbs: float | None = None
+    network_gbs: float = 12.5
 
     def seconds(self, flops: Mapping[str, float], moved: float) -> float:
         """Time of operations by kind (matmul, attention, conv) and of ``moved`` bytes."""
@@ -30,15 +34,31 @@ class Ceilings:
         computing = sum(count / (rates[kind] * 1e12) for kind, count in flops.items())
         return computing + moved / (self.memory_tbs * 1e12)
 
+    def sending(self, sent: float, ranks: int) -> float:
+        """Seconds in which a rank sends bytes to others, all within ``ranks`` neighbours.
 
+        A start-up time per message is not in it.
+        """
+        link = self.link_gbs or self.host_gbs
+        return sent / (1e9 * (link if ranks <= MACHINE else self.network_gbs))
+
+
+MACHINE = 8
+"""Devices of one machine."""
 DEVICES = {
-    "h200": Ceilings("h200", 660, 590, 350, 3.3, 50, 141),
-    "h100": Ceilings("h100", 640, 570, 350, 2.6, 50, 80),
-    "a100": Ceilings("a100", 250, 215, 150, 1.5, 25, 80),
-    "rtx5090": Ceilings("rtx5090", 200, 200, 110, 1.5, 50, 32),
-    "rtx4090": Ceilings("rtx4090", 150, 150, 80, 0.85, 25, 24),
+    "h200": Ceilings("h200", 660, 590, 350, 3.3, 50, 141, 450, 50),
+    "h100": Ceilings("h100", 640, 570, 350, 2.6, 50, 80, 450, 50),
+    "a100": Ceilings("a100", 250, 215, 150, 1.5, 25, 80, 300, 25),
+    "rtx5090": Ceilings("rtx5090", 200, 200, 110, 1.5, 50, 32, 64),
+    "rtx4090": Ceilings("rtx4090", 150, 150, 80, 0.85, 25, 24, 32),
 }
-"""Expected, not measured here: published kernel rates (cuDNN attention, FlashAttention-2)."""
+"""Expected, not measured here: published kernel rates (cuDNN attention, FlashAttention-2).
+
+Links are what data sheets say, in one direction: NVLink 4 (900 GB/s both ways) of H200 and H100
+SXM, NVLink 3 (600 GB/s) of A100 SXM, PCIe 5.0 and 4.0 x16 of the RTX cards. Networks: one
+InfiniBand port of 400 Gbit/s per device in NVIDIA's DGX H200 and H100, of 200 Gbit/s in DGX A100;
+elsewhere 100 Gbit/s are assumed.
+"""
 
 
 def stored() -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from functools import cache
 
-from pixelwizard.parallel_settings import Mesh, is_open, resolve
+from pixelwizard.parallel_settings import AXES, Mesh, is_open, resolve
+from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.settings import Config
 
 COUNT = "import torch; print(torch.cuda.device_count())"
@@ -28,3 +30,14 @@ def mesh_of(config: Config) -> Mesh:
     counted = is_open(parallel) and parallel.devices is None
     devices = max(1, count_gpus()) if counted else 1
     return resolve(parallel, config.backbone.dit.num_heads, devices, config.guided)
+
+
+def planned_mesh(config: PlanConfig) -> Mesh:
+    """The mesh of a plan, which may ask for more devices than this machine has.
+
+    Raises ConfigError where the settings ask for more than their own ``parallel.devices``.
+    """
+    parallel = config.parallel
+    asked = math.prod(getattr(parallel, axis) or 1 for axis in AXES)
+    counted = count_gpus() if is_open(parallel) and parallel.devices is None else 1
+    return resolve(parallel, config.backbone.dit.num_heads, max(asked, counted), config.guided)

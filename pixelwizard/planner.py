@@ -10,25 +10,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
 from pixelwizard.ceilings import Ceilings, find
-from pixelwizard.decode_cost import Settings, choose_tiles
-from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.geometry import Geometry, Tiles
-from pixelwizard.sampling_cost import Cost, Sampling, cost_of_sampling
-from pixelwizard.text_cost import cost_of_text
+from pixelwizard.decode_cost import Settings
+from pixelwizard.parallel_settings import Mesh
+from pixelwizard.sampling_cost import SINGLE, Cost
 from pixelwizard.text_table import aligned
-from pixelwizard.wan.dit import CHUNK
+from pixelwizard.ways import Way, ways
 
 GB = 1e9
 CONTEXT = 0.7e9
-CHUNKS = (CHUNK, CHUNK // 4)
 STAGES = ("text", "anchor", "detail", "decode")
 
 log = logging.getLogger(__name__)
@@ -36,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage as it will run. ``seconds``: one clip; ``peak_gb`` includes the weights.
+    """One stage as it will run on each rank. ``seconds``: one clip; ``peak_gb``: with the weights.
 
-    ``mode`` is resident, offload or stream; ``chunk`` tokens go through a layer of a transformer
-    together; ``tiles`` of the decode: [rows, columns].
+    ``mode`` is resident, offload, stream or sharded; ``chunk`` tokens go through a layer of a
+    transformer together; ``tiles`` of the decode: [rows, columns]. ``sent_gb`` go to other ranks;
+    ``sending_seconds`` of the ``seconds`` pass waiting for them.
     """
 
     name: str
@@ -53,6 +50,8 @@ class StagePlan:
     fits: bool = True
     chunk: int | None = None
     tiles: list[int] | None = None
+    sent_gb: float = 0.0
+    sending_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,14 @@ class Plan:
     """All stages, on which device they were timed and what they have to fit into.
 
     ``refusal``: one sentence saying which stage does not fit and what would; None if all fit.
+    ``parallel``: the ranks of the run, of which every stage shows one.
     """
 
     device: str
     budget_gb: float | None
     stages: tuple[StagePlan, ...]
     refusal: str | None
+    parallel: Mesh = SINGLE
 
     @property
     def by_name(self) -> Mapping[str, StagePlan]:
@@ -74,7 +75,12 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "seconds": sum(stage.seconds for stage in self.stages)}
+        return {**asdict(self), "seconds": self.seconds}
+
+    @property
+    def seconds(self) -> float:
+        """One video."""
+        return sum(stage.seconds for stage in self.stages)
 
 
 def make_plan(
@@ -82,23 +88,18 @@ def make_plan(
     device: str = "auto",
     budget_gb: float | None = None,
     only: Collection[str] = STAGES,
+    mesh: Mesh = SINGLE,
 ) -> Plan:
     """The first way to run each stage that fits into the budget, else its leanest way.
 
-    ``budget_gb`` holds where ``config.memory.budget_gb`` says nothing; with neither, what the
-    device has.
+    ``budget_gb``, of each rank of ``mesh``, holds where ``config.memory.budget_gb`` says nothing;
+    with neither, what the device has.
     """
     ceilings = find(device)
     budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, ceilings)
     limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
-    ways: dict[str, Callable[[Settings], Iterator[_Way]]] = {
-        "text": _text,
-        "anchor": _anchor,
-        "detail": _detail,
-        "decode": partial(_decode, limit),
-    }
-    stages = tuple(_choose(ways[name](config), ceilings, limit) for name in only)
-    return Plan(ceilings.name, budget_gb, stages, _refusal(config, stages, budget_gb))
+    stages = tuple(_choose(ways(name, config, mesh, limit), ceilings, limit, mesh) for name in only)
+    return Plan(ceilings.name, budget_gb, stages, _refusal(config, stages, budget_gb), mesh)
 
 
 def _memory_gb(device: str, ceilings: Ceilings) -> float | None:
@@ -122,6 +123,8 @@ def _refusal(
         leaner = (
             "" if config.decode.mode == "auto" else ", decode=auto (tiles as small as it takes)"
         )
+    elif worst.mode == "sharded":
+        leaner = ", more ranks"
     elif config.memory.mode not in ("auto", "stream"):
         leaner = ", memory=auto (which streams weights)"
     return (
@@ -131,33 +134,24 @@ def _refusal(
     )
 
 
-@dataclass(frozen=True)
-class _Way:
-    """One way to run a stage."""
-
-    name: str
-    tokens: int
-    mode: str
-    cost: Cost
-    chunk: int | None = None
-    tiles: Tiles | None = None
-
-
-def _choose(ways: Iterator[_Way], ceilings: Ceilings, limit: float) -> StagePlan:
+def _choose(some: Iterator[Way], ceilings: Ceilings, limit: float, mesh: Mesh) -> StagePlan:
     """The first way that fits, or the one that needs least."""
-    best: _Way | None = None
-    for way in ways:
+    best: Way | None = None
+    for way in some:
         if best is None or way.cost.peak < best.cost.peak:
             best = way
         if way.cost.peak <= limit:
-            return _planned(way, ceilings, True)
+            return _planned(way, ceilings, mesh, True)
     assert best is not None
-    return _planned(best, ceilings, False)
+    return _planned(best, ceilings, mesh, False)
 
 
-def _planned(way: _Way, ceilings: Ceilings, fits: bool) -> StagePlan:
+def _planned(way: Way, ceilings: Ceilings, mesh: Mesh, fits: bool) -> StagePlan:
     cost = way.cost
-    computing = ceilings.seconds(cost.flops, cost.moved)
+    computing = max(
+        ceilings.seconds(cost.flops, cost.moved), cost.fetched / (ceilings.host_gbs * 1e9)
+    )
+    sending = _sending(cost, computing, ceilings, mesh)
     return StagePlan(
         name=way.name,
         tokens=way.tokens,
@@ -165,84 +159,24 @@ def _planned(way: _Way, ceilings: Ceilings, fits: bool) -> StagePlan:
         weights_gb=round(cost.weights / GB, 6),
         activations_gb=round((cost.peak - cost.weights) / GB, 6),
         peak_gb=round(cost.peak / GB, 6),
-        seconds=round(max(computing, cost.fetched / (ceilings.host_gbs * 1e9)), 3),
+        seconds=round(computing + sending, 3),
         mode=way.mode,
         fits=fits,
         chunk=way.chunk,
         tiles=[way.tiles.rows, way.tiles.columns] if way.tiles else None,
+        sent_gb=round(sum(cost.sent.values()) / GB, 6),
+        sending_seconds=round(sending, 3),
     )
 
 
-def _text(config: Settings) -> Iterator[_Way]:
-    backbone = config.backbone
-    for mode in _modes(config):
-        cost = cost_of_text(
-            *(backbone.text, backbone.dit.text_len, getattr(torch, backbone.dtype)),
-            mode == "stream",
-        )
-        yield _Way("text", backbone.dit.text_len, mode, cost)
-
-
-def _anchor(config: Settings) -> Iterator[_Way]:
-    size = config.resolution
-    stage = Sampling(
-        sizes=config.backbone.dit,
-        controlled=0,
-        geometry=size.anchor_geometry,
-        anchor=None,
-        schedule=make_schedule(config.anchor, size.anchor_shift),
-        guidance=config.anchor.guidance,
-        dtype=getattr(torch, config.backbone.dtype),
-        residual=getattr(torch, config.memory.residual),
-    )
-    yield from _sampling("anchor", config, stage)
-
-
-def _detail(config: Settings) -> Iterator[_Way]:
-    size = config.resolution
-    stage = Sampling(
-        sizes=config.backbone.detail_dit,
-        controlled=len(config.backbone.control_blocks),
-        geometry=size.geometry,
-        anchor=size.anchor_geometry,
-        schedule=make_schedule(config.schedule, size.shift),
-        guidance=config.schedule.guidance,
-        dtype=getattr(torch, config.backbone.dtype),
-        residual=getattr(torch, config.memory.residual),
-    )
-    yield from _sampling("detail", config, stage)
-
-
-def _sampling(name: str, config: Settings, stage: Sampling) -> Iterator[_Way]:
-    """Fewer bytes each: resident before streamed, large chunks before small ones."""
-    chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
-    for mode in _modes(config):
-        for chunk in chunks:
-            cost = cost_of_sampling(stage, mode == "stream", chunk)
-            yield _Way(name, stage.geometry.tokens, mode, cost, chunk)
-
-
-def _modes(config: Settings) -> tuple[str, ...]:
-    """Where the weights of a network of blocks may be."""
-    wanted = config.memory.mode
-    return ("resident", "stream") if wanted == "auto" else (wanted,)
-
-
-def _decode(limit: float, config: Settings) -> Iterator[_Way]:
-    tiles, cost = choose_tiles(config, limit)
-    cells = latent_cells(config.resolution.geometry)
-    yield _Way("decode", cells, _held(config), cost, tiles=tiles)
-
-
-def _held(config: Settings) -> str:
-    """The autoencoder, which is no chain of equal blocks, is on the device whole while it runs."""
-    return "offload" if config.memory.mode == "offload" else "resident"
-
-
-def latent_cells(geometry: Geometry) -> int:
-    """Positions of the latent, which are to the decode what tokens are to a transformer."""
-    frames, height, width = geometry.latent_grid
-    return frames * height * width
+def _sending(cost: Cost, computing: float, ceilings: Ceilings, mesh: Mesh) -> float:
+    """Seconds that a rank waits for others: only slices of weights come while it computes."""
+    reach = {"sequence": mesh.sequence, "shards": mesh.shards}
+    seconds = {
+        kind: ceilings.sending(sent, reach.get(kind, mesh.per_prompt))
+        for kind, sent in cost.sent.items()
+    }
+    return sum(seconds.values()) - min(seconds.get("shards", 0.0), computing)
 
 
 def _details(stage: StagePlan) -> list[str]:
@@ -257,16 +191,23 @@ def _details(stage: StagePlan) -> list[str]:
 
 def table(plan: Plan) -> str:
     """The plan for people."""
-    head = ("stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "seconds", "how")
-    rows: list[tuple[str, ...]] = [head]
+    several = plan.parallel.per_prompt > 1 or plan.parallel.shards > 1
+    head = ["stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "seconds"]
+    rows: list[tuple[str, ...]] = [(*head, *["sending"] * several, "how")]
     for stage in plan.stages:
         how = [stage.mode, *_details(stage), *([] if stage.fits else ["DOES NOT FIT"])]
         figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, stage.seconds)
         shown = [f"{figure:.2f}" for figure in figures]
+        if several:
+            shown.append(f"{stage.sending_seconds / max(stage.seconds, 1e-9):.1%}")
         rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))
-    lines = aligned(rows, left=(0, 7))
-    total = sum(stage.seconds for stage in plan.stages)
+    lines = aligned(rows, left=(0, 7 + several))
     peak = max(stage.peak_gb for stage in plan.stages)
     budget = f", budget {plan.budget_gb:g} GB" if plan.budget_gb else ""
-    lines.append(f"one video: {total:.0f} s on {plan.device}, peak {peak:.1f} GB{budget}")
+    lines.append(f"one video: {plan.seconds:.0f} s on {plan.device}, peak {peak:.1f} GB{budget}")
+    mesh = plan.parallel
+    if mesh.world > 1:
+        sizes = f"{mesh.prompts} prompts x {mesh.guidance} guidance x {mesh.sequence} sequence"
+        why = f" ({mesh.reason})" if mesh.reason else ""
+        lines.append(f"on each of {mesh.world} ranks, {sizes}{why}")
     return "\n".join(lines)

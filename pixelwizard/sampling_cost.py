@@ -7,28 +7,42 @@ forward is traced and the later ones need the same again. Both are exact.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pixelwizard.communication_cost import (
+    gather_bytes,
+    guidance_bytes,
+    shard_bytes,
+    tokens_per_rank,
+    ulysses_bytes,
+)
+from pixelwizard.diffusion.guidance import Halves
 from pixelwizard.diffusion.schedules import Schedule
-from pixelwizard.geometry import Geometry
+from pixelwizard.geometry import PATCH, Geometry
+from pixelwizard.parallel_settings import Mesh
 from pixelwizard.settings import DiTSizes
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
 from pixelwizard.tracing import Trace
+from pixelwizard.wan.attention import Ulysses
 from pixelwizard.wan.dit import TextKeyValues, WanDiT
 
 META = torch.device("meta")
+SINGLE = Mesh()
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """One sampling stage: network, sizes, schedule. ``anchor``: of the detail stage's condition."""
+    """One sampling stage: network, sizes, schedule. ``anchor``: of the detail stage's condition.
+
+    ``mesh``: the ranks that share it, of which one is looked at.
+    """
 
     sizes: DiTSizes
     controlled: int
@@ -38,6 +52,7 @@ class Sampling:
     guidance: float
     dtype: torch.dtype
     residual: torch.dtype
+    mesh: Mesh = SINGLE
 
 
 @dataclass(frozen=True)
@@ -63,17 +78,24 @@ class Network(Protocol):
 
 
 def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
-    """The cost of one clip with all its steps; ``stream``: blocks pass from host memory."""
-    trace = Trace()
-    traced = min(stage.sizes.num_layers, 2 if stream else 1)
-    network = _network(stage, traced) if stream else None
+    """The cost of one clip with all its steps; ``stream``: blocks pass from host memory.
+
+    Weights that are sharded pass from the other ranks in the same way: at most two blocks are
+    whole at a time, one that computes and the next.
+    """
+    trace, shards = Trace(), stage.mesh.shards
+    passing = stream or shards > 1
+    traced = min(stage.sizes.num_layers, 2 if passing else 1)
+    network = _network(stage, traced) if passing else None
     with torch.no_grad(), trace:
         if network is None:
             network = _network(stage, traced)
         else:
             network.stream_from_host(META, asynchronous=False)
-            _count_all_but_blocks(network, trace)
+            for weight in _all_but_blocks(network):
+                trace.allocated(weight)
         network.chunk, network.residual = chunk, stage.residual
+        network.ulysses = _Ulysses(stage.mesh.sequence) if stage.mesh.sequence > 1 else None
         weights = trace.live
         trace.restart_peak()
         rehearsal = _Rehearsal(network, trace)
@@ -81,7 +103,9 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
     more = stage.sizes.num_layers - traced
     block = sum(p.numel() * p.element_size() for p in network.blocks[0].parameters())
     waiting = more * rehearsal.text_bytes
-    resident = 0 if stream else more * block
+    whole = stage.sizes.num_layers * block + sum(w.nbytes for w in _all_but_blocks(network))
+    resident = 0 if passing else more * block
+    own_slices = whole // shards if shards > 1 else 0
     calls = rehearsal.calls
     again = (
         (calls - 1, rehearsal.forward),
@@ -93,9 +117,24 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
         {k: n + sum(times * work.flops[k] for times, work in again) for k, n in trace.flops.items()}
     )
     moved = trace.moved + sum(times * work.moved for times, work in again)
-    peak = max(trace.peak, rehearsal.encode_peak) + resident + waiting
+    held = resident + own_slices
+    peak = max(trace.peak, rehearsal.encode_peak) + held + waiting
     fetched = calls * stage.sizes.num_layers * block if stream else 0
-    return Cost(weights + resident, peak, flops, moved, fetched)
+    return Cost(weights + held, peak, flops, moved, fetched, _sent(stage, calls, whole))
+
+
+def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
+    """Bytes that a rank sends in ``calls`` forwards, by the axis of the mesh that they go along."""
+    mesh, sizes, tokens = stage.mesh, stage.sizes, stage.geometry.tokens
+    layer = ulysses_bytes(tokens, sizes.dim, mesh.sequence, stage.dtype.itemsize)
+    patches = tokens_per_rank(tokens, mesh.sequence) * sizes.out_dim * PATCH**2
+    forward = sizes.num_layers * layer + gather_bytes(patches, mesh.sequence)
+    guided = sum(step.guided for step in stage.schedule.steps) if mesh.guidance > 1 else 0
+    return Counter(
+        sequence=calls * forward,
+        guidance=guided * guidance_bytes(tokens * sizes.out_dim * PATCH**2),
+        shards=calls * shard_bytes(weights, mesh.shards),
+    )
 
 
 @dataclass(frozen=True)
@@ -161,10 +200,33 @@ def _network(stage: Sampling, layers: int) -> WanDiT:
     return network.to(stage.dtype).requires_grad_(False)
 
 
-def _count_all_but_blocks(network: WanDiT, trace: Trace) -> None:
+def _all_but_blocks(network: WanDiT) -> Iterator[Tensor]:
     for name, weight in network.named_parameters():
         if not name.startswith("blocks."):
-            trace.allocated(weight)
+            yield weight
+
+
+class _Ulysses(Ulysses):
+    """One of the ranks that share a sequence; the others are not there."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.rank = size, 0
+
+    def gather(self, x_BLE: Tensor, length: int) -> Tensor:
+        return x_BLE.new_empty(len(x_BLE), length, x_BLE.shape[2])
+
+    def _exchange(self, rows: Tensor, send: list[int], receive: list[int]) -> Tensor:
+        return rows.new_empty(sum(receive), *rows.shape[1:])
+
+
+class _Halves(Halves):
+    """The half that makes the pass with the prompt; the other is not there."""
+
+    def __init__(self) -> None:
+        self.index = 0
+
+    def both(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        return own, torch.empty_like(own)
 
 
 def _run(stage: Sampling, network: Any) -> None:
@@ -173,8 +235,9 @@ def _run(stage: Sampling, network: Any) -> None:
     text = torch.empty(size, dtype=stage.dtype, device=META)
     negative = torch.empty(size, dtype=stage.dtype, device=META)
     noise = torch.empty(stage.sizes.in_dim, *stage.geometry.latent_grid, device=META)
+    way = (network, stage.schedule, stage.guidance, _Halves() if stage.mesh.guidance > 1 else None)
     if stage.anchor is None:
-        Anchor(network, stage.schedule, stage.guidance)(noise, text, negative)
+        Anchor(*way)(noise, text, negative)
         return
     anchor = torch.empty(stage.sizes.in_dim, *stage.anchor.latent_grid, device=META)
-    Detail(network, stage.schedule, stage.guidance)(noise, anchor, text, negative)
+    Detail(*way)(noise, anchor, text, negative)

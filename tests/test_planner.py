@@ -17,7 +17,7 @@ from pixelwizard.decode_cost import allowed, choose_tiles, cost_of_decode, surel
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import WHOLE, Tiles
 from pixelwizard.plan_settings import PlanConfig
-from pixelwizard.planner import CHUNKS, STAGES, Plan, StagePlan, make_plan, table
+from pixelwizard.planner import STAGES, Plan, StagePlan, make_plan, table
 from pixelwizard.sampling_cost import META, Sampling, cost_of_sampling
 from pixelwizard.settings import DecodeSettings, MemorySettings, SamplerSettings
 from pixelwizard.shortcut.network import ShortcutDiT
@@ -25,6 +25,7 @@ from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail
 from pixelwizard.tracing import Trace
 from pixelwizard.wan.vae import WanVAE
+from pixelwizard.ways import CHUNKS
 
 SMALL = PlanConfig("none", backbone=BACKBONE, resolution=SIZE)
 

@@ -50,7 +50,7 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         (tmp_path / name).write_text(content)
     folders: list[Path] = []
 
-    def launch(folder: Path) -> int:
+    def launch(folder: Path, ranks: int = 1) -> int:
         folders.append(folder)
         return 0
 

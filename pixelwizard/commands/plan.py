@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from pixelwizard.commands import Command
+from pixelwizard.devices import planned_mesh
 from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.schedule_table import draw_schedules, schedule_table, stage_schedules
 
@@ -14,7 +16,8 @@ EXAMPLES = """\
   pixelwizard plan                                    2K with the full-size backbone
   pixelwizard plan resolution=4k memory.budget_gb=24  the way that fits a card of 24 GB
   pixelwizard plan resolution=4k memory=stream        block by block from host memory
-  pixelwizard plan device=rtx4090 format=json        one JSON object on stdout
+  pixelwizard plan device=rtx4090 format=json         one JSON object on stdout
+  pixelwizard plan parallel=auto parallel.devices=8   each of eight ranks, and what more would bring
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a picture"""
 
 
@@ -25,14 +28,19 @@ def check(config: PlanConfig) -> None:
 def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     """Print plan and schedules; 2 where a stage does not fit, with the sentence on what would."""
     from pixelwizard.planner import make_plan, table  # torch: only where something is traced
+    from pixelwizard.scaling import scaling, scaling_table
 
+    mesh, several = planned_mesh(config), config.parallel.mode != "single"
     schedules = stage_schedules(config.anchor, config.schedule, config.resolution)
-    plan = make_plan(config, config.device)
+    plan = make_plan(config, config.device, mesh=mesh)
+    scales = scaling(config, config.device) if several else []
     if config.format == "json":
-        steps = {stage.stage: stage.to_json() for stage in schedules}
-        print(json.dumps({**plan.to_json(), "schedules": steps}), flush=True)
+        found = {**plan.to_json(), "scaling": [asdict(scale) for scale in scales]}
+        found["schedules"] = {stage.stage: stage.to_json() for stage in schedules}
+        print(json.dumps(found), flush=True)
     else:
-        print(f"{schedule_table(schedules)}\n\n{table(plan)}", flush=True)
+        parts = [schedule_table(schedules), table(plan)]
+        print("\n\n".join([*parts, *([scaling_table(scales)] if scales else [])]), flush=True)
     if config.plot is not None:
         draw_schedules(schedules, Path(config.plot))
     if plan.refusal:

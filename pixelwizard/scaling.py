@@ -1,0 +1,73 @@
+"""How much more devices would bring: the plans of ever more of them, compared. All predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pixelwizard.decode_cost import Settings
+from pixelwizard.parallel_settings import Mesh, ParallelSettings, resolve
+from pixelwizard.planner import make_plan
+from pixelwizard.text_table import aligned
+
+COUNTS = (1, 2, 4, 8, 16)
+NOTE = "predicted for parallel=auto, from rates of kernels and links that are not measured here:"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """``devices`` as ``parallel=auto`` uses them.
+
+    ``seconds``: one video; ``sending``: the share of it in which ranks wait for each other;
+    ``speedup``: videos per time against one device; ``peak_gb``: of each device.
+    """
+
+    devices: int
+    prompts: int
+    guidance: int
+    sequence: int
+    seconds: float
+    sending: float
+    speedup: float
+    efficiency: float
+    peak_gb: float
+    fits: bool
+
+
+def scaling(config: Settings, device: str, counts: Sequence[int] = COUNTS) -> list[Scale]:
+    """A row for each number of devices; the first is what the others are compared with."""
+    rows: list[Scale] = []
+    heads, shard = config.backbone.dit.num_heads, config.parallel.shard
+    for count in counts:
+        mesh = resolve(ParallelSettings("auto", shard=shard), heads, count, config.guided)
+        rows.append(_scale(config, device, count, mesh, rows[0] if rows else None))
+    return rows
+
+
+def _scale(config: Settings, device: str, count: int, mesh: Mesh, first: Scale | None) -> Scale:
+    plan = make_plan(config, device, mesh=mesh)
+    speedup = mesh.prompts * first.seconds / plan.seconds if first else 1.0
+    return Scale(
+        devices=count,
+        prompts=mesh.prompts,
+        guidance=mesh.guidance,
+        sequence=mesh.sequence,
+        seconds=round(plan.seconds, 3),
+        sending=round(sum(s.sending_seconds for s in plan.stages) / plan.seconds, 4),
+        speedup=round(speedup, 3),
+        efficiency=round(speedup / count * (first.devices if first else count), 4),
+        peak_gb=max(stage.peak_gb for stage in plan.stages),
+        fits=plan.refusal is None,
+    )
+
+
+def scaling_table(rows: Sequence[Scale]) -> str:
+    """The rows for people."""
+    head = ("devices", "prompts x guidance x sequence", "s per video", "sending", "speed-up")
+    cells = [(*head, "efficiency", "peak GB")]
+    for row in rows:
+        layout = f"{row.prompts} x {row.guidance} x {row.sequence}"
+        figures = (f"{row.seconds:.0f}", f"{row.sending:.1%}", f"{row.speedup:.2f}")
+        peak = f"{row.peak_gb:.1f}{'' if row.fits else ' DOES NOT FIT'}"
+        cells.append((str(row.devices), layout, *figures, f"{row.efficiency:.0%}", peak))
+    return "\n".join([NOTE, *aligned(cells, left=(1,))])
