@@ -74,7 +74,7 @@ def test_an_exported_clip_is_that_which_was_trained(tmp_path: Path) -> None:
     with torch.no_grad():
         found = module.network.eval()(tokens["input_ids"], pixels)
     cosine = float(found.logits_per_image / module.network.logit_scale.detach().exp())
-    exported = float(network.images([frame]) @ network.texts([text]).T)
+    exported = float(network.images(network.fit(frame)) @ network.texts([text]).T)
     assert exported == pytest.approx(cosine, abs=0.01)  # weights in bfloat16
 
 

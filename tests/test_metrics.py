@@ -157,6 +157,10 @@ def test_an_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     assert score.value - score.low == pytest.approx(half, rel=0.1)
 
 
+def embedded(network: CLIPNetwork, frames: list[Tensor]) -> Tensor:
+    return network.images(torch.cat([network.fit(frame) for frame in frames]))
+
+
 def stills(text: str, seed: int) -> list[Tensor]:
     """Eight frames of a clip with a caption, uint8 [H, W, 3]."""
     clip = shapes.render(shapes.scene_for(text, seed), 256, 160, 8)
@@ -168,7 +172,7 @@ def test_right_captions_beat_shuffled_ones() -> None:
     right, wrong, steady = CLIPScore(probe), CLIPScore(probe), FrameConsistency(probe)
     texts = shapes.prompts("heldout", 16)
     for number, text in enumerate(texts):
-        found = probe.network.images(stills(text, number))
+        found = embedded(probe.network, stills(text, number))
         right.update(number, found, text)
         wrong.update(number, found, texts[number - 5])
         steady.update(number, found)
@@ -208,7 +212,7 @@ def test_the_clip_score_is_that_of_torchmetrics() -> None:
         images = [frame.permute(2, 0, 1) for frame in frames]
         known = clip_score(images, [text] * 8, lambda: (Wrapped(), processor))
     metric = CLIPScore(FrameEmbeddings(network))
-    metric.update(0, network.images(frames), text)
+    metric.update(0, embedded(network, frames), text)
     assert metric.score().value == pytest.approx(float(known), rel=1e-5)
 
 
@@ -216,7 +220,7 @@ def test_long_captions_are_cut_and_counted() -> None:
     network = clip_network()
     metric = CLIPScore(FrameEmbeddings(network))
     text = "a red circle grows over a white background " * 3
-    metric.update(0, network.images(stills(text.split(" a red")[0].strip(), 0)[:1]), text)
+    metric.update(0, embedded(network, stills(text.split(" a red")[0].strip(), 0)[:1]), text)
     cut, alone = metric.score().warnings
     assert cut == "1 captions were cut after 16 tokens" and alone == "one video has no interval"
 

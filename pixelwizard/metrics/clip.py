@@ -33,13 +33,13 @@ class FrameEmbeddings(Probe):
 class _Embedded(Watcher):
     def __init__(self, network: CLIPNetwork) -> None:
         self.network = network
-        self.parts: list[Tensor] = []
+        self.frames: list[Tensor] = []
 
     def see(self, frame_HWC: Tensor) -> None:
-        self.parts.append(self.network.images([frame_HWC]))
+        self.frames.append(self.network.fit(frame_HWC))
 
     def found(self) -> Tensor:
-        return torch.cat(self.parts)
+        return self.network.images(torch.cat(self.frames))
 
 
 class CLIPScore(VideoMetric):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from pixelwizard.metrics.ffmpeg import described
 from pixelwizard.video import VideoError, probe, read_frames
+
+AT_ONCE = 2
+"""Clips that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +120,26 @@ def look(clip: Clip, probes: Sequence[Probe]) -> dict[Probe, Tensor]:
     if number < last:
         raise VideoError(f"{clip.path.name} ends after {number + 1} of {clip.frames} frames")
     return {each: watcher.found() for each, watcher in watchers.items()}
+
+
+Found = Callable[[], dict[Probe, Tensor]]
+"""Waits for what every probe finds in a clip; raises VideoError if the file is damaged."""
+
+
+def look_at_all(clips: Sequence[Clip], probes: Sequence[Probe]) -> Iterator[tuple[Clip, Found]]:
+    """Every clip in turn, with what is found in it; the next one is looked at meanwhile.
+
+    The cores are divided between the clips: the networks' layers on small frames gain less from a
+    second thread than a second clip does.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // AT_ONCE))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        waiting = deque((clip, pool.submit(look, clip, probes)) for clip in clips)
+        try:
+            while waiting:
+                clip, looked = waiting.popleft()
+                yield clip, looked.result
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ import torch
 
 from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.metrics.clip import CLIPScore, FrameConsistency, FrameEmbeddings
-from pixelwizard.metrics.clips import Clip, Probe, inspect, look
+from pixelwizard.metrics.clips import Clip, Found, inspect, look_at_all
 from pixelwizard.metrics.detail import hd_lpips, hd_metrics
 from pixelwizard.metrics.files import backbone_of, content_hash, find_captions, find_videos
 from pixelwizard.metrics.flicker import flicker
@@ -89,10 +89,10 @@ class Evaluation:
     def run(self) -> Report:
         """Decode and score every clip; the report."""
         probes = list(dict.fromkeys(m.probe for m in self.metrics if m.probe is not None))
-        for number, clip in enumerate(self.clips):
+        for number, (clip, found) in enumerate(look_at_all(self.clips, probes)):
             self.line.show(f"video {number + 1} of {len(self.clips)}", clip.id)
             try:
-                self.score(number, clip, probes)
+                self.score(number, clip, found)
             except VideoError as error:
                 self.report.skipped[clip.path.name] = str(error)
         self.line.show("")
@@ -114,9 +114,9 @@ class Evaluation:
         name, why = next(iter(self.report.skipped.items()))
         return f"{name}: {why}"
 
-    def score(self, number: int, clip: Clip, probes: Sequence[Probe]) -> None:
+    def score(self, number: int, clip: Clip, look: Found) -> None:
         """One clip through all metrics. Raises VideoError before any of them has taken it."""
-        found = look(clip, probes)
+        found = look()
         pair = self.pairs.get(clip.id)
         compared = compare(clip.path, pair.path) if pair else {}
         for metric in self.metrics:
@@ -224,9 +224,9 @@ class Evaluation:
         missing = [probe for probe in probes if probe.recipe not in found]
         if not missing:
             return found
-        for number, clip in enumerate(clips):
+        for number, (clip, look) in enumerate(look_at_all(clips, missing)):
             self.line.show(f"reference {number + 1} of {len(clips)}", clip.id)
-            for probe, samples in look(clip, missing).items():
+            for probe, samples in look().items():
                 assert isinstance(probe, FrechetProbe)
                 moments = Moments.of(samples)
                 known = found.get(probe.recipe)

@@ -19,7 +19,7 @@ from pixelwizard.metrics_settings import SCORED_FRAMES
 
 FRAMES = SCORED_FRAMES
 RESAMPLINGS = 100
-PATCHES_AT_ONCE = 8
+PATCHES_AT_ONCE = 4
 
 
 class ClipFeatures(Probe):

@@ -1,6 +1,6 @@
 """The feature networks, loaded: video networks for Fréchet distances, CLIPs for texts and frames.
 
-B clips, T frames, P patches, K images, D features.
+B clips, T frames, P patches, K images, S the side of the network's input, D features.
 """
 
 from __future__ import annotations
@@ -39,20 +39,26 @@ class VideoNetwork:
 
     @torch.no_grad()
     def features(self, clips_BCTHW: Tensor) -> Tensor:
-        """uint8 [B, 3, 16, S, S] -> float32 [B, D]."""
-        return self._features(clips_BCTHW.to(self.device).float()).float().cpu()
+        """uint8 [B, 3, 16, S, S] -> float32 [B, D]; the same whatever the strides."""
+        clips = clips_BCTHW.contiguous().to(self.device).float()
+        return self._features(clips).float().cpu()
 
 
 def _tiny(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     network = load_video_encoder(folder).to(device)
-    return lambda clips: network.features(clips / 127.5 - 1)
+    return lambda clips: network.features(_signed(clips))
 
 
 def _i3d(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """StyleGAN-V's TorchScript: 400 logits before the softmax; its own scaling is left off."""
     network = torch.jit.load(str(folder / "i3d_torchscript.pt"), map_location=device).eval()
     options = dict(rescale=False, resize=False, return_features=True)
-    return lambda clips: network(clips / 127.5 - 1, **options)
+    return lambda clips: network(_signed(clips), **options)
+
+
+def _signed(clips: Tensor) -> Tensor:
+    """Floats of 0..255 -> [-1, 1], in their own memory."""
+    return clips.div_(127.5).sub_(1)
 
 
 def _videomae(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -98,12 +104,16 @@ class CLIPNetwork:
         processor = getattr(transformers, name or "CLIPImageProcessor")
         self.processor = processor.from_pretrained(folder, local_files_only=True)
 
+    def fit(self, frame_HWC: Tensor) -> Tensor:
+        """One uint8 frame -> float32 [1, 3, S, S], as the network's folder says."""
+        images = self.processor(images=frame_HWC.numpy(), return_tensors="pt")
+        pixels: Tensor = images["pixel_values"]
+        return pixels
+
     @torch.no_grad()
-    def images(self, frames_HWC: Sequence[Tensor]) -> Tensor:
-        """K uint8 frames -> [K, D], each of length 1."""
-        images = [frame.numpy() for frame in frames_HWC]
-        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
-        return _unit(self.network.get_image_features(pixels.to(self.device)))
+    def images(self, pixels_KCSS: Tensor) -> Tensor:
+        """K fitted frames -> [K, D], each of length 1."""
+        return _unit(self.network.get_image_features(pixels_KCSS.to(self.device)))
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
