@@ -66,7 +66,8 @@ class StageLoop(LightningModule, ABC):
     """One stage over jobs: subclasses load in ``load`` and work in ``compute``.
 
     An exception in ``compute`` concerns its job alone, unless other ranks of the loop's ``group``
-    wait for this one; one in ``load`` ends the run.
+    wait for this one, which they do not where only the file of a video fails; one in ``load`` ends
+    the run.
     """
 
     name = ""
@@ -114,7 +115,7 @@ class StageLoop(LightningModule, ABC):
             artifacts = self.compute(job)
             return Done(artifacts, self.earlier_seconds + time.perf_counter() - started)
         except Exception as error:
-            if self.group.size == 1:
+            if self.group.size == 1 or isinstance(error, VideoError):
                 return Failed(error)
             if is_lost_rank(error):
                 raise
@@ -275,26 +276,31 @@ class DecodeLoop(StageLoop):
 
     def compute(self, job: Job) -> tuple[Artifact, ...]:
         size, suffix = self.config.resolution, self.config.video.suffix
-        comment = self.comments[job.id]
+        videos = [(f"{job.id}{suffix}", size.geometry, "detail", job.detail_key)]
         if self.config.save_anchor:
-            path = self.folder / f"{job.id}.anchor{suffix}"
-            self._write(path, size.anchor_geometry, "anchor", job.anchor_key, comment)
-        path = self.folder / f"{job.id}{suffix}"
-        self._write(path, size.geometry, "detail", job.detail_key, comment)
+            name = f"{job.id}.anchor{suffix}"
+            videos.insert(0, (name, size.anchor_geometry, "anchor", job.anchor_key))
+        failures = [self._write(job, *video) for video in videos]  # all, as other ranks do
+        for failure in filter(None, failures):
+            raise failure
         return ()
 
-    def _write(self, path: Path, size: Geometry, kind: str, key: str, comment: str) -> None:
+    def _write(self, job: Job, name: str, size: Geometry, kind: str, key: str) -> VideoError | None:
+        """One video, if this is the rank that writes; or why there is none."""
         made = self.stage(self.store.load(kind, key)["latent"])
         if not self.rank.is_lead:
             deque(made, maxlen=0)  # this rank takes its part and is given nothing
-            return
+            return None
+        path, video, comment = self.folder / name, self.config.video, self.comments[job.id]
         try:
-            with VideoWriter(path, size.width, size.height, self.config.video, comment) as writer:
+            with VideoWriter(path, size.width, size.height, video, comment) as writer:
                 for frames in made:
                     writer.write(frames)
                     self.display.step(writer.frames, size.frames)
         except VideoError as error:
-            raise VideoError(
+            deque(made, maxlen=0)  # the other ranks decode to the end
+            return VideoError(
                 f"{error}; its latent is kept in {self.store.path(kind, key)}: the same command"
                 " decodes it again, and so does one with another run_dir and video.codec"
-            ) from error
+            )
+        return None

@@ -94,6 +94,11 @@ class Rank:
             self.ulysses = Ulysses(axes["sequence"].get_group())
 
     @property
+    def local(self) -> int:
+        """How many ranks of the job are on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.mesh.world))
+
+    @property
     def is_first(self) -> bool:
         """Whether this rank speaks for the job: status, tracker, contact sheet."""
         return self.number == 0
@@ -162,11 +167,10 @@ def trainer_options(rank: Rank, group: Group) -> dict[str, Any]:
         devices: Any = [rank.device.index or 0] if accelerator == "cuda" else 1
         alone = [LightningEnvironment()]  # whatever launched this process
         return {"accelerator": accelerator, "devices": devices, "plugins": alone}
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", rank.mesh.world))
     return {
         "accelerator": accelerator,
-        "devices": local,
-        "num_nodes": rank.mesh.world // local,
+        "devices": rank.local,
+        "num_nodes": rank.mesh.world // rank.local,
         "strategy": MeshStrategy(rank, group),
         "plugins": [TorchElasticEnvironment()],
         "use_distributed_sampler": False,

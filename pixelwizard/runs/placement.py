@@ -33,21 +33,22 @@ SHARDED = ("anchor", "detail")
 log = logging.getLogger(__name__)
 
 
-def plan_of(config: Config) -> Plan | None:
-    """The plan of a run; None on a CPU without a budget, where memory is the system's affair.
+def plan_of(config: Config, rank: Rank | None = None) -> Plan | None:
+    """The plan of a rank; None on a CPU without a budget, where memory is the system's affair.
 
     But there ``decode=auto`` is planned for what is free beside the clip, unless whole frames fit
     by far; nothing is refused. Else raises ValueError if a stage cannot run in the budget.
     """
+    rank = rank or Rank()
     if torch.cuda.is_available() or config.memory.budget_gb is not None:
-        plan = make_plan(config)
+        plan = make_plan(config, mesh=rank.mesh)
         if plan.refusal:
             raise ValueError(plan.refusal)
     else:
-        free = max(1, available() - config.resolution.geometry.clip_bytes)
+        free = max(1, available() // rank.local - config.resolution.geometry.clip_bytes)
         if config.decode.mode != "auto" or surely_whole(config, free):
             return None
-        plan = make_plan(config, budget_gb=free / GB, only=["decode"])
+        plan = make_plan(config, budget_gb=free / GB, only=["decode"], mesh=rank.mesh)
     for stage in plan.stages:
         log.info("plan: %s", stage)
     return plan
@@ -73,7 +74,7 @@ class Networks:
         self._kept: dict[str, nn.Module] = {}
 
     def mode(self, stage: str) -> str:
-        """resident, offload or stream."""
+        """resident, offload, stream or sharded."""
         if stage in self.planned:
             return self.planned[stage].mode
         wanted = self.config.memory.mode

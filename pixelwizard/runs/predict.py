@@ -102,7 +102,7 @@ class _Run:
     ) -> None:
         self.config, self.jobs, self.digests, self.display = config, jobs, digests, display
         self.tracker, self.rank = tracker, rank
-        self.networks = Networks(config, rank.everyone.from_first(plan_of(config)), rank)
+        self.networks = Networks(config, rank.everyone.from_first(plan_of(config, rank)), rank)
         self.videos = Path(config.run_dir) / "videos"
         self.videos.mkdir(parents=True, exist_ok=True)
         self.store = Store(config.store.dir)
