@@ -25,6 +25,7 @@ class Arguments:
 
     task: str = DEFAULT_TASK
     prompts: list[str] = dataclasses.field(default_factory=list)
+    words: list[str] = dataclasses.field(default_factory=list)
     overrides: list[str] = dataclasses.field(default_factory=list)
     sweep: bool = False
     sweep_dir: str | None = None
@@ -53,7 +54,8 @@ def _run(arguments: Arguments, argv: Sequence[str]) -> int:
     task = command(arguments.task)
     from pixelwizard.compose import compose  # Hydra: only where something is composed
 
-    jobs = compose(arguments.task, arguments.overrides, arguments.prompts, arguments.sweep)
+    overrides = [*arguments.overrides, *_override_of_words(task, arguments.words)]
+    jobs = compose(arguments.task, overrides, arguments.prompts, arguments.sweep)
     if arguments.show == "job":
         print("---\n".join(_yaml(job.config) for job in jobs), end="")
         return 0
@@ -89,10 +91,10 @@ def _parse(argv: Sequence[str]) -> Arguments:
             raise ConfigError(unknown(f"option {word!r}", word, OPTIONS))
         elif word.startswith("sweep_dir="):
             arguments.sweep_dir = word.split("=", 1)[1]
+        elif _is_word(arguments, word):
+            arguments.words.append(word)
         elif "=" in word or word.startswith("~"):
             arguments.overrides.append(word)
-        elif (key := _key_of_words(arguments)) is not None:
-            arguments.overrides.append(f"{key}={word}")
         else:
             raise ConfigError(
                 f"{word!r} is neither an option nor key=value; put a text after --prompt"
@@ -100,11 +102,28 @@ def _parse(argv: Sequence[str]) -> Arguments:
     return arguments
 
 
-def _key_of_words(arguments: Arguments) -> str | None:
-    """The key that a bare word gives a value to, if the task has one and it is not given yet."""
-    key = command(arguments.task).word
+def _is_word(arguments: Arguments, word: str) -> bool:
+    """Whether a bare word gives the task's own key a value: several may if it takes a list.
+
+    Folders of jobs have ``=`` in their names, so a folder that is there is a word for a list.
+    """
+    chosen = command(arguments.task)
     given = [override.split("=", 1)[0] for override in arguments.overrides]
-    return None if key in given else key
+    if chosen.word is None or chosen.word in given:
+        return False
+    if chosen.words:
+        return "=" not in word or ("/" in word.split("=")[0] and Path(word).is_dir())
+    return "=" not in word and not arguments.words
+
+
+def _override_of_words(task: Command, words: Sequence[str]) -> list[str]:
+    """The bare words as an override."""
+    from pixelwizard.compose import quoted
+
+    if not words:
+        return []
+    value = f"[{','.join(map(quoted, words))}]" if task.words else words[0]
+    return [f"{task.word}={value}"]
 
 
 _VALUES = {"--prompt": '"a red circle moves left over a gray background"', "--cfg": "job"}

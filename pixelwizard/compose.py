@@ -29,8 +29,8 @@ from pixelwizard.schema import ConfigError
 
 PATHS = (
     *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
-    *("data.dir", "data.captions", "objective.init_from", "out", "source.folder", "file"),
-    *("videos", "captions", "reference", "metrics.folder", "plot"),
+    *("data.dir", "data.captions", "objective.init_from", "source.folder", "file", "plot"),
+    *("out", "runs", "videos", "captions", "reference", "metrics.folder"),
 )
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
 NAMING = ("bench", "backbone", "resolution", "schedule", "metrics")
@@ -117,7 +117,8 @@ def _config(composed: DictConfig, prompts: Sequence[str]) -> Any:
     if prompts:
         values["prompt"] = list(prompts)
     for key in PATHS:
-        _make_absolute(values, key)
+        if (values["task"], key) != ("compare", "reference"):  # there it is one of the runs
+            _make_absolute(values, key)
     if "run_dir" not in values:
         return settings.from_plain(values)
     given = values["run_dir"]
@@ -138,7 +139,9 @@ def _make_absolute(values: dict[str, Any], key: str) -> None:
         if not isinstance(values, dict):
             return
     path = values.get(name)
-    if isinstance(path, str) and path.strip():
+    if isinstance(path, list):
+        values[name] = [str(Path.cwd() / Path(str(one)).expanduser()) for one in path]
+    elif isinstance(path, str) and path.strip():
         values[name] = str(Path.cwd() / Path(path).expanduser())
     elif path is not None and not isinstance(path, (int, float)):
         raise ConfigError(f"{key} is empty; give a path or leave it out")
@@ -206,7 +209,7 @@ def _checked_one(override: str, leaves: dict[str, Any], groups: Sequence[str], s
         return f"{key}={value}"
     if key in leaves:
         text = _is_text(leaves[key]) and not (sweep and SWEPT.search(value))
-        return f"{key}={_quoted(value) if text else value}"
+        return f"{key}={quoted(value) if text else value}"
     parents = [key[:end] for end, letter in enumerate(key) if letter == "."]
     if any(leaves.get(parent) in (Any, dict[str, Any]) for parent in parents):
         return f"++{key}={value}"
@@ -227,7 +230,7 @@ def _is_text(hint: Any) -> bool:
     return hint is str or str in get_args(hint) and get_origin(hint) is not list
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """A text for Hydra's grammar, whatever its punctuation; one in quotes stays."""
     if value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL):
         return value

@@ -164,6 +164,7 @@ class Config:
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
     from pixelwizard.bench_settings import BenchConfig
+    from pixelwizard.compare_settings import CompareConfig
     from pixelwizard.data_settings import EncodeConfig
     from pixelwizard.evaluate_settings import EvaluateConfig
     from pixelwizard.plan_settings import PlanConfig
@@ -172,8 +173,7 @@ def roots() -> dict[str, type]:
     from pixelwizard.weights_settings import ConvertConfig, FetchConfig
 
     tasks: tuple[Any, ...] = (Config, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
-    tasks += (EncodeConfig,)
-    tasks += (FetchConfig, ConvertConfig, ReplayConfig)
+    tasks += (EncodeConfig, CompareConfig, FetchConfig, ConvertConfig, ReplayConfig)
     return {root.task: root for root in tasks}
 
 

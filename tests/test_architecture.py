@@ -23,7 +23,7 @@ LIGHT = (
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
     *("commands.fetch", "commands.convert", "commands.replay", "replay_settings"),
     *("commands.bench", "bench_settings", "plan_settings", "schedule_table", "text_table"),
-    *("failures", "forked", "parents"),
+    *("failures", "forked", "parents", "compare_settings", "commands.compare"),
     *("evaluate_settings", "metrics.names", "metrics.files", "metrics.kept"),
 )
 FLOORS = (
@@ -33,7 +33,7 @@ FLOORS = (
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
         *("weights_settings", "replay_settings", "evaluate_settings"),
-        "data_settings",
+        *("data_settings", "compare_settings"),
     ),
     ("diffusion",),
     ("schedule_table",),
@@ -58,6 +58,7 @@ FLOORS = (
     ("worker",),
     ("forkserver", "forked"),
     ("launch", "devices"),
+    ("compare",),
     ("commands",),
     ("sweep",),
     ("compose",),

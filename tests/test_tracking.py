@@ -19,10 +19,11 @@ from wandb.proto.wandb_internal_pb2 import Record
 from pixelwizard.contact_sheet import write_contact_sheet
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import Config, TrackerSettings, VideoSettings, check_tracker
-from pixelwizard.tracking import open_tracker, wandb_run
+from pixelwizard.tracking import open_tracker, wandb_run, wandb_session
 from pixelwizard.tracking.base import Tracker, figures
 from pixelwizard.tracking.loggers import make_logger
-from pixelwizard.tracking.wandb_run import WandbRun, wanted_mode
+from pixelwizard.tracking.wandb_run import WandbRun
+from pixelwizard.tracking.wandb_session import wanted_mode
 from pixelwizard.video import VideoWriter, probe
 
 COSTS = {"detail": {"seconds": 1.5, "peak_gb": 0.5}, "decode": {"seconds": 2.0, "peak_gb": 0.25}}
@@ -167,7 +168,7 @@ def test_a_server_that_does_not_answer_leaves_the_run_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(wandb_run, "START_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_session, "START_SECONDS", 1.0)
     config, paths = made
     said: list[str] = []
     play(open_tracker(tracked(config), said.append), config, paths)

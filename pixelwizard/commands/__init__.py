@@ -14,8 +14,9 @@ class Command:
 
     ``check(config)`` raises ValueError for what cannot run; ``run(config, command_line)`` returns
     the exit code. ``config`` is the task's root dataclass; ``word`` is the key that a bare word on
-    the command line gives a value to; ``finished(config)`` says whether a run that ended well still
-    has its results, so that a sweep need not repeat it.
+    the command line gives a value to, all of them a list if
+    ``words``; ``finished(config)`` says whether a run that ended well still has its results, so
+    that a sweep need not repeat it.
     """
 
     summary: str
@@ -23,10 +24,14 @@ class Command:
     check: Callable[[Any], None]
     run: Callable[[Any, Sequence[str]], int]
     word: str | None = None
+    words: bool = False
     finished: Callable[[Any], bool] = lambda config: True
 
 
-TASKS = ("generate", "train", "encode", "evaluate", "plan", "bench", "fetch", "convert", "replay")
+TASKS = (
+    *("generate", "train", "encode", "evaluate", "compare", "plan", "bench"),
+    *("fetch", "convert", "replay"),
+)
 DEFAULT_TASK = "generate"
 
 

@@ -1,0 +1,177 @@
+"use strict";
+// The page: reads its data, fills the sections, connects the controls.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const player = new Player(data.fps, data.frames);
+window.player = player;
+const byId = (id) => document.getElementById(id);
+const SIGNS = { better: "+ better", worse: "− worse", unclear: "? unclear", equal: "= equal" };
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+const figure = (value) => String(+value.toPrecision(4));
+const signed = (value) => (value > 0 ? "+" : "") + String(+value.toPrecision(3));
+
+function fillScores() {
+  const names = Object.keys(data.arms[0].scores);
+  const arrow = (name) => (data.arms[0].scores[name].higher_is_better ? " ↑" : " ↓");
+  const heads = names.map((name) => node("th", { scope: "col", title: data.arms[0].scores[name].recipe }, name + arrow(name)));
+  byId("scores").append(node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "arm"), ...heads, node("th", { scope: "col" }, "dominated by"))));
+  const body = node("tbody");
+  data.arms.forEach((arm, index) => {
+    const roles = [arm.name === data.baseline && "baseline", arm.name === data.reference && "reference"].filter(Boolean);
+    const head = node("th", { scope: "row" }, swatch(data, index), arm.name);
+    if (roles.length) head.append(node("small", { class: "hint" }, ` (${roles.join(", ")})`));
+    const cells = names.map((name) => cell(arm, name));
+    const lost = Object.keys(arm.dominated).filter((cost) => arm.dominated[cost]);
+    body.append(node("tr", {}, head, ...cells, node("td", {}, lost.join(", ") || "–")));
+  });
+  byId("scores").append(body);
+}
+
+function cell(arm, name) {
+  const made = node("td", {}, figure(arm.scores[name].value));
+  const d = arm.differences[name];
+  if (arm.name !== data.baseline) {
+    const range = d.low === d.high ? "" : `, ${signed(d.low)} to ${signed(d.high)}`;
+    made.append(node("small", { class: d.sign }, `${signed(d.value)}${range} ${SIGNS[d.sign]}`));
+  }
+  return made;
+}
+
+function fillSettings() {
+  const base = data.arms.findIndex((arm) => arm.name === data.baseline);
+  const heads = data.arms.map((arm) => node("th", { scope: "col" }, arm.name));
+  byId("settings").append(node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "key"), ...heads)));
+  const body = node("tbody");
+  for (const row of data.settings) {
+    const cells = row.values.map((value) => node("td", value === row.values[base] ? {} : { class: "marked" }, value === "null" || value === "" ? "–" : value));
+    body.append(node("tr", {}, node("th", { scope: "row" }, row.key), ...cells));
+  }
+  byId("settings").append(body);
+}
+
+function film(path, label) {
+  const video = node("video", { muted: "", playsinline: "", preload: "auto", "aria-label": label, tabindex: "-1" });
+  video.muted = true;
+  video.addEventListener("error", () => video.replaceWith(absent()), { once: true });
+  video.src = path;
+  return video;
+}
+
+const absent = () => node("div", { class: "absent" }, "this video is not here");
+const described = (sample) => `${sample.prompt} (seed ${sample.seed})`;
+
+/** Rows hold their videos only while they are near the screen. */
+const near = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) (isIntersecting ? enter : leave)(target);
+}, { rootMargin: "150px" });
+
+function enter(row) {
+  row.querySelectorAll("figure").forEach((place) => {
+    const path = place.dataset.path;
+    const shown = path ? film(path, place.dataset.label) : absent();
+    place.firstElementChild.replaceWith(shown);
+    if (path) player.add(shown);
+  });
+}
+
+function leave(row) {
+  row.querySelectorAll("video").forEach((video) => {
+    player.remove(video);
+    video.removeAttribute("src");
+    video.load();
+    video.replaceWith(node("div", { class: "absent" }));
+  });
+}
+
+function fillRows() {
+  data.samples.forEach((sample, number) => {
+    const films = data.arms.map((arm, index) => {
+      const place = node("figure", { "data-path": data.files[number][index], "data-label": `${arm.name}: ${described(sample)}` });
+      place.append(node("div", { class: "absent" }), node("figcaption", {}, swatch(data, index), arm.name));
+      return place;
+    });
+    const row = node("div", { class: "row" }, node("h3", {}, described(sample)), node("div", { class: "films" }, ...films));
+    byId("rows").append(row);
+    near.observe(row);
+  });
+}
+
+function fillSplit() {
+  for (const id of ["left", "right"]) byId(id).append(...data.arms.map((arm, index) => new Option(arm.name, index)));
+  byId("sample").append(...data.samples.map((sample, number) => new Option(described(sample), number)));
+  byId("left").value = Math.max(0, data.arms.findIndex((arm) => arm.name === data.baseline));
+  byId("right").value = data.arms.findIndex((_, index) => String(index) !== byId("left").value);
+  for (const id of ["left", "right", "sample"]) byId(id).addEventListener("change", showSplit);
+  const view = byId("split");
+  view.style.aspectRatio = `${data.size[0]} / ${data.size[1]}`;
+  const place = (percent) => {
+    byId("divider").value = percent;
+    view.style.setProperty("--at", `${byId("divider").value}%`);
+  };
+  byId("divider").addEventListener("input", (event) => place(event.target.value));
+  const drag = (event) => {
+    const box = view.getBoundingClientRect();
+    place((100 * (event.clientX - box.left)) / box.width);
+  };
+  view.addEventListener("pointerdown", (event) => {
+    view.setPointerCapture(event.pointerId);
+    drag(event);
+  });
+  view.addEventListener("pointermove", (event) => event.buttons && drag(event));
+  showSplit();
+}
+
+function showSplit() {
+  const view = byId("split");
+  view.querySelectorAll("video, .absent").forEach((old) => {
+    if (old.tagName === "VIDEO") player.remove(old);
+    old.remove();
+  });
+  const made = ["left", "right"].map((id) => {
+    const path = data.files[byId("sample").value][byId(id).value];
+    return path ? film(path, data.arms[byId(id).value].name) : absent();
+  });
+  view.prepend(...made);
+  made.filter((one) => one.tagName === "VIDEO").forEach((video) => player.add(video));
+}
+
+function connect() {
+  byId("scrub").max = data.frames - 1;
+  byId("play").addEventListener("click", () => player.toggle());
+  byId("back").addEventListener("click", () => player.show(player.frame - 1));
+  byId("next").addEventListener("click", () => player.show(player.frame + 1));
+  byId("scrub").addEventListener("input", (event) => player.show(Number(event.target.value)));
+  player.listeners.push(() => {
+    byId("scrub").value = player.frame;
+    byId("frame").textContent = `${player.frame + 1} of ${data.frames}`;
+    byId("play").textContent = player.playing ? "pause" : "play";
+    byId("play").setAttribute("aria-pressed", player.playing);
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.target.closest("button, input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    const keys = { " ": () => player.toggle(), ArrowLeft: () => player.show(player.frame - 1), ArrowRight: () => player.show(player.frame + 1) };
+    if (!(event.key in keys)) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+  player.tell();
+}
+
+byId("summary").textContent = `${data.arms.length} arms on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, reference ${data.reference}.`;
+byId("legend").textContent = data.legend;
+byId("plots").append(...["seconds", "nfe"].filter((cost) => cost in data.arms[0].scores).map((cost) => plot(data, cost)));
+byId("names").append(...data.arms.map((arm, index) => node("li", {}, swatch(data, index), arm.name)));
+byId("notes").append(...(data.notes.length ? data.notes : ["Nothing is missing."]).map((note) => node("li", {}, note)));
+document.documentElement.style.setProperty("--shape", `${data.size[0]} / ${data.size[1]}`);
+fillScores();
+fillSettings();
+fillSplit();
+fillRows();
+connect();

@@ -1,0 +1,161 @@
+"""Run folders and sweeps -> arms: what was sampled in one way, by prompt and seed. No torch here.
+
+Runs that differ in nothing but prompts and seed are one arm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pixelwizard.run_folder import CONFIG, LEDGER, determining, short_hash
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import Config, load
+
+DONE = "done"
+OWN = ("seed", "prompt", "prompts")
+"""Keys that tell runs of an arm apart, and not arms."""
+STATUS = "status.json"
+
+
+@dataclass(frozen=True, order=True)
+class Sample:
+    """What runs are joined by: the same text and the same noise."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Video:
+    """A finished video, what stands beside it, and the store of its run."""
+
+    path: Path
+    record: Mapping[str, Any]
+    store: Path
+
+
+@dataclass
+class Arm:
+    """One way of sampling; ``directions``: score -> whether more of it is better."""
+
+    name: str
+    settings: dict[str, Any]
+    videos: dict[Sample, Video] = field(default_factory=dict)
+    directions: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def nfe(self) -> int:
+        """Passes through the detail network for a video."""
+        first = next(iter(self.videos.values()))
+        return int(first.record["detail"]["nfe"])
+
+
+@dataclass(frozen=True)
+class _Run:
+    folder: Path
+    label: str
+
+
+def read_arms(folders: Sequence[Path]) -> tuple[list[Arm], list[str]]:
+    """The arms in the order they appear, and a sentence about everything that is not there.
+
+    Raises ConfigError for a folder that is neither a sweep nor a run of ``generate``.
+    """
+    arms: dict[str, Arm] = {}
+    notes: list[str] = []
+    runs = [run for folder in folders for run in _runs(folder, notes)]
+    for run in runs:
+        config = _config(run.folder)
+        base = {k: v for k, v in determining(config).items() if k not in OWN}
+        for video in _videos(run, config, notes):
+            weights = video.record["weights"]
+            key = short_hash([base, weights])
+            arm = arms.setdefault(key, Arm(run.label, {**base, "weights": weights}))
+            arm.directions |= _directions(run.folder)
+            sample = Sample(video.record["prompt"], video.record["seed"])
+            arm.videos.setdefault(sample, video)
+    _name_apart(arms)
+    return list(arms.values()), notes
+
+
+def _runs(folder: Path, notes: list[str]) -> Iterator[_Run]:
+    """The runs of a sweep that have begun, or the one run."""
+    ledger = folder / LEDGER
+    if not ledger.is_file():
+        yield _Run(folder, folder.name)
+        return
+    try:
+        jobs = json.loads(ledger.read_text(encoding="utf-8"))["jobs"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{ledger} cannot be read; run its sweep again") from None
+    for name, state in jobs.items():
+        if state["status"] != DONE:
+            reason = f" ({state['reason']})" if "reason" in state else ""
+            notes.append(f"{name} is {state['status']}{reason}; what it has so far is compared")
+        if (folder / name / CONFIG).is_file():
+            yield _Run(folder / name, _label(name, state.get("overrides", [])))
+
+
+def _label(name: str, overrides: Sequence[str]) -> str:
+    """The values of a job that are not those of its prompts; its name if there are no others."""
+    telling = [text for text in overrides if text.split("=", 1)[0] not in OWN]
+    return ",".join(telling) or name
+
+
+def _config(folder: Path) -> Config:
+    try:
+        config = load(folder / CONFIG)
+    except (OSError, ValueError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, Config):
+        raise ConfigError(f"{folder} is neither a sweep nor a run folder of generate")
+    return config
+
+
+def _videos(run: _Run, config: Config, notes: list[str]) -> Iterator[Video]:
+    """The finished videos of a run; the others are noted."""
+    try:
+        states = json.loads((run.folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        states = {}
+        notes.append(f"{run.folder.name} has not begun")
+    for id, state in states.items():
+        path = run.folder / "videos" / f"{id}{config.video.suffix}"
+        try:
+            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            record = None
+        if state["state"] != DONE or record is None:
+            notes.append(f"{run.folder.name} has no video {id}: {state.get('why', 'not made yet')}")
+        elif not path.is_file():
+            notes.append(f"{run.folder.name} has lost the file of its video {id}")
+        else:
+            yield Video(path, record, Path(config.store.dir))
+
+
+def _directions(folder: Path) -> dict[str, bool]:
+    """Whether more is better, by score, as the run's own scores say."""
+    try:
+        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["set"]
+        return {score["name"]: score["higher_is_better"] for score in scores}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _name_apart(arms: Mapping[str, Arm]) -> None:
+    """``schedule=a`` becomes ``a`` where all say schedule; equal names get their hash."""
+    pairs = [arm.name.split("=", 1) for arm in arms.values()]
+    if len(arms) > 1 and len({pair[0] for pair in pairs}) == 1:
+        if all(len(pair) == 2 and "," not in pair[1] for pair in pairs):
+            for arm, pair in zip(arms.values(), pairs, strict=True):
+                arm.name = pair[1]
+    names = [arm.name for arm in arms.values()]
+    for key, arm in arms.items():
+        if names.count(arm.name) > 1:
+            arm.name = f"{arm.name}-{key}"

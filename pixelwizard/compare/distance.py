@@ -1,0 +1,63 @@
+"""How far a sample is from what many steps make of the same noise: the error of its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pixelwizard.compare.arms import Arm, Sample, Video
+from pixelwizard.metrics.paired import MOST_PSNR
+from pixelwizard.metrics.paired import compare as compare_files
+from pixelwizard.schema import ConfigError
+from pixelwizard.store import Store
+
+Values = dict[str, dict[Sample, float]]
+
+
+def distances(arms: Sequence[Arm], reference: Arm, samples: Sequence[Sample]) -> tuple[Values, str]:
+    """Mean square differences of the latents by arm and sample, and their recipe.
+
+    Latents are normalised to about unit variance. Where the store has lost one, all videos are
+    compared instead: 100 minus their PSNR in dB. Raises ConfigError for latents of unequal sizes.
+    """
+    videos = {arm.name: [arm.videos[sample] for sample in samples] for arm in arms}
+    if all(_path(video) for row in videos.values() for video in row):
+        compare, kind = _latent_distance, "latent-mse"
+    else:
+        compare, kind = _video_distance, f"{MOST_PSNR:g}-psnr/ffmpeg-yuv420p"
+    ends = videos[reference.name]
+    found = {
+        name: {s: compare(v, end) for s, v, end in zip(samples, row, ends, strict=True)}
+        for name, row in videos.items()
+    }
+    return found, f"{kind}/to={reference.name}/n={len(samples)}"
+
+
+def _path(video: Video) -> bool:
+    """Whether the latent of a video is in its store."""
+    key = video.record.get("keys", {}).get("detail")
+    return key is not None and video.store.is_dir() and Store(video.store).has("detail", key)
+
+
+def _latent(video: Video) -> Tensor:
+    return Store(video.store).load("detail", video.record["keys"]["detail"])["latent"].double()
+
+
+def _latent_distance(video: Video, end: Video) -> float:
+    if video.record["keys"]["detail"] == end.record["keys"]["detail"]:
+        return 0.0
+    ours, theirs = _latent(video), _latent(end)
+    if ours.shape != theirs.shape:
+        raise ConfigError(
+            f"{video.path} and {end.path} have latents of other sizes, so there is no distance;"
+            " compare runs of one resolution, or name a score with quality=NAME"
+        )
+    return float(torch.mean((ours - theirs) ** 2))
+
+
+def _video_distance(video: Video, end: Video) -> float:
+    if video.path == end.path:
+        return 0.0
+    return MOST_PSNR - float(compare_files(video.path, end.path)["psnr"])

@@ -1,0 +1,111 @@
+"""``report/``: one page with its videos, that opens from disk and asks no network for anything."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.compare.arms import Video
+from pixelwizard.compare.comparison import Comparison
+from pixelwizard.compare.plot import COLOURS
+from pixelwizard.compare.tables import legend, to_json
+from pixelwizard.schema import ConfigError, show
+from pixelwizard.video import VideoError, write_preview
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
+SCRIPTS = ("plot.js", "player.js", "page.js")
+PAGE, MOST_LINES = "index.html", 2160
+
+
+def write_page(comparison: Comparison, folder: Path) -> list[str]:
+    """Write the folder anew, whole or not at all; a sentence for every video that is missing.
+
+    Raises ConfigError if ``folder`` holds something else than such a page.
+    """
+    if folder.exists() and not (folder / PAGE).is_file():
+        raise ConfigError(f"{folder} exists and is no report; choose another folder with out=DIR")
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "videos").mkdir(parents=True)
+    missing: list[str] = []
+    files = _copy_videos(comparison, part, missing)
+    (part / PAGE).write_text(_html(comparison, files, missing), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return missing
+
+
+def _copy_videos(comparison: Comparison, folder: Path, missing: list[str]) -> list[list[str]]:
+    """The videos by sample and arm, as paths in the folder; empty where there is none."""
+    names = [f"{n}-{_slug(row.arm.name)}" for n, row in enumerate(comparison.rows)]
+    found = []
+    for number, sample in enumerate(comparison.samples):
+        line = []
+        for name, row in zip(names, comparison.rows, strict=True):
+            place = f"videos/{name}-{number:03}.mp4"
+            try:
+                _copy(row.arm.videos[sample], folder / place)
+            except (OSError, VideoError) as error:
+                reason = getattr(error, "strerror", None) or error
+                missing.append(f"{row.arm.videos[sample].path} cannot be shown: {reason}")
+                place = ""
+            line.append(place)
+        found.append(line)
+    return found
+
+
+def _copy(video: Video, place: Path) -> None:
+    """As it is if every browser can play it, else as h264 of 8 bits."""
+    settings = video.record["config"]["video"]
+    if settings["codec"] == "h264" and settings["bits"] in (None, 8):
+        shutil.copyfile(video.path, place)
+    else:
+        write_preview(video.path, place, MOST_LINES)
+
+
+def _html(comparison: Comparison, files: list[list[str]], missing: list[str]) -> str:
+    video = next(iter(comparison.rows[0].arm.videos.values())).record["config"]
+    data = {
+        **to_json(comparison),
+        "legend": legend(comparison),
+        "files": files,
+        "fps": video["video"]["fps"],
+        "frames": video["resolution"]["frames"],
+        "size": [video["resolution"]["width"], video["resolution"]["height"]],
+        "settings": differing_settings(comparison),
+        "colours": COLOURS,
+    }
+    data["notes"] = [*comparison.notes, *missing]
+    text = (ASSETS / "page.html").read_text(encoding="utf-8")
+    parts = {
+        "STYLE": (ASSETS / "style.css").read_text(encoding="utf-8"),
+        "DATA": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
+        "SCRIPT": "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
+
+
+def differing_settings(comparison: Comparison) -> list[dict[str, Any]]:
+    """Every key that is not the same in all arms, with its values in their order."""
+    flat = [_flat(row.arm.settings) for row in comparison.rows]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    rows = [{"key": key, "values": [values.get(key, "") for values in flat]} for key in keys]
+    return [row for row in rows if len(set(row["values"])) > 1]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = show(value)
+    return found
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]

@@ -1,0 +1,69 @@
+"""``pareto.png``: quality against seconds and against network passes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pixelwizard.compare.comparison import Comparison, Row
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8C6BB1")
+"""Okabe and Ito's palette without its yellow, which paper does not show, and a violet."""
+MARKERS = "osD^vPX*"
+LABELS = {"seconds": "seconds of the detail stage per video", "nfe": "network passes (NFE)"}
+
+
+def draw_pareto(comparison: Comparison, path: Path) -> None:
+    """Write the PNG: a panel per cost; told apart by marker too, dominated arms are hollow."""
+    costs = [cost for cost in LABELS if cost in comparison.names]
+    figure = Figure(figsize=(4.6 * len(costs) + 2.2, 4.4), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
+    for axes, cost in zip(panels, costs, strict=True):
+        _panel(axes, comparison, cost)
+    score = comparison.rows[0].scores[comparison.quality]
+    better = "higher" if score.higher_is_better else "lower"
+    panels[0].set_ylabel(f"{comparison.quality} ({better} is better)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(
+        f"{len(comparison.samples)} pairs of prompt and seed, bars: 95 % intervals, hollow:"
+        " dominated",
+        fontsize=9,
+    )
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png")
+    os.replace(part, path)
+
+
+def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
+    rows = comparison.rows
+    front = sorted((r for r in rows if not r.dominated[cost]), key=lambda r: r.scores[cost].value)
+    points = [_point(row, comparison.quality, cost) for row in front]
+    axes.plot(*zip(*points, strict=True), color="0.6", lw=1, zorder=1)
+    for number, row in enumerate(rows):
+        score = row.scores[comparison.quality]
+        x, y = _point(row, comparison.quality, cost)
+        colour = COLOURS[number % len(COLOURS)]
+        axes.errorbar(
+            [x],
+            [y],
+            yerr=[[max(0.0, y - score.low)], [max(0.0, score.high - y)]],
+            fmt=MARKERS[number % len(MARKERS)],
+            color=colour,
+            mfc="white" if row.dominated[cost] else colour,
+            ms=7,
+            lw=1,
+            capsize=2,
+            label=row.arm.name,
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(LABELS[cost])
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+
+
+def _point(row: Row, quality: str, cost: str) -> tuple[float, float]:
+    return row.scores[cost].value, row.scores[quality].value

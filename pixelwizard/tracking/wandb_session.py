@@ -1,0 +1,145 @@
+"""A run of W&B in a folder: offline there, online where a key is configured."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import netrc
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from pixelwizard.output_settings import TrackerSettings
+from pixelwizard.run_folder import LEDGER, short_hash, write_text
+
+log = logging.getLogger(__name__)
+
+SERVER = "https://api.wandb.ai"
+START_SECONDS, FINISH_SECONDS = 30.0, 300.0
+"""How long a server may take to answer at the start, and to take what is left at the end."""
+Mode = Literal["online", "offline"]
+
+
+class Session:
+    """One W&B run per folder; a continued one has the same id, a sweep is a group.
+
+    Everything goes through a file in the folder first, so a lost connection loses nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tracker: TrackerSettings,
+        warn: Callable[[str], None],
+        job_type: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.tracker, self.warn = folder.resolve(), tracker, warn
+        self.job_type, self.config = job_type, dict(config)
+        (self.folder / "wandb").mkdir(parents=True, exist_ok=True)
+        with self.environment():
+            self.run = self._start()
+
+    def _start(self) -> Any:
+        """The run, offline if a server does not answer."""
+        import wandb
+
+        mode = wanted_mode(self.tracker.mode)
+        if mode == "online":
+            try:
+                return self._init("online")
+            except wandb.errors.Error as error:
+                log.warning("W&B online failed", exc_info=error)
+                wandb.teardown()
+                self.warn(
+                    "W&B cannot be reached or refuses the key; the run is recorded offline, later:"
+                    f" wandb sync --append {self.folder / 'wandb'}/offline-run-*"
+                )
+        return self._init("offline")
+
+    def _init(self, mode: Mode) -> Any:
+        import wandb
+
+        places = (self.folder, self.folder.parent)
+        groups = [place.name for place in places if (place / LEDGER).is_file()]
+        return wandb.init(
+            dir=str(self.folder),
+            id=self._id(),
+            resume="allow" if mode == "online" else None,
+            project=self.tracker.project,
+            name=self.folder.name,
+            group=groups[0] if groups else None,
+            job_type=self.job_type,
+            mode=mode,
+            config=self.config,
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                x_disable_stats=True,
+                init_timeout=START_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
+            ),
+        )
+
+    def _id(self) -> str:
+        """The id that this folder had before, else a new one."""
+        path = self.folder / "wandb" / "id"
+        if not path.is_file():
+            write_text(path, short_hash([str(self.folder), os.urandom(8).hex()]))
+        return path.read_text(encoding="utf-8")
+
+    def end(self, exit_code: int) -> None:
+        """Send what is left, and let go of W&B's service."""
+        import wandb
+
+        with self.environment():
+            try:
+                self.run.finish(exit_code=exit_code)
+            except TimeoutError:
+                self.warn(
+                    "W&B did not take everything in time; nothing is lost, later:"
+                    f" wandb sync {self.run.settings.sync_dir}"
+                )
+            wandb.teardown()  # the service may still be writing the run's file until it has ended
+
+    @contextlib.contextmanager
+    def environment(self) -> Iterator[None]:
+        """W&B's own folders inside this one: it reads their places from the environment."""
+        own = self.folder / "wandb"
+        values = {
+            "WANDB_SILENT": "true",
+            "WANDB_DATA_DIR": str(own / "data"),
+            "WANDB_CACHE_DIR": str(own / "cache"),
+            "WANDB_CONFIG_DIR": str(own / "config"),
+        }
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def wanted_mode(setting: str, environment: Mapping[str, str] = os.environ) -> Mode:
+    """``online`` or ``offline``; ``auto``: what WANDB_MODE says, else online if there is a key."""
+    if setting == "auto":
+        online = has_key(environment)
+        setting = environment.get("WANDB_MODE", "online" if online else "offline")
+    return "online" if setting == "online" else "offline"
+
+
+def has_key(environment: Mapping[str, str]) -> bool:
+    """Whether WANDB_API_KEY is set or ``wandb login`` has left a key for the server."""
+    if environment.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(environment.get("WANDB_BASE_URL", SERVER)).hostname or ""
+    try:
+        return netrc.netrc(environment.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,220 @@
+"""A comparison joins by prompt and seed, pairs what it compares, and says what it cannot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from comparable import PROMPTS, SIZE, make_run, make_sweep
+from PIL import Image
+
+from pixelwizard.cli import main
+from pixelwizard.compare.arms import read_arms
+from pixelwizard.compare.comparison import Comparison, compare
+from pixelwizard.compare.run import comparison_of, out_folder
+from pixelwizard.compare_settings import CompareConfig
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import ResolutionSettings, SamplerSettings
+from pixelwizard.store import Store
+
+SHORTCUT = SamplerSettings(steps=4, step_sizes="raw")
+EULER = SamplerSettings(solver="euler", steps=4)
+MANY = SamplerSettings(steps=50)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sweep(tmp_path_factory.mktemp("made") / "sweep")
+
+
+def compared(*folders: Path, **changes: object) -> Comparison:
+    return comparison_of(CompareConfig(runs=[str(f) for f in folders], **changes))  # type: ignore[arg-type]
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_arm(sweep: Path) -> None:
+    arms, notes = read_arms([sweep])
+    assert [arm.name for arm in arms] == ["shortcut4", "euler4", "euler8", "unipc50"]
+    assert all(len(arm.videos) == 4 for arm in arms) and not notes
+
+
+def test_the_distance_is_that_of_the_latents_from_the_same_noise(sweep: Path) -> None:
+    found = compared(sweep)
+    assert found.reference == "unipc50" and found.baseline == "shortcut4"
+    values = {row.arm.name: row.scores["distance"].value for row in found.rows}
+    factor = sum(1 + 0.1 * n + 0.05 * s for n in (0, 1) for s in (0, 1)) / 4
+    assert values["shortcut4"] == pytest.approx(0.02 * factor, rel=1e-6)
+    assert values["euler4"] == pytest.approx(0.05 * factor, rel=1e-6)
+    assert values["unipc50"] == 0
+
+
+def test_differences_are_paired_and_have_a_sign(sweep: Path) -> None:
+    euler, unipc = (row for row in compared(sweep).rows if row.arm.name in ("euler4", "unipc50"))
+    d = euler.differences["distance"]
+    assert d.sign == "worse" and 0.03 * 0.99 < d.low < d.value < d.high < 0.03 * 1.16
+    assert (d.high - d.low) < 0.2 * d.value  # unpaired, the spread of both would be in it
+    assert unipc.differences["distance"].sign == "better"
+    assert euler.differences["nfe"].sign == "equal"
+    assert euler.differences["clip-score"].sign == "better"  # as metrics.json says, more is better
+
+
+def test_what_another_arm_beats_is_dominated(sweep: Path) -> None:
+    dominated = {row.arm.name: row.dominated for row in compared(sweep).rows}
+    assert dominated["euler4"]["nfe"] and dominated["euler8"]["nfe"]
+    assert not dominated["shortcut4"]["nfe"] and not dominated["unipc50"]["nfe"]
+
+
+def test_an_interval_around_zero_is_unclear(tmp_path: Path) -> None:
+    for name, sampler, errors in (("a", SHORTCUT, (0.02, 0.04)), ("b", EULER, (0.04, 0.02))):
+        for seed, error in enumerate(errors):
+            make_run(tmp_path / f"{name}{seed}", sampler, error, seed=seed, prompts=PROMPTS[:1])
+    for seed in (0, 1):
+        make_run(tmp_path / f"c{seed}", MANY, 0.0, seed=seed, prompts=PROMPTS[:1])
+    found = compared(*(tmp_path / f"{name}{seed}" for name in "abc" for seed in (0, 1)))
+    assert [row.arm.name for row in found.rows] == ["a0", "b0", "c0"]
+    assert found.rows[1].differences["distance"].sign == "unclear"
+
+
+def test_all_of_it_is_written_and_printed(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", str(sweep), f"out={tmp_path / 'out'}", "tracker=none"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "shortcut4" in said and f"{tmp_path}/out/report/index.html" in said
+    lines = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
+    assert len(lines) == 4 * 4 and {line["sign"] for line in lines} >= {"better", "worse", "equal"}
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    assert re.search(r"^\| euler4 \| 0\.05375 \(\+0\.032\d - \+0\.0\d+ to ", table, re.MULTILINE)
+    assert "latent-mse/to=unipc50/n=4" in table
+    with Image.open(tmp_path / "out" / "pareto.png") as picture:
+        assert picture.width > 1200
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "http" not in re.sub(r'"http://www.w3.org/2000/svg"', "", page)
+    assert len(list((tmp_path / "out" / "report" / "videos").glob("*.mp4"))) == 16
+    assert main([*words, "format=json", "quality=clip-score", "baseline=euler4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["quality"], found["baseline"]) == ("clip-score", "euler4")
+
+
+def test_the_comparison_is_recorded_by_wandb(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert main(["compare", str(sweep), f"out={tmp_path / 'out'}"]) == 0
+    (record,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
+    kept = {path.name.split("_")[0] for path in record.rglob("media/*/*") if path.is_file()}
+    assert {"comparison", "pareto", "report"} <= kept
+
+
+def test_jobs_are_named_by_folders_with_an_equals_sign(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(sweep.parent)
+    jobs = [f"sweep/schedule={name},seed=0" for name in ("euler4", "euler8")]
+    assert main(["compare", *jobs, "out=two", "tracker=none", "format=json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["arms"]) == 2
+    assert out_folder(CompareConfig(runs=["a", "b"])).name.startswith("compare-")
+
+
+def test_without_latents_the_videos_are_compared(tmp_path: Path) -> None:
+    for name, sampler, error in (("a", SHORTCUT, 0.0), ("b", EULER, 0.03), ("c", MANY, 0.0)):
+        config = make_run(tmp_path / name, sampler, error, prompts=PROMPTS[:1])
+    for latent in Store(config.store.dir).root.rglob("*.safetensors"):
+        latent.unlink()
+    found = compared(*(tmp_path / name for name in "abc"))
+    first, second, end = (row.scores["distance"] for row in found.rows)
+    assert first.recipe == "100-psnr/ffmpeg-yuv420p/to=c/n=1"
+    assert end.value == 0 and first.value < 20 < second.value
+
+
+def test_a_sweep_that_still_runs_is_compared_as_far_as_it_is(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep")
+    ledger = json.loads((sweep / "sweep.json").read_text())
+    ledger["jobs"]["schedule=euler8,seed=1"] |= {"status": "pending"}
+    ledger["jobs"]["schedule=other,seed=0"] = {"status": "failed", "reason": "it burnt"}
+    (sweep / "sweep.json").write_text(json.dumps(ledger))
+    folder = sweep / "schedule=euler8,seed=1"
+    states = json.loads((folder / "status.json").read_text())
+    lost, pending = states
+    states[pending] = {"state": "pending"}
+    (folder / "status.json").write_text(json.dumps(states))
+    (folder / "videos" / f"{lost}.mp4").unlink()
+    found = compared(sweep)
+    assert len(found.samples) == 2 and [row.arm.name for row in found.rows][2] == "euler8"
+    assert found.notes[:2] == [
+        "schedule=euler8,seed=1 is pending; what it has so far is compared",
+        "schedule=other,seed=0 is failed (it burnt); what it has so far is compared",
+    ]
+    assert f"schedule=euler8,seed=1 has lost the file of its video {lost}" in found.notes
+    assert f"schedule=euler8,seed=1 has no video {pending}: not made yet" in found.notes
+    assert "all figures are of the 2 videos that every arm has, of up to 4 (euler8)" in found.notes
+
+
+def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
+    scored = {"metrics": {"clip-score": 20.0}}
+    make_run(tmp_path / "a", SHORTCUT, 0.02, recipe="clip/one", **scored)  # type: ignore[arg-type]
+    make_run(tmp_path / "b", EULER, 0.03, recipe="clip/other", **scored)  # type: ignore[arg-type]
+    found = compared(tmp_path / "a", tmp_path / "b")
+    assert "clip-score" not in found.names
+    assert found.notes == [
+        "clip-score is left out: it was computed by different recipes: clip/one, clip/other"
+    ]
+    with pytest.raises(ConfigError, match="quality=clip-score cannot be compared: it was computed"):
+        compared(tmp_path / "a", tmp_path / "b", quality="clip-score")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "runs is missing; name a sweep's folder"),
+        (["nothing"], "nothing is no folder"),
+        (["empty"], "empty is neither a sweep nor a run folder of generate"),
+        (["a", "other"], "no two of these runs have a prompt and a seed in common: a begins with"),
+        (["a", "large"], "have latents of other sizes"),
+        (["a", "b", "baseline=x"], "baseline=x must be one of a, b"),
+        (["a", "b", "reference=x"], "reference=x must be one of a, b"),
+        (["a", "b", "quality=clip"], "quality=clip must be one of distance"),
+        (["a", "b", "quality=psnr"], "quality=psnr is a similarity to real clips"),
+        (["a", "b", "tracker=csv"], "tracker=csv records no comparison; nearest: wandb"),
+        (["a", "b", "out=full"], "full/report exists and is no report"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    words: list[str],
+    sentence: str,
+    few: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(few)
+    assert main(["compare", *words, *([] if "tracker=csv" in words else ["tracker=none"])]) == 2
+    said = capsys.readouterr().err.replace(f"{few}/", "")
+    assert said.startswith("pixelwizard: ") and said.count("\n") == 1 and sentence in said
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("few")
+    (folder / "empty").mkdir()
+    (folder / "full" / "report").mkdir(parents=True)
+    make_run(folder / "a", SHORTCUT, 0.02)
+    make_run(folder / "b", EULER, 0.03)
+    make_run(folder / "other", SamplerSettings(solver="euler", steps=5), 0.03, seed=5)
+    large = ResolutionSettings(256, 128, SIZE.frames, 96, 64)
+    config = make_run(folder / "large", MANY, 0.0, size=large)
+    store = Store(config.store.dir)
+    for path in (folder / "large" / "videos").glob("*.json"):
+        key = json.loads(path.read_text())["keys"]["detail"]
+        latent = store.load("detail", key)["latent"]
+        store.save("detail", key, {"latent": latent.repeat(1, 1, 1, 2)}, {})
+    return folder
+
+
+def test_arms_without_anything_in_common_are_left_out_and_named(few: Path) -> None:
+    arms, _ = read_arms([few / name for name in ("a", "b", "other")])
+    found = compare(arms)
+    assert [row.arm.name for row in found.rows] == ["a", "b"]
+    assert found.notes == ["other has no prompt and seed in common with a: left out"]
