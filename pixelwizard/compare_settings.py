@@ -32,9 +32,7 @@ class CompareConfig:
     format: Literal["text", "json"] = "text"
 
     def check(self) -> None:
-        """Runs are named, and the score is one that can rank samplers; raises ConfigError."""
-        if not self.runs:
-            raise ConfigError("runs is missing; name a sweep's folder or those of some runs")
+        """The score is one that can rank samplers; raises ConfigError."""
         if self.quality in AGAINST_REAL:
             raise ConfigError(
                 f"quality={self.quality} is a similarity to real clips, which a sample of the same"

@@ -191,7 +191,7 @@ def test_the_page_is_dark_where_that_is_wanted_and_fits_a_phone(page: Browser) -
     assert (light, page.execute_script(background)) == ("rgb(255, 255, 255)", "rgb(21, 23, 26)")
     page.execute_script("window.scrollTo(0, 0)")
     picture(page, "dark")
-    phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    phone = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     wide = page.execute_script(
         "return [...document.querySelectorAll('body *')].filter((e) => !e.closest('.wide')"

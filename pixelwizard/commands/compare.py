@@ -21,7 +21,9 @@ report/index.html opens in a browser from disk; beside it are pareto.png, compar
 
 
 def check(config: CompareConfig) -> None:
-    """Refuse folders that are not there. Raises ConfigError."""
+    """Refuse folders that are not named or not there. Raises ConfigError."""
+    if not config.runs:
+        raise ConfigError("runs is missing; name a sweep's folder or those of some runs")
     for run in config.runs:
         if not Path(run).is_dir():
             raise ConfigError(f"{run} is no folder; name a sweep's folder or those of some runs")
