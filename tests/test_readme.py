@@ -46,6 +46,7 @@ def commands(text: str) -> list[str]:
 def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A working directory with the tour's files; the run folders that would have been used."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "LATENTS").mkdir()
     for name, content in HEREDOC.findall(README):
         (tmp_path / name).write_text(content)
     folders: list[Path] = []

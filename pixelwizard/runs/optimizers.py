@@ -41,12 +41,17 @@ class MuonAdamW(torch.optim.Optimizer):
     """Muon on the parameters of groups with ``muon=True``, AdamW on those of the others.
 
     Convolution weights are taken as [out, everything else]. Muon's updates are scaled by
-    0.2 sqrt(longer side), so that both kinds of update have about the same size per entry.
+    0.2 sqrt(longer side), so that both kinds of update have about the same size per entry. Weight
+    decay is decoupled from the gradient in both.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], settings: OptimizerSettings) -> None:
         defaults = dict(
-            lr=settings.lr, momentum=settings.momentum, betas=tuple(settings.betas), muon=False
+            lr=settings.lr,
+            momentum=settings.momentum,
+            betas=tuple(settings.betas),
+            weight_decay=settings.weight_decay,
+            muon=False,
         )
         super().__init__(groups, defaults)
 
@@ -59,6 +64,8 @@ class MuonAdamW(torch.optim.Optimizer):
                 result = closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
+            if group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             (self._muon if group["muon"] else self._adamw)(parameters, group)
         return result
 
