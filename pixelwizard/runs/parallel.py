@@ -140,7 +140,7 @@ TWO_AXES = ("data_parallel", "tensor_parallel")
 class MeshStrategy(ModelParallelStrategy):
     """Lightning's strategy on the mesh of the whole job, which outlives a stage's Trainer.
 
-    It waits for the ranks of ``group`` only: others may be elsewhere, or done.
+    It waits for and speaks to the ranks of ``group`` only: others may be elsewhere, or done.
     """
 
     def __init__(self, rank: Rank, group: Group) -> None:
@@ -158,6 +158,16 @@ class MeshStrategy(ModelParallelStrategy):
     def barrier(self, name: str | None = None) -> None:
         """Wait for the group."""
         self.group.barrier()
+
+    def broadcast(self, obj: Value, src: int = 0) -> Value:
+        """What the first rank of the group has."""
+        assert src == 0
+        return self.group.from_first(obj)
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        """The mean, or what ``reduce_op`` names, over the group."""
+        assert self.group.axis is not None
+        return super().reduce(tensor, group or self.group.axis.get_group(), reduce_op)
 
 
 def trainer_options(rank: Rank, group: Group) -> dict[str, Any]:

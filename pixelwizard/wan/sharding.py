@@ -1,7 +1,7 @@
 """Weights in slices over ranks (FSDP2): a rank holds its slices, and whole the block that computes.
 
 Every weight is cut along its first axis into equal parts, the last ones possibly smaller or empty.
-Slices are read straight from mapped files, so no rank ever has a whole network.
+Slices are copied straight out of mapped files, so no rank ever has a whole network.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _slice(
     assert mesh.ndim == 1, "weights are read in slices along one axis"
     rows = -(-len(whole) // mesh.size())
     start = rows * mesh.get_local_rank()
-    own = whole[start : start + rows].to(device, dtype)
+    own = whole[start : start + rows].to(device, dtype, copy=True)
     return DTensor.from_local(
         own, mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
     )

@@ -1,0 +1,221 @@
+"""Real processes as the ranks of jobs: each is forked once and serves every check of a file."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from test_golden import GoldenDiT
+from torch import Tensor
+
+from pixelwizard import worker
+from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.jobs import Job
+from pixelwizard.parallel_settings import Mesh
+from pixelwizard.runs import predict
+from pixelwizard.runs.parallel import Rank, joined
+from pixelwizard.settings import DiTSizes, SamplerSettings
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.stages.anchor import Anchor
+from pixelwizard.stages.detail import Detail
+from pixelwizard.wan.dit import WanDiT
+from pixelwizard.wan.weights import fill_transformer
+
+PRELOAD = ["ranks", "pixelwizard.runs.predict", "transformers.models.umt5.modeling_umt5"]
+WORLD = 4
+PATIENCE = 300.0
+M_MMAP_THRESHOLD = -3
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(world: int, work: Callable[..., None], *arguments: object) -> list[int]:
+    """``work(*arguments)`` in as many processes; their exit codes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    ranks = [
+        context.Process(target=_rank, args=(rank, world, work, *arguments)) for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    deadline = time.monotonic() + PATIENCE
+    for process in ranks:
+        process.join(max(0.0, deadline - time.monotonic()))
+    for process in ranks:
+        process.kill()  # only one that hangs is still there
+        process.join()
+    return [process.exitcode if process.exitcode is not None else -1 for process in ranks]
+
+
+def _rank(rank: int, world: int, work: Callable[..., None], *arguments: object) -> None:
+    torch.set_num_threads(1)
+    gc.freeze()  # what was imported before the fork is not looked through again and again
+    become(rank, world)
+    work(*arguments)
+
+
+def become(rank: int, world: int, port: int = 0) -> None:
+    """The environment that a launcher gives."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(world), "GROUP_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+# Networks: one process group, all layouts.
+
+MESHES = {
+    "sequence": Mesh(2, 1, 2),
+    "guidance": Mesh(2, 2, 1),
+    "guidance and sequence": Mesh(1, 2, 2),
+    "sequence, sharded over it": Mesh(2, 1, 2, "sequence"),
+    "guidance and sequence, sharded": Mesh(1, 2, 2, "all"),
+    "prompts, sharded": Mesh(4, 1, 1, "all"),
+}
+
+
+def four_heads() -> tuple[DiTSizes, dict[str, Tensor]]:
+    """A detail network whose heads four ranks can share; every input matters in it."""
+    torch.manual_seed(0)
+    sizes = DiTSizes(
+        in_dim=4, out_dim=4, dim=64, ffn_dim=96, freq_dim=16, text_dim=16, text_len=8,
+        num_heads=4, num_layers=2,
+    )  # fmt: skip
+    network = ShortcutDiT(sizes, [0, 1])
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return sizes, network.state_dict()
+
+
+def placed(network: WanDiT, weights: dict[str, Tensor], rank: Rank) -> Any:
+    """A network as a rank has it."""
+    names = network.state_dict().keys()
+    own = {name: weights[name] for name in names}
+    network = fill_transformer(network, own, "cpu", torch.float32, rank.shards)
+    network.ulysses = rank.ulysses
+    network.chunk = 7
+    return network
+
+
+def networks(golden: Path, folder: Path, port: int) -> None:
+    """Sample with every mesh and save what came out and what was sent."""
+    number = int(os.environ["RANK"])
+    os.environ["MASTER_PORT"] = str(port)
+    with joined(Mesh(WORLD)) as first:
+        for name, mesh in MESHES.items():
+            rank = Rank(mesh, first.device)
+            save_file(two_stages(GoldenDiT(golden), golden, rank), folder / f"{name}.{number}")
+        found = {
+            f"{length}": uneven(length, Rank(Mesh(1, 1, 4), first.device)) for length in (12, 15, 6)
+        }
+        save_file({k: v for k, (v, _) in found.items()}, folder / f"uneven.{number}")
+        sent = {k: s for k, (_, s) in found.items()}
+        (folder / f"sent.{number}").write_text(json.dumps(sent))
+
+
+def two_stages(dit: GoldenDiT, golden: Path, rank: Rank) -> dict[str, Tensor]:
+    """The golden anchor and detail, as this rank has them."""
+    settings = json.loads((golden / "two_stage.json").read_text())
+    io = load_file(golden / "two_stage_io.safetensors")
+    solver, guidance = settings["solver"], settings["guidance"]
+    texts = (io["context"], io["context_null"])
+    with torch.device("meta"):
+        base, detail = WanDiT(dit.sizes), ShortcutDiT(dit.sizes, dit.control_blocks)
+    sampler = SamplerSettings(solver=solver, steps=settings["lr_steps"], guidance=guidance)
+    schedule = make_schedule(sampler, settings["lr_shift"])
+    anchor = Anchor(placed(base, dit.weights, rank), schedule, guidance, rank.halves)
+    low = anchor(io["noise_lr"][0], *texts)
+    sampler = replace(sampler, steps=settings["hr_steps"], step_sizes="raw")
+    schedule = make_schedule(sampler, settings["hr_shift"])
+    stage = Detail(placed(detail, dit.weights, rank), schedule, guidance, rank.halves)
+    high = stage(io["noise_hr"][0], low, *texts)
+    sent = rank.halves.sent if rank.halves else 0
+    return {"anchor": low, "detail": high, "sent": torch.tensor(sent)}
+
+
+def uneven(length: int, rank: Rank) -> tuple[Tensor, int]:
+    """A pass of four heads over ``length`` tokens, and the bytes sent for each attention."""
+    sizes, weights = four_heads()
+    with torch.device("meta"):
+        network = ShortcutDiT(sizes, [0, 1])
+    network = placed(network, weights, rank)
+    before = rank.ulysses.sent if rank.ulysses else 0
+    out = one_pass(network, length)
+    after = rank.ulysses.sent if rank.ulysses else 0
+    return out, (after - before) // sizes.num_layers
+
+
+@torch.no_grad()
+def one_pass(network: ShortcutDiT, length: int) -> Tensor:
+    """The velocity of a clip of one row of ``length / 3`` tokens and three frames."""
+    draw = torch.Generator().manual_seed(length)
+    latent = torch.randn(1, 4, 3, 2, 2 * length // 3, generator=draw)
+    anchor = torch.randn(1, 4, 3, 1, length // 3, generator=draw)
+    text = network.encode_text([torch.randn(5, 16, generator=draw)])
+    features = network.encode_anchor(anchor, (3, 1, length // 3))
+    times, sizes = torch.tensor([700.0]), torch.tensor([200.0])
+    return network(latent, times, text, sizes, features)
+
+
+# Memory: slices of a network on disk.
+
+
+def memory(file: Path, sizes: DiTSizes, folder: Path, port: int) -> None:
+    """Load slices of a network and make a pass; the memory of both beyond what was there."""
+    os.environ["MASTER_PORT"] = str(port)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 18)  # what is freed goes back at once
+    with joined(Mesh(WORLD, shard="all")) as rank, torch.no_grad():
+        with torch.device("meta"):
+            network = WanDiT(sizes)
+        before, _ = own_memory()
+        network = fill_transformer(network, load_file(file), "cpu", torch.float32, rank.shards)
+        loaded, _ = own_memory()
+        text = network.encode_text([torch.randn(2, sizes.text_dim)])
+        network(torch.randn(1, sizes.in_dim, 1, 2, 4), torch.tensor([500.0]), text)
+        _, peak = own_memory()
+    (folder / f"memory.{rank.number}").write_text(json.dumps([loaded - before, peak - before]))
+
+
+def own_memory() -> tuple[int, int]:
+    """Bytes of this process that are no file's, now and at most since the last call."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines if "kB" in line}
+    Path("/proc/self/clear_refs").write_text("5")
+    return found["RssAnon"], found["VmHWM"] - found["RssFile"]
+
+
+# Runs: the worker of a run folder, once per rank.
+
+
+def runs(folders: Sequence[tuple[str, int, int]], made: Path) -> None:
+    """Each of the (run folder, ranks, port); what this rank made of each goes to ``made``."""
+    number, found = int(os.environ["RANK"]), {}
+    codes = {}
+    publish = predict._Run._publish
+
+    def published(self: predict._Run, job: Job, cost: dict[str, float]) -> None:
+        found.setdefault(self.config.run_dir, []).append(job.id)
+        publish(self, job, cost)
+
+    predict._Run._publish = published  # type: ignore[method-assign]
+    for folder, world, port in folders:
+        if number < world:
+            become(number, world, port)
+            codes[folder] = worker.run(Path(folder))
+    (made / f"made.{number}").write_text(json.dumps([codes, found]))
+    sys.stdout.flush()

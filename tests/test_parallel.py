@@ -1,0 +1,189 @@
+"""Several ranks on gloo make what one process makes, whatever their layout."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ranks import (
+    MESHES,
+    WORLD,
+    four_heads,
+    free_port,
+    memory,
+    networks,
+    one_pass,
+    runs,
+    start,
+    two_stages,
+)
+from safetensors.torch import load_file, save_file
+from small import small_config, write_backbone, write_config
+from test_golden import TOLERANCE, GoldenDiT, relative_error
+from torch import Tensor
+
+from pixelwizard.communication_cost import guidance_bytes, ulysses_bytes
+from pixelwizard.parallel_settings import ParallelSettings
+from pixelwizard.runs.parallel import Rank
+from pixelwizard.settings import BackboneSettings, Config, DiTSizes
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.wan.dit import WanDiT
+
+EQUAL = 1e-5
+PROMPTS = ["a red circle", "a blue square moves left", "a circle", "a red square", "a blue circle"]
+
+
+@pytest.fixture(scope="module")
+def found(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four ranks made of the golden networks with every mesh."""
+    folder = tmp_path_factory.mktemp("networks")
+    assert start(WORLD, networks, golden, folder, free_port()) == [0] * WORLD
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(golden: Path) -> dict[str, Tensor]:
+    return two_stages(GoldenDiT(golden), golden, Rank())
+
+
+@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("rank", range(WORLD))
+def test_every_rank_of_every_mesh_has_the_golden_latents(
+    found: Path, golden: Path, alone: dict[str, Tensor], name: str, rank: int
+) -> None:
+    made = load_file(found / f"{name}.{rank}")
+    official = load_file(golden / "two_stage_io.safetensors")
+    for stage, expected in (("anchor", "lr"), ("detail", "hr")):
+        assert relative_error(made[stage], alone[stage]) < EQUAL
+        assert relative_error(made[stage], official[expected][0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("length", [12, 15, 6])
+def test_tokens_that_do_not_divide_change_nothing(found: Path, length: int) -> None:
+    sizes, weights = four_heads()
+    network = ShortcutDiT(sizes, [0, 1])
+    network.load_state_dict(weights)
+    expected = one_pass(network, length)
+    for rank in range(WORLD):
+        made = load_file(found / f"uneven.{rank}")[f"{length}"]
+        assert relative_error(made, expected) < EQUAL
+
+
+def test_an_attention_sends_as_many_bytes_as_the_formula_says(found: Path) -> None:
+    sent = [json.loads((found / f"sent.{rank}").read_text()) for rank in range(WORLD)]
+    sizes, _ = four_heads()
+    assert {s["12"] for s in sent} == {ulysses_bytes(12, sizes.dim, WORLD, dtype_bytes=4)}
+    for length in (15, 6):
+        most = ulysses_bytes(length, sizes.dim, WORLD, dtype_bytes=4)
+        assert 0.7 * most < max(s[f"{length}"] for s in sent) <= most
+
+
+def test_a_guided_step_sends_one_prediction(found: Path, golden: Path) -> None:
+    io = load_file(golden / "two_stage_io.safetensors")
+    settings = json.loads((golden / "two_stage.json").read_text())
+    low, high = guidance_bytes(io["lr"].numel()), guidance_bytes(io["hr"].numel())
+    expected = settings["lr_steps"] * low + settings["hr_steps"] * high
+    for name, mesh in MESHES.items():
+        sent = load_file(found / f"{name}.0")["sent"].item()
+        assert sent == (expected if mesh.guidance == 2 else 0)
+
+
+def test_a_rank_has_its_slices_and_two_blocks_at_most(tmp_path: Path) -> None:
+    sizes = DiTSizes(
+        in_dim=4, out_dim=4, dim=512, ffn_dim=2048, freq_dim=16, text_dim=16, text_len=4,
+        num_heads=4, num_layers=6,
+    )  # fmt: skip
+    network = WanDiT(sizes)
+    block = sum(weight.nbytes for weight in network.blocks[0].parameters())
+    whole = sum(weight.nbytes for weight in network.parameters())
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    arguments = (tmp_path / "weights.safetensors", sizes, tmp_path, free_port())
+    assert start(WORLD, memory, *arguments) == [0] * WORLD
+    rest, slack = whole - 6 * block, 3e6
+    gathered_by_gloo = block  # into a buffer of its own, which NCCL does not need
+    for rank in range(WORLD):
+        loaded, peak = json.loads((tmp_path / f"memory.{rank}").read_text())
+        assert 0.9 * whole / WORLD < loaded < whole / WORLD + slack
+        most = whole / WORLD + rest + 2 * block + gathered_by_gloo + slack
+        assert most < 0.85 * whole and peak < most
+
+
+# Runs.
+
+LAYOUTS: dict[str, tuple[int, ParallelSettings, int]] = {
+    "prompts, one": (4, ParallelSettings("prompts", prompts=4), 1),
+    "prompts, five": (4, ParallelSettings("prompts", prompts=4), 5),
+    "fsdp, three": (4, ParallelSettings("fsdp", prompts=4, shard="all"), 3),
+    "fsdp, five": (4, ParallelSettings("fsdp", prompts=4, shard="all"), 5),
+    "ulysses": (2, ParallelSettings("ulysses", sequence=2), 1),
+    "guidance": (2, ParallelSettings("guidance"), 1),
+    "pairs of a sequence, sharded": (4, ParallelSettings("auto", 2, 1, 2, "sequence"), 3),
+    "pairs of halves, sharded over all": (4, ParallelSettings("hybrid", 2, 2, 1, "all"), 3),
+    "one prompt on four": (4, ParallelSettings("auto"), 1),
+}
+"""Name -> ranks, settings, number of prompts."""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("weights"))
+
+
+def config_of(backbone: BackboneSettings, folder: Path, name: str) -> Config:
+    """A run of its own store; the first prompts are the same in all."""
+    _, parallel, count = LAYOUTS.get(name, (1, ParallelSettings(), len(PROMPTS)))
+    config = small_config(backbone, folder / name, prompt=PROMPTS[:count], group_size=2)
+    size = replace(config.resolution, frames=9, anchor_width=96)  # 3 x 1 x 3 tokens: no half of 9
+    return replace(config, parallel=parallel, resolution=size)
+
+
+@pytest.fixture(scope="module")
+def made(backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All layouts run by the same four processes, and one process alone first."""
+    folder = tmp_path_factory.mktemp("runs")
+    jobs = [("alone", 1), *((name, layout[0]) for name, layout in LAYOUTS.items())]
+    arguments = [
+        (str(write_config(config_of(backbone, folder, name))), ranks, free_port())
+        for name, ranks in jobs
+    ]
+    assert start(WORLD, runs, arguments, folder) == [0] * WORLD
+    return folder
+
+
+def latents(folder: Path, name: str) -> dict[str, Tensor]:
+    """What a run left in its store, by kind and key; no state of a sampler may be left."""
+    files = (folder / name / "store").rglob("*.safetensors")
+    return {f"{f.parent.parent.name}/{f.name}": next(iter(load_file(f).values())) for f in files}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_makes_the_videos_of_one_process(made: Path, name: str) -> None:
+    expected, actual = latents(made, "alone"), latents(made, name)
+    count = LAYOUTS[name][2]
+    assert Counter(key.split("/")[0] for key in actual) == {
+        "text": count + 1, "anchor": count, "detail": count,
+    }  # fmt: skip
+    for key, latent in actual.items():
+        assert relative_error(latent, expected[key]) < EQUAL, key
+    videos = sorted(path.name for path in (made / name / "run" / "videos").iterdir())
+    alone = sorted(path.name for path in (made / "alone" / "run" / "videos").iterdir())
+    assert videos == alone[: len(videos)] and len(videos) == 2 * count
+    status = json.loads((made / name / "run" / "status.json").read_text())
+    assert [state["state"] for state in status.values()] == ["done"] * count
+    assert (made / name / "run" / "contact_sheet.png").is_file()
+
+
+def test_every_prompt_is_made_once_by_the_lead_of_its_ranks(made: Path) -> None:
+    told = [json.loads((made / f"made.{rank}").read_text()) for rank in range(WORLD)]
+    for name, (ranks, parallel, count) in LAYOUTS.items():
+        folder = str(made / name / "run")
+        assert [codes[folder] for codes, _ in told[:ranks]] == [0] * ranks
+        by_rank = [found.get(folder, []) for _, found in told]
+        assert len(set(sum(by_rank, []))) == len(sum(by_rank, [])) == count
+        groups = parallel.prompts or 1
+        assert [len(ids) for ids in by_rank[:: ranks // groups][:groups]] == [
+            len(range(group, count, groups)) for group in range(groups)
+        ]
