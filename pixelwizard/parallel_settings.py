@@ -33,7 +33,8 @@ class ParallelSettings:
     a pass (Ulysses attention). A size that a mode uses and that is open (None) follows from
     ``devices``, the most ranks there may be (None: the GPUs of this machine). ``shard``: each rank
     holds a slice of the transformers' weights: of the ranks of its prompt (``sequence``) or of
-    ``all``.
+    ``all``. ``launch=False`` leaves the start of the ranks to torchrun or a cluster, on one
+    machine or several: the command only writes the run folder.
     """
 
     mode: Literal["single", "prompts", "fsdp", "ulysses", "guidance", "hybrid", "auto"] = "single"
@@ -42,6 +43,7 @@ class ParallelSettings:
     sequence: Optional[int] = None
     shard: Literal["none", "sequence", "all"] = "none"
     devices: Optional[int] = None
+    launch: bool = True
 
 
 class Place(NamedTuple):

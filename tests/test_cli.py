@@ -216,6 +216,15 @@ def test_a_layout_starts_as_many_ranks_and_a_sweep_may_have_several(launched: La
     assert [path.parent.name for path in launched.folders[-2:]] == ["sweep", "sweep"]
 
 
+def test_a_run_for_another_launcher_is_laid_out_and_not_started(
+    launched: Launched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["parallel=ulysses", "parallel.sequence=3", "parallel.launch=false"]
+    assert main([*words, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert not launched.folders and "-m pixelwizard.worker" in capsys.readouterr().out
+    assert settings.load(tmp_path / "run" / "config.yaml").parallel.sequence == 3
+
+
 def test_the_same_request_has_the_same_folder_and_another_one_another(launched: Launched) -> None:
     for arguments in ([], ["seed=0"], ["+seed=0"], ["seed=1"], ["--prompt", "a"]):
         assert main(arguments) == 0

@@ -35,7 +35,8 @@ def check(config: Config) -> None:
     """
     prompts_of(config)
     require_weights(config.backbone)
-    mesh_of(config)
+    if config.parallel.launch:
+        mesh_of(config)
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
     if config.metrics.enabled:
@@ -45,7 +46,11 @@ def check(config: Config) -> None:
 
 def run(config: Config, command_line: Sequence[str]) -> int:
     """Make the videos of ``config`` in its run folder; returns the exit code."""
-    return launch(claim(config, command_line), mesh_of(config).world)
+    folder = claim(config, command_line)
+    if not config.parallel.launch:
+        print(f"start its ranks with: torchrun --nnodes N ... -m pixelwizard.worker {folder}")
+        return 0
+    return launch(folder, mesh_of(config).world)
 
 
 def finished(config: Config) -> bool:
