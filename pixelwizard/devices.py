@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from functools import cache
+from typing import Union
 
 from pixelwizard.parallel_settings import AXES, Mesh, is_open, resolve
 from pixelwizard.plan_settings import PlanConfig
@@ -22,14 +23,12 @@ def count_gpus() -> int:
 
 
 def mesh_of(config: Config) -> Mesh:
-    """The mesh of a job on this machine; GPUs are counted only where a size depends on them.
+    """The mesh of a job on this machine; without a GPU ranks are as many processes as asked for.
 
-    Raises ConfigError where the settings ask for more than there is.
+    GPUs are counted only where a size depends on them. Raises ConfigError where the settings ask
+    for more than there is.
     """
-    parallel = config.parallel
-    counted = is_open(parallel) and parallel.devices is None
-    devices = max(1, count_gpus()) if counted else 1
-    return resolve(parallel, config.backbone.dit.num_heads, devices, config.guided)
+    return _mesh(config, _gpus_of(config) or _asked(config))
 
 
 def planned_mesh(config: PlanConfig) -> Mesh:
@@ -37,7 +36,19 @@ def planned_mesh(config: PlanConfig) -> Mesh:
 
     Raises ConfigError where the settings ask for more than their own ``parallel.devices``.
     """
+    return _mesh(config, max(_gpus_of(config), _asked(config)))
+
+
+def _mesh(config: Union[Config, PlanConfig], devices: int) -> Mesh:
+    return resolve(config.parallel, config.backbone.dit.num_heads, devices, config.guided)
+
+
+def _gpus_of(config: Union[Config, PlanConfig]) -> int:
+    """The GPUs of this machine, or 0 where no size depends on them."""
     parallel = config.parallel
-    asked = math.prod(getattr(parallel, axis) or 1 for axis in AXES)
-    counted = count_gpus() if is_open(parallel) and parallel.devices is None else 1
-    return resolve(parallel, config.backbone.dit.num_heads, max(asked, counted), config.guided)
+    return count_gpus() if is_open(parallel) and parallel.devices is None else 0
+
+
+def _asked(config: Union[Config, PlanConfig]) -> int:
+    """How many ranks the given sizes make."""
+    return math.prod(getattr(config.parallel, axis) or 1 for axis in AXES)

@@ -21,7 +21,7 @@ from pixelwizard.schema import to_plain
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAPERS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/benchmarks.md")
-PAPERS += ("docs/schedules.md",)
+PAPERS += ("docs/schedules.md", "docs/parallel.md")
 HEREDOC = re.compile(r"^cat > (\S+) <<'END'\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
 
 
@@ -75,6 +75,13 @@ def test_every_command_of_the_tour_is_accepted(nothing_runs: list[Path], line: s
     words = shlex.split(line)[1:]
     assert main(words) == 0
     assert bool(nothing_runs) is ("--cfg" not in words and not {"plan", "compare"} & set(words))
+
+
+@pytest.mark.parametrize("line", commands((ROOT / "docs/parallel.md").read_text(encoding="utf-8")))
+def test_every_command_about_several_devices_is_accepted(
+    nothing_runs: list[Path], line: str
+) -> None:
+    assert main(shlex.split(line)[1:]) == 0
 
 
 def test_the_tour_shows_every_kind_of_override() -> None:
