@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Optional
+from typing import List, Literal, Optional
 
+from pixelwizard.objective_settings import Stage
 from pixelwizard.output_settings import DecodeSettings, check_decode
-from pixelwizard.schema import ConfigError
+from pixelwizard.schema import ConfigError, check_range
 from pixelwizard.settings import (
     BackboneSettings,
     MemorySettings,
@@ -26,7 +27,8 @@ from pixelwizard.settings import (
 class PlanConfig:
     """What determines time and memory of a run: the root of ``plan``; it writes no folder.
 
-    ``plot`` is a PNG file for the picture of both schedules.
+    ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
+    network in place of a run, on each number of ``gpus``.
     """
 
     run_dir: str
@@ -40,6 +42,8 @@ class PlanConfig:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
     plot: Optional[str] = None
+    train: Optional[Stage] = None
+    gpus: List[int] = field(default_factory=lambda: [1, 8])
     format: Literal["text", "json"] = "text"
 
     @property
@@ -56,5 +60,9 @@ class PlanConfig:
         check_memory(self.memory)
         check_ranks(self.parallel, self.memory, self.backbone, self.resolution, self.guided)
         check_decode(self.decode, self.resolution.geometry)
+        for gpus in self.gpus:
+            check_range("gpus", gpus, 1)
+        if self.train is None and self.gpus != [1, 8]:
+            raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.plot is not None and not self.plot.endswith(".png"):
             raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")

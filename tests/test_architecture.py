@@ -46,7 +46,7 @@ FLOORS = (
     ("tracing", "ceilings", "communication_cost"),
     ("stages",),
     ("sampling_cost",),
-    ("text_cost", "decode_cost"),
+    ("text_cost", "decode_cost", "training_cost"),
     ("ways",),
     ("planner",),
     ("scaling",),

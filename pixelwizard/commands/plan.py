@@ -18,6 +18,7 @@ EXAMPLES = """\
   pixelwizard plan resolution=4k memory=stream        block by block from host memory
   pixelwizard plan device=rtx4090 format=json         one JSON object on stdout
   pixelwizard plan parallel=auto parallel.devices=8   each of eight ranks, and what more would bring
+  pixelwizard plan train=detail "gpus=[1,8]"          a step of training the detail network
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a picture"""
 
 
@@ -27,6 +28,8 @@ def check(config: PlanConfig) -> None:
 
 def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     """Print plan and schedules; 2 where a stage does not fit, with the sentence on what would."""
+    if config.train is not None:
+        return _train(config, config.train)
     from pixelwizard.planner import make_plan, table  # torch: only where something is traced
     from pixelwizard.scaling import scaling, scaling_table
 
@@ -45,6 +48,17 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
         draw_schedules(schedules, Path(config.plot))
     if plan.refusal:
         raise ValueError(plan.refusal)
+    return 0
+
+
+def _train(config: PlanConfig, part: str) -> int:
+    from pixelwizard.training_cost import plan_training, training_table
+
+    plans = plan_training(config)
+    if config.format == "json":
+        print(json.dumps({"train": part, "plans": [plan.to_json() for plan in plans]}), flush=True)
+    else:
+        print(training_table(part, plans), flush=True)
     return 0
 
 

@@ -1,0 +1,158 @@
+"""What a step of training needs on each GPU: the real network, forwards and backward, traced.
+
+The step is traced at full size on the meta device: bfloat16 computation, a batch of one, every
+block computed a second time in the backward (gradient checkpointing), for the detail network the
+self-consistency step with its two half steps before. What stays between steps is counted from the
+number of parameters: float32 weights, gradients, both moments of AdamW and the moving average, cut
+into equal slices (FSDP2, ``fully_shard`` per block). On several GPUs two blocks are together whole
+in bfloat16 and the gradients of one; one GPU keeps a bfloat16 copy of all weights, as autocast
+does. Activations are those of a whole clip on every GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelwizard.geometry import Geometry
+from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.settings import DiTSizes
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.text_table import aligned
+from pixelwizard.tracing import Trace
+from pixelwizard.wan.dit import WanDiT
+
+GB = 1e9
+META = torch.device("meta")
+FULL, HALF = 4, 2
+"""Bytes of float32 and of bfloat16."""
+MOMENTS = 2
+WHOLE_BLOCKS = 2
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Gigabytes on each of ``gpus`` devices; ``computing`` are bfloat16 weights in use."""
+
+    gpus: int
+    tokens: int
+    weights_gb: float
+    gradients_gb: float
+    optimizer_gb: float
+    average_gb: float
+    computing_gb: float
+    activations_gb: float
+
+    @property
+    def peak_gb(self) -> float:
+        """All of it."""
+        values = asdict(self)
+        return float(sum(value for name, value in values.items() if name.endswith("_gb")))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "peak_gb": self.peak_gb}
+
+
+def plan_training(config: PlanConfig) -> list[TrainingPlan]:
+    """The memory of a training of ``config.train`` for each number of GPUs."""
+    size, backbone = config.resolution, config.backbone
+    detail = config.train == "detail"
+    geometry = size.geometry if detail else size.anchor_geometry
+    sizes = backbone.detail_dit if detail else backbone.dit
+    with META:
+        network = ShortcutDiT(sizes, backbone.control_blocks) if detail else WanDiT(sizes)
+    network = network.to(torch.bfloat16)
+    network.checkpointing = True
+    weights = sum(p.numel() for p in network.parameters())
+    block = sum(p.numel() for p in network.blocks[0].parameters())
+    activations = trace_step(network, geometry, size.anchor_geometry if detail else None, sizes)
+    return [
+        TrainingPlan(
+            gpus=gpus,
+            tokens=geometry.tokens,
+            weights_gb=FULL * weights / gpus / GB,
+            gradients_gb=FULL * weights / gpus / GB,
+            optimizer_gb=MOMENTS * FULL * weights / gpus / GB,
+            average_gb=FULL * weights / gpus / GB,
+            computing_gb=HALF * (weights if gpus == 1 else (WHOLE_BLOCKS + 1) * block) / GB,
+            activations_gb=activations / GB,
+        )
+        for gpus in config.gpus
+    ]
+
+
+def trace_step(
+    network: WanDiT, geometry: Geometry, anchor: Geometry | None, sizes: DiTSizes
+) -> int:
+    """Bytes that a step has alive at most, weights and gradients apart."""
+    for parameter in network.parameters():  # gradients are counted apart
+        parameter.register_post_accumulate_grad_hook(_without_gradient)
+    trace = Trace()
+    with trace, _attention_as_trained():
+        latent = torch.empty(1, sizes.in_dim, *geometry.latent_grid, device=META)
+        target = torch.empty_like(latent)
+        text = network.encode_text([torch.empty(sizes.text_len, sizes.text_dim, device=META)])
+        time = torch.empty(1, device=META)
+        inputs: list[Tensor] = []
+        if anchor is not None:
+            assert isinstance(network, ShortcutDiT)
+            condition = torch.empty(1, sizes.in_dim, *anchor.latent_grid, device=META)
+            frames, height, width = geometry.token_grid
+            inputs = [time, network.encode_anchor(condition, (frames, height, width))]
+            with torch.no_grad():
+                target = network(latent, time, text, *inputs)
+                target = target + network(latent, time, text, *inputs)
+        found = network(latent, time, text, *inputs)
+        (found - target).square().mean().backward()
+    return trace.peak
+
+
+def _without_gradient(parameter: nn.Parameter) -> None:
+    parameter.grad = None
+
+
+@contextmanager
+def _attention_as_trained() -> Iterator[None]:
+    """Fused attention as training needs it: its inputs and output stay, its scores never exist.
+
+    Function modes, by which ``Trace`` does the same, are off while autograd computes a block again.
+    """
+    fused = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = _Attention.apply  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = fused
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        sums = torch.empty(query.shape[:-1], device=query.device)
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        query, key, value, *_ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def training_table(part: str, plans: Sequence[TrainingPlan]) -> str:
+    """The plans for people."""
+    head = ("GPUs", "tokens", "weights", "gradients", "optimizer", "average", "computing")
+    rows: list[tuple[str, ...]] = [(*head, "activations", "peak GB each")]
+    for plan in plans:
+        parts = (plan.weights_gb, plan.gradients_gb, plan.optimizer_gb, plan.average_gb)
+        figures = (*parts, plan.computing_gb, plan.activations_gb, plan.peak_gb)
+        rows.append((f"{plan.gpus}", f"{plan.tokens}", *(f"{gb:.1f}" for gb in figures)))
+    title = f"a step of training the {part} network: bfloat16, checkpointed blocks, a clip per GPU"
+    return "\n".join([title, *aligned(rows, left=())])
