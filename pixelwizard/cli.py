@@ -14,6 +14,8 @@ from pixelwizard.schema import ConfigError, to_plain, unknown
 
 if TYPE_CHECKING:
     from pixelwizard.compose import Job
+    from pixelwizard.sweep import Launch, SweepJob
+    from pixelwizard.sweep_settings import Search
 
 OPTIONS = ("--help", "-h", "--version", "--multirun", "-m", "--cfg", "--prompt")
 USER_ERROR, INTERRUPTED = 2, 130
@@ -59,7 +61,7 @@ def _run(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.show == "job":
         print("---\n".join(_yaml(job.config) for job in jobs), end="")
         return 0
-    if arguments.sweep or any(job.swept for job in jobs):
+    if arguments.sweep or any(job.swept or job.search for job in jobs):
         return _sweep(task, arguments, jobs, argv)
     if arguments.sweep_dir is not None:
         raise ConfigError("sweep_dir is for sweeps; add -m, or use run_dir")
@@ -118,7 +120,7 @@ def _is_word(arguments: Arguments, word: str) -> bool:
 
 def _override_of_words(task: Command, words: Sequence[str]) -> list[str]:
     """The bare words as an override."""
-    from pixelwizard.compose import quoted
+    from pixelwizard.overrides import quoted
 
     if not words:
         return []
@@ -140,8 +142,9 @@ def _set(arguments: Arguments, option: str, value: str) -> None:
 
 def _sweep(task: Command, arguments: Arguments, jobs: Sequence[Job], argv: Sequence[str]) -> int:
     from pixelwizard.launch import kept_warm
+    from pixelwizard.launchers import launcher_of
     from pixelwizard.run_folder import short_hash
-    from pixelwizard.sweep import SweepJob, job_name, run_sweep
+    from pixelwizard.sweep import run_sweep
 
     if any(word.split("=")[0].lstrip("+") == "run_dir" for word in arguments.overrides):
         raise ConfigError("run_dir is for one run; a sweep puts its jobs into sweep_dir=FOLDER")
@@ -149,15 +152,36 @@ def _sweep(task: Command, arguments: Arguments, jobs: Sequence[Job], argv: Seque
         raise ConfigError(f"{arguments.task} runs once; leave -m and lists of values out")
     name = short_hash([arguments.task, arguments.overrides, arguments.prompts])
     folder = Path.cwd() / Path(arguments.sweep_dir or f"outputs/sweep-{name}").expanduser()
-    named: dict[str, SweepJob] = {}
-    for job in jobs:
-        path = folder / job_name(job.swept)
-        config = dataclasses.replace(job.config, run_dir=str(path))
-        task.check(config)
-        command_line = ("pixelwizard", *argv)
-        named[path.name] = SweepJob(arguments.task, config, job.swept, command_line)
+    launch = launcher_of(jobs[0].launcher, folder)
     with kept_warm():
-        return run_sweep(folder, named)
+        if jobs[0].search is not None:
+            return _search(arguments, jobs[0].search, folder, launch, argv)
+        made = [_sweep_job(arguments.task, job, job.swept, folder, argv) for job in jobs]
+        return run_sweep(folder, {job.folder.name: job for job in made}, launch)
+
+
+def _sweep_job(
+    task: str, job: Job, swept: Sequence[str], folder: Path, argv: Sequence[str]
+) -> SweepJob:
+    """A job in its own folder of the sweep, checked."""
+    from pixelwizard.sweep import SweepJob, job_name
+
+    config = dataclasses.replace(job.config, run_dir=str(folder / job_name(swept)))
+    command(task).check(config)
+    return SweepJob(task, config, tuple(swept), ("pixelwizard", *argv))
+
+
+def _search(
+    arguments: Arguments, search: Search, folder: Path, launch: Launch, argv: Sequence[str]
+) -> int:
+    from pixelwizard.compose import compose
+    from pixelwizard.search import run_search
+
+    def make_job(overrides: Sequence[str]) -> SweepJob:
+        (job,) = compose(arguments.task, [*search.fixed, *overrides], arguments.prompts)
+        return _sweep_job(arguments.task, job, overrides, folder, argv)
+
+    return run_search(folder, search, launch, make_job)
 
 
 def _yaml(config: Any) -> str:

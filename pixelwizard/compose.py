@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import hydra
 import yaml
@@ -24,8 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard import catalog, schema, settings
+from pixelwizard.overrides import HYDRA_PARTS, check_option, checked
 from pixelwizard.run_folder import config_hash, incidental
 from pixelwizard.schema import ConfigError
+from pixelwizard.sweep_settings import Choice, LauncherSettings, Search, Span, SweeperSettings
 
 PATHS = (
     *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
@@ -35,8 +37,6 @@ PATHS = (
 """Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
 NAMING = ("bench", "backbone", "resolution", "schedule", "metrics")
 """Groups whose choices name the default run folder, unless an experiment does."""
-OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
-SWEPT = re.compile(r",|(range|glob|choice)\(")
 PENDING = "pending"
 
 
@@ -50,10 +50,15 @@ class ExperimentsPath(SearchPathPlugin):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One checked configuration, and the values of the sweep that are its own."""
+    """One checked configuration, and the values of the sweep that are its own.
+
+    ``search``: not this very configuration runs, but others of the space around it.
+    """
 
     config: Any
     swept: tuple[str, ...] = ()
+    launcher: LauncherSettings = dataclasses.field(default_factory=LauncherSettings)
+    search: Search | None = None
 
 
 def compose(
@@ -67,18 +72,63 @@ def compose(
     """
     jobs = []
     with _composer(task):
-        for chosen in _combinations(_checked(task, overrides, sweep)):
+        words = checked(task, overrides, sweep)
+        if study := _study(task, words, prompts):
+            return [study]
+        for chosen in _combinations(words):
             if chosen.swept and not sweep:
                 raise ConfigError(f"{chosen.swept[0]} is one of several values; -m runs them all")
             composed = _hydra(task, chosen.all)
             own = {override.split("=", 1)[0] for override in chosen.all}
             params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
             more = [f"{key}={value}" for key, value in params.items() if key not in own]
-            for inner in _combinations(_checked(task, more, sweep=True)):
+            for inner in _combinations(checked(task, more, sweep=True)):
                 final = _hydra(task, inner.all + chosen.all) if more else composed
                 swept = (*chosen.swept, *inner.swept)
-                jobs.append(Job(_config(final, prompts), swept))
+                jobs.append(Job(_config(final, prompts), swept, _part(final, "launcher")))
     return jobs
+
+
+def _study(task: str, words: Sequence[str], prompts: Sequence[str]) -> Job | None:
+    """What Optuna is to search, if the overrides or an experiment ask for that."""
+    if not {word.split("=", 1)[0] for word in words} & {"hydra/sweeper", "experiments"}:
+        return None
+    parsed = _parsed_all(words)
+    fixed = [word for word, one in zip(words, parsed, strict=True) if not one.is_sweep_override()]
+    composed = _hydra(task, fixed)
+    sweeper: SweeperSettings = _part(composed, "sweeper")
+    if sweeper.kind != "optuna":
+        return None
+    own = {one.get_key_element() for one in parsed}
+    more = [f"{key}={value}" for key, value in (sweeper.params or {}).items() if key not in own]
+    ranges = [*parsed, *_parsed_all(checked(task, more, sweep=True))]
+    space = {r.get_key_element(): _values(r) for r in ranges if r.is_sweep_override()}
+    if not space:
+        return None  # one of its trials
+    search = Search(sweeper, space, tuple(fixed))
+    return Job(_config(composed, prompts), (), _part(composed, "launcher"), search)
+
+
+def _values(override: Override) -> Choice | Span:
+    """The values of a swept override as Optuna shall see them."""
+    value: Any = override.value()
+    if override.is_range_sweep() and all(isinstance(n, int) for n in (value.start, value.step)):
+        return Span(value.start, value.stop - 1, True, value.step)
+    if override.is_interval_sweep():
+        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        return Span(value.start, value.end, whole, log="log" in value.tags)
+    return Choice(tuple(override.sweep_string_iterator()))
+
+
+def _part(composed: DictConfig, name: str) -> Any:
+    """Hydra's launcher or sweeper as our settings; Hydra's own basic ones are our defaults."""
+    node = OmegaConf.to_container(composed.hydra[name], resolve=True)
+    assert isinstance(node, dict)
+    if "_target_" in node:
+        return HYDRA_PARTS[name]()
+    part: Any = schema.build(HYDRA_PARTS[name], node, f"hydra.{name}")
+    part.check()
+    return part
 
 
 @contextmanager
@@ -105,7 +155,7 @@ def has_run_folder(root: type) -> bool:
 
 def _hydra(task: str, overrides: Sequence[str]) -> DictConfig:
     for override in overrides:
-        _check_option(task, override)
+        check_option(task, override)
     return hydra.compose(task, list(overrides), return_hydra_config=True)
 
 
@@ -157,14 +207,15 @@ class _Chosen:
 
 def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
     """Every combination of the swept values, in the order written."""
-    loader = GlobalHydra.instance().config_loader()
-    parser = OverridesParser.create(config_loader=loader)
-    parsed = [_parsed(parser, text) for text in overrides]
+    parsed = _parsed_all(overrides)
     lists = []
     for override, text in zip(parsed, overrides, strict=True):
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
-                raise ConfigError(f"{text}: only lists of values, range() and glob() can be swept")
+                raise ConfigError(
+                    f"{text}: only lists of values, range() and glob() can be swept, or"
+                    " all of them by hydra/sweeper=optuna"
+                )
             key = override.get_key_element()
             lists.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
@@ -178,6 +229,12 @@ def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
     ]
 
 
+def _parsed_all(overrides: Sequence[str]) -> list[Override]:
+    loader = GlobalHydra.instance().config_loader()
+    parser = OverridesParser.create(config_loader=loader)
+    return [_parsed(parser, text) for text in overrides]
+
+
 def _parsed(parser: OverridesParser, text: str) -> Override:
     try:
         return parser.parse_overrides([text])[0]
@@ -186,65 +243,6 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
             f"{text}: this value cannot be read; close every bracket and quote, and put the whole"
             " argument into quotes for the shell"
         ) from None
-
-
-def _checked(task: str, overrides: Sequence[str], sweep: bool) -> list[str]:
-    """The overrides as Hydra shall read them: keys that exist, texts quoted."""
-    leaves, groups = schema.leaves(settings.roots()[task]), catalog.groups(task)
-    return [_checked_one(override, leaves, groups, sweep) for override in overrides]
-
-
-def _checked_one(override: str, leaves: dict[str, Any], groups: Sequence[str], sweep: bool) -> str:
-    if override.startswith("~"):
-        raise ConfigError(f"{override}: a key cannot be removed; give it another value")
-    match = OVERRIDE.fullmatch(override)
-    if match is None:
-        raise ConfigError(f"{override!r} is no key=value")
-    key, value = match.group("key", "value")
-    if key == "task":
-        raise ConfigError(f"{override}: the task is the first word, like pixelwizard {value}")
-    if key == "hydra" or key.startswith("hydra."):
-        raise ConfigError(f"{key} is Hydra's own; use run_dir, sweep_dir, -m and --cfg job instead")
-    if key in groups:
-        return f"{key}={value}"
-    if key in leaves:
-        text = _is_text(leaves[key]) and not (sweep and SWEPT.search(value))
-        return f"{key}={quoted(value) if text else value}"
-    parents = [key[:end] for end, letter in enumerate(key) if letter == "."]
-    if any(leaves.get(parent) in (Any, dict[str, Any]) for parent in parents):
-        return f"++{key}={value}"
-    raise ConfigError(_unknown_key(key, leaves, groups))
-
-
-def _unknown_key(key: str, leaves: dict[str, Any], groups: Sequence[str]) -> str:
-    parent, _, name = key.rpartition(".")
-    siblings = [leaf.rpartition(".")[2] for leaf in leaves if leaf.rpartition(".")[0] == parent]
-    if not parent:
-        siblings = sorted({*siblings, *groups} - {"task"})
-    if siblings:
-        return schema.unknown(f"key {key!r}", name, siblings, parent)
-    return schema.unknown(f"key {key!r}", key, leaves)
-
-
-def _is_text(hint: Any) -> bool:
-    return hint is str or str in get_args(hint) and get_origin(hint) is not list
-
-
-def quoted(value: str) -> str:
-    """A text for Hydra's grammar, whatever its punctuation; one in quotes stays."""
-    if value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL):
-        return value
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
-
-
-def _check_option(task: str, override: str) -> None:
-    """Refuse an option that its group does not have, before Hydra does at length."""
-    group, value = override.split("=", 1)
-    value = value.strip("'\"")
-    several = group == "experiments" and (value == "null" or value.startswith("["))
-    if group in catalog.groups(task) and not several and value not in catalog.options(group):
-        own = f", or a file ./experiments/{value}.yaml" if group == "experiments" else ""
-        raise ConfigError(schema.choice(group, value, catalog.options(group)) + own)
 
 
 def _sentence(error: BaseException) -> str:

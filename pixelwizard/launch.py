@@ -88,14 +88,12 @@ _warm: list[ForkServer] = []
 @contextmanager
 def kept_warm() -> Iterator[None]:
     """Meanwhile workers of jobs of one rank are forked; on Linux, where that is sound."""
-    if sys.platform != "linux" or _warm:
-        yield
-        return
-    _warm.append(ForkServer(worker_environment(0, 1, 0)))
+    stay_warm()
     try:
         yield
     finally:
-        _warm.pop().close()
+        while _warm:
+            _warm.pop().close()
 
 
 def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
@@ -114,6 +112,12 @@ def _fresh_log(run_dir: Path, rank: int) -> IO[bytes]:
     path = run_dir / f"rank{rank}.log"
     path.write_bytes(b"")
     return open(path, "ab")
+
+
+def stay_warm() -> None:
+    """From now on ``kept_warm``, for as long as this process lives."""
+    if sys.platform == "linux" and not _warm:
+        _warm.append(ForkServer(worker_environment(0, 1, 0)))
 
 
 def _start(command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None) -> Worker:

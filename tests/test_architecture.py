@@ -23,12 +23,19 @@ LIGHT = (
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),
     *("commands.fetch", "commands.convert", "commands.replay", "replay_settings"),
     *("commands.bench", "bench_settings", "plan_settings", "schedule_table", "text_table"),
-    *("failures", "forked", "parents", "compare_settings", "commands.compare"),
+    *("failures", "forked", "parents", "launchers", "search", "overrides", "sweep_settings"),
+    *("compare_settings", "commands.compare"),
     *("evaluate_settings", "metrics.names", "metrics.files", "metrics.kept"),
 )
 FLOORS = (
     ("geometry", "schema", "sizes", "text_table"),
-    ("output_settings", "parallel_settings", "sampler_settings", "metrics_settings"),
+    (
+        "output_settings",
+        "sweep_settings",
+        "parallel_settings",
+        "sampler_settings",
+        "metrics_settings",
+    ),
     ("objective_settings",),
     (
         *("settings", "train_settings", "plan_settings", "bench_settings"),
@@ -61,6 +68,9 @@ FLOORS = (
     ("compare",),
     ("commands",),
     ("sweep",),
+    ("launchers",),
+    ("search",),
+    ("overrides",),
     ("compose",),
     ("api",),
     ("cli",),

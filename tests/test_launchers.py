@@ -1,0 +1,147 @@
+"""Jobs of a sweep beside each other, on a cluster, and chosen by Optuna."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small import small_config, write_backbone
+from test_sweep import fakes, plain_jobs
+
+from pixelwizard import worker
+from pixelwizard.cli import main
+from pixelwizard.commands import generate
+from pixelwizard.compose import compose
+from pixelwizard.launchers import launcher_of, submit
+from pixelwizard.settings import BackboneSettings
+from pixelwizard.sweep import SweepJob, run_sweep
+from pixelwizard.sweep_settings import Choice, LauncherSettings, Span
+
+pytest.importorskip("joblib")
+pytest.importorskip("submitit")
+pytest.importorskip("optuna")
+QUICK = ["resolution.frames=5", "resolution.width=128", "resolution.height=96", "metrics=none"]
+QUICK += ["resolution.anchor_width=64", "resolution.anchor_height=64", "anchor.steps=2"]
+QUICK += ["tracker=none"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("weights"))
+
+
+def test_launcher_and_sweeper_compose_and_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.gpus=2"]
+    words += ["hydra.launcher.options.slurm_account=us", "seed=0,1"]
+    jobs = compose("generate", words, sweep=True)
+    expected = LauncherSettings("slurm", partition="gpu", gpus=2)
+    assert jobs[0].launcher == replace(expected, options={"slurm_account": "us"})
+    (study,) = compose(
+        "generate",
+        [
+            *("hydra/sweeper=optuna", "schedule.steps=range(2,6)", "seed=3"),
+            *("schedule.shift=tag(log,interval(1.0,9.0))", "schedule.solver=euler,unipc"),
+        ],
+        sweep=True,
+    )
+    assert study.search is not None and study.config.seed == 3
+    assert study.search.space == {
+        "schedule.steps": Span(2, 5, True),
+        "schedule.shift": Span(1.0, 9.0, False, log=True),
+        "schedule.solver": Choice(("euler", "unipc")),
+    }
+    for wrong, sentence in (
+        ("hydra/launcher=slrum", "did you mean slurm?"),
+        ("hydra.launcher.job=2", "did you mean hydra.launcher.jobs?"),
+        ("hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must be at least 1"),
+        ("hydra.run.dir=x", "hydra.run.dir is Hydra's own"),
+    ):
+        assert main(["-m", "seed=0,1", "hydra/launcher=joblib", wrong]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_jobs_run_beside_each_other(backbone: BackboneSettings, tmp_path: Path) -> None:
+    config = small_config(backbone, tmp_path, prompt=["a red circle"])
+    jobs = {
+        name: SweepJob("generate", replace(config, run_dir=str(tmp_path / name)), (name,), ("x",))
+        for name in ("good", "bad")
+    }
+    (tmp_path / "bad").write_text("no folder")
+    launch = launcher_of(LauncherSettings("joblib", jobs=2), tmp_path)
+    assert run_sweep(tmp_path, jobs, launch) == 3
+    states = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
+    assert {name: state["status"] for name, state in states.items()} == {
+        "good": "done",
+        "bad": "failed",
+    }
+    assert "cannot be" in states["bad"]["reason"] and list((tmp_path / "good/videos").glob("*.mp4"))
+
+
+def test_a_cluster_that_is_this_process_runs_the_sweep(
+    backbone: BackboneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = fakes(tmp_path, monkeypatch, {"seed=1": 3})
+    launch = launcher_of(LauncherSettings("slurm", cluster="debug"), tmp_path)
+    assert run_sweep(tmp_path, plain_jobs(backbone, tmp_path), launch) == 3
+    states = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
+    assert [states[name]["status"] for name in ran] == ["done", "failed", "done"]
+
+
+def test_slurm_is_asked_for_what_the_settings_say(
+    backbone: BackboneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("srun", "sbatch"):
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/script\necho Submitted batch job 17\n')
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    settings = LauncherSettings(
+        "slurm", partition="gpu", minutes=90, gpus=2, options={"slurm_account": "us"}
+    )
+    jobs = submit(plain_jobs(backbone, tmp_path), settings, tmp_path)
+    assert [job.job_id for job in jobs.values()] == ["17_0", "17_1", "17_2"]
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", (tmp_path / "script").read_text(), re.M))
+    expected = {"partition": "gpu", "time": "90", "gpus-per-node": "2", "account": "us"}
+    expected |= {"cpus-per-task": "8", "mem": "64GB", "job-name": "pixelwizard"}
+    assert expected.items() <= asked.items() and asked["array"].startswith("0-2%")
+
+
+def trials(said: str) -> list[list[str]]:
+    """The lines of the table: number, quality, cost, mark of the front, overrides."""
+    lines = [line for line in said.splitlines() if re.match(r" *\d+ +[\d.]+", line)]
+    return [re.split(r"  +", line.strip(), maxsplit=4) for line in lines]
+
+
+def test_optuna_weighs_quality_against_passes_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran: list[str] = []
+
+    def launch(folder: Path, ranks: int) -> int:
+        ran.append(folder.name)
+        return worker.run(folder)
+
+    monkeypatch.setattr(generate, "launch", launch)
+    words = [*QUICK, "-m", "hydra/sweeper=optuna", "hydra.sweeper.trials=3", "sweep_dir=found"]
+    words += ["schedule.steps=range(2,5)", "schedule.shift=interval(2.0,8.0)"]
+    words += ["hydra.sweeper.reference=schedule=unipc8", "--prompt", "a red circle grows"]
+    assert main(words) == 0
+    table = trials(capsys.readouterr().out)
+    assert ran[0] == "schedule=unipc8" and len(table) == 3
+    best = [float(row[1]) for row in table if row[3] == "*"]
+    assert best and min(best) == min(float(row[1]) for row in table)
+    assert {row[2] for row in table} <= {"2", "3", "4"}
+    before = len(ran)
+    assert main([word.replace("trials=3", "trials=4") for word in words]) == 0
+    again = trials(capsys.readouterr().out)
+    assert len(again) == 4 and [row[1:3] for row in again[:3]] == [row[1:3] for row in table]
+    assert len(ran) == before + 1  # the finished trials were found, not made again
