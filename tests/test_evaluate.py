@@ -16,7 +16,7 @@ from pixelwizard.cli import main
 from pixelwizard.commands import evaluate as command
 from pixelwizard.data import shapes
 from pixelwizard.evaluate_settings import EvaluateConfig
-from pixelwizard.metrics import clips, evaluate, paired
+from pixelwizard.metrics import clips, evaluate, names, paired
 from pixelwizard.metrics.clips import Clip, inspect, look, look_at_all
 from pixelwizard.metrics.detail import lost
 from pixelwizard.metrics.files import backbone_of, find_captions, find_videos
@@ -194,6 +194,10 @@ def test_mistakes_are_refused_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "torchvision", None)
     said = "metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'"
     assert said in refused([*given, "metrics.lpips=true"], capsys)
+    monkeypatch.setattr(names, "find_spec", lambda name: name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    said = refused([*given, "metrics.lpips=true"], capsys)
+    assert f"needs alexnet-owt-7be5be79.pth in {tmp_path}" in said and "fetch it with" in said
     assert "metrics=none leaves nothing to evaluate" in refused([*given, "metrics=none"], capsys)
     assert "fetch it with: pixelwizard fetch i3d-k400" in refused(
         [*given, f"reference={videos}"], capsys

@@ -145,6 +145,26 @@ def test_a_distance_carries_recipe_interval_and_warning() -> None:
     assert difference(many, many) == 0
 
 
+class Looked:
+    """What a CLIP score asks of its network: vectors, and whether a text is too long."""
+
+    label, facts = "looked", NETWORKS["tiny-clip"]
+
+    def texts(self, texts: list[str]) -> Tensor:
+        return torch.tensor([[len(texts[0]) / 100]])
+
+    def is_cut(self, text: str) -> bool:
+        return len(text) > 20
+
+
+def captioned(videos: list[int]) -> CLIPScore:
+    """A CLIP score that has seen some videos, one of whose captions is too long."""
+    metric = CLIPScore(FrameEmbeddings(Looked()))  # type: ignore[arg-type]
+    for number in videos:
+        metric.update(number, torch.full((8, 1), 0.3 + number), "x" * (15 + 3 * number))
+    return metric
+
+
 def test_an_interval_of_a_mean_is_that_of_the_normal_law() -> None:
     metric = VideoMetric("m", None, "m/n={n}", dim=1, higher=True)
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
@@ -259,12 +279,12 @@ def test_patches_are_cut_and_not_resized() -> None:
 def test_two_processes_arrive_at_the_bits_of_one(tmp_path: Path) -> None:
     code = """
 import sys, torch
-from test_metrics import fed, features
+from test_metrics import captioned, fed, features
 rank, file = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
 share = [number for number in range(70) if bool(number % 3) == bool(rank)]
 metric = fed(features(70, 64, 2), share)
-print(repr(metric.score()), flush=True)
+print(repr(metric.score()), repr(captioned([] if rank else [0, 1, 2]).score()), flush=True)
 """
     path = f"{ROOT}:{ROOT / 'tests'}"
     workers = [
@@ -279,7 +299,7 @@ print(repr(metric.score()), flush=True)
     said = [worker.communicate(timeout=100)[0].strip() for worker in workers]
     alone = fed(features(70, 64, 2), [*range(70)]).score()
     assert said[0] == said[1]
-    assert said[0] == repr(alone)
+    assert said[0] == f"{alone!r} {captioned([0, 1, 2]).score()!r}"
 
 
 class Script(nn.Module):

@@ -46,19 +46,24 @@ class CLIPScore(VideoMetric):
     """How well frames fit the caption of their video, 0..100."""
 
     probe: FrameEmbeddings
+    cut: Tensor
 
     def __init__(self, probe: FrameEmbeddings) -> None:
         super().__init__("clip", probe, f"clip/{probe.convention}/n={{n}}", dim=1, higher=True)
-        self.cut = 0
+        self.add_state("cut", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, number: int, found: Tensor, caption: str) -> None:  # type: ignore[override]
         """Take the frames' embeddings [K, D] of video ``number`` and its caption."""
         network = self.probe.network
         cosines = (found * network.texts([caption])).sum(dim=1, keepdim=True)
         super().update(number, (100 * cosines).clamp(min=0).mean(dim=0, keepdim=True))
-        if network.is_cut(caption):
-            self.cut += 1
-            self.warnings = [f"{self.cut} captions were cut after {network.facts.tokens} tokens"]
+        self.cut += network.is_cut(caption)
+
+    def value(self, samples_MD: Tensor) -> float:
+        """The mean; captions that are longer than the network reads become a warning."""
+        tokens = self.probe.network.facts.tokens
+        self.warnings = [f"{self.cut} captions were cut after {tokens} tokens"] if self.cut else []
+        return super().value(samples_MD)
 
 
 class FrameConsistency(VideoMetric):

@@ -100,7 +100,7 @@ def hd_metrics() -> list[VideoMetric]:
 def hd_lpips() -> VideoMetric:
     """HD-LPIPS with AlexNet; needs torchvision."""
     distance = lpips_distance()
-    recipe = f"hd-lpips/alex/k345/{FRAMES}f-uniform/n={{n}}"
+    recipe = f"hd-lpips/alex@7be5be79/k345/{FRAMES}f-uniform/n={{n}}"
     probe = LostDetail(lambda frame: lost(frame, distance))
     return VideoMetric("hd-lpips", probe, recipe, dim=1, higher=True)
 

@@ -6,6 +6,7 @@ A network lies in a folder of its own: inside the package, or below ``metrics.fo
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,8 @@ from pixelwizard.metrics_settings import MetricsSettings
 from pixelwizard.schema import ConfigError, choice
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny" / "metrics"
+ALEXNET = "alexnet-owt-7be5be79.pth"
+"""torchvision's weights of ImageNet, BSD-3-Clause; the digits begin the file's sha256."""
 CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
 
 
@@ -146,8 +149,21 @@ def require(settings: MetricsSettings, reference: bool) -> None:
     """Refuse what cannot be computed here: unknown or missing networks, a missing extra."""
     for network in wanted(settings, reference):
         network_label(network, network_folder(network, settings))
-    if settings.lpips and find_spec("torchvision") is None:
+    if settings.lpips:
+        _require_lpips()
+
+
+def _require_lpips() -> None:
+    """What HD-LPIPS needs: torchvision, and the AlexNet that torchvision fetches."""
+    if find_spec("torchvision") is None:
         raise ConfigError("metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    hub = Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
+    if not (hub / ALEXNET).is_file():
+        raise ConfigError(
+            f"metrics.lpips=true needs {ALEXNET} in {hub}; fetch it with: python -c"
+            " \"import torchvision; torchvision.models.alexnet(weights='DEFAULT')\""
+        )
 
 
 def network_of(settings: MetricsSettings, kind: str) -> FeatureNetwork:

@@ -35,7 +35,8 @@ class WandbRun(Tracker):
         command = overrides.read_text(encoding="utf-8").strip() if overrides.is_file() else ""
         facts = {"command": command, "git_revision": git_revision()}
         values = {**to_plain(config), **facts}
-        self.session = Session(self.folder, config.tracker, warn, config.task, values)
+        job = config.task if isinstance(config, Config) else f"{config.task}-{config.part}"
+        self.session = Session(self.folder, config.tracker, warn, job, values)
         self.run = self.session.run
 
     def stage(self, id: str, name: str, cost: dict[str, float]) -> None:
@@ -69,7 +70,7 @@ class WandbRun(Tracker):
             row |= {f"metrics/{name}": value for name, value in values.items()}
         columns: list[str | int] = [*SCORE_COLUMNS]
         table = [[score[str(name)] for name in columns] for score in scores["set"]]
-        self.run.config.update({"recipes": score_recipes(scores)}, allow_val_change=True)
+        self.run.config.update({"recipes": score_recipes(scores)})
         self.run.log({"metrics": wandb.Table(columns=columns, data=table), **score_figures(scores)})
 
     def training(self, values: dict[str, float], step: int) -> None:

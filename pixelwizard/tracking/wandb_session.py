@@ -68,6 +68,7 @@ class Session:
             dir=str(self.folder),
             id=self._id(),
             resume="allow" if mode == "online" else None,
+            allow_val_change=True,  # a continued run may be scored or tracked otherwise
             project=self.tracker.project,
             name=self.folder.name,
             group=groups[0] if groups else None,
