@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small import SIZE, small_config, write_backbone, write_config
-from test_tracking import history, settings_of
+from wandb_files import history, settings_of
 
 from pixelwizard import worker
 from pixelwizard.cli import main

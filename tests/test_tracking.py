@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small import BACKBONE, small_config
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb_files import Server, history, records, settings_of
 
 from pixelwizard.contact_sheet import write_contact_sheet
 from pixelwizard.schema import ConfigError
@@ -27,6 +24,10 @@ from pixelwizard.tracking.wandb_session import wanted_mode
 from pixelwizard.video import VideoWriter, probe
 
 COSTS = {"detail": {"seconds": 1.5, "peak_gb": 0.5}, "decode": {"seconds": 2.0, "peak_gb": 0.25}}
+SCORE = {
+    **{"name": "clip", "value": 30.0, "low": 20.0, "high": 50.0, "recipe": "clip/x/n=2"},
+    **{"videos": 2, "higher_is_better": True, "warnings": []},
+}
 PROMPTS = ("a red circle", "a blue square")
 
 
@@ -71,41 +72,6 @@ def play(tracker: Tracker, config: Config, paths: list[Path]) -> None:
     sheet = Path(config.run_dir) / "contact_sheet.png"
     write_contact_sheet(sheet, [(path.stem, path) for path in paths])
     tracker.finish(sheet)
-
-
-def records(path: Path) -> Iterator[Record]:
-    """The records of a W&B file: a log of LevelDB, 32 KiB blocks after a header of 7 bytes."""
-    data, position, part = path.read_bytes(), 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        part += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):
-            yield Record.FromString(part)
-            part = b""
-
-
-def history(folder: Path) -> dict[str, Any]:
-    """The last value of everything that a W&B run logged."""
-    found: dict[str, Any] = {}
-    for entry in records(next(folder.glob("run-*.wandb"))):
-        for item in entry.history.item:
-            found[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
-    return found
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """The configuration that a W&B run logged."""
-    found: dict[str, Any] = {}
-    for entry in records(next(folder.glob("run-*.wandb"))):
-        for update in (entry.run.config.update, entry.config.update):
-            for item in update:
-                found[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
-    return found
 
 
 @pytest.fixture
@@ -175,6 +141,52 @@ def test_a_server_that_does_not_answer_leaves_the_run_offline(
     assert len(said) == 1 and "recorded offline" in said[0]
     (folder,) = Path(config.run_dir).glob("wandb/offline-run-*")
     assert history(folder)["videos/0.caption"] == "a red circle"
+
+
+def test_a_server_that_goes_away_costs_nothing_but_a_warning(
+    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_session, "FINISH_SECONDS", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    config, paths = made
+    monkeypatch.setattr("wandb.apis.public.api.Api._HTTP_TIMEOUT", 1)  # asked for a table
+    said: list[str] = []
+    server = Server()
+    monkeypatch.setenv("WANDB_BASE_URL", server.address)
+    tracker = open_tracker(tracked(config), said.append)
+    tracker.video(paths[0], record(0))
+    server.close()
+    tracker.video(paths[1], record(1))
+    tracker.scores({"set": [SCORE], "per_video": {"1": {"clip": 40.0}}, "recipes": {"clip": "c"}})
+    tracker.finish(None)
+    folders = [next(Path(config.run_dir).glob(f"wandb/{kind}run-*")) for kind in ("", "offline-")]
+    assert len(said) == 1 and "recorded offline from here on" in said[0]
+    found = history(folders[0]) | history(folders[1])
+    assert [found[f"videos/{number}.caption"] for number in range(2)] == [*PROMPTS]
+    assert found["metrics/clip"] == 30 and found["metrics/clip/high"] == 50
+    assert found["table.nrows"] == 2 and found["metrics.nrows"] == 1
+    shown = [path for folder in folders for path in folder.glob("files/media/videos/**/*.mp4")]
+    assert len(shown) == 2
+    id = Path(config.run_dir, "wandb", "id").read_text()
+    assert server.runs == [(id, "generate")] and folders[1].name.endswith(id)
+
+
+def test_a_continued_run_is_the_same_on_the_server(
+    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_session, "FINISH_SECONDS", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    config, _ = made
+    said: list[str] = []
+    with Server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        for _ in range(2):
+            tracker = open_tracker(tracked(config), said.append)
+            tracker.stage("0", "detail", COSTS["detail"])
+            tracker.finish(None)
+    assert len(list(Path(config.run_dir).glob("wandb/run-*"))) == 2
+    assert server.runs == [(Path(config.run_dir, "wandb", "id").read_text(), "generate")] * 2
+    assert said == []
 
 
 def test_wandb_is_online_only_with_a_key(home: Path) -> None:

@@ -175,7 +175,9 @@ class Evaluation:
         """The metrics that compare with a reference: as a set, and file by file."""
         others = self.usable(paths, "reference/")
         if not others:
-            raise ValueError(f"reference={paths[0].parent}: no video there can be used")
+            raise ValueError(
+                f"reference={paths[0].parent}: no video there can be used; {self.first_skipped()}"
+            )
         if self.settings.video is None:
             self.report.notes.append("no fvd and hd-fvd: metrics.video=null names no network")
         else:

@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 def open_tracker(config: Config | TrainConfig, warn: Callable[[str], None] = print) -> Tracker:
     """The tracker of a run, by ``config.tracker.kind``; nothing that it does can end the run.
 
-    The first error is told to ``warn`` in a sentence, its trace goes to the log, and nothing more
-    is recorded; the run folder has everything all the same.
+    The first error is told to ``warn`` in a sentence, and its trace goes to the log. W&B then goes
+    on offline, of others nothing more is recorded; the run folder has everything all the same.
     """
     return Careful(config, warn)
 
@@ -37,7 +37,7 @@ def make_tracker(config: Config | TrainConfig, warn: Callable[[str], None]) -> T
 
 
 class Careful(Tracker):
-    """A tracker that is opened at its first use and given up at its first error."""
+    """A tracker that is opened at its first use, and replaced or given up when it fails."""
 
     def __init__(self, config: Config | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config, self.warn = config, warn
@@ -66,14 +66,25 @@ class Careful(Tracker):
             self._do("finish", sheet, done)
 
     def _do(self, action: str, *arguments: Any) -> None:
+        """Once more with what takes the place of a tracker that failed."""
+        for _ in range(2):
+            try:
+                if self._tracker is None:
+                    self._tracker = make_tracker(self.config, self.warn)
+                return getattr(self._tracker, action)(*arguments)
+            except Exception as error:
+                log.exception("the tracker %s failed", self.config.tracker.kind)
+                self._tracker = self._instead(error)
+
+    def _instead(self, error: Exception) -> Tracker:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         try:
-            if self._tracker is None:
-                self._tracker = make_tracker(self.config, self.warn)
-            getattr(self._tracker, action)(*arguments)
-        except Exception as error:
-            log.exception("the tracker %s failed", self.config.tracker.kind)
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            other = self._tracker.substitute() if self._tracker else None
+        except Exception:
+            log.exception("nor can the tracker %s go on", self.config.tracker.kind)
+            other = None
+        if other is None:
             self.warn(
                 f"tracker={self.config.tracker.kind} failed ({reason}); the run goes on without it"
             )
-            self._tracker = Tracker()
+        return other or Tracker()

@@ -27,6 +27,10 @@ class Tracker:
     def sample(self, path: Path, caption: str, step: int) -> None:
         """A video that shows how far a training is after ``step`` steps."""
 
+    def substitute(self) -> Tracker | None:
+        """What goes on after this tracker has failed, if anything can."""
+        return None
+
     def finish(self, sheet: Path | None, done: bool = False) -> None:
         """Nothing more comes; ``sheet`` is the contact sheet, if the run has come to one.
 

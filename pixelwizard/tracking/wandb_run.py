@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ class WandbRun(Tracker):
     def sample(self, path: Path, caption: str, step: int) -> None:
         clip = self._clip(path, caption)
         self.run.log({f"samples/{path.stem}": clip, "trained_steps": step})
+
+    def substitute(self) -> Tracker | None:
+        """The same run offline, if this one is online."""
+        if self.run.offline:
+            return None
+        self.session.give_up()
+        offline = replace(self.config.tracker, mode="offline")
+        other = WandbRun(replace(self.config, tracker=offline), self.session.warn)
+        other.rows, other.files = self.rows, self.files
+        return other
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
         import wandb

@@ -92,6 +92,15 @@ class Session:
             write_text(path, short_hash([str(self.folder), os.urandom(8).hex()]))
         return path.read_text(encoding="utf-8")
 
+    def give_up(self) -> None:
+        """Leave a server that no longer answers; all that was recorded is in the folder."""
+        self.warn(
+            "W&B no longer answers; the run is recorded offline from here on, later:"
+            f" wandb sync --append {self.folder / 'wandb'}/*run-*"
+        )
+        self.warn = log.warning
+        self.end(exit_code=1)
+
     def end(self, exit_code: int) -> None:
         """Send what is left, and let go of W&B's service."""
         import wandb
@@ -104,7 +113,8 @@ class Session:
                     "W&B did not take everything in time; nothing is lost, later:"
                     f" wandb sync {self.run.settings.sync_dir}"
                 )
-            wandb.teardown()  # the service may still be writing the run's file until it has ended
+            with contextlib.suppress(ConnectionError):  # it has ended already
+                wandb.teardown()  # the service may still be writing the run's file until then
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
