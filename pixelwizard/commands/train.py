@@ -33,6 +33,8 @@ def check(config: TrainConfig) -> None:
         check_clips(config.data)
         if config.data.kind != "latents":
             require_weights(config.backbone, ["text_encoder", "vae"])
+        elif config.samples.every:
+            require_weights(config.backbone, ["vae"])
     elif config.objective.decoder_only and config.objective.init_from is None:
         require_weights(config.backbone, ["vae"])
 

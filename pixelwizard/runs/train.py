@@ -20,6 +20,7 @@ from pixelwizard.runs.checkpointing import (
 from pixelwizard.runs.exports import export
 from pixelwizard.runs.modules import TrainingModule
 from pixelwizard.runs.progress import silence_lightning
+from pixelwizard.runs.samples import Samples
 from pixelwizard.runs.starts import make_module
 from pixelwizard.runs.training_data import TrainingData
 from pixelwizard.runs.training_log import Resumed, Timing, TrainingLog
@@ -53,6 +54,15 @@ def fit(config: TrainConfig, module: TrainingModule, data: TrainingData, last: P
     """Let Lightning train, from the checkpoint ``last`` on, with all that goes on beside it."""
     run_dir, tracker = Path(config.run_dir), open_tracker(config)
     export_both = partial(export, config, run_dir / "export")
+    callbacks: list[L.Callback] = [
+        Timing(),
+        TrainingLog(run_dir, tracker),
+        Checkpoints(config, run_dir / "checkpoints", data.identity, export_both),
+        Resumed(),
+    ]
+    if config.samples.every:
+        assert data.sources is not None and data.sources.held_out is not None
+        callbacks.insert(2, Samples(config, data.sources.held_out, tracker))
     trainer = L.Trainer(
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
@@ -68,12 +78,7 @@ def fit(config: TrainConfig, module: TrainingModule, data: TrainingData, last: P
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=run_dir,
-        callbacks=[
-            Timing(),
-            TrainingLog(run_dir, tracker),
-            Checkpoints(config, run_dir / "checkpoints", data.identity, export_both),
-            Resumed(),
-        ],
+        callbacks=callbacks,
     )
     done = False
     try:

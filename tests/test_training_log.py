@@ -1,0 +1,195 @@
+"""What a training does beside its steps: the average, figures, samples, the time they take."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import small_training, write_backbone
+
+from pixelwizard import tracking
+from pixelwizard.objective_settings import ConditionSettings, ShortcutSettings
+from pixelwizard.objectives.shortcut import CONSISTENCY
+from pixelwizard.runs import stopwatch
+from pixelwizard.runs.starts import make_module
+from pixelwizard.runs.train import train
+from pixelwizard.runs.training_log import Table, bucketed
+from pixelwizard.runs.velocity import Seen, VelocityModule
+from pixelwizard.settings import BackboneSettings
+from pixelwizard.tracking.base import Tracker
+from pixelwizard.train_settings import SampleSettings
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def batch(step: int = 0) -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(3)
+    return {
+        "latent": torch.randn(2, 4, 2, 4, 8, generator=draw),
+        "condition": torch.randn(2, 4, 2, 2, 4, generator=draw),
+        "text": [torch.randn(3, 16, generator=draw)] * 2,
+        "empty": [torch.zeros(1, 16)] * 2,
+        "step": step,
+    }
+
+
+def module_of(backbone: BackboneSettings, folder: Path, **changes: Any) -> VelocityModule:
+    torch.manual_seed(0)
+    shortcut = ShortcutSettings(probability=0.5)
+    condition = ConditionSettings(pass_through=True, adapter_init_std=0.1)
+    config = small_training(
+        backbone, folder, folder, "detail", shortcut=shortcut, condition=condition
+    )
+    found = make_module(replace(config, **changes))
+    assert isinstance(found, VelocityModule)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_checkpointed_blocks_have_the_same_gradients(
+    backbone: BackboneSettings, tmp_path: Path, precision: str
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        module = module_of(backbone, tmp_path)
+        module.network.checkpointing = checkpointing
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"):
+            loss = module.loss(module.network, batch())
+        loss.backward()
+        found.append([p.grad for p in module.network.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) > 10
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_all_ranks_have_the_same_kind_of_target_and_their_own_noise(
+    backbone: BackboneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds, losses = [], []
+    for rank in range(2):
+        monkeypatch.setattr(VelocityModule, "global_rank", rank)
+        module = module_of(backbone, tmp_path)
+        kinds.append([module.branch(batch(step)) for step in range(40)])
+        losses.append(float(module.loss(module.network, batch()).detach()))
+    assert kinds[0] == kinds[1] and 10 < kinds[0].count(CONSISTENCY) < 30
+    assert losses[0] != losses[1]
+
+
+def test_batches_that_make_a_step_have_the_same_kind_of_target(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    plain = module_of(backbone, tmp_path)
+    trainer = replace(plain.config.trainer, accumulate=4)
+    several = module_of(backbone, tmp_path, trainer=trainer)
+    kinds = [several.branch(batch(step)) for step in range(40)]
+    assert kinds[::4] == [plain.branch(batch(step)) for step in range(10)]
+    assert kinds[::4] == kinds[1::4] == kinds[2::4] == kinds[3::4]
+    assert [several.completes_step(batch(step)) for step in range(4)] == [False] * 3 + [True]
+
+
+@pytest.mark.parametrize(
+    "start, expected",
+    [(None, [1.0, 1.8182, 2.7045]), (2, [1.0, 2.0, 2.5])],
+    ids=["rising", "from 2"],
+)
+def test_the_average_follows_by_its_rule(
+    backbone: BackboneSettings, tmp_path: Path, start: int | None, expected: list[float]
+) -> None:
+    """Weights of 1, 2, 3 after three steps."""
+    module = module_of(backbone, tmp_path)
+    optimizer = replace(module.config.optimizer, ema=0.5, ema_start=start)
+    module.config = replace(module.config, optimizer=optimizer)
+    found = []
+    for value in (1.0, 2.0, 3.0):
+        torch.nn.init.constant_(module.network.head.head.bias, value)
+        module.follow()
+        found.append(float(module.average.head.head.bias[0]))
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_errors_are_told_apart_by_kind_time_and_step_size() -> None:
+    seen = [
+        Seen("flow", torch.tensor([150.0, 999.0]), torch.zeros(2), torch.tensor([1.0, 2.0])),
+        Seen("flow", torch.tensor([200.0]), torch.zeros(1), torch.tensor([3.0])),
+        Seen("consistency", torch.tensor([646.0]), torch.tensor([646.0]), torch.tensor([4.0])),
+    ]
+    rows = {(r["branch"], r["timestep"], r["step_size"]): r for r in bucketed(seen)}
+    assert {key: row["error"] for key, row in rows.items()} == {
+        ("flow", 200, 0): 2.0,
+        ("flow", 1000, 0): 2.0,
+        ("consistency", 800, 1000): 4.0,
+    }
+    assert rows["flow", 200, 0]["samples"] == 2
+
+
+def test_every_second_counts_as_one_activity(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 8.0, 8.5, 9.0, 10.0])
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: next(now))
+    watch = stopwatch.Stopwatch()
+    for activity in ("step", "logging", "checkpoints", "samples", None):
+        watch.enter(activity)
+    assert dict(watch.seconds) == {"step": 8, "logging": 0.5, "checkpoints": 0.5, "samples": 1.0}
+    assert watch.lost == 0.125 and watch.total == 10
+    assert "data, logging and checkpoints take 12.5 % of step time" in watch.split()
+
+
+def test_a_continued_table_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    table = Table(tmp_path / "log.csv", ("step", "loss"))
+    assert table.keep(0) == []
+    table.add({"step": step, "loss": step / 10} for step in (1, 2, 3))
+    assert [row["step"] for row in table.keep(2)] == ["1", "2"]
+    table.add([{"step": 3, "loss": 9}])
+    assert (tmp_path / "log.csv").read_text().split() == ["step,loss", "1,0.1", "2,0.2", "3,9"]
+
+
+class Recorder(Tracker):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.figures: dict[int, dict[str, float]] = {}
+        self.samples: list[tuple[str, str, int]] = []
+        self.ended: list[bool] = []
+
+    def training(self, values: dict[str, float], step: int) -> None:
+        self.figures.setdefault(step, {}).update(values)
+
+    def sample(self, path: Path, caption: str, step: int) -> None:
+        assert path.stat().st_size > 0
+        self.samples.append((path.stem, caption, step))
+
+    def finish(self, sheet: Path | None, done: bool = False) -> None:
+        self.ended.append(done)
+
+
+def test_samples_and_all_figures_go_to_the_tracker_and_into_tables(
+    backbone: BackboneSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(tracking, "make_tracker", lambda *_: recorder)
+    shortcut = ShortcutSettings(probability=0.5)
+    config = small_training(backbone, tmp_path, tmp_path / "latents", "detail", shortcut=shortcut)
+    assert train(replace(config, samples=SampleSettings(every=3, count=2))) == 0
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.mp4"))
+    assert names == [f"samples/step-0000000{step}/0{row}.mp4" for step in (3, 6) for row in (0, 1)]
+    assert [(name, step) for name, _, step in recorder.samples] == [
+        *(("00", 3), ("01", 3)),
+        *(("00", 6), ("01", 6)),
+    ]
+    assert recorder.ended == [True]
+    told = {name for values in recorder.figures.values() for name in values}
+    assert told > {"loss", "flow", "consistency", "held_out", "grad_norm", "lr", "peak_gb"}
+    assert told > {"step_seconds", "data_seconds", "tokens_per_second"}
+    assert any(name.startswith("error/flow/t") for name in told)
+    with open(tmp_path / "buckets.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(int(row["samples"]) for row in rows) == 6 * config.objective.batch
+    assert "data, logging and checkpoints take" in capsys.readouterr().err
