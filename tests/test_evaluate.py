@@ -126,6 +126,7 @@ def test_what_cannot_be_scored_is_skipped_and_named(
         write(folder / f"good{seed}.mp4", shape_clip(seed))
     write(folder / "short.mp4", shape_clip(0, frames=15))
     write(folder / "wide.mp4", shape_clip(0, width=144))
+    write(folder / "good1.mov", shape_clip(1))
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_bytes(b"no video at all")
     whole = (folder / "good0.mp4").read_bytes()
@@ -136,6 +137,7 @@ def test_what_cannot_be_scored_is_skipped_and_named(
     assert "skipped wide.mp4: its size 144x80 is not that of the most, 128x80" in said
     for name in ("empty.mp4", "text.mp4", "torn.mp4"):
         assert f"skipped {name}: " in said
+    assert "skipped good1.mp4: another video has its name without suffix" in said
     assert values(tmp_path)["hd-mse"]["videos"] == 2
     assert "no clip score without a caption: good0, good1" in said
 

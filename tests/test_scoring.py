@@ -167,6 +167,17 @@ def test_short_videos_are_not_scored_and_that_is_said(
     assert not (tmp_path / "metrics.json").exists()
 
 
+def test_a_reference_that_cannot_be_used_is_refused_before_anything_is_computed(
+    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.mp4").write_bytes(b"no video")
+    run, store = str(tmp_path / "run"), replace(config.store, dir=str(tmp_path / "store"))
+    assert rerun(replace(config, run_dir=run, store=store, reference=str(tmp_path / "bad"))) == 2
+    assert "no video there can be used; a.mp4: " in capfd.readouterr().err
+    assert not (tmp_path / "store").exists() and not list((tmp_path / "run").glob("videos/*"))
+
+
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one sentence with which the command line refuses."""
     assert main(words) == 2

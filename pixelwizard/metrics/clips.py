@@ -83,15 +83,18 @@ class Probe(ABC):
         """A watcher for one clip."""
 
 
-def inspect(path: Path) -> Clip:
-    """Size and number of frames of a video. Raises VideoError if it is none."""
+def inspect(path: Path, least: int = 0) -> Clip:
+    """Size and number of frames of a video. Raises VideoError if it is none or has too few."""
     info = probe(path)
     said = described(
         ["-i", str(path), "-map", "0:v:0", "-c", "copy", "-f", "null", "-"],
         f"{path.name} cannot be read",
     )
     counts = re.findall(r"frame=\s*(\d+)", said)
-    return Clip(path, info.width, info.height, int(counts[-1]) if counts else 0)
+    frames = int(counts[-1]) if counts else 0
+    if frames < least:
+        raise VideoError(f"it has {frames} frames, and at least {least} are needed")
+    return Clip(path, info.width, info.height, frames)
 
 
 def look(clip: Clip, probes: Sequence[Probe]) -> dict[Probe, Tensor]:

@@ -133,15 +133,11 @@ class Evaluation:
         clips: list[Clip] = []
         for path in paths:
             try:
-                clip = inspect(path)
+                if path.stem in {clip.id for clip in clips}:
+                    raise VideoError("another video has its name without suffix")
+                clips.append(inspect(path, FRAMES))
             except VideoError as error:
                 self.report.skipped[prefix + path.name] = str(error)
-                continue
-            if clip.frames < FRAMES:
-                why = f"it has {clip.frames} frames, and at least {FRAMES} are needed"
-                self.report.skipped[prefix + path.name] = why
-            else:
-                clips.append(clip)
         sizes = Counter((clip.width, clip.height) for clip in clips)
         common = sizes.most_common(1)[0][0] if sizes else (0, 0)
         for clip in clips:

@@ -31,7 +31,7 @@ from pixelwizard.runs.loops import (
 from pixelwizard.runs.parallel import Rank, trainer_options
 from pixelwizard.runs.placement import Networks, device_name, plan_of
 from pixelwizard.runs.progress import Display, silence_lightning
-from pixelwizard.runs.scoring import score_run
+from pixelwizard.runs.scoring import check_reference, score_run
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
 from pixelwizard.store import Store
@@ -66,6 +66,7 @@ def generate(
     """
     silence_lightning()
     check_ffmpeg()
+    check_reference(config)
     folder = Path(config.run_dir)
     rank = rank or Rank()
     display = display or Display(len(jobs), None if rank.is_first else io.StringIO())

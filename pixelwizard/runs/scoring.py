@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.metrics.clips import inspect
 from pixelwizard.metrics.files import find_captions
 from pixelwizard.metrics.kept import (
     JSON,
@@ -19,6 +20,20 @@ from pixelwizard.metrics_settings import SCORED_FRAMES
 from pixelwizard.runs.progress import Display
 from pixelwizard.settings import Config
 from pixelwizard.tracking.base import Tracker
+from pixelwizard.video import VideoError
+
+
+def check_reference(config: Config) -> None:
+    """Raises ValueError if the reference of a run has no video that can be used."""
+    why = ""
+    for path in reference_of(config):
+        try:
+            inspect(path, SCORED_FRAMES)
+            return
+        except VideoError as error:
+            why = why or f"{path.name}: {error}"
+    if why:
+        raise ValueError(f"reference={config.reference}: no video there can be used; {why}")
 
 
 def score_run(
