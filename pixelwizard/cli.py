@@ -164,9 +164,11 @@ def _sweep_job(
     task: str, job: Job, swept: Sequence[str], folder: Path, argv: Sequence[str]
 ) -> SweepJob:
     """A job in its own folder of the sweep, checked."""
+    from pixelwizard.launchers import on_node
     from pixelwizard.sweep import SweepJob, job_name
 
-    config = dataclasses.replace(job.config, run_dir=str(folder / job_name(swept)))
+    config = on_node(job.config, job.launcher)
+    config = dataclasses.replace(config, run_dir=str(folder / job_name(swept)))
     command(task).check(config)
     return SweepJob(task, config, tuple(swept), ("pixelwizard", *argv))
 

@@ -28,7 +28,7 @@ def mesh_of(config: Config) -> Mesh:
     GPUs are counted only where a size depends on them. Raises ConfigError where the settings ask
     for more than there is.
     """
-    return _mesh(config, _gpus_of(config) or _asked(config))
+    return _mesh(config, _gpus_of(config) or asked_ranks(config))
 
 
 def planned_mesh(config: PlanConfig) -> Mesh:
@@ -36,7 +36,7 @@ def planned_mesh(config: PlanConfig) -> Mesh:
 
     Raises ConfigError where the settings ask for more than their own ``parallel.devices``.
     """
-    return _mesh(config, max(_gpus_of(config), _asked(config)))
+    return _mesh(config, max(_gpus_of(config), asked_ranks(config)))
 
 
 def _mesh(config: Union[Config, PlanConfig], devices: int) -> Mesh:
@@ -49,6 +49,6 @@ def _gpus_of(config: Union[Config, PlanConfig]) -> int:
     return count_gpus() if is_open(parallel) and parallel.devices is None else 0
 
 
-def _asked(config: Union[Config, PlanConfig]) -> int:
+def asked_ranks(config: Union[Config, PlanConfig]) -> int:
     """How many ranks the given sizes make."""
     return math.prod(getattr(config.parallel, axis) or 1 for axis in AXES)

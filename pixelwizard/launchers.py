@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.devices import asked_ranks, mesh_of
 from pixelwizard.failures import Failure
 from pixelwizard.launch import stay_warm
+from pixelwizard.parallel_settings import is_open
 from pixelwizard.parents import die_with_parent
 from pixelwizard.schema import ConfigError
 from pixelwizard.sweep import Ended, Launch, SweepJob, in_turn
@@ -32,6 +35,26 @@ def launcher_of(settings: LauncherSettings, folder: Path) -> Launch:
     if settings.kind == "joblib":
         return lambda jobs: _beside_each_other(jobs, settings.jobs)
     return lambda jobs: _on_cluster(jobs, settings, folder)
+
+
+def on_node(config: Any, settings: LauncherSettings) -> Any:
+    """A job's configuration where it will run: on SLURM open sizes follow from ``settings.gpus``.
+
+    Raises ConfigError for more ranks than those.
+    """
+    parallel, gpus = getattr(config, "parallel", None), settings.gpus
+    if settings.kind != "slurm" or not gpus or parallel is None:
+        return config
+    if is_open(parallel) and parallel.devices is None:
+        devices = max(gpus, asked_ranks(config))
+        config = replace(config, parallel=replace(parallel, devices=devices))
+    ranks = mesh_of(config).world
+    if ranks > gpus:
+        raise ConfigError(
+            f"hydra.launcher.gpus={gpus} is too little for the {ranks} ranks of"
+            f" parallel={parallel.mode}, which have one each; use hydra.launcher.gpus={ranks}"
+        )
+    return config
 
 
 def _beside_each_other(jobs: Mapping[str, SweepJob], count: int) -> Iterator[tuple[str, Ended]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, Literal, Optional, Tuple, Union
 
-from pixelwizard.schema import check_range
+from pixelwizard.schema import ConfigError, check_range
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,13 @@ class LauncherSettings:
         for name, least in (("jobs", 1), ("minutes", 1), ("gpus", 0), ("cpus", 1)):
             check_range(f"hydra.launcher.{name}", getattr(self, name), least)
         check_range("hydra.launcher.memory_gb", self.memory_gb, 1)
+        for name in ("nodes", "tasks_per_node"):
+            if self.options.get(name, 1) != 1:
+                raise ConfigError(
+                    f"hydra.launcher.options.{name}={self.options[name]} is not possible: a job of"
+                    " a sweep starts its ranks itself, on one machine; leave it out and set"
+                    " hydra.launcher.gpus"
+                )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from pixelwizard import worker
 from pixelwizard.cli import main
 from pixelwizard.commands import generate
 from pixelwizard.compose import compose
-from pixelwizard.launchers import launcher_of, submit
-from pixelwizard.settings import BackboneSettings
+from pixelwizard.devices import mesh_of
+from pixelwizard.launchers import launcher_of, on_node, submit
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import BackboneSettings, Config
 from pixelwizard.sweep import SweepJob, run_sweep
 from pixelwizard.sweep_settings import Choice, LauncherSettings, Span
 
@@ -118,6 +120,23 @@ def trials(said: str) -> list[list[str]]:
     """The lines of the table: number, quality, cost, mark of the front, overrides."""
     lines = [line for line in said.splitlines() if re.match(r" *\d+ +[\d.]+", line)]
     return [re.split(r"  +", line.strip(), maxsplit=4) for line in lines]
+
+
+def test_the_ranks_of_a_job_fit_the_gpus_that_slurm_gives_it() -> None:
+    def job(*words: str) -> Config:
+        (made,) = compose("generate", ["hydra/launcher=slurm", "hydra.launcher.gpus=4", *words])
+        config = on_node(made.config, made.launcher)
+        assert isinstance(config, Config)
+        return config
+
+    assert mesh_of(job("parallel=prompts")).world == 4  # whatever this machine has
+    assert mesh_of(job("parallel=hybrid", "parallel.guidance=2")).world == 4
+    assert job("seed=1").parallel == Config("none").parallel
+    for words in (["parallel.sequence=3", "parallel.guidance=2"], ["parallel.prompts=6"]):
+        with pytest.raises(ConfigError, match="gpus=4 is too little for the 6 ranks"):
+            job("parallel=hybrid", *words)
+    with pytest.raises(ConfigError, match="options.nodes=2 is not possible"):
+        LauncherSettings("slurm", options={"nodes": 2}).check()
 
 
 def test_optuna_weighs_quality_against_passes_and_goes_on(
