@@ -19,12 +19,17 @@ CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
 INCIDENTAL = (
     *("run_dir", "store", "tracker", "group_size", "save_anchor", "format"),
     *("memory.mode", "memory.budget_gb", "memory.chunk", "parallel"),
-    *("trainer.max_steps", "trainer.max_minutes", "trainer.threads", "trainer.log_every"),
-    *("trainer.gradient_checkpointing", "checkpoint", "samples", "data.workers", "metrics"),
 )
 """Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
-INCIDENTAL_TO = {"generate": ("metrics", "reference")}
-"""More of them for one task: scores are of its videos, not in them."""
+INCIDENTAL_TO = {
+    "generate": ("metrics", "reference"),
+    "train": (
+        *("trainer.max_steps", "trainer.max_minutes", "trainer.threads", "trainer.log_every"),
+        *("trainer.gradient_checkpointing", "checkpoint", "samples", "metrics", "data.workers"),
+    ),
+    "encode": ("data.workers",),
+}
+"""More of them for one task: scores are of its videos, not in them; a training can go further."""
 
 
 def incidental(task: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import yaml
 
 from pixelwizard import catalog, launchers, search, sweep
 from pixelwizard.cli import main
-from pixelwizard.commands import TASKS, bench, compare, evaluate, generate, plan, train
+from pixelwizard.commands import TASKS, bench, compare, encode, evaluate, generate, plan, train
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
 from pixelwizard.output_settings import CODECS
@@ -55,7 +55,7 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         folders.append(folder)
         return 0
 
-    for command in (generate, train, bench, evaluate):
+    for command in (generate, train, encode, bench, evaluate):
         monkeypatch.setattr(command, "launch", launch)
     for command in (generate, train):
         monkeypatch.setattr(command, "require_weights", lambda *parts: None)

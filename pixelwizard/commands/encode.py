@@ -13,10 +13,9 @@ from pixelwizard.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv run_dir=LATENTS
-                                                for the detail network of tiny, with the anchors
+                               for the detail network of tiny, with the anchors
   pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv stage=anchor
-  pixelwizard encode backbone=wan2_2_ti2v_5b resolution=2k data=clips data.dir=FOLDER \\
-    data.captions=TABLE.csv
+  pixelwizard encode backbone=wan2_2_ti2v_5b resolution=2k data=clips data.dir=F data.captions=T.csv
 
 Then: pixelwizard train data=latents data.dir=LATENTS. Repeat a command to continue."""
 

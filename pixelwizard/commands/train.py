@@ -52,4 +52,9 @@ def run(config: TrainConfig, command_line: Sequence[str]) -> int:
     return launch(claim(config, command_line))
 
 
-COMMAND = Command("train the networks", EXAMPLES, check, run)
+def finished(config: TrainConfig) -> bool:
+    """Whether a training that ended well still has what it exported."""
+    return (Path(config.run_dir) / "export").is_dir()
+
+
+COMMAND = Command("train the networks", EXAMPLES, check, run, finished=finished)
