@@ -172,8 +172,7 @@ def resolve(settings: ParallelSettings, heads: int, devices: int, guided: bool =
 
 
 def _check_devices(settings: ParallelSettings, mesh: Mesh, devices: int) -> None:
-    sizes = f"{mesh.prompts} prompts x {mesh.guidance} guidance x {mesh.sequence} sequence"
-    open_sizes = is_open(settings)
+    sizes, open_sizes = _sizes(mesh), is_open(settings)
     if mesh.world > devices and (open_sizes or settings.devices is not None):
         raise ConfigError(
             f"parallel={settings.mode} asks for {mesh.world} ranks ({sizes}), more than the"
@@ -190,6 +189,11 @@ def _check_devices(settings: ParallelSettings, mesh: Mesh, devices: int) -> None
             f"parallel.shard={mesh.shard} has one rank to shard over ({sizes}); use"
             " parallel.shard=none or larger sizes"
         )
+
+
+def _sizes(mesh: Mesh) -> str:
+    """The product in words."""
+    return f"{mesh.prompts} prompts x {mesh.guidance} guidance x {mesh.sequence} sequence"
 
 
 def _reason(mesh: Mesh, settings: ParallelSettings, heads: int, devices: int, guided: bool) -> str:
@@ -212,8 +216,7 @@ def mesh_of_world(settings: ParallelSettings, heads: int, world: int, guided: bo
     mesh = resolve(replace(settings, devices=None), heads, world, guided)
     if mesh.world != world:
         raise ConfigError(
-            f"parallel={settings.mode} asks for {mesh.world} ranks ({mesh.prompts} prompts x"
-            f" {mesh.guidance} guidance x {mesh.sequence} sequence), but {world} were started;"
-            f" start {mesh.world}, or change the sizes"
+            f"parallel={settings.mode} is for {mesh.world} rank{'s' if mesh.world > 1 else ''}"
+            f" ({_sizes(mesh)}), but {world} were started; start {mesh.world}, or change the sizes"
         )
     return mesh

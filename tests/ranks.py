@@ -219,3 +219,15 @@ def runs(folders: Sequence[tuple[str, int, int]], made: Path) -> None:
             codes[folder] = worker.run(Path(folder))
     (made / f"made.{number}").write_text(json.dumps([codes, found]))
     sys.stdout.flush()
+
+
+def failing(folder: str, port: int) -> None:
+    """The worker of two ranks, the second of which cannot go on in the detail stage."""
+    os.environ["MASTER_PORT"] = str(port)
+    if os.environ["RANK"] == "1":
+
+        def compute(self: predict.DetailLoop, job: Job) -> object:
+            raise RuntimeError("numbers\nran out")
+
+        predict.DetailLoop.compute = compute  # type: ignore[method-assign, assignment]
+    sys.exit(worker.run(Path(folder)))

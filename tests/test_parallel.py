@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 from ranks import (
     MESHES,
     WORLD,
+    failing,
     four_heads,
     free_port,
     memory,
@@ -23,11 +28,15 @@ from ranks import (
 from safetensors.torch import load_file, save_file
 from small import small_config, write_backbone, write_config
 from test_golden import TOLERANCE, GoldenDiT, relative_error
+from test_launch import alive
 from torch import Tensor
 
+from pixelwizard import worker
 from pixelwizard.communication_cost import guidance_bytes, ulysses_bytes
-from pixelwizard.parallel_settings import ParallelSettings
-from pixelwizard.runs.parallel import Rank
+from pixelwizard.launch import launch
+from pixelwizard.parallel_settings import Mesh, ParallelSettings
+from pixelwizard.runs.parallel import Rank, joined
+from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings, Config, DiTSizes
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.wan.dit import WanDiT
@@ -187,3 +196,105 @@ def test_every_prompt_is_made_once_by_the_lead_of_its_ranks(made: Path) -> None:
         assert [len(ids) for ids in by_rank[:: ranks // groups][:groups]] == [
             len(range(group, count, groups)) for group in range(groups)
         ]
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from pixelwizard import worker
+from pixelwizard.runs.progress import Display
+
+folder, rank, step = Path(sys.argv[1]), os.environ["RANK"], Display.step
+(folder / f"pid{rank}").write_text(str(os.getpid()))
+
+def killed(self, done, steps, first=0):
+    step(self, done, steps, first)
+    if (rank, self.stage, self.where[:3], done) == ("1", "detail", "[2/", 1):
+        (folder / "killed").write_text(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Display.step = killed
+sys.exit(worker.run(folder))
+"""
+
+
+def test_a_killed_rank_ends_the_job_and_the_same_command_ends_in_the_same_videos(
+    backbone: BackboneSettings, made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(backbone, tmp_path, "alone")
+    config = replace(config, parallel=ParallelSettings("guidance"), prompt=PROMPTS[:2])
+    folder = write_config(config)
+    assert launch(folder, 2, [sys.executable, "-c", KILLED]) == 3
+    assert time.time() - float((folder / "killed").read_text()) < 10
+    assert not any(alive(int((folder / f"pid{rank}").read_text())) for rank in range(2))
+    said = capfd.readouterr().err
+    assert "SIGKILL ended rank 1" in said and "the same command continues" in said
+    assert "Traceback" not in said and "SIGKILL" in (folder / "failure.json").read_text()
+    videos = sorted((folder / "videos").glob("*.mp4"))
+    assert len(videos) == 1
+    before = videos[0].stat().st_mtime_ns
+    found = latents(tmp_path, "alone")
+    (state,) = (key for key in found if key.startswith("detail_state"))
+    assert start(2, runs, [(str(folder), 2, free_port())], tmp_path) == [0, 0]
+    made_now = json.loads((tmp_path / "made.0").read_text())[1][str(folder)]
+    assert made_now == ["002-a-blue-square-moves-left"] and videos[0].stat().st_mtime_ns == before
+    expected, found = latents(made, "alone"), latents(tmp_path, "alone")
+    assert state not in found and not (folder / "failure.json").exists()
+    assert all(relative_error(latent, expected[key]) < EQUAL for key, latent in found.items())
+
+
+def test_a_prompt_that_fails_on_one_rank_ends_the_job_with_its_reason(
+    backbone: BackboneSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(backbone, tmp_path, "ulysses")
+    assert start(2, failing, str(write_config(config)), free_port()) == [3, 3]
+    said = capfd.readouterr().err
+    assert "prompt 001-a-red-circle failed: detail: numbers ran out" in said
+    assert "another rank of this job is gone" in said and "Traceback" not in said
+    assert "ran out" in (Path(config.run_dir) / "failure.json").read_text()
+
+
+def test_a_port_that_is_taken_is_one_sentence(
+    backbone: BackboneSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = config_of(backbone, tmp_path, "ulysses")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for key, value in (("RANK", 0), ("WORLD_SIZE", 2), ("MASTER_PORT", taken.getsockname()[1])):
+            monkeypatch.setenv(key, str(value))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        assert worker.run(write_config(config)) == 2
+    said = capfd.readouterr().err
+    assert re.fullmatch(r"pixelwizard: the 2 ranks cannot meet at 127[^\n]*another port\n", said)
+
+
+def test_ranks_that_are_not_the_mesh_are_refused_before_anything_is_loaded(
+    backbone: BackboneSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert worker.run(write_config(config_of(backbone, tmp_path, "ulysses"))) == 2
+    sentence = "pixelwizard: parallel=ulysses is for 2 ranks (1 prompts x 1 guidance x 2 sequence)"
+    assert capfd.readouterr().err.startswith(f"{sentence}, but 3 were started; start 2")
+
+
+def test_two_launchers_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="one of 4 that torchrun started"):
+        launch(tmp_path, 2)
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="4 ranks were started on a machine with 2 GPUs"):
+        with joined(Mesh(prompts=4)):
+            pass
