@@ -33,11 +33,13 @@ class Run:
 def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     """Make videos in this process: ``overrides`` and ``prompts`` as on the command line.
 
-    Raises ValueError with one sentence for a mistake in the request. A prompt that fails is named
-    in ``Run.failed``; the others are finished.
+    Several ranks (``parallel=...``) are processes of their own. Raises ValueError with one sentence
+    for a mistake in the request and for a job that lost a rank. A prompt that fails is named in
+    ``Run.failed``; the others are finished.
     """
     from pixelwizard.commands import command
     from pixelwizard.compose import compose
+    from pixelwizard.devices import mesh_of
     from pixelwizard.run_folder import claim
     from pixelwizard.worker import Interrupted, dispatch, interruptible, logging_to
 
@@ -49,11 +51,29 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     texts = [part for text in prompts for part in ("--prompt", text)]
     folder = claim(config, ["pixelwizard", *texts, *overrides])
     try:
-        with interruptible(), logging_to(folder / "run.log"):
-            dispatch(folder)
+        if (world := mesh_of(config).world) > 1:
+            _launched(folder, world)
+        else:
+            with interruptible(), logging_to(folder / "run.log"):
+                dispatch(folder)
     except Interrupted:  # not KeyboardInterrupt on its way here: Lightning would exit on that
         raise KeyboardInterrupt from None
     return read_run(folder)
+
+
+def _launched(folder: Path, world: int) -> None:
+    """Run a job of several ranks; failed prompts are in its status, anything else is raised."""
+    from pixelwizard.failures import read_failure
+    from pixelwizard.launch import SOME_FAILED, launch
+
+    code = launch(folder, world)
+    if code > 128:
+        raise KeyboardInterrupt
+    some_failed = code == SOME_FAILED and (folder / "status.json").is_file()
+    if code and not (some_failed and read_run(folder).failed):
+        failure = read_failure(folder)
+        reason = failure.reason if failure else f"the run in {folder} ended with code {code}"
+        raise RuntimeError(reason) if code == 1 else ValueError(reason)
 
 
 def read_run(folder: Path | str) -> Run:

@@ -96,6 +96,12 @@ def kept_warm() -> Iterator[None]:
             _warm.pop().close()
 
 
+def left_to_torchrun(run_dir: Path) -> int:
+    """Say how the ranks of a job are started by others; the exit code."""
+    print(f"start its ranks with: torchrun --nnodes N ... -m pixelwizard.worker {run_dir}")
+    return 0
+
+
 def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
     """Two launchers would start ranks of ranks."""
     started = os.environ.get("WORLD_SIZE", "1")

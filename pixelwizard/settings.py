@@ -19,7 +19,7 @@ from pixelwizard.output_settings import TrackerSettings as TrackerSettings
 from pixelwizard.output_settings import VideoSettings as VideoSettings
 from pixelwizard.output_settings import check_decode, check_tracker, check_video
 from pixelwizard.parallel_settings import ParallelSettings as ParallelSettings
-from pixelwizard.parallel_settings import check_parallel
+from pixelwizard.parallel_settings import check_parallel as check_parallel
 from pixelwizard.sampler_settings import SamplerSettings as SamplerSettings
 from pixelwizard.sampler_settings import any_guided as any_guided
 from pixelwizard.sampler_settings import check_sampler as check_sampler

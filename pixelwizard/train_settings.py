@@ -17,10 +17,12 @@ from pixelwizard.schema import ConfigError
 from pixelwizard.settings import (
     BackboneSettings,
     MetricsSettings,
+    ParallelSettings,
     ResolutionSettings,
     SamplerSettings,
     TrackerSettings,
     check_backbone,
+    check_parallel,
     check_range,
     check_resolution,
     check_sampler,
@@ -108,6 +110,7 @@ class TrainConfig:
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
     anchor: SamplerSettings = field(default_factory=SamplerSettings)
     schedule: SamplerSettings = field(default_factory=SamplerSettings)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     data: DataSettings = field(default_factory=DataSettings)
@@ -123,6 +126,11 @@ class TrainConfig:
     def part(self) -> str:
         """The network that is trained: anchor, detail, vae, clip_encoder or video_encoder."""
         return trained_part(self.objective, self.stage)
+
+    @property
+    def guided(self) -> bool:
+        """A training has no passes that ranks could share."""
+        return False
 
     def check(self) -> None:
         """Refuse values that cannot work together; raises ConfigError."""
@@ -146,6 +154,7 @@ class TrainConfig:
             ("samples.count", self.samples.count, 1),
         ):
             check_range(key, value, low)
+        check_training_ranks(self)
         if self.trainer.max_minutes is not None:
             check_range("trainer.max_minutes", self.trainer.max_minutes, 0.001)
         if self.samples.every and (self.part not in STAGES or not self.data.held_out):
@@ -168,3 +177,27 @@ def check_optimizer(optimizer: OptimizerSettings) -> None:
         check_range("optimizer.betas", beta, 0.0, 1.0)
     if optimizer.ema_start is not None:
         check_range("optimizer.ema_start", optimizer.ema_start, 0)
+
+
+def check_training_ranks(config: TrainConfig) -> None:
+    """Ranks share the batches of a training, nothing else; raises ConfigError."""
+    parallel = config.parallel
+    check_parallel(parallel, 1, config.guided, 1)
+    if parallel.mode == "single":
+        return
+    if parallel.mode not in ("prompts", "fsdp"):
+        raise ConfigError(
+            f"parallel={parallel.mode} is for generate; the ranks of a training share its batches:"
+            " use parallel=prompts or parallel=fsdp"
+        )
+    if config.part not in STAGES:
+        raise ConfigError(
+            f"parallel={parallel.mode} is for the anchor and the detail network, not for"
+            f" {config.part}; leave it out"
+        )
+    if config.trainer.max_minutes is not None or config.samples.every:
+        key = "samples.every" if config.samples.every else "trainer.max_minutes"
+        raise ConfigError(
+            f"{key} is for one rank; with parallel={parallel.mode} leave it out"
+            " and set trainer.max_steps"
+        )

@@ -110,7 +110,7 @@ def dispatch(folder: Path) -> int:
     """Read ``config.yaml`` and do its task."""
     config = settings.load(folder / "config.yaml")
     if isinstance(config, Config):
-        return _generate(config)
+        return _as_rank(config, _generate)
     if isinstance(config, BenchConfig):
         from pixelwizard.bench.run import bench
 
@@ -125,22 +125,22 @@ def dispatch(folder: Path) -> int:
         return encode(config)
     from pixelwizard.runs.train import train
 
-    return train(config)
+    return _as_rank(config, train)
 
 
-def _generate(config: Config) -> int:
+def _as_rank(config: Any, work: Callable[[Any, Rank | None], int]) -> int:
+    """Do a job as the rank that this process was started as, or alone."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     mesh = mesh_of_world(config.parallel, config.backbone.dit.num_heads, world, config.guided)
     if mesh.world == 1:
-        return _generate_as(config, None)
+        return work(config, None)
     from pixelwizard.runs.parallel import joined
 
     with joined(mesh) as rank:
-        return _generate_as(config, rank)
+        return work(config, rank)
 
 
-def _generate_as(config: Config, rank: Rank | None) -> int:
-    """``generate`` as one of several ranks, or alone."""
+def _generate(config: Config, rank: Rank | None) -> int:
     prompts = prompts_of(config)
     first = rank is None or rank.is_first
     agreed: Callable[[Any], Any] = rank.everyone.from_first if rank else lambda value: value

@@ -33,7 +33,10 @@ from pixelwizard.stages.detail import Detail
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.weights import fill_transformer
 
-PRELOAD = ["ranks", "pixelwizard.runs.predict", "transformers.models.umt5.modeling_umt5"]
+PRELOAD = [
+    *("ranks", "pixelwizard.runs.predict", "pixelwizard.runs.train"),
+    "transformers.models.umt5.modeling_umt5",
+]
 WORLD = 4
 PATIENCE = 300.0
 M_MMAP_THRESHOLD = -3
@@ -219,6 +222,13 @@ def runs(folders: Sequence[tuple[str, int, int]], made: Path) -> None:
             codes[folder] = worker.run(Path(folder))
     (made / f"made.{number}").write_text(json.dumps([codes, found]))
     sys.stdout.flush()
+
+
+def trainings(folders: Sequence[tuple[str, int]]) -> None:
+    """The workers of trainings, each (run folder, port), one after the other."""
+    for folder, port in folders:
+        os.environ["MASTER_PORT"] = str(port)
+        assert worker.run(Path(folder)) == 0
 
 
 def failing(folder: str, port: int) -> None:

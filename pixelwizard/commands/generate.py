@@ -11,7 +11,7 @@ from pixelwizard.commands import Command
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.devices import mesh_of
 from pixelwizard.jobs import make_jobs
-from pixelwizard.launch import launch
+from pixelwizard.launch import launch, left_to_torchrun
 from pixelwizard.metrics.files import find_videos
 from pixelwizard.metrics.names import decided, require
 from pixelwizard.run_folder import claim
@@ -48,8 +48,7 @@ def run(config: Config, command_line: Sequence[str]) -> int:
     """Make the videos of ``config`` in its run folder; returns the exit code."""
     folder = claim(config, command_line)
     if not config.parallel.launch:
-        print(f"start its ranks with: torchrun --nnodes N ... -m pixelwizard.worker {folder}")
-        return 0
+        return left_to_torchrun(folder)
     return launch(folder, mesh_of(config).world)
 
 

@@ -9,7 +9,8 @@ from pixelwizard.checkpoints import require_weights
 from pixelwizard.commands import Command
 from pixelwizard.data.table import read_table
 from pixelwizard.data_settings import DataSettings
-from pixelwizard.launch import launch
+from pixelwizard.devices import mesh_of
+from pixelwizard.launch import launch, left_to_torchrun
 from pixelwizard.objective_settings import STAGES
 from pixelwizard.run_folder import claim
 from pixelwizard.schema import ConfigError
@@ -23,12 +24,14 @@ EXAMPLES = """\
   pixelwizard train experiments=train_tiny_clip          what scores its videos: a small CLIP
   pixelwizard train experiments=train_tiny_video         and a small video network
   pixelwizard train objective=flow stage=detail trainer.max_steps=100 run_dir=FOLDER
+  pixelwizard train parallel=fsdp parallel.prompts=2 trainer.max_steps=100
 
 Repeat a command to continue an interrupted training; run_dir=FOLDER/export has the weights."""
 
 
 def check(config: TrainConfig) -> None:
     """Refuse what cannot run before anything is written. Raises ValueError."""
+    mesh_of(config)
     if config.part in STAGES:
         check_clips(config.data)
         if config.data.kind != "latents":
@@ -49,7 +52,10 @@ def check_clips(data: DataSettings) -> None:
 
 def run(config: TrainConfig, command_line: Sequence[str]) -> int:
     """Train in the run folder of ``config``; returns the exit code."""
-    return launch(claim(config, command_line))
+    folder = claim(config, command_line)
+    if not config.parallel.launch:
+        return left_to_torchrun(folder)
+    return launch(folder, mesh_of(config).world)
 
 
 def finished(config: TrainConfig) -> bool:

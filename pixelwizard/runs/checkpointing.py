@@ -20,6 +20,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from pixelwizard.run_folder import determining
 from pixelwizard.runs.modules import TrainingModule
+from pixelwizard.runs.parallel import Rank
+from pixelwizard.runs.sharded import completed
 from pixelwizard.schema import differences, to_plain
 from pixelwizard.train_settings import TrainConfig
 
@@ -102,9 +104,15 @@ class Checkpoints(L.Callback):
     """
 
     def __init__(
-        self, config: TrainConfig, folder: Path, identity: str, export: Callable[[Any, Any], None]
+        self,
+        config: TrainConfig,
+        folder: Path,
+        identity: str,
+        export: Callable[[Any, Any], None],
+        rank: Rank,
     ) -> None:
         self.config, self.folder, self.identity, self.export = config, folder, identity, export
+        self.rank = rank
         self._handlers: dict[int, Any] = {}
         self._received: int | None = None
 
@@ -127,7 +135,7 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         for unfinished in self.folder.glob("step-*.tmp"):
-            unfinished.unlink()
+            unfinished.unlink(missing_ok=True)
         self._defer_signals()
 
     def on_train_batch_end(
@@ -135,10 +143,12 @@ class Checkpoints(L.Callback):
     ) -> None:
         if not pl_module.completes_step(batch):
             return
-        if self._received is not None or trainer.global_step % self.config.checkpoint.every == 0:
+        received = max(self.rank.everyone.gather(self._received or 0))  # all stop at one step
+        if received or trainer.global_step % self.config.checkpoint.every == 0:
             self.save(trainer, pl_module)
-        if self._received is not None:
-            signal.raise_signal(self._received)
+        if received:
+            self._restore_signals()
+            signal.raise_signal(received)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._restore_signals()
@@ -157,12 +167,16 @@ class Checkpoints(L.Callback):
         self._restore_signals()
 
     def save(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        """Write one checkpoint and the export, drop the oldest checkpoints."""
+        """Write one checkpoint and the export, drop the oldest checkpoints; all ranks take part."""
         before = module.watch.enter("checkpoints")
         trainer.save_checkpoint(self._path(trainer.global_step))
-        for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.config.checkpoint.keep]:
-            old.unlink()
-        self.export(module.average, module.network)
+        average, last = completed(module.average), module.network
+        if self.config.checkpoint.container:
+            last = completed(last)
+        if self.rank.is_first:
+            for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.config.checkpoint.keep]:
+                old.unlink()
+            self.export(average, last)
         module.watch.enter(before)
 
     def _path(self, step: int) -> Path:

@@ -14,9 +14,11 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from pixelwizard.data.batches import Batch
 from pixelwizard.runs.optimizers import MuonAdamW, make_optimizer, rate
+from pixelwizard.runs.sharded import spread, whole
 from pixelwizard.runs.stopwatch import Stopwatch
 from pixelwizard.train_settings import TrainConfig
 
@@ -85,6 +87,13 @@ class TrainingModule(L.LightningModule, ABC):
         """Whether a batch is the last one of an update."""
         return bool((batch["step"] + 1) % self.config.trainer.accumulate == 0)
 
+    def configure_model(self) -> None:
+        """Let the ranks of the mesh, where there is one, average gradients and share weights."""
+        if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
+            sliced = self.config.parallel.shard == "all"
+            for network in (self.network, self.average):
+                spread(network, self.device_mesh, sliced)
+
     def configure_optimizers(self) -> MuonAdamW:
         return make_optimizer(self.network, self.config.optimizer, self.is_matrix)
 
@@ -96,7 +105,7 @@ class TrainingModule(L.LightningModule, ABC):
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         """Clip the gradient to the configured norm and remember the norm it had."""
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip)
-        self.figures["grad_norm"] = float(norm)
+        self.figures["grad_norm"] = float(whole(norm))
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
         """Set the rates, step, and let the average follow."""

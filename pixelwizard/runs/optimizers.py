@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from pixelwizard.runs.sharded import like
 from pixelwizard.train_settings import OptimizerSettings
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -77,7 +79,9 @@ class MuonAdamW(torch.optim.Optimizer):
             state["momentum"].lerp_(p.grad, 1 - group["momentum"])
             update = p.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
             scale = 0.2 * max(update.shape) ** 0.5
-            p.add_(orthogonalised(update).view_as(p), alpha=-group["lr"] * scale)
+            full = update.full_tensor() if isinstance(update, DTensor) else update
+            change = like(orthogonalised(full).view(p.shape), p)
+            p.add_(change, alpha=-group["lr"] * scale)
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]

@@ -170,7 +170,9 @@ class MeshStrategy(ModelParallelStrategy):
         return super().reduce(tensor, group or self.group.axis.get_group(), reduce_op)
 
 
-def trainer_options(rank: Rank, group: Group) -> dict[str, Any]:
+def trainer_options(
+    rank: Rank, group: Group, strategy: type[MeshStrategy] = MeshStrategy
+) -> dict[str, Any]:
     """How a Trainer whose work the ranks of ``group`` share finds its device."""
     accelerator = "cuda" if rank.device.type == "cuda" else "cpu"
     if group.size == 1:
@@ -181,7 +183,7 @@ def trainer_options(rank: Rank, group: Group) -> dict[str, Any]:
         "accelerator": accelerator,
         "devices": rank.local,
         "num_nodes": rank.mesh.world // rank.local,
-        "strategy": MeshStrategy(rank, group),
+        "strategy": strategy(rank, group),
         "plugins": [TorchElasticEnvironment()],
         "use_distributed_sampler": False,
         "inference_mode": False,

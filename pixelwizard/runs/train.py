@@ -7,7 +7,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 
 from pixelwizard.runs.checkpointing import (
     OURS,
@@ -19,47 +18,59 @@ from pixelwizard.runs.checkpointing import (
 )
 from pixelwizard.runs.exports import export
 from pixelwizard.runs.modules import TrainingModule
+from pixelwizard.runs.parallel import Rank, trainer_options
 from pixelwizard.runs.progress import silence_lightning
 from pixelwizard.runs.samples import Samples
+from pixelwizard.runs.sharded import TrainingStrategy
 from pixelwizard.runs.starts import make_module
 from pixelwizard.runs.training_data import TrainingData
 from pixelwizard.runs.training_log import Resumed, Timing, TrainingLog
 from pixelwizard.tracking import open_tracker
+from pixelwizard.tracking.base import Tracker
 from pixelwizard.train_settings import TrainConfig
 
 
-def train(config: TrainConfig) -> int:
+def train(config: TrainConfig, rank: Rank | None = None) -> int:
     """Train to the configured end, from the run folder's last checkpoint if there is one.
 
-    Returns the exit code, 0. Raises ValueError where the settings or files do not allow it.
+    Every ``rank`` of several calls this; the first keeps log, tracker and export. Returns the exit
+    code, 0. Raises ValueError where the settings or files do not allow it.
     """
+    rank = rank or Rank()
     silence_lightning()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     run_dir = Path(config.run_dir)
     checkpoints = run_dir / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    last = last_checkpoint(checkpoints)
+    last = rank.everyone.from_first(last_checkpoint(checkpoints))
     if last is None or not is_finished(config, last):
         torch.manual_seed(config.seed)
         data, module = TrainingData(config), make_module(config)
         if last is not None:
-            refuse_other(last, config, module, data.identity)
-        fit(config, module, data, last)
-    print(run_dir / "export")
+            refuse_other(last, config, module, identity_of(data, rank))
+        fit(config, module, data, last, rank)
+    if rank.is_first:
+        print(run_dir / "export")
     return 0
 
 
-def fit(config: TrainConfig, module: TrainingModule, data: TrainingData, last: Path | None) -> None:
+def fit(
+    config: TrainConfig, module: TrainingModule, data: TrainingData, last: Path | None, rank: Rank
+) -> None:
     """Let Lightning train, from the checkpoint ``last`` on, with all that goes on beside it."""
-    run_dir, tracker = Path(config.run_dir), open_tracker(config)
+    run_dir = Path(config.run_dir)
+    tracker = open_tracker(config) if rank.is_first else Tracker()
     export_both = partial(export, config, run_dir / "export")
+    options = trainer_options(rank, rank.everyone, TrainingStrategy)
+    identity, states = identity_of(data, rank), run_dir / "checkpoints"
     callbacks: list[L.Callback] = [
         Timing(),
-        TrainingLog(run_dir, tracker),
-        Checkpoints(config, run_dir / "checkpoints", data.identity, export_both),
+        Checkpoints(config, states, identity, export_both, rank),
         Resumed(),
     ]
+    if rank.is_first:
+        callbacks.insert(1, TrainingLog(run_dir, tracker))
     if config.samples.every:
         assert data.sources is not None and data.sources.held_out is not None
         callbacks.insert(2, Samples(config, data.sources.held_out, tracker))
@@ -68,8 +79,7 @@ def fit(config: TrainConfig, module: TrainingModule, data: TrainingData, last: P
         max_epochs=-1,
         precision=config.trainer.precision,
         accumulate_grad_batches=config.trainer.accumulate,
-        strategy=make_strategy(),
-        plugins=[CheckpointFiles()],
+        plugins=[CheckpointFiles(), *options.pop("plugins")],
         val_check_interval=config.checkpoint.every * config.trainer.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -79,6 +89,7 @@ def fit(config: TrainConfig, module: TrainingModule, data: TrainingData, last: P
         enable_model_summary=False,
         default_root_dir=run_dir,
         callbacks=callbacks,
+        **options,
     )
     done = False
     try:
@@ -88,9 +99,9 @@ def fit(config: TrainConfig, module: TrainingModule, data: TrainingData, last: P
         tracker.finish(None, done)
 
 
-def make_strategy() -> Strategy:
-    """Where a training computes: on one device, the accelerator if there is one."""
-    return SingleDeviceStrategy("cuda" if torch.cuda.is_available() else "cpu")
+def identity_of(data: TrainingData, rank: Rank) -> str:
+    """What a state of a training goes on with: the data, and how many ranks share them."""
+    return data.identity + (f" for {rank.mesh.world} ranks" if rank.mesh.world > 1 else "")
 
 
 def is_finished(config: TrainConfig, checkpoint: Path) -> bool:

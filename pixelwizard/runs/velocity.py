@@ -79,7 +79,7 @@ class VelocityModule(TrainingModule):
         target = self.objective.target(branch, velocity, x0_BCTHW, draw)
         found = velocity(target.x_t, target.timestep_B, target.step_size_B)
         error_B = (found.float() - target.velocity).square().flatten(1).mean(1)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self.global_rank == 0:
             self.seen.append(Seen(branch, target.timestep_B, target.step_size_B, error_B.detach()))
         return (target.weight_B * error_B).mean()
 

@@ -36,6 +36,9 @@ class ShortcutDiT(WanDiT):
         self.dt_embedding.reset_parameters()
         self.spatial_adapter.reset_parameters()
 
+    def twin(self) -> ShortcutDiT:
+        return ShortcutDiT(self.sizes, [int(block) for block in self.spatial_adapter.zero_layers])
+
     def encode_anchor(self, anchor_BCTHW: Tensor, token_grid: Grid) -> Tensor:
         """Features of an anchor latent on this rank's tokens of the detail latent, once a clip."""
         place = torch.device("cpu") if self.features_on_host else None

@@ -1,0 +1,146 @@
+"""Ranks train as one process would on their batches together; states say nothing of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import free_port, start, trainings
+from safetensors.torch import load_file
+from small import small_training, write_backbone, write_config
+from test_golden import relative_error
+from torch import Tensor
+
+from pixelwizard.checkpoints import NAMES
+from pixelwizard.data.batches import Batches
+from pixelwizard.objective_settings import ShortcutSettings
+from pixelwizard.parallel_settings import ParallelSettings
+from pixelwizard.runs.checkpointing import read_checkpoint
+from pixelwizard.runs.train import train
+from pixelwizard.runs.training_data import TrainingData
+from pixelwizard.runs.velocity import VelocityModule
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import BackboneSettings
+from pixelwizard.train_settings import CheckpointSettings, TrainConfig, TrainerSettings
+
+RANKS, STEPS, BETWEEN = 2, 4, 2
+EQUAL = 1e-5
+FSDP = ParallelSettings("fsdp", prompts=RANKS, shard="all")
+COPIES = ParallelSettings("prompts", prompts=RANKS)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
+    return write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def config_of(
+    backbone: BackboneSettings, folder: Path, name: str, parallel: ParallelSettings, steps: int
+) -> TrainConfig:
+    shortcuts = ShortcutSettings(start=0.0, probability=0.5)
+    config = small_training(backbone, folder / name, folder / "data", "detail", shortcut=shortcuts)
+    trainer = TrainerSettings(max_steps=steps, log_every=1)
+    return replace(
+        config, parallel=parallel, trainer=trainer, checkpoint=CheckpointSettings(every=BETWEEN)
+    )
+
+
+def joined_batches(config: TrainConfig, data: TrainingData) -> Iterator[dict[str, Any]]:
+    """What all ranks see, side by side."""
+    assert data.sources is not None
+    shared = (data.sources.train, config.objective.batch, config.seed, 0)
+    own = [Batches(*shared, rank, RANKS) for rank in range(RANKS)]
+    for batches in zip(*own, strict=True):
+        yield {"ranks": batches, "step": batches[0]["step"]}
+
+
+def train_joined(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process on the batches of all ranks, each with its rank's random numbers."""
+    loss = VelocityModule.loss
+
+    def joined(self: VelocityModule, network: Any, batch: dict[str, Any]) -> Tensor:
+        losses = []
+        for rank, own in enumerate(batch.get("ranks", [batch])):
+            monkeypatch.setattr(VelocityModule, "global_rank", rank, raising=False)
+            losses.append(loss(self, network, own))
+        monkeypatch.setattr(VelocityModule, "global_rank", 0, raising=False)
+        return torch.stack(losses).mean()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VelocityModule, "loss", joined)
+        patch.setattr(
+            TrainingData, "train_dataloader", lambda self: joined_batches(self.config, self)
+        )
+        assert train(config) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process on all batches; two ranks with copies; two with slices, in two goes."""
+    folder = tmp_path_factory.mktemp("training")
+    with pytest.MonkeyPatch.context() as patch:
+        train_joined(config_of(backbone, folder, "joined", ParallelSettings(), STEPS), patch)
+    goes = [("copies", COPIES, STEPS), ("slices", FSDP, BETWEEN), ("slices", FSDP, STEPS)]
+    for chosen in (goes[:2], goes[2:]):
+        folders = [
+            (str(write_config(config_of(backbone, folder, *go))), free_port()) for go in chosen
+        ]
+        assert start(RANKS, trainings, folders) == [0] * RANKS
+    return folder
+
+
+def state_of(folder: Path, step: int) -> dict[str, Any]:
+    return read_checkpoint(folder / "checkpoints" / f"step-{step:08d}.ckpt")
+
+
+@pytest.mark.parametrize("name", ["copies", "slices"])
+@pytest.mark.parametrize("step", [BETWEEN, STEPS])
+def test_a_step_of_ranks_is_one_on_the_joined_batch(trained: Path, name: str, step: int) -> None:
+    expected, actual = (state_of(trained / which, step) for which in ("joined", name))
+    assert expected["state_dict"].keys() == actual["state_dict"].keys()
+    for key, weight in expected["state_dict"].items():
+        if weight.any():
+            assert relative_error(actual["state_dict"][key], weight) < EQUAL, key
+    (own,), (other,) = expected["optimizer_states"], actual["optimizer_states"]
+    assert own["param_groups"] == other["param_groups"]
+    for index, values in own["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.any():
+                assert relative_error(other["state"][index][key], value) < 1e-4, (index, key)
+
+
+@pytest.mark.parametrize("name", ["copies", "slices"])
+def test_the_export_of_ranks_has_whole_weights(trained: Path, name: str) -> None:
+    files = [trained / which / "export" / NAMES["detail"][0] for which in ("joined", name)]
+    expected, actual = (load_file(file) for file in files)
+    assert expected.keys() == actual.keys()
+    assert all(relative_error(actual[k], v) < EQUAL for k, v in expected.items() if v.any())
+    rows = (trained / name / "log.csv").read_text().splitlines()
+    assert sum(not row.startswith("step") for row in rows) >= STEPS
+
+
+def test_another_number_of_ranks_is_another_training(
+    backbone: BackboneSettings, trained: Path
+) -> None:
+    config = config_of(backbone, trained, "slices", ParallelSettings(), STEPS + 1)
+    with pytest.raises(ValueError, match="its data were .* for 2 ranks, now "):
+        train(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"parallel": ParallelSettings("ulysses", sequence=1)}, "is for generate; the ranks of a"),
+        ({"trainer": TrainerSettings(max_minutes=1.0)}, "trainer.max_minutes is for one rank"),
+    ],
+)
+def test_what_ranks_cannot_share_is_refused(
+    backbone: BackboneSettings, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    config = replace(config_of(backbone, tmp_path, "run", COPIES, STEPS), **changes)
+    with pytest.raises(ConfigError, match=sentence):
+        config.check()
