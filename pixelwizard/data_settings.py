@@ -7,7 +7,7 @@ from typing import List, Literal, Optional
 
 from pixelwizard.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from pixelwizard.objective_settings import Stage
-from pixelwizard.schema import ConfigError, check_range
+from pixelwizard.schema import ConfigError, check_range, show
 from pixelwizard.settings import (
     BackboneSettings,
     ResolutionSettings,
@@ -97,6 +97,16 @@ class EncodeConfig:
         check_data(self.data, self.resolution, self.part)
 
 
+_OF_SHAPES = ("count", "ready", "growth", "crop", "crop_frames", "crops", "window")
+_OF_PIXELS = ("captions", "fps", "held_out", "workers", "shard", "degradation")
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "shapes": ("captions", "fps"),
+    "clips": _OF_SHAPES,
+    "latents": (*_OF_SHAPES, *_OF_PIXELS),
+}
+"""What has no part in a kind of data."""
+
+
 def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
     """Values in their ranges, data that the trained network can have; raises ConfigError."""
     for name, low in (
@@ -107,8 +117,11 @@ def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
     check_degradation(data.degradation)
     if data.kind == "clips" and data.captions is None:
         raise ConfigError("data.captions is missing; name the .csv or .jsonl of the videos' texts")
-    if data.kind != "clips" and data.captions is not None:
-        raise ConfigError(f"data.captions is for data=clips, not data={data.kind}; leave it out")
+    plain = DataSettings()
+    for name in FOREIGN[data.kind]:
+        if getattr(data, name) != getattr(plain, name):
+            value = show(getattr(data, name))
+            raise ConfigError(f"data.{name}={value} has no part in data={data.kind}; leave it out")
     if part not in ("anchor", "detail") and data.kind != "shapes":
         raise ConfigError(f"objective={part} trains on data=shapes alone, not data={data.kind}")
     if data.kind == "shapes":

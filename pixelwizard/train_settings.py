@@ -157,6 +157,10 @@ class TrainConfig:
         check_training_ranks(self)
         if self.trainer.max_minutes is not None:
             check_range("trainer.max_minutes", self.trainer.max_minutes, 0.001)
+        if self.trainer.gradient_checkpointing and self.part not in STAGES:
+            raise ConfigError(
+                f"trainer.gradient_checkpointing has no part in objective={self.part}; leave it out"
+            )
         if self.samples.every and (self.part not in STAGES or not self.data.held_out):
             raise ConfigError(
                 f"samples.every={self.samples.every} needs held-out examples of an anchor or a"

@@ -270,7 +270,8 @@ def test_encoded_clips_train_like_clips(
     "changes, sentence",
     [
         (dict(kind="clips"), "data.captions is missing"),
-        (dict(captions="a.csv"), "data.captions is for data=clips, not data=shapes"),
+        (dict(captions="a.csv"), "data.captions=a.csv has no part in data=shapes"),
+        (dict(kind="latents", shard=8), "data.shard=8 has no part in data=latents"),
         (dict(degradation=DegradationSettings(kernels=[8])), "kernels.* must be odd; nearest: 9"),
         (dict(degradation=DegradationSettings(shrink=[4.0])), "the least and the greatest factor"),
         (dict(growth=-1.0), "data.growth=-1.0 must be at least 0"),

@@ -122,7 +122,7 @@ def test_after_sigkill_losses_average_and_order_are_those_of_a_whole_training(
     said = [line for line in ended.stdout.splitlines() if line]
     assert said == [
         f"{torn.run_dir} {-signal.SIGKILL}",
-        "step-00000002.ckpt step-00000004.tmp",
+        "step-00000002.ckpt step-00000004.ckpt.part",
         f"{torn.run_dir} {-signal.SIGKILL}",
         "step-00000002.ckpt step-00000004.ckpt",
     ]

@@ -6,7 +6,6 @@ state, the position in the data, the seconds so far and all that it was made wit
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from pixelwizard.runs.parallel import Rank
 from pixelwizard.runs.sharded import completed
 from pixelwizard.schema import differences, to_plain
 from pixelwizard.train_settings import TrainConfig
+from pixelwizard.wan.files import save_pickle
 
 OURS = "pixelwizard"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -77,19 +77,12 @@ class CheckpointFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        unfinished = Path(path).with_suffix(".tmp")
         try:
-            with open(unfinished, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        except (OSError, RuntimeError) as error:
-            unfinished.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+            save_pickle(checkpoint, Path(path))
+        except OSError as error:
             raise ValueError(
-                f"{path} cannot be written ({reason}); the checkpoint before it stays: make room,"
-                " and the same command continues from there"
+                f"{path} cannot be written ({error.strerror or error}); the checkpoint before it"
+                " stays: make room, and the same command continues from there"
             ) from error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -134,7 +127,7 @@ class Checkpoints(L.Callback):
         torch.set_rng_state(checkpoint[OURS]["random"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for unfinished in self.folder.glob("step-*.tmp"):
+        for unfinished in self.folder.glob("step-*.part"):
             unfinished.unlink(missing_ok=True)
         self._defer_signals()
 

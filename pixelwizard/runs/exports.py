@@ -15,7 +15,7 @@ from pixelwizard.metrics.tiny import save_clip, save_video_encoder
 from pixelwizard.objective_settings import ENCODERS
 from pixelwizard.shortcut.weights import save_detail
 from pixelwizard.train_settings import TrainConfig
-from pixelwizard.wan.files import write
+from pixelwizard.wan.files import save_pickle, write
 from pixelwizard.wan.weights import save_anchor, save_vae
 
 CONTAINER = "model.pt"
@@ -46,7 +46,7 @@ def export(config: TrainConfig, folder: Path, average: Any, last: Any) -> None:
         save_detail(average, folder, torch.float32)
     if config.checkpoint.container:
         both = {"generator": last.state_dict(), "generator_ema": average.state_dict()}
-        write(folder / CONTAINER, lambda part: torch.save(both, part))
+        save_pickle(both, folder / CONTAINER)
     source = weights_folder(config.backbone)
     others = [name for part in PARTS if part != kind for name in NAMES[part]]
     for name in (*others, CONFIG):

@@ -45,8 +45,9 @@ def train(config: TrainConfig, rank: Rank | None = None) -> int:
     checkpoints.mkdir(parents=True, exist_ok=True)
     last = rank.everyone.from_first(last_checkpoint(checkpoints))
     if last is None or not is_finished(config, last):
+        data = TrainingData(config)
         torch.manual_seed(config.seed)
-        data, module = TrainingData(config), make_module(config)
+        module = make_module(config)
         if last is not None:
             refuse_other(last, config, module, identity_of(data, rank))
         fit(config, module, data, last, rank)

@@ -76,6 +76,21 @@ def save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
     write(path, lambda part: _write_safetensors(part, cleaned, dtype))
 
 
+def save_pickle(value: object, path: Path) -> None:
+    """Write what ``torch.load`` reads without running code; raises OSError if there is no space."""
+
+    def writer(part: Path) -> None:
+        try:
+            with open(part, "wb") as file:
+                torch.save(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except RuntimeError as error:  # what torch makes of a failed write
+            raise OSError(" ".join(str(error).split())[:120]) from error
+
+    write(path, writer)
+
+
 def write(path: Path, writer: Callable[[Path], object]) -> None:
     """Let ``writer`` write a file beside ``path``, then put it in its place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
