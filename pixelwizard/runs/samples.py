@@ -35,10 +35,16 @@ COLUMNS = ("step", "score", "value", "low", "high", "recipe")
 
 
 class Samples(L.Callback):
-    """Videos in ``samples/step-N/`` with ``samples.csv``, and in the tracker."""
+    """Videos in ``samples/step-N/`` with ``samples.csv``, and in the tracker.
 
-    def __init__(self, config: TrainConfig, source: Source, tracker: Tracker) -> None:
+    Every rank samples, as the weights may lie in slices on all of them; the first writes.
+    """
+
+    def __init__(
+        self, config: TrainConfig, source: Source, tracker: Tracker, is_first: bool
+    ) -> None:
         self.config, self.source, self.tracker = config, source, tracker
+        self.is_first = is_first
         self.folder = Path(config.run_dir) / "samples"
         self.table = Table(Path(config.run_dir) / "samples.csv", COLUMNS)
         size = config.resolution
@@ -46,7 +52,8 @@ class Samples(L.Callback):
         self.size = size.anchor_geometry if self.is_anchor else size.geometry
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.table.keep(trainer.global_step)
+        if self.is_first:
+            self.table.keep(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *rest: Any
@@ -62,17 +69,24 @@ class Samples(L.Callback):
         """Sample, write, score and log."""
         count = min(self.config.samples.count, self.source.size(0))
         examples = module.encoded(self.source.batch(range(count), random.Random("samples")))
-        vae = load_vae(self.config.backbone, module.device, module.encoding.dtype)
         module.average.eval()
+        latents = [self._sampled(module, examples, row) for row in range(count)]
+        module.average.train()
+        if self.is_first:
+            self._keep(step, module, latents, examples["caption"])
+
+    def _keep(
+        self, step: int, module: VelocityModule, latents: list[Tensor], texts: list[str]
+    ) -> None:
+        vae = load_vae(self.config.backbone, module.device, module.encoding.dtype)
         folder = self.folder / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         captions = {}
-        for row in range(count):
+        for row, (latent, text) in enumerate(zip(latents, texts, strict=True)):
             path = folder / f"{row:02d}.mp4"
-            self._write(path, vae, self._sampled(module, examples, row))
-            captions[path.stem] = examples["caption"][row]
-            self.tracker.sample(path, captions[path.stem], step)
-        module.average.train()
+            self._write(path, vae, latent)
+            captions[path.stem] = text
+            self.tracker.sample(path, text, step)
         if self.config.metrics.enabled and self.size.frames >= SCORED_FRAMES:
             self._score(step, sorted(folder.glob("*.mp4")), captions)
 

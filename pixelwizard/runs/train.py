@@ -74,7 +74,7 @@ def fit(
         callbacks.insert(1, TrainingLog(run_dir, tracker))
     if config.samples.every:
         assert data.sources is not None and data.sources.held_out is not None
-        callbacks.insert(2, Samples(config, data.sources.held_out, tracker))
+        callbacks.insert(-1, Samples(config, data.sources.held_out, tracker, rank.is_first))
     trainer = L.Trainer(
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
