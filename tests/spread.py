@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from ranks import start
 from torch import Tensor
 
 from pixelwizard.geometry import WHOLE, Tiles
@@ -32,18 +33,12 @@ class Case:
 def run(cases: dict[str, Case], folder: Path, world: int) -> list[dict[str, Any]]:
     """The results of every case on every rank, in the order of ranks; one start serves them all."""
     torch.save(cases, folder / "cases.pt")
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(folder, world, rank)) for rank in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        assert process.exitcode == 0
+    assert start(world, _as_rank, folder) == [0] * world
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _rank(folder: Path, world: int, rank: int) -> None:
-    torch.set_num_threads(1)
+def _as_rank(folder: Path) -> None:
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = dist.FileStore(str(folder / "store"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     groups = {size: dist.new_group(list(range(size))) for size in range(2, world + 1)}
