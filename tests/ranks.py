@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,4 +241,6 @@ def failing(folder: str, port: int) -> None:
             raise RuntimeError("numbers\nran out")
 
         predict.DetailLoop.compute = compute  # type: ignore[method-assign, assignment]
-    sys.exit(worker.run(Path(folder)))
+    with open(Path(folder) / f"said.{os.environ['RANK']}", "w") as said, redirect_stderr(said):
+        code = worker.run(Path(folder))
+    sys.exit(code)

@@ -15,6 +15,7 @@ import yaml
 from small import SIZE, write_backbone
 
 import pixelwizard as pw
+from pixelwizard.failures import Failure, write_failure
 from pixelwizard.schema import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,27 @@ def test_a_mistake_is_a_value_error(work_dir: Path, monkeypatch: pytest.MonkeyPa
         pw.generate(OVERRIDES, [" "])
     with pytest.raises(ConfigError, match="several values"):
         pw.generate(["seed=0,1"])
+
+
+def test_several_ranks_are_processes_and_one_that_is_lost_is_an_error(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work_dir)
+    code, ranks = 3, []
+
+    def lost(folder: Path, world: int) -> int:
+        ranks.append(world)
+        write_failure(folder, Failure("SIGKILL ended rank 1"))
+        return code
+
+    monkeypatch.setattr("pixelwizard.launch.launch", lost)
+    overrides = [*OVERRIDES[:1], "run_dir=ranks", "parallel=prompts", "parallel.prompts=2"]
+    with pytest.raises(ValueError, match="SIGKILL ended rank 1"):
+        pw.generate(overrides, PROMPTS)
+    code = 130
+    with pytest.raises(KeyboardInterrupt):
+        pw.generate(overrides, PROMPTS)
+    assert ranks == [2, 2]
 
 
 def test_an_interrupted_command_continues(work_dir: Path) -> None:

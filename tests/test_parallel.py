@@ -112,12 +112,12 @@ def test_a_rank_has_its_slices_and_two_blocks_at_most(tmp_path: Path) -> None:
     arguments = (tmp_path / "weights.safetensors", sizes, tmp_path, free_port())
     assert start(WORLD, memory, *arguments) == [0] * WORLD
     rest, slack = whole - 6 * block, 3e6
-    gathered_by_gloo = block  # into a buffer of its own, which NCCL does not need
+    sent, gathered_by_gloo = block / WORLD, block  # into buffers; NCCL does not need the latter
     for rank in range(WORLD):
         loaded, peak = json.loads((tmp_path / f"memory.{rank}").read_text())
         assert 0.9 * whole / WORLD < loaded < whole / WORLD + slack
-        most = whole / WORLD + rest + 2 * block + gathered_by_gloo + slack
-        assert most < 0.85 * whole and peak < most
+        most = whole / WORLD + rest + 2 * block + sent + gathered_by_gloo + slack
+        assert most < 0.9 * whole and peak < most
 
 
 # Runs.
@@ -244,14 +244,15 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_ends_in_the_same_videos
 
 
 def test_a_prompt_that_fails_on_one_rank_ends_the_job_with_its_reason(
-    backbone: BackboneSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    backbone: BackboneSettings, tmp_path: Path
 ) -> None:
-    config = config_of(backbone, tmp_path, "ulysses")
-    assert start(2, failing, str(write_config(config)), free_port()) == [3, 3]
-    said = capfd.readouterr().err
-    assert "prompt 001-a-red-circle failed: detail: numbers ran out" in said
-    assert "another rank of this job is gone" in said and "Traceback" not in said
-    assert "ran out" in (Path(config.run_dir) / "failure.json").read_text()
+    folder = write_config(config_of(backbone, tmp_path, "ulysses"))
+    assert start(2, failing, str(folder), free_port()) == [3, 3]
+    said = [(folder / f"said.{rank}").read_text().splitlines()[-1] for rank in range(2)]
+    reason = "prompt 001-a-red-circle failed: detail: numbers ran out"
+    assert said[1] == f"pixelwizard: {reason}; everything finished is kept"
+    assert said[0].startswith("pixelwizard: another rank of this job is gone")
+    assert reason in (folder / "failure.json").read_text()
 
 
 def test_a_port_that_is_taken_is_one_sentence(
