@@ -47,6 +47,8 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     if len(jobs) > 1:
         raise ConfigError("this experiment is a sweep; run it with the command line")
     config = jobs[0].config
+    if not config.parallel.launch:
+        raise ConfigError("parallel.launch=false is for the command line; leave it out")
     command("generate").check(config)
     texts = [part for text in prompts for part in ("--prompt", text)]
     folder = claim(config, ["pixelwizard", *texts, *overrides])

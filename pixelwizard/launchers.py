@@ -40,9 +40,14 @@ def launcher_of(settings: LauncherSettings, folder: Path) -> Launch:
 def on_node(config: Any, settings: LauncherSettings) -> Any:
     """A job's configuration where it will run: on SLURM open sizes follow from ``settings.gpus``.
 
-    Raises ConfigError for more ranks than those.
+    Raises ConfigError for more ranks than those, and for a job that starts none.
     """
     parallel, gpus = getattr(config, "parallel", None), settings.gpus
+    if parallel is not None and not parallel.launch:
+        raise ConfigError(
+            "parallel.launch=false is for one run; a sweep starts the ranks of its jobs itself,"
+            " so leave it out"
+        )
     if settings.kind != "slurm" or not gpus or parallel is None:
         return config
     if is_open(parallel) and parallel.devices is None:

@@ -135,6 +135,8 @@ def test_the_ranks_of_a_job_fit_the_gpus_that_slurm_gives_it() -> None:
     for words in (["parallel.sequence=3", "parallel.guidance=2"], ["parallel.prompts=6"]):
         with pytest.raises(ConfigError, match="gpus=4 is too little for the 6 ranks"):
             job("parallel=hybrid", *words)
+    with pytest.raises(ConfigError, match="launch=false is for one run"):
+        job("parallel.launch=false")
     with pytest.raises(ConfigError, match="options.nodes=2 is not possible"):
         LauncherSettings("slurm", options={"nodes": 2}).check()
 

@@ -31,7 +31,8 @@ Repeat a command to continue an interrupted training; run_dir=FOLDER/export has 
 
 def check(config: TrainConfig) -> None:
     """Refuse what cannot run before anything is written. Raises ValueError."""
-    mesh_of(config)
+    if config.parallel.launch:
+        mesh_of(config)
     if config.part in STAGES:
         check_clips(config.data)
         if config.data.kind != "latents":
