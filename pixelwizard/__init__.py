@@ -6,7 +6,7 @@ this process. Importing the package imports neither torch nor Hydra.
 
 from __future__ import annotations
 
-from pixelwizard.api import Run, generate
+from pixelwizard.api import Report, Run, compare, generate, sweep
 
-__all__ = ["Run", "__version__", "generate"]
+__all__ = ["Report", "Run", "__version__", "compare", "generate", "sweep"]
 __version__ = "0.1.0"

@@ -6,11 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixelwizard.run_folder import CONFIG
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import load
+
+if TYPE_CHECKING:
+    from pixelwizard.comparison.differences import Comparison
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
 
     jobs = compose("generate", overrides, prompts)
     if len(jobs) > 1:
-        raise ConfigError("this experiment is a sweep; run it with the command line")
+        raise ConfigError("this experiment is a sweep; run it with pixelwizard.sweep")
     config = jobs[0].config
     if not config.parallel.launch:
         raise ConfigError("parallel.launch=false is for the command line; leave it out")
@@ -76,6 +79,64 @@ def _launched(folder: Path, world: int) -> None:
         failure = read_failure(folder)
         reason = failure.reason if failure else f"the run in {folder} ended with code {code}"
         raise RuntimeError(reason) if code == 1 else ValueError(reason)
+
+
+def sweep(
+    overrides: Sequence[str], prompts: Sequence[str] = (), sweep_dir: str | None = None
+) -> Path:
+    """Run every combination of the values with commas; the sweep's folder, for ``compare``.
+
+    A job that fails is named in the folder's ``sweep.json``. Raises ValueError with one sentence
+    for a mistake in the request.
+    """
+    from pixelwizard.compose import compose
+    from pixelwizard.sweeping import SweepRequest
+    from pixelwizard.sweeping import sweep as run
+
+    texts = [part for text in prompts for part in ("--prompt", text)]
+    command_line = ("pixelwizard", "-m", *texts, *overrides)
+    request = SweepRequest("generate", overrides, prompts, command_line, sweep_dir)
+    if run(request, compose("generate", overrides, prompts, sweep=True)) > 128:
+        raise KeyboardInterrupt
+    return request.folder
+
+
+@dataclass(frozen=True)
+class Report:
+    """A comparison and where it was written: the page, the picture, the tables."""
+
+    comparison: Comparison
+    folder: Path
+
+    @property
+    def page(self) -> Path:
+        """To be opened in a browser."""
+        return self.folder / "report" / "index.html"
+
+    @property
+    def pareto(self) -> Path:
+        """Quality against seconds and against network passes."""
+        return self.folder / "pareto.png"
+
+    @property
+    def table(self) -> str:
+        """The scores as Markdown, with how to read them."""
+        return (self.folder / "comparison.md").read_text("utf-8")
+
+
+def compare(runs: Sequence[Path | str], overrides: Sequence[str] = ()) -> Report:
+    """Compare sweeps and runs, as ``pixelwizard compare`` does. Raises ValueError likewise."""
+    from pixelwizard.commands import command
+    from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
+    from pixelwizard.compose import compose
+    from pixelwizard.overrides import quoted
+
+    named = f"runs=[{','.join(quoted(str(run)) for run in runs)}]"
+    config = compose("compare", [named, *overrides])[0].config
+    command("compare").check(config)
+    comparison, folder = comparison_of(config), out_folder(config)
+    write_comparison(comparison, folder)
+    return Report(comparison, folder)
 
 
 def read_run(folder: Path | str) -> Run:

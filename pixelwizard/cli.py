@@ -6,16 +6,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pixelwizard import __version__, catalog
 from pixelwizard.commands import DEFAULT_TASK, TASKS, Command, command
 from pixelwizard.schema import ConfigError, to_plain, unknown
-
-if TYPE_CHECKING:
-    from pixelwizard.compose import Job
-    from pixelwizard.sweep import Launch, SweepJob
-    from pixelwizard.sweep_settings import Search
 
 OPTIONS = ("--help", "-h", "--version", "--multirun", "-m", "--cfg", "--prompt")
 USER_ERROR, INTERRUPTED = 2, 130
@@ -62,7 +57,13 @@ def _run(arguments: Arguments, argv: Sequence[str]) -> int:
         print("---\n".join(_yaml(job.config) for job in jobs), end="")
         return 0
     if arguments.sweep or any(job.swept or job.search for job in jobs):
-        return _sweep(task, arguments, jobs, argv)
+        from pixelwizard.sweeping import SweepRequest, sweep
+
+        command_line = ("pixelwizard", *argv)
+        request = SweepRequest(
+            arguments.task, overrides, arguments.prompts, command_line, arguments.sweep_dir
+        )
+        return sweep(request, jobs)
     if arguments.sweep_dir is not None:
         raise ConfigError("sweep_dir is for sweeps; add -m, or use run_dir")
     task.check(jobs[0].config)
@@ -138,52 +139,6 @@ def _set(arguments: Arguments, option: str, value: str) -> None:
         arguments.show = arguments.show or "job"
     else:
         raise ConfigError(f"--cfg={value} must be job, the composed configuration")
-
-
-def _sweep(task: Command, arguments: Arguments, jobs: Sequence[Job], argv: Sequence[str]) -> int:
-    from pixelwizard.launch import kept_warm
-    from pixelwizard.launchers import launcher_of
-    from pixelwizard.run_folder import short_hash
-    from pixelwizard.sweep import run_sweep
-
-    if any(word.split("=")[0].lstrip("+") == "run_dir" for word in arguments.overrides):
-        raise ConfigError("run_dir is for one run; a sweep puts its jobs into sweep_dir=FOLDER")
-    if not hasattr(jobs[0].config, "run_dir"):
-        raise ConfigError(f"{arguments.task} runs once; leave -m and lists of values out")
-    name = short_hash([arguments.task, arguments.overrides, arguments.prompts])
-    folder = Path.cwd() / Path(arguments.sweep_dir or f"outputs/sweep-{name}").expanduser()
-    launch = launcher_of(jobs[0].launcher, folder)
-    with kept_warm():
-        if jobs[0].search is not None:
-            return _search(arguments, jobs[0].search, folder, launch, argv)
-        made = [_sweep_job(arguments.task, job, job.swept, folder, argv) for job in jobs]
-        return run_sweep(folder, {job.folder.name: job for job in made}, launch)
-
-
-def _sweep_job(
-    task: str, job: Job, swept: Sequence[str], folder: Path, argv: Sequence[str]
-) -> SweepJob:
-    """A job in its own folder of the sweep, checked."""
-    from pixelwizard.launchers import on_node
-    from pixelwizard.sweep import SweepJob, job_name
-
-    config = on_node(job.config, job.launcher)
-    config = dataclasses.replace(config, run_dir=str(folder / job_name(swept)))
-    command(task).check(config)
-    return SweepJob(task, config, tuple(swept), ("pixelwizard", *argv))
-
-
-def _search(
-    arguments: Arguments, search: Search, folder: Path, launch: Launch, argv: Sequence[str]
-) -> int:
-    from pixelwizard.compose import compose
-    from pixelwizard.search import run_search
-
-    def make_job(overrides: Sequence[str]) -> SweepJob:
-        (job,) = compose(arguments.task, [*search.fixed, *overrides], arguments.prompts)
-        return _sweep_job(arguments.task, job, overrides, folder, argv)
-
-    return run_search(folder, search, launch, make_job)
 
 
 def _yaml(config: Any) -> str:

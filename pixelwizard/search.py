@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.launchers import EXTRA
+from pixelwizard.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
 from pixelwizard.schema import ConfigError
-from pixelwizard.sweep import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
 from pixelwizard.sweep_settings import Choice, Search
 from pixelwizard.text_table import aligned
 
@@ -88,8 +88,8 @@ def _try(
 
 def _measured(reference: SweepJob, job: SweepJob, search: Search) -> _Value:
     """Means over the prompts. Raises ConfigError if the score is not there."""
-    from pixelwizard.compare.arms import read_arms  # torch: only where something is measured
-    from pixelwizard.compare.comparison import compare
+    from pixelwizard.comparison.arms import read_arms  # torch: only where something is measured
+    from pixelwizard.comparison.differences import compare
 
     arms, _ = read_arms([reference.folder, job.folder])
     own, names = arms[-1].name, search.settings

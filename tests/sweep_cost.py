@@ -63,7 +63,7 @@ def killed(folder: Path, prompts: int, kills: int, seconds: float) -> None:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every video and every tensor of a sweep; what timing notes beside them is left out."""
     found = {}
-    for path in folder.rglob("*"):
+    for path in (path for path in folder.rglob("*") if "report" not in path.parts):
         data = path.read_bytes() if path.suffix in (".mp4", ".safetensors") else None
         if data is not None and path.suffix == ".safetensors":
             data = data[8 + int.from_bytes(data[:8], "little") :]

@@ -12,10 +12,10 @@ from comparable import PROMPTS, SIZE, make_run, make_sweep
 from PIL import Image
 
 from pixelwizard.cli import main
-from pixelwizard.compare.arms import read_arms
-from pixelwizard.compare.comparison import Comparison, compare
-from pixelwizard.compare.run import comparison_of, out_folder
 from pixelwizard.compare_settings import CompareConfig
+from pixelwizard.comparison.arms import read_arms
+from pixelwizard.comparison.differences import Comparison, compare
+from pixelwizard.comparison.run import comparison_of, out_folder
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import ResolutionSettings, SamplerSettings
 from pixelwizard.store import Store

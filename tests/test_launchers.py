@@ -18,9 +18,9 @@ from pixelwizard.commands import generate
 from pixelwizard.compose import compose
 from pixelwizard.devices import mesh_of
 from pixelwizard.launchers import launcher_of, on_node, submit
+from pixelwizard.ledger import SweepJob, run_sweep
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings, Config
-from pixelwizard.sweep import SweepJob, run_sweep
 from pixelwizard.sweep_settings import Choice, LauncherSettings, Span
 
 pytest.importorskip("joblib")

@@ -17,6 +17,8 @@ import pixelwizard
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALL = ["resolution.frames=5", "resolution.width=128", "resolution.height=96", "anchor.steps=1"]
+SMALL += ["resolution.anchor_width=64", "resolution.anchor_height=64"]
 QUICK = ["resolution.frames=5", "anchor.steps=2", "tracker=none"]
 
 
@@ -39,16 +41,24 @@ def run_cell(source: str, names: dict[str, Any]) -> Any:
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty working directory, short runs, and IPython's ``Video`` whether installed or not."""
-    plain = pixelwizard.generate
+    plain, plain_sweep = pixelwizard.generate, pixelwizard.sweep
 
     def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> pixelwizard.Run:
         return plain([*QUICK, *overrides], prompts)
 
+    def sweep(overrides: Sequence[str], prompts: Sequence[str]) -> Path:
+        return plain_sweep([*SMALL, *overrides], prompts)
+
     display = types.ModuleType("IPython.display")
     display.Video = lambda path, embed: Path(path).read_bytes()  # type: ignore[attr-defined]
+    display.Image = lambda path: Path(path).read_bytes()  # type: ignore[attr-defined]
+    display.Markdown = str  # type: ignore[attr-defined]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pixelwizard, "sweep", sweep)
     monkeypatch.setattr(pixelwizard, "generate", generate)
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    front = types.ModuleType("IPython")
+    front.version_info = (9, 0)  # type: ignore[attr-defined]  # matplotlib asks for it
+    monkeypatch.setitem(sys.modules, "IPython", front)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
 
 
@@ -73,6 +83,19 @@ def test_the_quickstart_shows_what_it_says(quick: None) -> None:
     first, second = shown[8]
     assert first == second, "the second run computed the anchor again"
     assert shown[10] == [4, 4, 4]
+
+
+@pytest.mark.slow
+def test_the_comparison_shows_what_it_says(quick: None) -> None:
+    names: dict[str, Any] = {}
+    path = ROOT / "notebooks" / "compare_schedules.ipynb"
+    shown = [run_cell("".join(cell["source"]), names) for cell in cells(path)]
+    table, picture, difference, dominated, page = shown[2:]
+    assert "4 pairs of prompt and seed" in table and "latent-mse/to=" in table
+    assert picture[1:4] == b"PNG" and page.is_file() and len(dominated) == 4
+    assert difference.low <= difference.value <= difference.high and difference.sign != "equal"
+    reference = names["report"].comparison.reference
+    assert names["rows"][reference].scores["distance"].value == 0
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pixelwizard import catalog, launchers, search, sweep
+from pixelwizard import catalog, ledger, sweeping
 from pixelwizard.cli import main
 from pixelwizard.commands import TASKS, bench, compare, encode, evaluate, generate, plan, train
 from pixelwizard.compose import compose
@@ -64,8 +64,8 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.setattr(generate, "COMMAND", trusted)
     any_videos = replace(evaluate.COMMAND, check=lambda *_: None)
     monkeypatch.setattr(evaluate, "COMMAND", any_videos)
-    monkeypatch.setattr(launchers, "launcher_of", lambda *_: sweep.in_turn)
-    monkeypatch.setattr(search, "run_search", lambda folder, *_: launch(folder))
+    monkeypatch.setattr(sweeping, "launcher_of", lambda *_: ledger.in_turn)
+    monkeypatch.setattr(sweeping, "run_search", lambda folder, *_: launch(folder))
     for command in (plan, compare):
         idle = replace(command.COMMAND, check=lambda *_: None, run=lambda *_: 0)
         monkeypatch.setattr(command, "COMMAND", idle)

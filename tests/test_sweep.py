@@ -18,13 +18,13 @@ import pytest
 from small import small_config, write_backbone, write_config
 from test_interrupt import PRELOAD, files
 
-from pixelwizard import failures, sweep, worker
+from pixelwizard import failures, ledger, worker
 from pixelwizard.commands import generate
 from pixelwizard.failures import Failure, read_failure
 from pixelwizard.launch import _warm, kept_warm, launch
+from pixelwizard.ledger import Ended, Ledger, SweepJob, job_name, run_sweep
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings, SamplerSettings
-from pixelwizard.sweep import Ended, Ledger, SweepJob, job_name, run_sweep
 
 TWO = SamplerSettings(steps=2, step_sizes="raw")
 RUNS = ((TWO, 0), (TWO, 1), (SamplerSettings(steps=3, solver="euler"), 1))
@@ -177,7 +177,7 @@ def test_the_ledger_tells_failed_from_out_of_memory_and_why(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     jobs, kills = plain_jobs(backbone, tmp_path), iter(range(10))
-    monkeypatch.setattr(sweep, "kernel_kills", lambda: next(kills))
+    monkeypatch.setattr(ledger, "kernel_kills", lambda: next(kills))
     ran = fakes(tmp_path, monkeypatch, {"seed=0": 137, "seed=1": 3})
     (tmp_path / "seed=1").mkdir()
     failures.write_failure(tmp_path / "seed=1", Failure("prompt a failed: detail: no"))
@@ -225,6 +225,6 @@ def test_the_store_says_what_it_spared(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     costs = {"anchor": {"seconds": 2.5, "reused": True}, "detail": {"seconds": 9, "reused": False}}
     (tmp_path / "videos" / "a.json").write_text(json.dumps({"stages": costs}))
-    assert sweep.saved([tmp_path, tmp_path]).startswith("the store spared 5.0 s: 2 x anchor (5.0")
-    assert sweep.saved([tmp_path / "nothing"]) == ""
+    assert ledger.saved([tmp_path, tmp_path]).startswith("the store spared 5.0 s: 2 x anchor (5.0")
+    assert ledger.saved([tmp_path / "nothing"]) == ""
     assert Ended(0).state == {"status": "done"}

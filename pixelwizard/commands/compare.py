@@ -31,8 +31,8 @@ def check(config: CompareConfig) -> None:
 
 def run(config: CompareConfig, command_line: Sequence[str]) -> int:
     """Compare, write, print; returns the exit code."""
-    from pixelwizard.compare.run import comparison_of, out_folder, write_comparison
-    from pixelwizard.compare.tables import flat_rows, to_json, to_text
+    from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
+    from pixelwizard.comparison.tables import flat_rows, to_json, to_text
     from pixelwizard.tracking.comparison import log_comparison
 
     comparison, folder = comparison_of(config), out_folder(config)

@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 
-from pixelwizard.compare.arms import Arm, Sample
-from pixelwizard.compare.distance import distances
 from pixelwizard.compare_settings import AGAINST_REAL, DISTANCE
+from pixelwizard.comparison.arms import Arm, Sample
+from pixelwizard.comparison.distance import distances
 from pixelwizard.metrics.score import Score, difference, draws, interval
 from pixelwizard.schema import ConfigError, choice
 

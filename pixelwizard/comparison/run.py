@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pixelwizard.compare.arms import read_arms
-from pixelwizard.compare.comparison import Comparison, compare
-from pixelwizard.compare.page import write_page
-from pixelwizard.compare.plot import draw_pareto
-from pixelwizard.compare.tables import to_csv, to_markdown
 from pixelwizard.compare_settings import CompareConfig
+from pixelwizard.comparison.arms import read_arms
+from pixelwizard.comparison.differences import Comparison, compare
+from pixelwizard.comparison.page import write_page
+from pixelwizard.comparison.plot import draw_pareto
+from pixelwizard.comparison.tables import to_csv, to_markdown
 from pixelwizard.run_folder import LEDGER, short_hash, write_text
 from pixelwizard.schema import ConfigError
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.compare.arms import Video
-from pixelwizard.compare.comparison import Comparison
-from pixelwizard.compare.plot import COLOURS
-from pixelwizard.compare.tables import legend, to_json
+from pixelwizard.comparison.arms import Video
+from pixelwizard.comparison.differences import Comparison
+from pixelwizard.comparison.plot import COLOURS
+from pixelwizard.comparison.tables import legend, to_json
 from pixelwizard.schema import ConfigError, show
 from pixelwizard.video import VideoError, write_preview
 

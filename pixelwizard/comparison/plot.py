@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pixelwizard.compare.comparison import Comparison, Row
+from pixelwizard.comparison.differences import Comparison, Row
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8C6BB1")
 """Okabe and Ito's palette without its yellow, which paper does not show, and a violet."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pixelwizard.compare.arms import Arm, Sample, Video
+from pixelwizard.comparison.arms import Arm, Sample, Video
 from pixelwizard.metrics.paired import MOST_PSNR
 from pixelwizard.metrics.paired import compare as compare_files
 from pixelwizard.schema import ConfigError

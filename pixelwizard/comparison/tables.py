@@ -7,7 +7,7 @@ import io
 from dataclasses import asdict
 from typing import Any
 
-from pixelwizard.compare.comparison import Comparison, Difference, Row
+from pixelwizard.comparison.differences import Comparison, Difference, Row
 from pixelwizard.text_table import aligned
 
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
