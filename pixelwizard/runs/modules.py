@@ -49,6 +49,7 @@ class TrainingModule(L.LightningModule, ABC):
         self.register_buffer("averaged", torch.tensor(0))
         self.watch = Stopwatch()
         self.figures: dict[str, float] = {}
+        self._minutes = 0.0
         self._losses: list[float] = []
         self._held_out: list[float] = []
 
@@ -68,7 +69,7 @@ class TrainingModule(L.LightningModule, ABC):
     @property
     def minutes(self) -> float:
         """The time of all steps, also of the trainings that this one continues."""
-        return self.watch.seconds["step"] / 60
+        return self._minutes
 
     @property
     def progress(self) -> float:
@@ -96,6 +97,12 @@ class TrainingModule(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> MuonAdamW:
         return make_optimizer(self.network, self.config.optimizer, self.is_matrix)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Look at the clock, all ranks at the first one's: how far they are must be the same."""
+        self._minutes = self.watch.seconds["step"] / 60
+        if self.trainer.world_size > 1 and self.config.trainer.max_minutes:
+            self._minutes = self.trainer.strategy.broadcast(self._minutes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self.network, batch)

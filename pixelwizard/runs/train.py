@@ -24,7 +24,7 @@ from pixelwizard.runs.samples import Samples
 from pixelwizard.runs.sharded import TrainingStrategy
 from pixelwizard.runs.starts import make_module
 from pixelwizard.runs.training_data import TrainingData
-from pixelwizard.runs.training_log import Resumed, Timing, TrainingLog
+from pixelwizard.runs.training_log import Timing, TrainingLog, Waiting
 from pixelwizard.tracking import open_tracker
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.train_settings import TrainConfig
@@ -68,7 +68,7 @@ def fit(
     callbacks: list[L.Callback] = [
         Timing(),
         Checkpoints(config, states, identity, export_both, rank),
-        Resumed(),
+        Waiting(),
     ]
     if rank.is_first:
         callbacks.insert(1, TrainingLog(run_dir, tracker))

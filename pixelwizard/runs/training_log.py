@@ -50,7 +50,7 @@ class Timing(L.Callback):
         pl_module.watch.enter("held-out loss")
 
 
-class Resumed(L.Callback):
+class Waiting(L.Callback):
     """Tells the watch that the next batch is waited for; the last of the callbacks."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *rest: Any) -> None:

@@ -92,9 +92,12 @@ def save_pickle(value: object, path: Path) -> None:
 
 
 def write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Let ``writer`` write a file beside ``path``, then put it in its place in one step."""
+    """Let ``writer`` write a file beside ``path``, then put it in its place in one step.
+
+    Several processes may write the same file: the last one's stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         writer(part)
         os.replace(part, path)
