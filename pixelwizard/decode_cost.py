@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.communication_cost import strip_bytes
-from pixelwizard.geometry import TEMPORAL_STRIDE, WHOLE, Geometry, Tiles, most_tiles
+from pixelwizard.geometry import TEMPORAL_STRIDE, WHOLE, Geometry, Tiles, most_tiles, part_sizes
 from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.sampling_cost import META, Cost
 from pixelwizard.settings import Config
@@ -93,7 +93,7 @@ class _Rehearsed(Peers):
 
     def __init__(self, size: int, height: int) -> None:
         self.size, self.sent = size, 0
-        counts = RowShare(self, height).counts
+        counts = part_sizes(height, size)
         self.rank = max(range(size), key=lambda rank: (counts[rank], 0 < rank < size - 1))
 
     def exchange(
@@ -151,7 +151,7 @@ def _turns(clip: Geometry, tiles: Tiles, ranks: int) -> list[list[tuple[int, int
     """Latent rows and columns of what each rank decodes, for every turn that they take."""
     _, height, width = clip.latent_grid
     if tiles.count == 1:
-        counts = RowShare(_Rehearsed(ranks, height), height).counts if ranks <= height else [height]
+        counts = part_sizes(height, ranks if ranks <= height else 1)
         return [[(rows, width) for rows in counts]]
     sizes = [
         (row.stop - row.start, column.stop - column.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 TEMPORAL_STRIDE = 4
 SPATIAL_STRIDE = 16
@@ -101,3 +102,8 @@ def most_tiles(cells: int, overlap: int) -> int:
 def cuts(cells: int, parts: int) -> list[int]:
     """Where ``cells`` rows or columns are cut into nearly equal parts: ``parts + 1`` places."""
     return [round(index * cells / parts) for index in range(parts + 1)]
+
+
+def part_sizes(cells: int, parts: int) -> list[int]:
+    """How many cells each of these parts has."""
+    return [stop - start for start, stop in pairwise(cuts(cells, parts))]

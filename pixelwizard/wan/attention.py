@@ -5,14 +5,12 @@ Letters of shapes: B samples, L tokens, S keys, N heads, D channels of a head.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelwizard.geometry import cuts
+from pixelwizard.geometry import cuts, part_sizes
 
 
 def attention(query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ class Ulysses:
 
     def attend(self, packed: Tensor, length: int) -> Tensor:
         """Attention of own tokens over all ``length`` of them -> [B, L, N, D]."""
-        counts = self._counts(length)
+        counts = part_sizes(length, self.size)
         rows = self._exchange(packed.flatten(0, 1), [packed.shape[1]] * self.size, counts)
         query, key, value = rows.unbind(1)
         out_LBND = attention(*(t.transpose(0, 1) for t in (query, key, value))).transpose(0, 1)
@@ -67,16 +65,12 @@ class Ulysses:
 
     def gather(self, x_BLE: Tensor, length: int) -> Tensor:
         """All tokens from the own ones of every rank."""
-        counts = self._counts(length)
+        counts = part_sizes(length, self.size)
         sent = x_BLE.new_zeros(len(x_BLE), max(counts), x_BLE.shape[2])
         sent[:, : x_BLE.shape[1]] = x_BLE
         rooms = [torch.empty_like(sent) for _ in counts]
         dist.all_gather(rooms, sent, self.group)
         return torch.cat([room[:, :n] for room, n in zip(rooms, counts, strict=True)], dim=1)
-
-    def _counts(self, length: int) -> list[int]:
-        """How many tokens every rank has."""
-        return [stop - start for start, stop in pairwise(cuts(length, self.size))]
 
     def _exchange(self, rows: Tensor, send: list[int], receive: list[int]) -> Tensor:
         """One all-to-all: ``send[r]`` rows go to rank r, ``receive[r]`` come from there."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pixelwizard.geometry import cuts
+from pixelwizard.geometry import cuts, part_sizes
 
 
 class Peers:
@@ -93,10 +92,9 @@ class RowShare:
     """The latent rows ``own`` of one rank, and what its layers need of the other ranks' rows."""
 
     def __init__(self, peers: Peers, height: int) -> None:
-        self.peers, self.height = peers, height
-        places = cuts(height, peers.size)
-        self.counts = [stop - start for start, stop in pairwise(places)]
-        self.own = slice(*places[peers.rank : peers.rank + 2])
+        self.peers = peers
+        self.counts = part_sizes(height, peers.size)
+        self.own = slice(*cuts(height, peers.size)[peers.rank : peers.rank + 2])
 
     def bordered(self, frame: Tensor) -> Tensor:
         """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
