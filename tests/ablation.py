@@ -221,7 +221,8 @@ def drawn(table: list[Row], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(FIGURES), figsize=(13, 4), layout="constrained")
     for axis, name in zip(axes, FIGURES, strict=True):
         for variant in dict.fromkeys(row["variant"] for row in table):
-            rows = {r["sampler"]: r[name] for r in table if r["variant"] == variant}
+            own = [row for row in table if row["variant"] == variant and name in row]
+            rows = {row["sampler"]: row[name] for row in own}
             points = [rows[f"unipc {steps}"] for steps in STEPS]
             values = [point["value"] for point in points]
             below = [max(0.0, p["value"] - p["low"]) for p in points]
