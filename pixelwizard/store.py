@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ class Store:
     ) -> None:
         """Write a result under its key; ``facts`` are plain values that do not determine it."""
         path = self.path(kind, key)
-        part = path.with_name(f"{key}.{os.getpid()}.part")
+        part = path.with_name(f"{key}.{platform.node()}.{os.getpid()}.part")
         plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         plain = {name: tensor.contiguous() for name, tensor in plain.items()}
         try:

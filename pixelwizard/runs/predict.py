@@ -203,6 +203,8 @@ class _Run:
         written = {**self.records[job.id], "stages": stages}
         write_json(self.videos / f"{job.id}.json", written)
         self._announce(job, written)
+        if self.rank.mesh.world > 1:
+            self._note_others()
 
     def _announce(self, job: Job, written: dict[str, Any]) -> None:
         self.status.done(job.id)
@@ -214,9 +216,12 @@ class _Run:
         for failed in self.rank.everyone.gather(self.status.failed):
             for id, why in failed.items():
                 self.status.fail(id, why)
-        pending = [job for job in self.jobs if self.status.states[job.id]["state"] == "pending"]
-        for job in pending:
-            if finished(self.config, job):
+        self._note_others()
+
+    def _note_others(self) -> None:
+        """Announce the videos that other prompts' ranks have finished meanwhile."""
+        for job in self.jobs:
+            if self.status.states[job.id]["state"] == "pending" and finished(self.config, job):
                 written = (self.videos / f"{job.id}.json").read_text(encoding="utf-8")
                 self._announce(job, json.loads(written))
 
