@@ -19,6 +19,7 @@ from pixelwizard.data_settings import DataSettings
 from pixelwizard.geometry import Geometry
 from pixelwizard.schema import ConfigError
 from pixelwizard.video import VideoError, probe, read_clip
+from pixelwizard.wan.files import write
 
 PROBES_AT_ONCE = 8
 TOLERANCE = 0.5
@@ -64,7 +65,8 @@ def probe_all(folder: Path, rows: list[Row], seconds: float, kept: Path | None) 
         found = list(pool.map(look, rows))
     if kept is not None:
         table = {row.file: vars(one) for row, one in zip(rows, found, strict=True)}
-        kept.write_text(json.dumps(table, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(table, indent=1, ensure_ascii=False)
+        write(kept, lambda part: part.write_text(text, encoding="utf-8"))
     return found
 
 

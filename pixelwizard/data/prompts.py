@@ -100,7 +100,7 @@ def read_text(path: Path, key: str) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{key} does not exist; give the path of a prompt file") from None
+        raise ConfigError(f"{key} does not exist; give the path of a file that does") from None
     except OSError as error:
         raise ConfigError(f"{key} cannot be read: {error.strerror}") from None
     try:
