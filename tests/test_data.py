@@ -259,6 +259,8 @@ def test_encoded_clips_train_like_clips(
     assert train(from_latents) == 0
     assert train(small_training(backbone, tmp_path / "two", clip_settings(videos))) == 0
 
+    shifted = replace(from_latents, resolution=replace(SIZE, shift=9.0, anchor_shift=9.0))
+    assert open_sources(shifted).train.size(0) == 3
     other = replace(from_latents, resolution=replace(SIZE, width=160))
     with pytest.raises(ValueError, match=r"other settings \(they differ in resolution.width\)"):
         open_sources(other)

@@ -22,6 +22,11 @@ from pixelwizard.train_settings import TrainConfig
 FIRST_DETAIL = 1_000_000
 """The scene of the detail network's first clip; the anchor's start at 0."""
 MANIFEST, PROBED = "latents.json", "clips.json"
+DECISIVE = (
+    *("stage.", "resolution.", "backbone.name."),
+    *("backbone.vae.", "backbone.text.", "backbone.dit."),
+)
+"""Settings that encoded latents must share with a training; shifts are no matter of theirs."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,10 @@ def _encoded(config: TrainConfig) -> Sources:
         )
     made: EncodeConfig = load(folder / "config.yaml")
     wanted = {"stage": config.part, "resolution": config.resolution, "backbone": config.backbone}
-    keys = ("stage", "resolution", "backbone.name", "backbone.vae", "backbone.text", "backbone.dit")
     differ = [
         key
-        for key in differences(to_plain(made), to_plain({**to_plain(made), **to_plain(wanted)}))
-        if f"{key}.".startswith(tuple(f"{known}." for known in keys))
+        for key in differences(to_plain(made), {**to_plain(made), **to_plain(wanted)})
+        if f"{key}.".startswith(DECISIVE) and not key.endswith("shift")
     ]
     if differ:
         raise ValueError(
@@ -112,6 +116,8 @@ def _procedural(config: TrainConfig, clips: dict[Split, Clips], recipe: Recipe) 
 def cache_folder(config: TrainConfig, recipe: Recipe) -> Path:
     """Below ``data.dir``: other encoders, another size or recipe have a folder of their own."""
     digests = [weights_digest(config.backbone, part) for part in ("vae", "text_encoder")]
-    facts = [digests, asdict(recipe), config.data.shard, asdict(config.backbone.vae)]
-    key = json.dumps(facts, sort_keys=True)
+    size = config.resolution
+    grids = [str(size.geometry), str(size.anchor_geometry)]
+    facts = [digests, recipe.part, grids, asdict(recipe.degradation), config.data.shard]
+    key = json.dumps([*facts, asdict(config.backbone.vae)], sort_keys=True)
     return Path(config.data.dir) / hashlib.sha256(key.encode()).hexdigest()[:16]
