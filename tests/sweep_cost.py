@@ -36,15 +36,20 @@ def cost(folder: Path, prompts: int) -> None:
     started = time.monotonic()
     subprocess.run(command(folder, prompts), check=True, stdout=subprocess.DEVNULL)
     seconds = time.monotonic() - started
-    stages: dict[str, float] = {"detail": 0.0, "decode": 0.0, "anchor": 0.0}
     records = list((folder / "sweep").glob("*/videos/*.json"))
-    for record in map(json.loads, (path.read_text() for path in records)):
-        for name in stages:
-            if not record["stages"][name].get("reused"):
-                stages[name] += record["stages"][name]["seconds"]
-    parts = ", ".join(f"{name} {spent:.1f}" for name, spent in stages.items())
-    ratio = seconds / sum(stages.values())
-    print(f"{len(records)} videos, {seconds:.1f} s; {parts}; ratio {ratio:.3f}", flush=True)
+    spent = {"detail": 0.0, "decode": 0.0, "anchor": 0.0}
+    loads: set[tuple[Path, str, float]] = set()
+    for path in records:
+        for name, stage in json.loads(path.read_text())["stages"].items():
+            if name in spent and not stage.get("reused"):
+                spent[name] += stage["seconds"]
+                loads.add((path.parent, name, stage["loading_seconds"]))
+    loading, whole = sum(load for *_, load in loads), sum(spent.values())
+    parts = ", ".join(f"{name} {took:.1f}" for name, took in spent.items())
+    print(f"{len(records)} videos, {seconds:.1f} s; {parts}, loading {loading:.1f}")
+    print(
+        f"{seconds / (whole + loading):.3f} times the stages, {seconds / whole:.3f} without loading"
+    )
 
 
 def killed(folder: Path, prompts: int, kills: int, seconds: float) -> None:
