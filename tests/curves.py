@@ -1,8 +1,9 @@
-"""Draws how FVD grows with damage: run by hand, needs matplotlib.
+"""Draws how FVD and HD-FVD grow with damage: run by hand, needs matplotlib.
 
     python tests/curves.py docs/fvd_curves.svg
 
-Held-out clips of 256x160 are damaged and measured against themselves, clean, with ``tiny-video``.
+Held-out clips of 256x160 are damaged and measured with ``tiny-video``, against themselves and
+against as many other clips, both clean.
 """
 
 from __future__ import annotations
@@ -16,44 +17,67 @@ import torch
 from torch import Tensor
 
 from pixelwizard.data import labelled, shapes
+from pixelwizard.metrics.clips import Clip
 from pixelwizard.metrics.frechet import Moments, frechet_distance
+from pixelwizard.metrics.fvd import ClipFeatures, PatchFeatures
 from pixelwizard.metrics.names import ASSETS, NETWORKS
 from pixelwizard.metrics.networks import VideoNetwork
 
 CLIPS, LEVELS = 72, (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
+SIZE = Clip(Path(), 256, 160, 16)
 DAMAGES: dict[str, Callable[[Tensor, float, random.Random], Tensor]] = {
     "blur (deviation up to 3 px)": labelled.blurred,
     "noise (deviation up to 25)": labelled.noisy,
     "shuffled frames (share)": labelled.shuffled,
     "dropped frames (share)": labelled.frozen,
 }
+Probes = dict[str, ClipFeatures | PatchFeatures]
+Curves = dict[str, dict[str, list[float]]]
+"""Title of an axis -> reference -> a distance at every level."""
 
 
 def clip(seed: int) -> Tensor:
     """uint8 [16, 3, H, W]."""
-    frames = shapes.render(shapes.scene(seed, "heldout"), 256, 160, 16)
+    frames = shapes.render(shapes.scene(seed, "heldout"), SIZE.width, SIZE.height, SIZE.frames)
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
-def moments(network: VideoNetwork, clips: list[Tensor]) -> Moments:
-    """Of the clips' features, each frame fitted on its own as in an evaluation."""
-    fitted = [torch.stack([network.fit(f.permute(1, 2, 0)) for f in clip], 1) for clip in clips]
-    return Moments.of(torch.cat([network.features(video[None]) for video in fitted]))
+def moments(probes: Probes, clips: list[Tensor]) -> dict[str, Moments]:
+    """Of what every probe finds in the clips, seen frame by frame as in an evaluation."""
+    found: dict[str, list[Tensor]] = {name: [] for name in probes}
+    for video in clips:
+        watchers = {name: probe.watch(SIZE) for name, probe in probes.items()}
+        for frame in video:
+            for watcher in watchers.values():
+                watcher.see(frame.permute(1, 2, 0))
+        for name, watcher in watchers.items():
+            found[name].append(watcher.found())
+    return {name: Moments.of(torch.cat(samples)) for name, samples in found.items()}
 
 
-def curves() -> dict[str, list[float]]:
-    """FVD at every level of every damage."""
+def curves() -> Curves:
+    """Both distances at every level of every damage, to both references."""
     network = VideoNetwork(NETWORKS["tiny-video"], ASSETS / "video", torch.device("cpu"))
+    probes: Probes = {"FVD": ClipFeatures(network), "HD-FVD": PatchFeatures(network)}
     clips = [clip(seed) for seed in range(CLIPS)]
-    reference = moments(network, clips)
-    found = {}
-    for name, damage in DAMAGES.items():
-        found[name] = [frechet_distance(reference, reference)]
-        for level in LEVELS[1:]:
+    clean = moments(probes, clips)
+    references = {
+        "to themselves": clean,
+        "to other clips": moments(probes, [clip(CLIPS + seed) for seed in range(CLIPS)]),
+    }
+    found: Curves = {
+        f"{name}, {damage}": {reference: [] for reference in references}
+        for name in probes
+        for damage in DAMAGES
+    }
+    for damage, change in DAMAGES.items():
+        for level in LEVELS:
             draw = random.Random(0)
-            damaged = moments(network, [damage(clip, level, draw) for clip in clips])
-            found[name].append(frechet_distance(damaged, reference))
-        print(f"| {name} |", " | ".join(f"{value:.2f}" for value in found[name]), "|", flush=True)
+            now = clean if not level else moments(probes, [change(c, level, draw) for c in clips])
+            for reference, known in references.items():
+                for name in probes:
+                    distance = frechet_distance(now[name], known[name])
+                    found[f"{name}, {damage}"][reference].append(distance)
     return found
 
 
@@ -61,12 +85,16 @@ def main(path: Path) -> None:
     """Measure, print and draw."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(DAMAGES), figsize=(13, 3), layout="constrained")
-    for axis, (name, values) in zip(axes, curves().items(), strict=True):
-        axis.plot(LEVELS, values, marker="o")
-        axis.set_xlabel(name)
+    figure, axes = pyplot.subplots(2, len(DAMAGES), figsize=(13, 5.5), layout="constrained")
+    for axis, (title, lines) in zip(axes.flat, curves().items(), strict=True):
+        for reference, values in lines.items():
+            print(f"| {title} {reference} |", " | ".join(f"{v:.2f}" for v in values), "|")
+            axis.plot(LEVELS, values, marker="o", label=reference)
+        axis.set_xlabel(title.split(", ")[1])
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("FVD")
+    for row, name in zip(axes, ("FVD", "HD-FVD"), strict=True):
+        row[0].set_ylabel(name)
+    axes[0][0].legend()
     figure.savefig(path)
 
 
