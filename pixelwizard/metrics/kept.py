@@ -11,7 +11,8 @@ from pixelwizard.digests import file_digest
 from pixelwizard.metrics.files import find_videos
 from pixelwizard.metrics.names import decided, network_folder, network_label, wanted
 from pixelwizard.metrics_settings import SCORED_FRAMES, MetricsSettings
-from pixelwizard.run_folder import short_hash, write_text
+from pixelwizard.provenance import write_json
+from pixelwizard.run_folder import short_hash
 from pixelwizard.settings import Config
 
 SCORE_FORMAT = 1
@@ -67,13 +68,9 @@ def keep_scores(config: Config, videos: Mapping[str, Path], scores: dict[str, An
         record["metrics"] = {
             name: {"value": value, "recipe": recipes[name]} for name, value in values.items()
         }
-        _write(path.with_suffix(".json"), record)
-    _write(Path(config.run_dir) / JSON, {**scores, "of": identity(config, videos)})
+        write_json(path.with_suffix(".json"), record)
+    write_json(Path(config.run_dir) / JSON, {**scores, "of": identity(config, videos)})
 
 
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
