@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__, catalog
 from pixelwizard.commands import DEFAULT_TASK, TASKS, Command, command
+from pixelwizard.launch import kept_warm
 from pixelwizard.schema import ConfigError, to_plain, unknown
 
 OPTIONS = ("--help", "-h", "--version", "--multirun", "-m", "--cfg", "--prompt")
@@ -48,6 +50,12 @@ def _run(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.show == "version":
         print(f"pixelwizard {__version__}")
         return 0
+    with kept_warm() if arguments.sweep and not arguments.show else nullcontext():
+        return _run_task(arguments, argv)
+
+
+def _run_task(arguments: Arguments, argv: Sequence[str]) -> int:
+    """Compose and run; the server of a sweep's workers imports meanwhile."""
     task = command(arguments.task)
     from pixelwizard.compose import compose  # Hydra: only where something is composed
 

@@ -48,15 +48,16 @@ class Forked:
 
 
 class ForkServer:
-    """The server's process, started by its first use and anew if something ends it.
+    """The server's process; started anew by the next use if something ends it.
 
-    It ends with this one, and its workers with it.
+    It imports while this process goes on. It ends with this one, and its workers with it.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
         self._replies, self._read = -1, b""
+        self._used = False
+        self._process: subprocess.Popen[bytes] | None = self._start()
 
     def fork(self, run_dir: Path) -> Forked:
         """Start the worker of a run folder. Raises OSError if the server cannot be had."""
@@ -64,6 +65,7 @@ class ForkServer:
             self.close()
             self._process = self._start()
         assert self._process.stdin is not None
+        self._used = True
         self._process.stdin.write(json.dumps(str(run_dir)).encode() + b"\n")
         self._process.stdin.flush()
         pid = self.reply(None)
@@ -91,6 +93,8 @@ class ForkServer:
         if self._process is None:
             return
         assert self._process.stdin is not None
+        if not self._used:  # nobody waits for what it still imports
+            self._process.terminate()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait()

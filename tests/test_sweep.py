@@ -118,6 +118,7 @@ def test_forked_workers_end_alone_and_the_server_is_replaced(
             backbone, tmp_path, run_dir=str(tmp_path / "bad"), prompt=[], prompts="gone.txt"
         )
     )
+    _warm[0].close()  # so that it starts where its words are heard
     assert launch(bad) == 2
     failure = read_failure(bad)
     assert failure is not None and "gone.txt" in failure.reason and not failure.out_of_memory
