@@ -90,8 +90,8 @@ def sweep(
     for a mistake in the request.
     """
     from pixelwizard.compose import compose
-    from pixelwizard.sweeping import SweepRequest
-    from pixelwizard.sweeping import sweep as run
+    from pixelwizard.sweeps.sweeping import SweepRequest
+    from pixelwizard.sweeps.sweeping import sweep as run
 
     texts = [part for text in prompts for part in ("--prompt", text)]
     command_line = ("pixelwizard", "-m", *texts, *overrides)

@@ -65,7 +65,7 @@ def _run_task(arguments: Arguments, argv: Sequence[str]) -> int:
         print("---\n".join(_yaml(job.config) for job in jobs), end="")
         return 0
     if arguments.sweep or any(job.swept or job.search for job in jobs):
-        from pixelwizard.sweeping import SweepRequest, sweep
+        from pixelwizard.sweeps.sweeping import SweepRequest, sweep
 
         command_line = ("pixelwizard", *argv)
         request = SweepRequest(

@@ -27,7 +27,7 @@ from pixelwizard import catalog, schema, settings
 from pixelwizard.overrides import HYDRA_PARTS, check_option, checked
 from pixelwizard.run_folder import config_hash, incidental
 from pixelwizard.schema import ConfigError
-from pixelwizard.sweep_settings import Choice, LauncherSettings, Search, Span, SweeperSettings
+from pixelwizard.settings.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
 
 PATHS = (
     *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),

@@ -8,10 +8,10 @@ import sys
 from functools import cache
 from typing import Union
 
-from pixelwizard.parallel_settings import AXES, Mesh, is_open, resolve
-from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.settings import Config
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.parallel import AXES, Mesh, is_open, resolve
+from pixelwizard.settings.plan import PlanConfig
+from pixelwizard.settings.train import TrainConfig
 
 COUNT = "import torch; print(torch.cuda.device_count())"
 

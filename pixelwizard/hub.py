@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelwizard.digests import remember
-from pixelwizard.weights_settings import SourceSettings
+from pixelwizard.settings.weights import SourceSettings
 
 Say = Callable[[str], None]
 _CHUNK = 1 << 20

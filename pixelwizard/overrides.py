@@ -8,7 +8,7 @@ from typing import Any, Optional, get_args, get_origin
 
 from pixelwizard import catalog, schema, settings
 from pixelwizard.schema import ConfigError
-from pixelwizard.sweep_settings import LauncherSettings, SweeperSettings
+from pixelwizard.settings.sweep import LauncherSettings, SweeperSettings
 
 OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 SWEPT = re.compile(r",|(range|glob|choice)\(")

@@ -23,7 +23,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from pixelwizard.geometry import Geometry
-from pixelwizard.output_settings import CODECS, VideoSettings
+from pixelwizard.settings.output import CODECS, VideoSettings
 
 BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd+full_chroma_int,"

@@ -19,11 +19,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pixelwizard import settings
-from pixelwizard.bench_settings import BenchConfig
 from pixelwizard.checkpoints import weights_digests
 from pixelwizard.data.prompts import prompts_of
-from pixelwizard.data_settings import EncodeConfig
-from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.failures import (
     OUT_OF_MEMORY,
     Failure,
@@ -35,10 +32,13 @@ from pixelwizard.failures import (
 )
 from pixelwizard.jobs import make_jobs
 from pixelwizard.metrics.kept import kept_scores, wants_scores
-from pixelwizard.parallel_settings import mesh_of_world
 from pixelwizard.provenance import finished
 from pixelwizard.runs.status import Status
 from pixelwizard.settings import Config
+from pixelwizard.settings.bench import BenchConfig
+from pixelwizard.settings.data import EncodeConfig
+from pixelwizard.settings.evaluate import EvaluateConfig
+from pixelwizard.settings.parallel import mesh_of_world
 
 if TYPE_CHECKING:
     from pixelwizard.runs.parallel import Rank

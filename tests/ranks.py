@@ -24,10 +24,10 @@ from torch import Tensor
 from pixelwizard import worker
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.jobs import Job
-from pixelwizard.parallel_settings import Mesh
 from pixelwizard.runs import predict
 from pixelwizard.runs.parallel import Rank, joined
 from pixelwizard.settings import DiTSizes, SamplerSettings
+from pixelwizard.settings.parallel import Mesh
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail

@@ -10,8 +10,6 @@ import torch
 import yaml
 from torch import nn
 
-from pixelwizard.data_settings import DataSettings, DegradationSettings
-from pixelwizard.objective_settings import ConditionSettings, FlowSettings, ObjectiveSettings
 from pixelwizard.settings import (
     BackboneSettings,
     Config,
@@ -23,14 +21,16 @@ from pixelwizard.settings import (
     TrackerSettings,
     VAESizes,
 )
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import save_detail
-from pixelwizard.train_settings import (
+from pixelwizard.settings.data import DataSettings, DegradationSettings
+from pixelwizard.settings.objective import ConditionSettings, FlowSettings, ObjectiveSettings
+from pixelwizard.settings.train import (
     CheckpointSettings,
     OptimizerSettings,
     TrainConfig,
     TrainerSettings,
 )
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.shortcut.weights import save_detail
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
 from pixelwizard.wan.vae import WanVAE

@@ -14,8 +14,8 @@ from ranks import start
 from torch import Tensor
 
 from pixelwizard.geometry import WHOLE, Tiles
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.stages.decode import Decode
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.spreading import GroupPeers, RowShare
 from pixelwizard.wan.vae import WanVAE
 

@@ -18,12 +18,12 @@ from pixelwizard.bench.forwards import Forward, compare
 from pixelwizard.bench.pipeline import Clock
 from pixelwizard.bench.rates import measure_ceilings
 from pixelwizard.bench.reference import complex_angles, reference_block, reference_forward
-from pixelwizard.bench_settings import BenchConfig, BenchSettings, first_steps
-from pixelwizard.ceilings import find, stored
 from pixelwizard.compose import compose
+from pixelwizard.planning.ceilings import find, stored
 from pixelwizard.runs import progress
 from pixelwizard.runs.progress import Remaining
 from pixelwizard.settings import DiTSizes, SamplerSettings
+from pixelwizard.settings.bench import BenchConfig, BenchSettings, first_steps
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.wan.attention import Rotary
 from pixelwizard.wan.dit import Block, WanDiT

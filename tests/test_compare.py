@@ -12,12 +12,12 @@ from comparable import PROMPTS, SIZE, make_run, make_sweep
 from PIL import Image
 
 from pixelwizard.cli import main
-from pixelwizard.compare_settings import CompareConfig
 from pixelwizard.comparison.arms import read_arms
 from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.run import comparison_of, out_folder
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import ResolutionSettings, SamplerSettings
+from pixelwizard.settings.compare import CompareConfig
 from pixelwizard.store import Store
 
 SHORTCUT = SamplerSettings(steps=4, step_sizes="raw")

@@ -21,17 +21,17 @@ from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, Shards
 from pixelwizard.data.table import read_table
-from pixelwizard.data_settings import DataSettings, DegradationSettings, EncodeConfig
 from pixelwizard.geometry import Geometry
-from pixelwizard.objective_settings import FlowSettings, ObjectiveSettings
-from pixelwizard.output_settings import VideoSettings
 from pixelwizard.run_folder import claim
 from pixelwizard.runs.encode import encode
 from pixelwizard.runs.sources import open_sources
 from pixelwizard.runs.train import train
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings, TrackerSettings
-from pixelwizard.train_settings import TrainConfig, TrainerSettings
+from pixelwizard.settings.data import DataSettings, DegradationSettings, EncodeConfig
+from pixelwizard.settings.objective import FlowSettings, ObjectiveSettings
+from pixelwizard.settings.output import VideoSettings
+from pixelwizard.settings.train import TrainConfig, TrainerSettings
 from pixelwizard.video import VideoWriter, read_clip
 
 FRAMES = 8

@@ -65,7 +65,7 @@ def test_a_training_writes_what_evaluate_reads(tmp_path: Path) -> None:
 def test_an_exported_clip_is_that_which_was_trained(tmp_path: Path) -> None:
     config = training("clip_encoder", tmp_path)
     module = make_module(config)
-    export(config, tmp_path / "export", module.network)
+    export(config, tmp_path / "export", module.network, module.network)
     network = CLIPNetwork(NETWORKS["tiny-clip"], tmp_path / "export", CPU)
     text = "a red circle grows over a white background"
     frame = torch.from_numpy(shapes.render(shapes.scene_for(text, 0), 64, 64, 1)[0].copy())

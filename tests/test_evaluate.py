@@ -15,13 +15,13 @@ import torch
 from pixelwizard.cli import main
 from pixelwizard.commands import evaluate as command
 from pixelwizard.data import shapes
-from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.metrics import clips, evaluate, names, paired
 from pixelwizard.metrics.clips import Clip, inspect, look, look_at_all
 from pixelwizard.metrics.detail import lost
 from pixelwizard.metrics.files import backbone_of, find_captions, find_videos
 from pixelwizard.metrics.flicker import flicker
 from pixelwizard.settings import MetricsSettings, VideoSettings
+from pixelwizard.settings.evaluate import EvaluateConfig
 from pixelwizard.video import VideoError, VideoWriter
 
 LOSSLESS = VideoSettings(codec="ffv1")

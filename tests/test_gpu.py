@@ -19,7 +19,7 @@ from pixelwizard import worker
 from pixelwizard.bench.measuring import random_anchor
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry
-from pixelwizard.sampling_cost import Sampling, cost_of_sampling
+from pixelwizard.planning.sampling_cost import Sampling, cost_of_sampling
 from pixelwizard.settings import (
     BackboneSettings,
     DiTSizes,

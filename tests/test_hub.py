@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from pixelwizard.cli import main
 from pixelwizard.hub import FetchError, fetch
-from pixelwizard.weights_settings import SourceSettings
+from pixelwizard.settings.weights import SourceSettings
 
 COMMIT = "c" * 40
 LARGE = bytes(range(256)) * 400

@@ -17,11 +17,11 @@ from pixelwizard.cli import main
 from pixelwizard.commands import generate
 from pixelwizard.compose import compose
 from pixelwizard.devices import mesh_of
-from pixelwizard.launchers import launcher_of, on_node, submit
-from pixelwizard.ledger import SweepJob, run_sweep
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings, Config
-from pixelwizard.sweep_settings import Choice, LauncherSettings, Span
+from pixelwizard.settings.sweep import Choice, LauncherSettings, Span
+from pixelwizard.sweeps.launchers import launcher_of, on_node, submit
+from pixelwizard.sweeps.ledger import SweepJob, run_sweep
 
 pytest.importorskip("joblib")
 pytest.importorskip("submitit")

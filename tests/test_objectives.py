@@ -14,17 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwizard.objective_settings import (
-    FlowSettings,
-    ObjectiveSettings,
-    ShortcutSettings,
-    check_objective,
-)
 from pixelwizard.objectives import make_objective, schedules_to_use
 from pixelwizard.objectives.flow import FLOW, FlowObjective
 from pixelwizard.objectives.shortcut import CONSISTENCY, ShortcutObjective
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import DiTSizes, ResolutionSettings, SamplerSettings
+from pixelwizard.settings.objective import (
+    FlowSettings,
+    ObjectiveSettings,
+    ShortcutSettings,
+    check_objective,
+)
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.targets import (
     TrainingGrid,
@@ -34,7 +35,6 @@ from pixelwizard.shortcut.targets import (
     self_consistency_target,
     training_grid,
 )
-from pixelwizard.train_settings import TrainConfig
 
 SPREAD = 0.4
 """Standard deviation of the data; the noise has 1."""

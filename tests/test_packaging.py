@@ -62,7 +62,7 @@ def test_the_installed_package_answers_from_anywhere(installed: Path, tmp_path: 
     composed = yaml.safe_load(run(installed, tmp_path, "--cfg", "job").stdout)
     assert composed["backbone"]["name"] == "tiny"
     for name in catalog.options("experiments"):
-        task = "train" if name.startswith("train") else "generate"
+        task = "generate" if name.startswith("compare") else "train"
         run(installed, tmp_path, task, f"experiments={name}", "--cfg", "job")
 
 

@@ -32,12 +32,12 @@ from test_launch import alive
 from torch import Tensor
 
 from pixelwizard import worker
-from pixelwizard.communication_cost import guidance_bytes, ulysses_bytes
 from pixelwizard.launch import launch
-from pixelwizard.parallel_settings import Mesh, ParallelSettings
+from pixelwizard.planning.communication_cost import guidance_bytes, ulysses_bytes
 from pixelwizard.runs.parallel import Rank, joined
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings, Config, DiTSizes
+from pixelwizard.settings.parallel import Mesh, ParallelSettings
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.wan.dit import WanDiT
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from pixelwizard import schema, settings
-from pixelwizard.parallel_settings import (
+from pixelwizard.run_folder import config_hash
+from pixelwizard.schema import ConfigError
+from pixelwizard.settings import Config
+from pixelwizard.settings.parallel import (
     Mesh,
     ParallelSettings,
     check_parallel,
     mesh_of_world,
     resolve,
 )
-from pixelwizard.run_folder import config_hash
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import Config
 
 
 def sizes(gpus: int, heads: int = 24, guided: bool = True, **given: Any) -> tuple[int, int, int]:

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from pixelwizard.checkpoints import NAMES
 from pixelwizard.data.batches import Batches
-from pixelwizard.objective_settings import ShortcutSettings
-from pixelwizard.parallel_settings import ParallelSettings
 from pixelwizard.runs.checkpointing import read_checkpoint
 from pixelwizard.runs.train import train
 from pixelwizard.runs.training_data import TrainingData
 from pixelwizard.runs.velocity import VelocityModule
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings
-from pixelwizard.train_settings import CheckpointSettings, TrainConfig, TrainerSettings
+from pixelwizard.settings.objective import ShortcutSettings
+from pixelwizard.settings.parallel import ParallelSettings
+from pixelwizard.settings.train import CheckpointSettings, TrainConfig, TrainerSettings
 
 RANKS, STEPS, BETWEEN = 2, 4, 2
 EQUAL = 1e-5

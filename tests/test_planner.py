@@ -10,22 +10,22 @@ import pytest
 import torch
 from small import BACKBONE, SIZE
 
-from pixelwizard import sampling_cost
 from pixelwizard.cli import main
 from pixelwizard.compose import compose
-from pixelwizard.decode_cost import allowed, choose_tiles, cost_of_decode, surely_whole
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import WHOLE, Tiles
-from pixelwizard.plan_settings import PlanConfig
-from pixelwizard.planner import STAGES, Plan, StagePlan, make_plan, table
-from pixelwizard.sampling_cost import META, Sampling, cost_of_sampling
+from pixelwizard.planning import sampling_cost
+from pixelwizard.planning.decode_cost import allowed, choose_tiles, cost_of_decode, surely_whole
+from pixelwizard.planning.planner import STAGES, Plan, StagePlan, make_plan, table
+from pixelwizard.planning.sampling_cost import META, Sampling, cost_of_sampling
+from pixelwizard.planning.tracing import Trace
+from pixelwizard.planning.ways import CHUNKS
 from pixelwizard.settings import DecodeSettings, MemorySettings, SamplerSettings
+from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.vae import WanVAE
-from pixelwizard.ways import CHUNKS
 
 SMALL = PlanConfig("none", backbone=BACKBONE, resolution=SIZE)
 

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from small import small_config, write_backbone, write_config
 
-from pixelwizard import planner, video, worker
-from pixelwizard.decode_cost import cost_of_decode
+from pixelwizard import video, worker
 from pixelwizard.geometry import WHOLE
-from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.planning import planner
+from pixelwizard.planning.decode_cost import cost_of_decode
 from pixelwizard.runs import placement, predict
 from pixelwizard.runs.progress import Display, clock
 from pixelwizard.settings import (
@@ -31,6 +31,7 @@ from pixelwizard.settings import (
     StoreSettings,
     VideoSettings,
 )
+from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.stages.decode import Decode
 from pixelwizard.wan.weights import load_vae
 

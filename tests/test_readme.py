@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pixelwizard import catalog, ledger, sweeping
+from pixelwizard import catalog
 from pixelwizard.cli import main
 from pixelwizard.commands import TASKS, bench, compare, encode, evaluate, generate, plan, train
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
-from pixelwizard.output_settings import CODECS
 from pixelwizard.schema import to_plain
+from pixelwizard.settings.output import CODECS
+from pixelwizard.sweeps import ledger, sweeping
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from comparable import SIZE, make_sweep
 
-from pixelwizard.compare_settings import CompareConfig
 from pixelwizard.comparison.run import comparison_of, write_comparison
+from pixelwizard.settings.compare import CompareConfig
 
 pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402

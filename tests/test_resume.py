@@ -25,14 +25,14 @@ from small import SIZE, small_training, write_backbone, write_config
 from torch import Tensor
 
 from pixelwizard.checkpoints import weights_digest
-from pixelwizard.data_settings import DataSettings
-from pixelwizard.objective_settings import ShortcutSettings
 from pixelwizard.runs import modules
 from pixelwizard.runs.checkpointing import OURS, CheckpointFiles, last_checkpoint, read_checkpoint
 from pixelwizard.runs.train import train
 from pixelwizard.settings import BackboneSettings
+from pixelwizard.settings.data import DataSettings
+from pixelwizard.settings.objective import ShortcutSettings
+from pixelwizard.settings.train import CheckpointSettings, TrainConfig
 from pixelwizard.shortcut.weights import load_detail
-from pixelwizard.train_settings import CheckpointSettings, TrainConfig
 from pixelwizard.wan.weights import load_anchor, load_vae
 
 LOADERS: dict[str, Any] = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}

@@ -9,13 +9,18 @@ import pytest
 import torch
 from small import BACKBONE, SIZE
 
-from pixelwizard.ceilings import DEVICES
 from pixelwizard.cli import main
-from pixelwizard.communication_cost import gather_bytes, guidance_bytes, shard_bytes, ulysses_bytes
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.parallel_settings import Mesh
-from pixelwizard.sampling_cost import META, Cost, Sampling, cost_of_sampling
+from pixelwizard.planning.ceilings import DEVICES
+from pixelwizard.planning.communication_cost import (
+    gather_bytes,
+    guidance_bytes,
+    shard_bytes,
+    ulysses_bytes,
+)
+from pixelwizard.planning.sampling_cost import META, Cost, Sampling, cost_of_sampling
 from pixelwizard.settings import SamplerSettings
+from pixelwizard.settings.parallel import Mesh
 from pixelwizard.wan.dit import WanDiT
 
 STEPS = 3

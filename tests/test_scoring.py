@@ -16,12 +16,12 @@ from wandb_files import history, settings_of
 from pixelwizard import worker
 from pixelwizard.cli import main
 from pixelwizard.commands.generate import check
-from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.metrics import names
 from pixelwizard.metrics.evaluate import evaluate
 from pixelwizard.run_folder import claim
 from pixelwizard.runs import predict, scoring
 from pixelwizard.settings import Config, MetricsSettings, TrackerSettings, VideoSettings
+from pixelwizard.settings.evaluate import EvaluateConfig
 from pixelwizard.video import VideoWriter
 
 IDS = ("001-a-red-circle", "002-a-blue-square-moves-left")

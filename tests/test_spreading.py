@@ -12,11 +12,11 @@ import torch
 from spread import Case, run
 from test_golden import TOLERANCE, golden_autoencoder, relative_error
 
-from pixelwizard.communication_cost import strip_bytes
-from pixelwizard.decode_cost import cost_of_decode
 from pixelwizard.geometry import WHOLE, Tiles
-from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.planning.communication_cost import strip_bytes
+from pixelwizard.planning.decode_cost import cost_of_decode
 from pixelwizard.settings import BackboneSettings, ResolutionSettings, VAESizes
+from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.stages.decode import Decode
 from pixelwizard.wan.vae import WanVAE
 

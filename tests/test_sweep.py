@@ -18,13 +18,14 @@ import pytest
 from small import small_config, write_backbone, write_config
 from test_interrupt import PRELOAD, files
 
-from pixelwizard import failures, ledger, worker
+from pixelwizard import failures, worker
 from pixelwizard.commands import generate
 from pixelwizard.failures import Failure, read_failure
 from pixelwizard.launch import _warm, kept_warm, launch
-from pixelwizard.ledger import Ended, Ledger, SweepJob, job_name, run_sweep
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings, SamplerSettings
+from pixelwizard.sweeps import ledger
+from pixelwizard.sweeps.ledger import Ended, Ledger, SweepJob, job_name, run_sweep
 
 TWO = SamplerSettings(steps=2, step_sizes="raw")
 RUNS = ((TWO, 0), (TWO, 1), (SamplerSettings(steps=3, solver="euler"), 1))

@@ -13,22 +13,22 @@ from small import SIZE, small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.data.statistics import latent_statistics
-from pixelwizard.objective_settings import (
-    ConditionSettings,
-    ReconstructionSettings,
-    ShortcutSettings,
-)
 from pixelwizard.runs.optimizers import MuonAdamW, orthogonalised
 from pixelwizard.runs.starts import make_module, pass_through
 from pixelwizard.runs.train import train
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import BackboneSettings
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import load_detail
-from pixelwizard.train_settings import (
+from pixelwizard.settings.objective import (
+    ConditionSettings,
+    ReconstructionSettings,
+    ShortcutSettings,
+)
+from pixelwizard.settings.train import (
     OptimizerSettings,
     TrainerSettings,
 )
+from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.shortcut.weights import load_detail
 from pixelwizard.wan.weights import load_anchor, load_vae
 
 LOADERS = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}

@@ -11,10 +11,10 @@ from small import BACKBONE, SIZE
 
 from pixelwizard.commands import plan
 from pixelwizard.geometry import Geometry
-from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.planning.training_cost import plan_training, trace_step
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.training_cost import plan_training, trace_step
 from pixelwizard.wan.dit import WanDiT
 
 TOKENS = SIZE.geometry.tokens

@@ -12,7 +12,6 @@ import torch
 from small import small_training, write_backbone
 
 from pixelwizard import tracking
-from pixelwizard.objective_settings import ConditionSettings, ShortcutSettings
 from pixelwizard.objectives.shortcut import CONSISTENCY
 from pixelwizard.runs import stopwatch
 from pixelwizard.runs.starts import make_module
@@ -20,8 +19,9 @@ from pixelwizard.runs.train import train
 from pixelwizard.runs.training_log import Table, bucketed
 from pixelwizard.runs.velocity import Seen, VelocityModule
 from pixelwizard.settings import BackboneSettings
+from pixelwizard.settings.objective import ConditionSettings, ShortcutSettings
+from pixelwizard.settings.train import SampleSettings
 from pixelwizard.tracking.base import Tracker
-from pixelwizard.train_settings import SampleSettings
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from seams import decoded, seams, shipped_clip
 
 from pixelwizard.geometry import WHOLE, Tiles
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.settings import VAESizes
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.tiling import spans, tiled_frames, to_frames, whole_frames
 from pixelwizard.wan.vae import WanVAE, patchify, unpatchify
 

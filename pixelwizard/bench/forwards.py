@@ -14,9 +14,9 @@ from pixelwizard.bench.rates import now
 from pixelwizard.bench.reference import reference_forward
 from pixelwizard.bench.results import ForwardResult
 from pixelwizard.geometry import PATCH
-from pixelwizard.planner import CONTEXT, GB
+from pixelwizard.planning.planner import CONTEXT, GB
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.dit import WanDiT
 
 TIMESTEP = 900.0

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from pixelwizard.bench.rates import now
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.settings import BackboneSettings
 from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.umt5 import TextEncoder, official_shapes
 from pixelwizard.wan.vae import WanVAE

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
-from pixelwizard.ceilings import Ceilings, stored
+from pixelwizard.planning.ceilings import Ceilings, stored
 from pixelwizard.run_folder import write_text
 
 MEASURED_SECONDS = 0.4

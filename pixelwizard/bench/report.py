@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pixelwizard.bench.results import BenchResult, ForwardResult, SizeResult, StageResult
-from pixelwizard.ceilings import Ceilings
+from pixelwizard.planning.ceilings import Ceilings
 
 STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
 WHOLE = ("all steps s", "plan s")

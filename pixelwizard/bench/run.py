@@ -11,14 +11,14 @@ from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_ceilings
 from pixelwizard.bench.report import markdown
 from pixelwizard.bench.results import BenchResult, SizeResult
-from pixelwizard.bench_settings import BenchConfig
-from pixelwizard.plan_settings import PlanConfig
-from pixelwizard.planner import Plan, make_plan
+from pixelwizard.planning.planner import Plan, make_plan
 from pixelwizard.provenance import versions, write_json
 from pixelwizard.run_folder import write_text
 from pixelwizard.runs.placement import device_name
 from pixelwizard.runs.progress import Remaining
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.bench import BenchConfig
+from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.wan.dit import WanDiT
 
 PROCESSOR_TFLOP = 1.0

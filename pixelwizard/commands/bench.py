@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pixelwizard.bench_settings import BenchConfig
 from pixelwizard.commands import Command
 from pixelwizard.launch import launch
 from pixelwizard.run_folder import claim
+from pixelwizard.settings.bench import BenchConfig
 
 EXAMPLES = """\
   pixelwizard bench                                   the miniature's sizes, about a minute

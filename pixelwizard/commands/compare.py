@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.commands import Command
-from pixelwizard.compare_settings import CompareConfig
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.compare import CompareConfig
 
 EXAMPLES = """\
   pixelwizard compare outputs/schedules                    a sweep: what is there of it

@@ -8,7 +8,7 @@ from pathlib import Path
 from pixelwizard.checkpoints import MissingWeights, require_weights, there, weights_folder
 from pixelwizard.commands import Command
 from pixelwizard.schema import ConfigError
-from pixelwizard.weights_settings import ConvertConfig
+from pixelwizard.settings.weights import ConvertConfig
 
 EXAMPLES = """\
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/bf16

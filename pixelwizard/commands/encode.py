@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pixelwizard.checkpoints import require_weights
 from pixelwizard.commands import Command
 from pixelwizard.commands.train import check_clips
-from pixelwizard.data_settings import EncodeConfig
 from pixelwizard.launch import launch
 from pixelwizard.run_folder import claim
+from pixelwizard.settings.data import EncodeConfig
 
 EXAMPLES = """\
   pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv run_dir=LATENTS

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.commands import Command
-from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.launch import launch
 from pixelwizard.metrics.files import backbone_of, find_captions, find_videos
 from pixelwizard.metrics.names import decided, require
 from pixelwizard.run_folder import claim
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.evaluate import EvaluateConfig
 
 EXAMPLES = """\
   pixelwizard evaluate videos=outputs/look                    a run folder: its prompts are known

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pixelwizard.commands import Command
 from pixelwizard.hub import fetch
-from pixelwizard.weights_settings import FetchConfig
+from pixelwizard.settings.weights import FetchConfig
 
 EXAMPLES = """\
   pixelwizard fetch wan2_2_ti2v_5b                        the backbone, 34 GB

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pixelwizard.commands import Command
 from pixelwizard.devices import planned_mesh
-from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.schedule_table import draw_schedules, schedule_table, stage_schedules
+from pixelwizard.settings.plan import PlanConfig
 
 EXAMPLES = """\
   pixelwizard plan                                    2K with the full-size backbone
@@ -30,8 +30,11 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     """Print plan and schedules; 2 where a stage does not fit, with the sentence on what would."""
     if config.train is not None:
         return _train(config, config.train)
-    from pixelwizard.planner import make_plan, table  # torch: only where something is traced
-    from pixelwizard.scaling import scaling, scaling_table
+    from pixelwizard.planning.planner import (  # torch: only where something is traced
+        make_plan,
+        table,
+    )
+    from pixelwizard.planning.scaling import scaling, scaling_table
 
     mesh, several = planned_mesh(config), config.parallel.mode != "single"
     schedules = stage_schedules(config.anchor, config.schedule, config.resolution)
@@ -52,7 +55,7 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
 
 
 def _train(config: PlanConfig, part: str) -> int:
-    from pixelwizard.training_cost import plan_training, training_table
+    from pixelwizard.planning.training_cost import plan_training, training_table
 
     plans = plan_training(config)
     if config.format == "json":

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pixelwizard.commands import Command
 from pixelwizard.launch import launch
-from pixelwizard.replay_settings import ReplayConfig
 from pixelwizard.run_folder import claim
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.replay import ReplayConfig
 
 EXAMPLES = """\
   pixelwizard replay outputs/RUN/videos/ID.mp4           into a folder of its own below outputs/

@@ -8,13 +8,13 @@ from pathlib import Path
 from pixelwizard.checkpoints import require_weights
 from pixelwizard.commands import Command
 from pixelwizard.data.table import read_table
-from pixelwizard.data_settings import DataSettings
 from pixelwizard.devices import mesh_of
 from pixelwizard.launch import launch, left_to_torchrun
-from pixelwizard.objective_settings import STAGES
 from pixelwizard.run_folder import claim
 from pixelwizard.schema import ConfigError
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.data import DataSettings
+from pixelwizard.settings.objective import STAGES
+from pixelwizard.settings.train import TrainConfig
 
 EXAMPLES = """\
   pixelwizard train experiments=train_tiny_vae           the autoencoder of the miniature

@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 
-from pixelwizard.compare_settings import AGAINST_REAL, DISTANCE
 from pixelwizard.comparison.arms import Arm, Sample
 from pixelwizard.comparison.distance import distances
 from pixelwizard.metrics.score import Score, difference, draws, interval
 from pixelwizard.schema import ConfigError, choice
+from pixelwizard.settings.compare import AGAINST_REAL, DISTANCE
 
 COSTS = ("seconds", "nfe")
 RESAMPLINGS = 1000

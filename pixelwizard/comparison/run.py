@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pixelwizard.compare_settings import CompareConfig
 from pixelwizard.comparison.arms import read_arms
 from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.page import write_page
@@ -12,6 +11,7 @@ from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.tables import to_csv, to_markdown
 from pixelwizard.run_folder import LEDGER, short_hash, write_text
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.compare import CompareConfig
 
 
 def comparison_of(config: CompareConfig) -> Comparison:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from pixelwizard.data import shapes
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.train import TrainConfig
 
 EDGE_SHARE = 0.75
 RADII = (0.5, 1.15)

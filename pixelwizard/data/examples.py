@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelwizard.data_settings import DegradationSettings
 from pixelwizard.geometry import Geometry
 from pixelwizard.settings import ResolutionSettings
+from pixelwizard.settings.data import DegradationSettings
 
 Split = Literal["train", "heldout"]
 FRAMES_AT_ONCE = 8

@@ -15,9 +15,9 @@ import numpy as np
 
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, read_table
-from pixelwizard.data_settings import DataSettings
 from pixelwizard.geometry import Geometry
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.data import DataSettings
 from pixelwizard.video import VideoError, probe, read_clip
 from pixelwizard.wan.files import write
 

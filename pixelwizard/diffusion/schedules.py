@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pixelwizard.objective_settings import ShortcutSettings
 from pixelwizard.settings import SamplerSettings, check_sampler
+from pixelwizard.settings.objective import ShortcutSettings
 
 TRAIN_TIMESTEPS = 1000
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from pixelwizard.evaluate_settings import EvaluateConfig
 from pixelwizard.metrics.clip import CLIPScore, FrameConsistency, FrameEmbeddings
 from pixelwizard.metrics.clips import Clip, Found, inspect, look_at_all
 from pixelwizard.metrics.detail import hd_lpips, hd_metrics
@@ -25,8 +24,9 @@ from pixelwizard.metrics.networks import CLIPNetwork, VideoNetwork
 from pixelwizard.metrics.paired import compare, paired_metrics
 from pixelwizard.metrics.report import Report, listed
 from pixelwizard.metrics.score import TooFew, VideoMetric
-from pixelwizard.metrics_settings import MetricsSettings
 from pixelwizard.runs.progress import Line
+from pixelwizard.settings.evaluate import EvaluateConfig
+from pixelwizard.settings.metrics import MetricsSettings
 from pixelwizard.video import VideoError
 
 SOME_SKIPPED = 3

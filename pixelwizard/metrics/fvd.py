@@ -15,7 +15,7 @@ from pixelwizard.metrics.clips import Clip, Probe, Sampling, Watcher
 from pixelwizard.metrics.frechet import Moments, frechet_distance
 from pixelwizard.metrics.networks import VideoNetwork
 from pixelwizard.metrics.score import VideoMetric, draws
-from pixelwizard.metrics_settings import SCORED_FRAMES
+from pixelwizard.settings.metrics import SCORED_FRAMES
 
 FRAMES = SCORED_FRAMES
 RESAMPLINGS = 100

@@ -10,10 +10,10 @@ from typing import Any
 from pixelwizard.digests import file_digest
 from pixelwizard.metrics.files import find_videos
 from pixelwizard.metrics.names import decided, network_folder, network_label, wanted
-from pixelwizard.metrics_settings import SCORED_FRAMES, MetricsSettings
 from pixelwizard.provenance import write_json
 from pixelwizard.run_folder import short_hash
 from pixelwizard.settings import Config
+from pixelwizard.settings.metrics import SCORED_FRAMES, MetricsSettings
 
 SCORE_FORMAT = 1
 """To be raised when a score computes something else: older values are then computed again."""

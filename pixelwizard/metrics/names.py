@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pixelwizard.digests import file_digest
-from pixelwizard.metrics_settings import MetricsSettings
 from pixelwizard.schema import ConfigError, choice
+from pixelwizard.settings.metrics import MetricsSettings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "tiny" / "metrics"
 ALEXNET = "alexnet-owt-7be5be79.pth"

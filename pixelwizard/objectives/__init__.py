@@ -7,7 +7,7 @@ from dataclasses import replace
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.objectives.flow import FlowObjective
 from pixelwizard.objectives.shortcut import ShortcutObjective
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.train import TrainConfig
 
 
 def make_objective(config: TrainConfig) -> FlowObjective:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixelwizard.objective_settings import FlowSettings
+from pixelwizard.settings.objective import FlowSettings
 from pixelwizard.shortcut.targets import (
     NetworkVelocity,
     TrainingGrid,

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pixelwizard.diffusion.schedules import Schedule
-from pixelwizard.objective_settings import FlowSettings, ShortcutSettings
 from pixelwizard.objectives.flow import FLOW, FlowObjective, Target
+from pixelwizard.settings.objective import FlowSettings, ShortcutSettings
 from pixelwizard.shortcut.targets import (
     NetworkVelocity,
     flow_matching_target,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pixelwizard.data.batches import Batch
 from pixelwizard.runs.modules import TrainingModule, generator, per_sample
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.wan.vae import WanVAE
 
 MORE_NOISE = 2.2

@@ -22,7 +22,7 @@ from pixelwizard.runs.modules import TrainingModule
 from pixelwizard.runs.parallel import Rank
 from pixelwizard.runs.sharded import completed
 from pixelwizard.schema import differences, to_plain
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.wan.files import save_pickle
 
 OURS = "pixelwizard"

@@ -12,10 +12,10 @@ from pixelwizard.checkpoints import weights_digest
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill
-from pixelwizard.data_settings import EncodeConfig
 from pixelwizard.run_folder import write_text
 from pixelwizard.runs.progress import Line, clock
 from pixelwizard.runs.sources import MANIFEST, PROBED, open_clips
+from pixelwizard.settings.data import EncodeConfig
 
 
 def encode(config: EncodeConfig) -> int:

@@ -14,7 +14,7 @@ from pixelwizard.data.batches import Batch
 from pixelwizard.data.labelled import CaptionedFrames, LabelledClips
 from pixelwizard.metrics.tiny import DAMAGES, FRAMES, PLACES, SIDE, SLOTS, VideoEncoder
 from pixelwizard.runs.modules import TrainingModule
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.wan.umt5 import load_tokenizer, write_word_tokenizer
 
 if TYPE_CHECKING:

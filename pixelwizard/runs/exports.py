@@ -12,9 +12,9 @@ import yaml
 from pixelwizard.checkpoints import CONFIG, NAMES, PARTS, TOKENIZER, weights_folder
 from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.metrics.tiny import save_clip, save_video_encoder
-from pixelwizard.objective_settings import ENCODERS
+from pixelwizard.settings.objective import ENCODERS
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.shortcut.weights import save_detail
-from pixelwizard.train_settings import TrainConfig
 from pixelwizard.wan.files import save_pickle, write
 from pixelwizard.wan.weights import save_anchor, save_vae
 

@@ -14,13 +14,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from pixelwizard.decode_cost import precision
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.diffusion.solvers import SolverState
 from pixelwizard.failures import OUT_OF_MEMORY, PromptFailed, is_lost_rank, is_out_of_memory
 from pixelwizard.geometry import Geometry
 from pixelwizard.jobs import Job
+from pixelwizard.planning.decode_cost import precision
 from pixelwizard.runs.parallel import ALONE, Group
 from pixelwizard.runs.placement import Networks
 from pixelwizard.runs.progress import Display

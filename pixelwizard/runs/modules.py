@@ -20,7 +20,7 @@ from pixelwizard.data.batches import Batch
 from pixelwizard.runs.optimizers import MuonAdamW, make_optimizer, rate
 from pixelwizard.runs.sharded import spread, whole
 from pixelwizard.runs.stopwatch import Stopwatch
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.train import TrainConfig
 
 
 def generator(*key: object) -> torch.Generator:

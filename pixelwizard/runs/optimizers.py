@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from pixelwizard.runs.sharded import like
-from pixelwizard.train_settings import OptimizerSettings
+from pixelwizard.settings.train import OptimizerSettings
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5

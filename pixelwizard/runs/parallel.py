@@ -20,7 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from pixelwizard.diffusion.guidance import Halves
-from pixelwizard.parallel_settings import AXES, Mesh
+from pixelwizard.settings.parallel import AXES, Mesh
 from pixelwizard.wan import spreading
 from pixelwizard.wan.attention import Ulysses
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from pixelwizard.decode_cost import Settings, allowed, surely_whole
 from pixelwizard.geometry import Tiles
-from pixelwizard.planner import Plan, make_plan
+from pixelwizard.planning.decode_cost import Settings, allowed, surely_whole
+from pixelwizard.planning.planner import Plan, make_plan
 from pixelwizard.runs.memory import GB, available
 from pixelwizard.runs.parallel import Rank
 from pixelwizard.settings import Config

@@ -16,9 +16,9 @@ from pixelwizard.metrics.kept import (
     settings_of,
     wants_scores,
 )
-from pixelwizard.metrics_settings import SCORED_FRAMES
 from pixelwizard.runs.progress import Display
 from pixelwizard.settings import Config
+from pixelwizard.settings.metrics import SCORED_FRAMES
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.video import VideoError
 

@@ -13,11 +13,11 @@ from pixelwizard.data.examples import Clips, Recipe, Split
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, LatentExamples, Shards
 from pixelwizard.data.procedural import ShapeClips
-from pixelwizard.data_settings import DataSettings, EncodeConfig
 from pixelwizard.runs.cache import Cache, Filling
 from pixelwizard.schema import differences, to_plain
 from pixelwizard.settings import load
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.data import DataSettings, EncodeConfig
+from pixelwizard.settings.train import TrainConfig
 
 FIRST_DETAIL = 1_000_000
 """The scene of the detail network's first clip; the anchor's start at 0."""

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from pixelwizard.checkpoints import find_weights
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.metrics.tiny import VideoEncoder, new_clip
-from pixelwizard.objective_settings import STAGES
 from pixelwizard.runs.autoencoder import VAEModule
 from pixelwizard.runs.encoders import CLIPModule, VideoEncoderModule
 from pixelwizard.runs.modules import TrainingModule
 from pixelwizard.runs.velocity import DetailModule, VelocityModule
+from pixelwizard.settings.objective import STAGES
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.train_settings import TrainConfig
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.files import read_tensors, unwrap
 from pixelwizard.wan.layouts import official_dit

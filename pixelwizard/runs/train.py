@@ -25,9 +25,9 @@ from pixelwizard.runs.sharded import TrainingStrategy
 from pixelwizard.runs.starts import make_module
 from pixelwizard.runs.training_data import TrainingData
 from pixelwizard.runs.training_log import Timing, TrainingLog, Waiting
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.tracking import open_tracker
 from pixelwizard.tracking.base import Tracker
-from pixelwizard.train_settings import TrainConfig
 
 
 def train(config: TrainConfig, rank: Rank | None = None) -> int:

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from pixelwizard.data.batches import Batches, HeldOut
 from pixelwizard.data.crops import CropBatches, held_out_crops
 from pixelwizard.data.labelled import LabelledBatches, held_out
-from pixelwizard.objective_settings import STAGES
 from pixelwizard.runs.encoders import maker
 from pixelwizard.runs.sources import Sources, open_sources
-from pixelwizard.train_settings import TrainConfig
+from pixelwizard.settings.objective import STAGES
+from pixelwizard.settings.train import TrainConfig
 
 HELD_OUT_BATCHES = 8
 """How many batches of held-out captions a feature network is measured on."""

@@ -18,9 +18,9 @@ from pixelwizard.geometry import PATCH
 from pixelwizard.objectives import make_objective
 from pixelwizard.objectives.flow import FLOW
 from pixelwizard.runs.modules import TrainingModule, generator, per_sample
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.targets import NetworkVelocity
-from pixelwizard.train_settings import TrainConfig
 from pixelwizard.wan.dit import TextKeyValues, WanDiT
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pixelwizard.diffusion.flow import add_noise, shift_sigma, velocity
 from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, Schedule, halved
-from pixelwizard.objective_settings import FlowSettings, ShortcutSettings
+from pixelwizard.settings.objective import FlowSettings, ShortcutSettings
 
 NetworkVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, timestep [B], step size [B]) -> velocity."""

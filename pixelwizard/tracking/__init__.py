@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.settings import Config
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.tracking.base import Tracker
-from pixelwizard.train_settings import TrainConfig
 
 log = logging.getLogger(__name__)
 

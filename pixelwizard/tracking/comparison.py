@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.compare_settings import CompareConfig
 from pixelwizard.provenance import git_revision
 from pixelwizard.schema import to_plain
+from pixelwizard.settings.compare import CompareConfig
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import Logger
 
 from pixelwizard.schema import ConfigError, to_plain
 from pixelwizard.settings import Config
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
-from pixelwizard.train_settings import TrainConfig
 
 
 class LoggerRun(Tracker):

@@ -11,9 +11,9 @@ from pixelwizard.provenance import git_revision
 from pixelwizard.run_folder import OVERRIDES
 from pixelwizard.schema import to_plain
 from pixelwizard.settings import Config
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 from pixelwizard.tracking.wandb_session import Session
-from pixelwizard.train_settings import TrainConfig
 from pixelwizard.video import probe, write_preview
 
 PREVIEW_HEIGHT = 720

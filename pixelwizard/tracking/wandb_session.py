@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from pixelwizard.output_settings import TrackerSettings
 from pixelwizard.run_folder import LEDGER, short_hash, write_text
+from pixelwizard.settings.output import TrackerSettings
 
 log = logging.getLogger(__name__)
 

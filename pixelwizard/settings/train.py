@@ -5,14 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
-from pixelwizard.data_settings import DataSettings, check_data
-from pixelwizard.objective_settings import (
-    STAGES,
-    ObjectiveSettings,
-    Stage,
-    check_objective,
-    trained_part,
-)
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import (
     BackboneSettings,
@@ -27,6 +19,14 @@ from pixelwizard.settings import (
     check_resolution,
     check_sampler,
     check_tracker,
+)
+from pixelwizard.settings.data import DataSettings, check_data
+from pixelwizard.settings.objective import (
+    STAGES,
+    ObjectiveSettings,
+    Stage,
+    check_objective,
+    trained_part,
 )
 
 

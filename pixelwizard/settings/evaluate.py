@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from pixelwizard.metrics_settings import MetricsSettings
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.metrics import MetricsSettings
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 from pixelwizard.commands import command
 from pixelwizard.compose import Job, compose
 from pixelwizard.launch import kept_warm
-from pixelwizard.launchers import launcher_of, on_node
-from pixelwizard.ledger import SweepJob, job_name, run_sweep
 from pixelwizard.run_folder import short_hash
 from pixelwizard.schema import ConfigError
-from pixelwizard.search import run_search
+from pixelwizard.sweeps.launchers import launcher_of, on_node
+from pixelwizard.sweeps.ledger import SweepJob, job_name, run_sweep
+from pixelwizard.sweeps.search import run_search
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.launchers import EXTRA
-from pixelwizard.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
 from pixelwizard.schema import ConfigError
-from pixelwizard.sweep_settings import Choice, Search
+from pixelwizard.settings.sweep import Choice, Search
+from pixelwizard.sweeps.launchers import EXTRA
+from pixelwizard.sweeps.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
 from pixelwizard.text_table import aligned
 
 MakeJob = Callable[[Sequence[str]], SweepJob]

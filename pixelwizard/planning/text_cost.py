@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from pixelwizard.sampling_cost import META, Cost
+from pixelwizard.planning.sampling_cost import META, Cost
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.settings import TextSizes
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.umt5 import TextEncoder
 
 

@@ -14,12 +14,12 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from pixelwizard.communication_cost import strip_bytes
 from pixelwizard.geometry import TEMPORAL_STRIDE, WHOLE, Geometry, Tiles, most_tiles, part_sizes
-from pixelwizard.plan_settings import PlanConfig
-from pixelwizard.sampling_cost import META, Cost
+from pixelwizard.planning.communication_cost import strip_bytes
+from pixelwizard.planning.sampling_cost import META, Cost
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.settings import Config
-from pixelwizard.tracing import Trace
+from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.wan.spreading import Peers, RowShare
 from pixelwizard.wan.tiling import spans, stream_pixels
 from pixelwizard.wan.vae import WanVAE

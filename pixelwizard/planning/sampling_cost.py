@@ -14,22 +14,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pixelwizard.communication_cost import (
+from pixelwizard.diffusion.guidance import Halves
+from pixelwizard.diffusion.schedules import Schedule
+from pixelwizard.geometry import PATCH, Geometry
+from pixelwizard.planning.communication_cost import (
     gather_bytes,
     guidance_bytes,
     shard_bytes,
     tokens_per_rank,
     ulysses_bytes,
 )
-from pixelwizard.diffusion.guidance import Halves
-from pixelwizard.diffusion.schedules import Schedule
-from pixelwizard.geometry import PATCH, Geometry
-from pixelwizard.parallel_settings import Mesh
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.settings import DiTSizes
+from pixelwizard.settings.parallel import Mesh
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.attention import Ulysses
 from pixelwizard.wan.dit import TextKeyValues, WanDiT
 

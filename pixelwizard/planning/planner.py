@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from pixelwizard.ceilings import Ceilings, find
-from pixelwizard.decode_cost import Settings
-from pixelwizard.parallel_settings import Mesh
-from pixelwizard.sampling_cost import SINGLE, Cost
+from pixelwizard.planning.ceilings import Ceilings, find
+from pixelwizard.planning.decode_cost import Settings
+from pixelwizard.planning.sampling_cost import SINGLE, Cost
+from pixelwizard.planning.ways import Way, ways
+from pixelwizard.settings.parallel import Mesh
 from pixelwizard.text_table import aligned
-from pixelwizard.ways import Way, ways
 
 GB = 1e9
 CONTEXT = 0.7e9

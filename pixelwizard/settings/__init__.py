@@ -12,18 +12,18 @@ from typing import Any, List, Literal, Optional, Union
 import yaml
 
 from pixelwizard.geometry import Geometry
-from pixelwizard.metrics_settings import MetricsSettings as MetricsSettings
-from pixelwizard.metrics_settings import check_metrics
-from pixelwizard.output_settings import DecodeSettings as DecodeSettings
-from pixelwizard.output_settings import TrackerSettings as TrackerSettings
-from pixelwizard.output_settings import VideoSettings as VideoSettings
-from pixelwizard.output_settings import check_decode, check_tracker, check_video
-from pixelwizard.parallel_settings import ParallelSettings as ParallelSettings
-from pixelwizard.parallel_settings import check_parallel as check_parallel
-from pixelwizard.sampler_settings import SamplerSettings as SamplerSettings
-from pixelwizard.sampler_settings import any_guided as any_guided
-from pixelwizard.sampler_settings import check_sampler as check_sampler
 from pixelwizard.schema import ConfigError, build, check_range, choice
+from pixelwizard.settings.metrics import MetricsSettings as MetricsSettings
+from pixelwizard.settings.metrics import check_metrics
+from pixelwizard.settings.output import DecodeSettings as DecodeSettings
+from pixelwizard.settings.output import TrackerSettings as TrackerSettings
+from pixelwizard.settings.output import VideoSettings as VideoSettings
+from pixelwizard.settings.output import check_decode, check_tracker, check_video
+from pixelwizard.settings.parallel import ParallelSettings as ParallelSettings
+from pixelwizard.settings.parallel import check_parallel as check_parallel
+from pixelwizard.settings.sampler import SamplerSettings as SamplerSettings
+from pixelwizard.settings.sampler import any_guided as any_guided
+from pixelwizard.settings.sampler import check_sampler as check_sampler
 from pixelwizard.sizes import DiTSizes as DiTSizes
 from pixelwizard.sizes import TextSizes as TextSizes
 from pixelwizard.sizes import VAESizes as VAESizes
@@ -163,14 +163,14 @@ class Config:
 
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
-    from pixelwizard.bench_settings import BenchConfig
-    from pixelwizard.compare_settings import CompareConfig
-    from pixelwizard.data_settings import EncodeConfig
-    from pixelwizard.evaluate_settings import EvaluateConfig
-    from pixelwizard.plan_settings import PlanConfig
-    from pixelwizard.replay_settings import ReplayConfig
-    from pixelwizard.train_settings import TrainConfig
-    from pixelwizard.weights_settings import ConvertConfig, FetchConfig
+    from pixelwizard.settings.bench import BenchConfig
+    from pixelwizard.settings.compare import CompareConfig
+    from pixelwizard.settings.data import EncodeConfig
+    from pixelwizard.settings.evaluate import EvaluateConfig
+    from pixelwizard.settings.plan import PlanConfig
+    from pixelwizard.settings.replay import ReplayConfig
+    from pixelwizard.settings.train import TrainConfig
+    from pixelwizard.settings.weights import ConvertConfig, FetchConfig
 
     tasks: tuple[Any, ...] = (Config, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
     tasks += (EncodeConfig, CompareConfig, FetchConfig, ConvertConfig, ReplayConfig)

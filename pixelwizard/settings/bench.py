@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, Optional
 
-from pixelwizard.output_settings import DecodeSettings
-from pixelwizard.plan_settings import PlanConfig
 from pixelwizard.settings import (
     BackboneSettings,
     MemorySettings,
@@ -15,6 +13,8 @@ from pixelwizard.settings import (
     SamplerSettings,
     check_range,
 )
+from pixelwizard.settings.output import DecodeSettings
+from pixelwizard.settings.plan import PlanConfig
 
 
 @dataclass(frozen=True)

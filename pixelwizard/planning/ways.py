@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from pixelwizard.decode_cost import Settings, choose_tiles
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry, Tiles
-from pixelwizard.parallel_settings import Mesh
-from pixelwizard.sampling_cost import Cost, Sampling, cost_of_sampling
-from pixelwizard.text_cost import cost_of_text
+from pixelwizard.planning.decode_cost import Settings, choose_tiles
+from pixelwizard.planning.sampling_cost import Cost, Sampling, cost_of_sampling
+from pixelwizard.planning.text_cost import cost_of_text
+from pixelwizard.settings.parallel import Mesh
 from pixelwizard.wan.dit import CHUNK
 
 CHUNKS = (CHUNK, CHUNK // 4)

@@ -11,11 +11,11 @@ from typing import Any
 from pixelwizard.devices import asked_ranks, mesh_of
 from pixelwizard.failures import Failure
 from pixelwizard.launch import stay_warm
-from pixelwizard.ledger import Ended, Launch, SweepJob, in_turn
-from pixelwizard.parallel_settings import is_open
 from pixelwizard.parents import die_with_parent
 from pixelwizard.schema import ConfigError
-from pixelwizard.sweep_settings import LauncherSettings
+from pixelwizard.settings.parallel import is_open
+from pixelwizard.settings.sweep import LauncherSettings
+from pixelwizard.sweeps.ledger import Ended, Launch, SweepJob, in_turn
 
 POLL_SECONDS = 2.0
 EXTRA = 'pip install "pixelwizard[sweeps]"'

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pixelwizard.decode_cost import Settings
-from pixelwizard.parallel_settings import Mesh, ParallelSettings, resolve
-from pixelwizard.planner import make_plan
+from pixelwizard.planning.decode_cost import Settings
+from pixelwizard.planning.planner import make_plan
+from pixelwizard.settings.parallel import Mesh, ParallelSettings, resolve
 from pixelwizard.text_table import aligned
 
 COUNTS = (1, 2, 4, 8, 16)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
-from pixelwizard.objective_settings import Stage
-from pixelwizard.output_settings import DecodeSettings, check_decode
 from pixelwizard.schema import ConfigError, check_range
 from pixelwizard.settings import (
     BackboneSettings,
@@ -21,6 +19,8 @@ from pixelwizard.settings import (
     check_resolution,
     check_sampler,
 )
+from pixelwizard.settings.objective import Stage
+from pixelwizard.settings.output import DecodeSettings, check_decode
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelwizard.geometry import Geometry
-from pixelwizard.plan_settings import PlanConfig
+from pixelwizard.planning.tracing import Trace
 from pixelwizard.settings import DiTSizes
+from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.text_table import aligned
-from pixelwizard.tracing import Trace
 from pixelwizard.wan.dit import WanDiT
 
 GB = 1e9

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
 from pixelwizard.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
-from pixelwizard.objective_settings import Stage
 from pixelwizard.schema import ConfigError, check_range, show
 from pixelwizard.settings import (
     BackboneSettings,
@@ -14,6 +13,7 @@ from pixelwizard.settings import (
     check_backbone,
     check_resolution,
 )
+from pixelwizard.settings.objective import Stage
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
-from pixelwizard.output_settings import TrackerSettings, check_tracker
 from pixelwizard.schema import ConfigError
+from pixelwizard.settings.output import TrackerSettings, check_tracker
 
 DISTANCE = "distance"
 AGAINST_REAL = ("psnr", "ssim", "vmaf")

@@ -1,0 +1,1 @@
+"""Many runs of one command: composed, launched, kept in a ledger, searched."""
