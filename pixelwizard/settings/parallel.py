@@ -185,9 +185,10 @@ def _check_devices(settings: ParallelSettings, mesh: Mesh, devices: int) -> None
             f" like parallel.{axis}=2"
         )
     if mesh.shard != "none" and mesh.shards == 1 and settings.mode != "auto":
+        instead = "parallel=single" if settings.mode == "fsdp" else "parallel.shard=none"
         raise ConfigError(
-            f"parallel.shard={mesh.shard} has one rank to shard over ({sizes}); use"
-            " parallel.shard=none or larger sizes"
+            f"parallel.shard={mesh.shard} has one rank to shard over ({sizes}); use {instead} or"
+            " larger sizes"
         )
 
 
