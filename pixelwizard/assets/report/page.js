@@ -14,8 +14,9 @@ function node(tag, attributes = {}, ...children) {
   return made;
 }
 
-const figure = (value) => String(+value.toPrecision(4));
-const signed = (value) => (value > 0 ? "+" : "") + String(+value.toPrecision(3));
+const figure = (value, digits = 4) =>
+  value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(digits - 2) : String(+value.toPrecision(digits));
+const signed = (value) => (value > 0 ? "+" : "") + figure(value, 3);
 
 function fillScores() {
   const names = Object.keys(data.arms[0].scores);

@@ -3,6 +3,7 @@
 
 const PANEL = { width: 520, height: 330, left: 62, right: 14, top: 14, bottom: 44 };
 const COST_LABELS = { seconds: "seconds of the detail stage per video", nfe: "network passes (NFE)" };
+// One more than the colours, so that the ninth arm is not like the first.
 const SHAPES = [
   "M5,0A5,5 0 1 1 -5,0A5,5 0 1 1 5,0Z",
   "M-5,-5H5V5H-5Z",
@@ -12,6 +13,7 @@ const SHAPES = [
   "M-2,-6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z",
   "M-6,-3.5L-3.5,-6L0,-2.5L3.5,-6L6,-3.5L2.5,0L6,3.5L3.5,6L0,2.5L-3.5,6L-6,3.5L-2.5,0Z",
   "M0,-7L1.8,-2.3L6.7,-2.2L2.8,.9L4.1,5.7L0,3L-4.1,5.7L-2.8,.9L-6.7,-2.2L-1.8,-2.3Z",
+  "M-6,0L5,6V-6Z",
 ];
 
 function svg(tag, attributes, ...children) {
@@ -50,7 +52,7 @@ function ticks(low, high, count) {
 function doublings(low, high) {
   const found = [];
   for (let n = Math.floor(Math.log2(low)); n <= Math.ceil(Math.log2(high)); n++) found.push(2 ** n);
-  return found.filter((n) => n >= low / 1.2 && n <= high * 1.2);
+  return found.filter((n) => n >= low && n <= high);
 }
 
 function plot(data, cost) {
