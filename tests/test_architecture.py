@@ -17,7 +17,7 @@ HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("geometry", "schema", "sizes", "settings.output", "settings", "settings.train"),
     *("settings.parallel", "settings.sampler"),
-    *("settings.objective", "settings.data", "data.table", "commands.encode"),
+    *("settings.objective", "settings.data", "data.table", "data.rows", "commands.encode"),
     *("settings.weights", "checkpoints", "catalog", "digests", "hub"),
     *("run_folder", "launch", "sweeps.ledger", "compose", "cli", "api", "data.prompts"),
     *("commands", "commands.generate", "commands.train", "commands.plan", "commands.evaluate"),

@@ -7,15 +7,13 @@ replaces s and counts as i = 0, so that its video does not depend on its place i
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.data.rows import csv_rows, jsonl_rows, read_text
 from pixelwizard.schema import ConfigError, show
 from pixelwizard.settings import Config
 
@@ -93,27 +91,6 @@ def read_entries(path: Path, name: str = "prompts") -> list[Entry]:
     return entries
 
 
-def read_text(path: Path, key: str) -> str:
-    """A file's UTF-8 text; ``key`` begins the ConfigErrors."""
-    if path.is_dir():
-        raise ConfigError(f"{key} is a folder, not a file")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{key} does not exist; give the path of a file that does") from None
-    except OSError as error:
-        raise ConfigError(f"{key} cannot be read: {error.strerror}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{key}, line {line}: not UTF-8 text; save the file as UTF-8") from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ConfigError(f"{key}, line {line}: holds a zero byte, so it is not a text file")
-    return text
-
-
 def _from_txt(text: str, key: str) -> Iterator[Entry]:
     for line in text.splitlines():
         if line.strip() and not line.lstrip().startswith("#"):
@@ -121,37 +98,20 @@ def _from_txt(text: str, key: str) -> Iterator[Entry]:
 
 
 def _from_jsonl(text: str, key: str) -> Iterator[Entry]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{key}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{place}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise ConfigError(f'{place}: must be an object like {{"text": "..."}}')
+    for place, row in jsonl_rows(text, key, '{"text": "..."}'):
         yield _entry(row, place)
 
 
 def _from_csv(text: str, key: str) -> Iterator[Entry]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = reader.fieldnames or []
-        if text.strip() and not set(header) & set(TEXT_KEYS):
+    def check_header(header: Sequence[str]) -> None:
+        if not set(header) & set(TEXT_KEYS):
             raise ConfigError(
                 f"{key}, line 1: the header must name a column {', '.join(TEXT_KEYS[:-1])}"
                 f" or {TEXT_KEYS[-1]}; it has {show(', '.join(header))}"
             )
-        for row in reader:
-            place = f"{key}, line {reader.line_num}"
-            if None in row:
-                raise ConfigError(
-                    f"{place}: more cells than the header; put texts with commas in double quotes"
-                )
-            yield _entry({name: cell for name, cell in row.items() if cell}, place)
-    except csv.Error as error:
-        raise ConfigError(f"{key}, line {reader.line_num + 1}: not CSV ({error})") from None
+
+    for place, row in csv_rows(text, key, check_header):
+        yield _entry(row, place)
 
 
 def _entry(row: Mapping[str, Any], place: str) -> Entry:

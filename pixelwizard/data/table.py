@@ -7,15 +7,12 @@ list of texts or an object of them. File names are relative to the folder.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.data.prompts import read_text
+from pixelwizard.data.rows import csv_rows, jsonl_rows, read_text
 from pixelwizard.schema import ConfigError, show
 
 TEXTS = ("caption", "captions", "text", "prompt")
@@ -35,38 +32,21 @@ def read_table(path: Path) -> list[Row]:
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
         raise ConfigError(f"{key} must end in .csv or .jsonl")
-    rows = [_row(place, row) for place, row in readers[path.suffix.lower()](path, key)]
+    text = read_text(path, key)
+    rows = [_row(place, row) for place, row in readers[path.suffix.lower()](text, key)]
     if not rows:
         raise ConfigError(f"{key} names no video; write at least one line")
     return rows
 
 
-def _csv_rows(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(read_text(path, key), newline=""), strict=True)
-    try:
-        for row in reader:
-            place = f"{key}, line {reader.line_num}"
-            if None in row:
-                raise ConfigError(
-                    f"{place}: more cells than the header; put texts with commas in double quotes"
-                )
-            texts = [v for n, v in row.items() if _is_text(n) and v and v.strip()]
-            yield place, {"file": row.get("file"), "captions": texts}
-    except csv.Error as error:
-        raise ConfigError(f"{key}, line {reader.line_num + 1}: not CSV ({error})") from None
+def _csv_rows(text: str, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for place, row in csv_rows(text, key):
+        texts = [cell for name, cell in row.items() if _is_text(name) and cell.strip()]
+        yield place, {"file": row.get("file"), "captions": texts}
 
 
-def _jsonl_rows(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(read_text(path, key).split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{key}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{place}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise ConfigError(f'{place}: must be an object like {{"file": "a.mp4", ...}}')
+def _jsonl_rows(text: str, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for place, row in jsonl_rows(text, key, '{"file": "a.mp4", ...}'):
         texts = next((row[name] for name in TEXTS if name in row), None)
         texts = list(texts.values()) if isinstance(texts, dict) else texts
         yield place, {"file": row.get("file"), "captions": texts}
