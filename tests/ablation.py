@@ -74,44 +74,54 @@ class Measured:
         config = compose("generate", overrides)[0].config
         backbone = replace(config.backbone, folder=str(export.resolve()))
         self.model = Model(replace(config, backbone=backbone))
-        self.out = out / "clips" / recipe_of(self.model.config, NEEDED)
+        self.out = out / "clips"
         self.video = VideoNetwork(NETWORKS["tiny-video"], ASSETS / "video", torch.device("cpu"))
 
     def rows(self, name: str, count: int, measure: Callable[[Clip], Row]) -> list[Row]:
         """The figures of ``count`` clips."""
         found = []
         for clip in clips(count):
-            kept = self.out / f"{name}-{clip.number:03d}.json"
-            if not kept.exists():
-                self.out.mkdir(parents=True, exist_ok=True)
-                kept.write_text(json.dumps(measure(clip)))
-            found.append(json.loads(kept.read_text()))
+            found.append(self.kept(name, clip, measure, NEEDED))
             if sys.stderr.isatty():
                 print(f"\r{name} {len(found)}/{count} ", end="", file=sys.stderr, flush=True)
         return found
 
-    def latents(self, clip: Clip) -> tuple[Callable[[str, int, str], Tensor], np.ndarray]:
-        """How to sample from the clip's noise and anchor; the real clip."""
-        real, condition = self.model.condition(clip)
+    def kept(
+        self, name: str, clip: Clip, measure: Callable[[Clip], Row], networks: Sequence[str]
+    ) -> Row:
+        """A clip's figures, which depend on these networks; measured once."""
+        folder = self.out / recipe_of(self.model.config, networks)
+        path = folder / f"{name}-{clip.number:03d}.json"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(measure(clip)))
+        row: Row = json.loads(path.read_text())
+        return row
+
+    def latents(self, clip: Clip) -> Callable[[str, int, str], Tensor]:
+        """How to sample from the clip's noise and anchor."""
+        _, condition = self.model.condition(clip)
         noise = self.model.noise(clip, self.model.config.resolution.geometry, stream=2)
         texts = self.model.texts(clip)
-        return (
-            lambda *how: self.model.detail(sampler(*how))(noise, condition, *texts),
-            real,
-        )
+        return lambda *how: self.model.detail(sampler(*how))(noise, condition, *texts)
 
     def features(self, frames: np.ndarray) -> list[float]:
         """What tiny-video sees in the first frames of a clip."""
         fitted = [self.video.fit(torch.from_numpy(frame.copy())) for frame in frames[:FRAMES]]
         return self.video.features(torch.stack(fitted, dim=1)[None])[0].tolist()
 
+    def real(self, clip: Clip) -> Row:
+        """Features of the real clip, energy of the autoencoder's reconstruction."""
+        real = clip.render(self.model.config.resolution.geometry)
+        with torch.no_grad():
+            again = self.model.decoded(self.model.vae.encode(to_video(real))[0])
+        return {"features": self.features(real), "energy": laplacian(again)}
+
     def steps(self, clip: Clip, step_sizes: str) -> Row:
         """Every number of steps: distance, energy and features with UniPC, Euler's distance."""
-        sample, real = self.latents(clip)
-        goal = sample("unipc", MANY, "none")
-        with torch.no_grad():
-            ceiling = laplacian(self.model.decoded(self.model.vae.encode(to_video(real))[0]))
-        row: Row = {"real": self.features(real), "many": self.seen(goal, goal, ceiling)}
+        real, sample = self.kept("real", clip, self.real, ["vae"]), self.latents(clip)
+        goal, ceiling = sample("unipc", MANY, "none"), real["energy"]
+        row: Row = {"real": real["features"], "many": self.seen(goal, goal, ceiling)}
         for steps in STEPS:
             row[f"unipc {steps}"] = self.seen(sample("unipc", steps, step_sizes), goal, ceiling)
         for steps in STEPS:
@@ -128,7 +138,7 @@ class Measured:
 
     def cross(self, clip: Clip) -> Row:
         """Every solver with every kind of step size and number of evaluations: the distance."""
-        sample, _ = self.latents(clip)
+        sample = self.latents(clip)
         goal = sample("unipc", MANY, "none")
         return {
             f"{solver} {sizes} {count}": apart(sample(solver, count, sizes), goal)

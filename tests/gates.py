@@ -9,9 +9,10 @@ command measures only what is missing; other weights or settings are measured an
 
 vae        PSNR of real clips at both sizes, and what the judge says of their reconstructions
 pipeline   what the judge says of the anchors and of the finished videos
-detail     given the encoded anchor of a real clip (the clip, averaged down): PSNR to that clip and
-           Laplacian energy relative to the autoencoder's reconstruction of it, of the decoded
-           detail and of the decoded anchor enlarged bicubically
+detail     given the encoded anchor of a real clip, once averaged down and once degraded as in the
+           reference's training: PSNR to that clip and Laplacian energy relative to the
+           autoencoder's reconstruction of it, of the decoded detail and of the decoded anchor
+           enlarged bicubically
 shortcut   mean square distance of few-step latents from the 50-step latent of the same noise
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,11 +39,12 @@ from torch import Tensor
 from pixelwizard.checkpoints import require_weights, weights_digest
 from pixelwizard.compose import compose
 from pixelwizard.data import shapes
-from pixelwizard.data.examples import shrink, to_video
+from pixelwizard.data.examples import degraded, shrink, to_video
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry
 from pixelwizard.settings import Config, SamplerSettings
+from pixelwizard.settings.data import DegradationSettings
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.shortcut.weights import load_detail
 from pixelwizard.stages.anchor import Anchor
@@ -55,6 +58,8 @@ from pixelwizard.wan.weights import load_anchor, load_text_encoder, load_vae
 JUDGED = ("colour", "background", "motion", "shape")
 FIRST_SCENE = 5_000_000
 """The scene of the first clip; the trainings' held-out examples start at 0 and 1,000,000."""
+REFERENCE = DegradationSettings(shrink=[2.8, 5.6], blurred=1.0, kernels=[5], deviation=[1.9, 2.7])
+"""The reference's degradation in parts of a picture, at anchors of 160 lines (conf/data/shapes)."""
 SHEET_ROWS, SHEET_FRAMES, FRAME_WIDTH = 16, 5, 256
 FEW_STEPS = {
     "shortcut4": ("unipc", "raw"),
@@ -123,10 +128,14 @@ class Model:
         """uint8 [T, H, W, 3]."""
         return np.concatenate(list(Decode(self.vae)(latent_CTHW)))
 
-    def condition(self, clip: Clip) -> tuple[np.ndarray, Tensor]:
-        """A real clip and the anchor latent of its reduced version."""
+    def condition(
+        self, clip: Clip, rule: DegradationSettings | None = None
+    ) -> tuple[np.ndarray, Tensor]:
+        """A real clip and the anchor latent of its reduced version, degraded if there is a rule."""
         real = clip.render(self.config.resolution.geometry)
-        small = shrink(to_video(real), self.config.resolution.anchor_geometry)
+        video, size = to_video(real), self.config.resolution.anchor_geometry
+        draw = random.Random(clip.number)
+        small = degraded(video, size, rule, draw) if rule else shrink(video, size)
         with torch.no_grad():
             return real, self.vae.encode(small)[0]
 
@@ -163,20 +172,31 @@ def measure_pipeline(model: Model, clip: Clip) -> tuple[Row, Pictures]:
 
 
 def measure_detail(model: Model, clip: Clip) -> tuple[Row, Pictures]:
-    """The second stage given a real anchor."""
-    size = model.config.resolution
-    real, condition = model.condition(clip)
-    noise = model.noise(clip, size.geometry, stream=2)
-    latent = model.detail(model.config.schedule)(noise, condition, *model.texts(clip))
-    frames, enlarged = model.decoded(latent), enlarge(model.decoded(condition), size.geometry)
+    """The second stage given a real anchor, and given a degraded one."""
+    real = clip.render(model.config.resolution.geometry)
     with torch.no_grad():
         ceiling = model.decoded(model.vae.encode(to_video(real))[0])
-    shown = {"detail": frames, "bicubic": enlarged}
-    row = {f"{name} PSNR dB": psnr(video, real) for name, video in shown.items()}
-    row["reconstruction PSNR dB"] = psnr(ceiling, real)
-    row["detail above bicubic dB"] = row["detail PSNR dB"] - row["bicubic PSNR dB"]
-    row |= {f"{n} sharpness": laplacian(v) / laplacian(ceiling) for n, v in shown.items()}
-    return row, [real, ceiling, enlarged, frames]
+    row, pictures = {"reconstruction PSNR dB": psnr(ceiling, real)}, [real, ceiling]
+    for kind, rule in (("", None), ("degraded: ", REFERENCE)):
+        shown = dict(zip(("bicubic", "detail"), from_anchor(model, clip, rule), strict=True))
+        for name, video in shown.items():
+            row[f"{kind}{name} PSNR dB"] = psnr(video, real)
+            row[f"{kind}{name} sharpness"] = laplacian(video) / laplacian(ceiling)
+        above = row[f"{kind}detail PSNR dB"] - row[f"{kind}bicubic PSNR dB"]
+        row[f"{kind}detail above bicubic dB"] = above
+        pictures += shown.values()
+    return row, pictures
+
+
+def from_anchor(
+    model: Model, clip: Clip, rule: DegradationSettings | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The decoded anchor of a real clip enlarged, and what the detail stage makes of the anchor."""
+    size = model.config.resolution.geometry
+    _, condition = model.condition(clip, rule)
+    noise = model.noise(clip, size, stream=2)
+    latent = model.detail(model.config.schedule)(noise, condition, *model.texts(clip))
+    return enlarge(model.decoded(condition), size), model.decoded(latent)
 
 
 def measure_shortcut(model: Model, clip: Clip) -> tuple[Row, Pictures]:

@@ -115,9 +115,12 @@ def test_a_decoder_alone_leaves_the_encoder_as_it_was(
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonalised_matrices_have_singular_values_near_one(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalised(matrix))
+    values = torch.linalg.svdvals(orthogonalised(matrix, dtype))
     assert 0.6 < float(values.min()) and float(values.max()) < 1.3
 
 

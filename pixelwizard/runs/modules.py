@@ -96,7 +96,9 @@ class TrainingModule(L.LightningModule, ABC):
                 spread(network, self.device_mesh, sliced)
 
     def configure_optimizers(self) -> MuonAdamW:
-        return make_optimizer(self.network, self.config.optimizer, self.is_matrix)
+        mixed = self.config.trainer.precision == "bf16-mixed"
+        dtype = torch.bfloat16 if mixed else torch.float32
+        return make_optimizer(self.network, self.config.optimizer, self.is_matrix, dtype)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Look at the clock, all ranks at the first one's: how far they are must be the same."""

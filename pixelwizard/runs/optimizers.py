@@ -21,14 +21,14 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalised(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values of about 0.7 to 1.2.
 
-    ``matrix`` is [out, in]. The iteration runs in bfloat16 on a GPU, in float32 on a CPU, which is
-    faster there; so is one matrix after the other instead of a batch.
+    ``matrix`` is [out, in]; the iteration runs in ``dtype``. One matrix after the other is faster
+    on a CPU than a batch.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
+    x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.mT if tall else x
     x = x / (x.norm() + 1e-7)
@@ -44,10 +44,15 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Convolution weights are taken as [out, everything else]. Muon's updates are scaled by
     0.2 sqrt(longer side), so that both kinds of update have about the same size per entry. Weight
-    decay is decoupled from the gradient in both.
+    decay is decoupled from the gradient in both. ``dtype`` is that of Muon's iteration.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], settings: OptimizerSettings) -> None:
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        settings: OptimizerSettings,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         defaults = dict(
             lr=settings.lr,
             momentum=settings.momentum,
@@ -56,6 +61,7 @@ class MuonAdamW(torch.optim.Optimizer):
             muon=False,
         )
         super().__init__(groups, defaults)
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -80,7 +86,7 @@ class MuonAdamW(torch.optim.Optimizer):
             update = p.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
             scale = 0.2 * max(update.shape) ** 0.5
             full = update.full_tensor() if isinstance(update, DTensor) else update
-            change = like(orthogonalised(full).view(p.shape), p)
+            change = like(orthogonalised(full, self.dtype).view(p.shape), p)
             p.add_(change, alpha=-group["lr"] * scale)
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -97,11 +103,15 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    network: nn.Module, settings: OptimizerSettings, matrices: Callable[[str, Tensor], bool]
+    network: nn.Module,
+    settings: OptimizerSettings,
+    matrices: Callable[[str, Tensor], bool],
+    dtype: torch.dtype,
 ) -> MuonAdamW:
     """The optimizer of a network; ``matrices`` says which named parameters Muon takes.
 
-    Each group remembers its highest rate as ``peak``.
+    ``dtype`` is that in which the network computes. Each group remembers its highest rate as
+    ``peak``.
     """
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     use_muon = settings.muon_lr > 0
@@ -111,7 +121,7 @@ def make_optimizer(
     groups: list[dict[str, Any]] = [dict(params=rest, lr=settings.lr, peak=settings.lr)]
     if muon:
         groups.append(dict(params=muon, lr=settings.muon_lr, peak=settings.muon_lr, muon=True))
-    return MuonAdamW(groups, settings)
+    return MuonAdamW(groups, settings, dtype)
 
 
 def rate(progress: float, step: int, settings: OptimizerSettings) -> float:
