@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -143,6 +144,21 @@ def test_clips_that_cannot_be_used_are_counted_and_named_once(
     assert [r.getMessage().split(":")[0] for r in caplog.records] == ["skipped torn.mp4"]
     again = open_folder(clip_settings(videos), frames=5, kept=tmp_path / "clips.json")
     assert again["train"].identity == clips["train"].identity
+
+
+def test_what_one_process_of_a_loader_could_not_read_no_other_names_again(
+    videos: Path, tmp_path: Path, caplog: Any
+) -> None:
+    clips = open_folder(clip_settings(videos), frames=5)["train"]
+    source = ClipExamples(clips, Recipe("anchor", SIZE, DegradationSettings(), 0))
+    arguments = ([0, 1, 2, 3], random.Random(0))
+    worker = multiprocessing.get_context("fork").Process(target=source.batch, args=arguments)
+    caplog.clear()
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    source.batch(*arguments)
+    assert caplog.records == []
 
 
 def test_a_set_without_a_usable_clip_is_an_error(videos: Path) -> None:

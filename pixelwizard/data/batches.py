@@ -38,11 +38,14 @@ class Source(ABC):
 
 
 class ClipExamples(Source):
-    """Clips as pixels, cut and degraded anew at every use."""
+    """Clips as pixels, cut and degraded anew at every use.
+
+    Which ones could not be read is known to all processes of a loader: each is named once.
+    """
 
     def __init__(self, clips: Clips, recipe: Recipe) -> None:
         self.clips, self.recipe, self.identity = clips, recipe, clips.identity
-        self._unusable: set[int] = set()
+        self._unusable = torch.zeros(len(clips), dtype=torch.bool).share_memory_()
 
     def size(self, step: int) -> int:
         return len(self.clips)
@@ -58,9 +61,9 @@ class ClipExamples(Source):
             try:
                 videos = example(self.clips, number, self.recipe, own)
             except Unusable as problem:
-                if number not in self._unusable:
+                if not self._unusable[number]:
                     log.warning("skipped %s", problem)
-                self._unusable.add(number)
+                self._unusable[number] = True
                 continue
             return {**videos, "caption": own.choice(self.clips.captions(number))}
         raise ValueError(f"none of the {len(self.clips)} clips can be read; run.log says why")
