@@ -162,7 +162,7 @@ class Checkpoints(L.Callback):
     def save(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Write one checkpoint and the export, drop the oldest checkpoints; all ranks take part."""
         before = module.watch.enter("checkpoints")
-        trainer.save_checkpoint(self._path(trainer.global_step))
+        trainer.save_checkpoint(self._path(trainer.global_step), weights_only=False)
         average, last = completed(module.average), module.network
         if self.config.checkpoint.container:
             last = completed(last)
