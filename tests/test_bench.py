@@ -15,9 +15,10 @@ from small import BACKBONE, SIZE, randomise, write_config
 from pixelwizard import worker
 from pixelwizard.bench import rates
 from pixelwizard.bench.forwards import Forward, compare
-from pixelwizard.bench.pipeline import Clock
+from pixelwizard.bench.pipeline import Clock, Pipeline
 from pixelwizard.bench.rates import measure_ceilings
 from pixelwizard.bench.reference import complex_angles, reference_block, reference_forward
+from pixelwizard.bench.run import bench
 from pixelwizard.compose import compose
 from pixelwizard.planning.ceilings import find, stored
 from pixelwizard.runs import progress
@@ -109,6 +110,23 @@ def test_a_bench_measures_every_stage_at_both_sizes(
             assert forward["difference"] < 1e-4 and forward["reference_seconds"] > 0
         assert size["forwards"][1]["peak_gb"] < size["forwards"][1]["reference_gb"]
     assert "| decode " in (Path(config.run_dir) / "bench.md").read_text()
+
+
+def test_a_bench_that_is_stopped_keeps_what_it_has_found(
+    config: BenchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(pipeline: Pipeline) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pipeline, "decode", stopped)
+    write_config(config)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        bench(config)
+    folder = Path(config.run_dir)
+    [size] = json.loads((folder / "bench.json").read_text())["sizes"]
+    assert [stage["name"] for stage in size["stages"]] == ["text", "anchor", "detail"]
+    report = (folder / "bench.md").read_text()
+    assert "| detail " in report and "A whole video" not in report
 
 
 def test_the_rates_of_this_machine_are_those_of_the_next_plan(config: BenchConfig) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import SIZE, write_backbone
+from small import BACKBONE, SIZE, write_backbone
+from small import small_training as small_training_of
 from torch import Tensor
 
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
+from pixelwizard.data.crops import CropBatches, clip_of
 from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, Shards
@@ -220,6 +222,31 @@ def test_the_order_of_the_data_depends_on_seed_and_step_alone() -> None:
         Batches(Numbers(), 4, seed=1, first=2), batch_size=None, num_workers=2
     )
     assert first(loader, 6) == whole[2:]
+
+
+def test_crops_show_clips_of_both_sizes_and_degraded_anchors(tmp_path: Path) -> None:
+    plain = DegradationSettings(shrink=[], blurred=0.0)
+    worst = DegradationSettings(shrink=[4.0, 4.0], blurred=1.0, kernels=[5], deviation=[2.0, 2.0])
+    config = small_training_of(BACKBONE, tmp_path, tmp_path, "vae")
+    clips = []
+    for rule in (plain, worst):
+        config = replace(config, data=replace(config.data, degradation=rule))
+        clips.append([clip_of(config, seed, "train")[1].astype(float) for seed in range(4, 8)])
+    small, large = (5, 32, 64, 3), (5, 64, 128, 3)
+    assert [clip.shape for clip in clips[0]] == [large, small, large, small]
+    assert all(np.array_equal(*pair) for pair in list(zip(*clips, strict=True))[:3])
+    sharp, blurred = clips[0][3], clips[1][3]
+    steps = [np.abs(np.diff(clip, axis=2)).max() for clip in (sharp, blurred)]
+    assert steps[1] < 0.6 * steps[0]
+
+
+def test_crops_are_the_same_however_many_processes_cut_them(tmp_path: Path) -> None:
+    config = small_training_of(BACKBONE, tmp_path, tmp_path, "vae")
+    whole = first(CropBatches(config, 0), 6)
+    loader = torch.utils.data.DataLoader(CropBatches(config, 2), batch_size=None, num_workers=2)
+    for batch, expected in zip(first(loader, 4), whole[2:], strict=True):
+        assert batch["step"] == expected["step"]
+        assert torch.equal(batch["video"], expected["video"])
 
 
 def test_ranks_share_a_batch_without_overlap() -> None:

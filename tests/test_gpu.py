@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +13,17 @@ from typing import Literal
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import small_config, write_backbone, write_config
+from small import small_config, small_training, write_backbone, write_config
 from test_golden import TINY, GoldenDiT, sizes_from
 from torch import Tensor
 
 from pixelwizard import worker
 from pixelwizard.bench.measuring import random_anchor
+from pixelwizard.checkpoints import find_weights
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry
 from pixelwizard.planning.sampling_cost import Sampling, cost_of_sampling
+from pixelwizard.runs.train import train
 from pixelwizard.settings import (
     BackboneSettings,
     DiTSizes,
@@ -171,6 +175,17 @@ def test_the_allocators_peak_is_the_planned_one(stream: bool) -> None:
     Anchor(network, schedule, 5.0)(noise, first, second)
     measured = torch.cuda.max_memory_allocated() - before
     assert measured == pytest.approx(planned, rel=0.05)
+
+
+@pytest.mark.parametrize("part", ["vae", "anchor", "detail"])
+def test_a_small_training_writes_its_export(tmp_path: Path, part: str) -> None:
+    config = small_training(write_backbone(tmp_path / "weights"), tmp_path, tmp_path, part)
+    config = replace(config, trainer=replace(config.trainer, precision="bf16-mixed"))
+    train(config)
+    losses = [row["loss"] for row in csv.DictReader((tmp_path / "log.csv").open()) if row["loss"]]
+    assert len(losses) == 6 and all(math.isfinite(float(loss)) for loss in losses)
+    weights = find_weights(replace(config.backbone, folder=str(tmp_path / "export")), part)
+    assert all(tensor.isfinite().all() for tensor in load_file(weights).values())
 
 
 @pytest.mark.parametrize("mode", ["auto", "offload", "stream"])

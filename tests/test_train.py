@@ -124,6 +124,13 @@ def test_orthogonalised_matrices_have_singular_values_near_one(
     assert 0.6 < float(values.min()) and float(values.max()) < 1.3
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
+def test_matrices_together_become_what_each_becomes_alone(shape: tuple[int, int]) -> None:
+    matrices = torch.randn((3, *shape), generator=torch.Generator().manual_seed(1))
+    alone = torch.stack([orthogonalised(matrix) for matrix in matrices])
+    torch.testing.assert_close(orthogonalised(matrices), alone)
+
+
 def test_muon_moves_a_convolution_by_an_orthogonal_matrix() -> None:
     weight = torch.nn.Parameter(torch.zeros(8, 2, 3, 3))
     group = dict(params=[weight], lr=0.5, muon=True)
@@ -144,8 +151,12 @@ def test_a_pass_through_start_predicts_the_noisy_latent(backbone: BackboneSettin
     assert (v - x).square().mean() < 0.25
 
 
-class TwoChannels:
+class TwoChannels(torch.nn.Module):
     """Stands for an autoencoder whose second channel varies 16 times as much as the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
 
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         noise = torch.randn(1, 2, 2, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pixelwizard.bench.results import BenchResult, ForwardResult, SizeResult, StageResult
 from pixelwizard.planning.ceilings import Ceilings
+from pixelwizard.runs.progress import STAGES as ALL
 
 STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
 WHOLE = ("all steps s", "plan s")
@@ -22,8 +23,11 @@ def markdown(result: BenchResult) -> str:
     for size in result.sizes:
         lines += ["", f"## {size.width}x{size.height}, {size.frames} frames", ""]
         lines += table((*STAGES, *WHOLE), [_stage(stage) for stage in size.stages])
-        lines += ["", _total(size), ""]
-        lines += table((*FORWARDS, "difference"), [_forward(f) for f in size.forwards])
+        if len(size.stages) == len(ALL):
+            lines += ["", _total(size)]
+        if size.forwards:
+            forwards = [_forward(forward) for forward in size.forwards]
+            lines += ["", *table((*FORWARDS, "difference"), forwards)]
     lines += [
         "",
         "GB alive at most, the stage's network included: by the allocator on a GPU, of live",

@@ -1,8 +1,9 @@
-"""``bench``: the rates of the machine, then every stage at every size, then the report."""
+"""``bench``: the rates of the machine, then every stage at every size; the report grows with it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,12 +27,12 @@ PROCESSOR_TFLOP = 1.0
 
 
 def bench(config: BenchConfig) -> int:
-    """Measure, write bench.json and bench.md, print one of them; returns the exit code.
+    """Measure, write bench.json and bench.md after every stage, print one; returns the exit code.
 
     Raises ValueError where the device cannot do it: no GPU, too little memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wholes = list(config.wholes())
+    wholes, names = list(config.wholes()), (config.backbone.name, config.backbone.dtype)
     if device.type == "cpu":
         for whole in wholes:
             refuse_hours(whole)
@@ -44,12 +45,16 @@ def bench(config: BenchConfig) -> int:
         cases = [make_case(config, whole) for whole in wholes]
         for case in cases:
             remaining.expect({_part(case, s.name): s.seconds for s in case.short_plan.stages})
-        sizes = tuple(_measured(case, device, remaining) for case in cases)
+        for sizes in _measured(cases, device, remaining):
+            found = BenchResult(device_name(), versions(), *names, ceilings, sizes)
+            _write(config, found)
     finally:
         remaining.close()
-    backbone = config.backbone
-    names = (backbone.name, backbone.dtype)
-    _report(config, BenchResult(device_name(), versions(), *names, ceilings, sizes))
+    print(
+        json.dumps(found.to_json()) if config.format == "json" else markdown(found),
+        end="",
+        flush=True,
+    )
     return 0
 
 
@@ -76,21 +81,25 @@ def make_case(config: BenchConfig, whole: PlanConfig) -> Case:
     return Case(whole, short, *plans)
 
 
-def _measured(case: Case, device: torch.device, remaining: Remaining) -> SizeResult:
-    pipeline = Pipeline(case, device, remaining.share)
-    stages = []
-    for name, measure in pipeline.parts():
-        remaining.enter(_part(case, name))
-        stages.append(measure())
-    return pipeline.result(stages)
+def _measured(
+    cases: list[Case], device: torch.device, remaining: Remaining
+) -> Iterator[tuple[SizeResult, ...]]:
+    """All that is known after every stage: whoever stops a bench keeps what it has found."""
+    finished: tuple[SizeResult, ...] = ()
+    for case in cases:
+        pipeline, stages = Pipeline(case, device, remaining.share), []
+        for name, measure in pipeline.parts():
+            remaining.enter(_part(case, name))
+            stages.append(measure())
+            yield (*finished, pipeline.result(stages))
+        finished = (*finished, pipeline.result(stages))
 
 
 def _part(case: Case, stage: str) -> str:
     return f"{stage} {case.short.resolution.width}x{case.short.resolution.height}"
 
 
-def _report(config: BenchConfig, result: BenchResult) -> None:
-    folder, values = Path(config.run_dir), result.to_json()
-    write_json(folder / "bench.json", values)
+def _write(config: BenchConfig, result: BenchResult) -> None:
+    folder = Path(config.run_dir)
+    write_json(folder / "bench.json", result.to_json())
     write_text(folder / "bench.md", markdown(result))
-    print(json.dumps(values) if config.format == "json" else markdown(result), end="", flush=True)

@@ -27,6 +27,8 @@ class Source(ABC):
     """Examples by number; ``identity`` is equal for equal examples only."""
 
     identity: str
+    growing = False
+    """Whether examples are still being written, which the process that reads waits for."""
 
     @abstractmethod
     def size(self, step: int) -> int:

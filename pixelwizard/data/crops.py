@@ -1,4 +1,8 @@
-"""Random crops of procedural clips, for the autoencoder; three in four show the object's edge."""
+"""Random crops of procedural clips, for the autoencoder; three in four show the object's edge.
+
+Of four clips two have the video's size, one the anchor's, and one is the degraded anchor that a
+detail network is trained with: blur has to come back as blur.
+"""
 
 from __future__ import annotations
 
@@ -9,35 +13,50 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from pixelwizard.data import shapes
+from pixelwizard.data.examples import degraded
 from pixelwizard.settings.train import TrainConfig
+from pixelwizard.wan.tiling import to_frames
 
 EDGE_SHARE = 0.75
 RADII = (0.5, 1.15)
 """Least and greatest distance of an edge crop's centre from the object's, in radii."""
 
 
-def crops_of(config: TrainConfig, seed: int, split: str) -> list[np.ndarray]:
-    """Crops, uint8 [T, S, S, 3], of a clip: even seeds have the video's size, odd the anchor's."""
-    size = config.resolution.geometry if seed % 2 == 0 else config.resolution.anchor_geometry
-    side, length = config.data.crop, config.data.crop_frames
-    # scenes are numbered by pairs of seeds: each is seen in both sizes
-    scene, draw = shapes.scene(seed // 2, split), random.Random(seed)
+def clip_of(config: TrainConfig, seed: int, split: str) -> tuple[shapes.Scene, np.ndarray]:
+    """A scene and its clip, uint8 [T, H, W, 3], of the kind that the seed says."""
+    # scenes are numbered by groups of four seeds: each is seen in every way
+    scene, size = shapes.scene(seed // 4, split), config.resolution
+    if seed % 4 == 1:
+        small = size.anchor_geometry
+        return scene, shapes.render(scene, small.width, small.height, small.frames)
     clip = shapes.render(scene, size.width, size.height, size.frames)
+    if seed % 4 != 3:
+        return scene, clip
+    video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
+    draw = random.Random(f"degraded {seed}")
+    return scene, to_frames(degraded(video, size.anchor_geometry, config.data.degradation, draw)[0])
+
+
+def crops_of(config: TrainConfig, seed: int, split: str) -> list[np.ndarray]:
+    """Crops, uint8 [T, S, S, 3], of a clip."""
+    side, length = config.data.crop, config.data.crop_frames
+    scene, clip = clip_of(config, seed, split)
+    draw, (frames, height, width) = random.Random(seed), clip.shape[:3]
     crops = []
     for _ in range(config.data.crops):
-        first = draw.randrange(size.frames - length + 1)
-        left, top = draw.randrange(size.width - side + 1), draw.randrange(size.height - side + 1)
+        first = draw.randrange(frames - length + 1)
+        left, top = draw.randrange(width - side + 1), draw.randrange(height - side + 1)
         if draw.random() < EDGE_SHARE:
-            moment = (first + draw.randrange(length)) / max(size.frames - 1, 1)
-            x, y, radius = shapes.placement(scene, size.width / size.height, moment)
+            moment = (first + draw.randrange(length)) / max(frames - 1, 1)
+            x, y, radius = shapes.placement(scene, width / height, moment)
             angle, distance = draw.uniform(0, 2 * math.pi), radius * draw.uniform(*RADII)
-            left = round((x + distance * math.cos(angle)) * size.height - side / 2)
-            top = round((y + distance * math.sin(angle)) * size.height - side / 2)
-            left = min(max(left, 0), size.width - side)
-            top = min(max(top, 0), size.height - side)
+            left = round((x + distance * math.cos(angle)) * height - side / 2)
+            top = round((y + distance * math.sin(angle)) * height - side / 2)
+            left = min(max(left, 0), width - side)
+            top = min(max(top, 0), height - side)
         crops.append(clip[first : first + length, top : top + side, left : left + side].copy())
     return crops
 
@@ -46,7 +65,7 @@ class CropBatches(IterableDataset):
     """Endless batches of crops; the batch of a step depends on the seed and the step alone.
 
     Each step draws from the crops of the latest ``data.window`` clips, a window that moves on by
-    as many clips per step as replace a batch.
+    as many clips per step as replace a batch. Several workers of a loader take the steps in turn.
     """
 
     def __init__(self, config: TrainConfig, first_step: int) -> None:
@@ -56,7 +75,10 @@ class CropBatches(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, object]]:
         window: dict[int, list[np.ndarray]] = {}
         data, batch = self.config.data, self.config.objective.batch
-        step = self.first_step
+        worker = get_worker_info()
+        step, stride = self.first_step, 1
+        if worker is not None:
+            step, stride = self.first_step + worker.id, worker.num_workers
         while True:
             first = step * batch // data.crops
             seeds = range(first, first + data.window)
@@ -65,7 +87,7 @@ class CropBatches(IterableDataset):
             draw = random.Random(f"{self.config.seed} {step}")
             picks = [draw.choice(window[draw.choice(seeds)]) for _ in range(batch)]
             yield {"video": stacked(picks), "step": step}
-            step += 1
+            step += stride
 
 
 def held_out_crops(config: TrainConfig) -> list[dict[str, object]]:

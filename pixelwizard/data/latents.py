@@ -169,6 +169,7 @@ class GrowingExamples(LatentExamples):
     ) -> None:
         super().__init__(shards, identity)
         self.ready, self.per_step, self.wait = ready, per_step, wait
+        self.growing = shards.present < len(shards.paths)
 
     def size(self, step: int) -> int:
         shards = max(1, int(self.ready + self.per_step * step) // self.shards.shard)

@@ -29,7 +29,8 @@ def latent_statistics(vae: WanVAE, size: ResolutionSettings) -> tuple[list[float
     nearly every time. The scale here lies half way: the geometric mean of both deviations, times
     one factor for all channels that brings the root mean square of the normalised latent to 1.
     """
-    moments = [vae.moments(video) for video in _videos(size)]
+    device = next(vae.parameters()).device
+    moments = [vae.moments(video.to(device)) for video in _videos(size)]
     mean = torch.cat([_by_channel(m) for m, _ in moments], dim=1)
     variance = torch.cat([_by_channel(v) for _, v in moments], dim=1).clamp(-12, 6).exp()
     deviation = mean.std(dim=1)

@@ -42,6 +42,18 @@ def initial_noise(shape: Sequence[int], seed: int, device: torch.device | str = 
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
 
+def noise_like(x: Tensor, draw: torch.Generator) -> Tensor:
+    """Standard normal noise of the shape, the type and on the device of ``x``.
+
+    ``draw`` is a generator of the host. Elsewhere it draws the seed of one there: a processor needs
+    longer for the noise of a batch than a GPU for the whole step of a small network.
+    """
+    if x.device.type == "cpu":
+        return torch.randn(x.shape, generator=draw).to(x)
+    seed = int(torch.randint(2**62, (), generator=draw))
+    return initial_noise(x.shape, seed, x.device).to(x)
+
+
 def _per_sample(sigma: Tensor | float, like: Tensor) -> Tensor | float:
     """Reshapes [B] to [B, 1, 1, ...] so that it multiplies ``like``; numbers pass."""
     if isinstance(sigma, Tensor) and sigma.ndim == 1:

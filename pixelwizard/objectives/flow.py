@@ -1,6 +1,6 @@
 """Flow matching: the velocity of the straight path, at one time per sample and with dt = 0.
 
-B samples; the latents are [B, C, T, H, W]. Random numbers are drawn on the CPU.
+B samples; the latents are [B, C, T, H, W]. Random numbers come from a generator on the CPU.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pixelwizard.diffusion.flow import noise_like
 from pixelwizard.settings.objective import FlowSettings
 from pixelwizard.shortcut.targets import (
     NetworkVelocity,
@@ -48,7 +49,7 @@ class FlowObjective:
         """What ``network`` shall predict for the data ``x0``, with noise from ``draw``."""
         time_B = spread_times(len(x0), self.grid, draw)
         weight_B, time_B = self.grid.weight(time_B).to(x0), time_B.to(x0)
-        noise = torch.randn(x0.shape, generator=draw).to(x0)
+        noise = noise_like(x0, draw)
         x_t, velocity = flow_matching_target(x0, noise, time_B)
         return Target(x_t, time_B, torch.zeros_like(time_B), velocity, weight_B)
 

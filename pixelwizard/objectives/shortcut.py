@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from pixelwizard.diffusion.flow import noise_like
 from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.objectives.flow import FLOW, FlowObjective, Target
 from pixelwizard.settings.objective import FlowSettings, ShortcutSettings
@@ -60,7 +61,7 @@ class ShortcutObjective(FlowObjective):
         weight_B = noise_span_weights(
             time_B, size_B, self.grid, rule.span_exponent, rule.span_limits
         )
-        noise = torch.randn(x0.shape, generator=draw).to(x0)
+        noise = noise_like(x0, draw)
         time_B, size_B = time_B.to(x0), size_B.to(x0)
         x_t, _ = flow_matching_target(x0, noise, time_B)
         velocity = self_consistency_target(network, x_t, time_B, size_B, self.grid, rule.half_step)

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from pixelwizard.data.batches import Batch
+from pixelwizard.diffusion.flow import noise_like
 from pixelwizard.runs.modules import TrainingModule, generator, per_sample
 from pixelwizard.settings.train import TrainConfig
 from pixelwizard.wan.vae import WanVAE
 
 MORE_NOISE = 2.2
 """Most that is added to the posterior's log-variance for a decoder alone: 3 times its deviation."""
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""The layout of the weights of two- and three-dimensional convolutions."""
 
 
 class VAEModule(TrainingModule):
@@ -32,6 +35,17 @@ class VAEModule(TrainingModule):
             network.encoder.requires_grad_(False)
             network.conv1.requires_grad_(False)
 
+    def on_fit_start(self) -> None:
+        """On a GPU let the channels of the weights lie last, and so those of all that they make.
+
+        A step takes 55 instead of 80 ms there (H200).
+        """
+        if self.device.type == "cuda":
+            for parameter in (*self.network.parameters(), *self.average.parameters()):
+                if parameter.ndim in CHANNELS_LAST:
+                    layout = CHANNELS_LAST[parameter.ndim]
+                    parameter.data = parameter.data.contiguous(memory_format=layout)
+
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
         """Whether Muon takes a parameter: the convolutions, but the first and the last."""
         if name == "encoder.conv1.weight" or "head.2" in name or "gamma" in name:
@@ -44,7 +58,7 @@ class VAEModule(TrainingModule):
         mean, logvar = network.moments(video_BCTHW)
         logvar = logvar.clamp(-12, 6)
         draw = generator(self.config.seed, batch["step"])
-        noise = torch.randn(mean.shape, generator=draw).to(mean)
+        noise = noise_like(mean, draw)
         if self.decoder_only:
             raised_B = MORE_NOISE * torch.rand(len(mean), generator=draw)
             logvar = logvar + per_sample(raised_B).to(logvar)

@@ -80,6 +80,7 @@ def fit(
         max_epochs=-1,
         precision=config.trainer.precision,
         accumulate_grad_batches=config.trainer.accumulate,
+        benchmark=True,  # batches have one shape: a GPU may look for its fastest convolutions
         plugins=[CheckpointFiles(), *options.pop("plugins")],
         val_check_interval=config.checkpoint.every * config.trainer.accumulate,
         check_val_every_n_epoch=None,

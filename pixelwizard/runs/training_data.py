@@ -40,7 +40,7 @@ class TrainingData(L.LightningDataModule):
         assert self.trainer is not None
         config, first = self.config, self.trainer.global_step * self.config.trainer.accumulate
         if config.part == "vae":
-            return loader(CropBatches(config, first))
+            return loader(CropBatches(config, first), config.data.workers)
         if self.sources is None:
             return loader(LabelledBatches(maker(config), config.seed, first))
         batches = Batches(
@@ -51,8 +51,7 @@ class TrainingData(L.LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
         )
-        workers = config.data.workers if config.data.kind == "clips" else 0
-        return loader(batches, workers)
+        return loader(batches, 0 if self.sources.train.growing else config.data.workers)
 
     def val_dataloader(self) -> Any:
         config = self.config

@@ -1,7 +1,6 @@
 """The training of the anchor and of the detail network, by an objective.
 
-B samples, C latent channels, T H W the latent grid. Random numbers are drawn on the CPU, so that
-they do not depend on the device.
+B samples, C latent channels, T H W the latent grid.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from pixelwizard.data.batches import Batch
 from pixelwizard.data.encoding import Encoding
+from pixelwizard.diffusion.flow import noise_like
 from pixelwizard.geometry import PATCH
 from pixelwizard.objectives import make_objective
 from pixelwizard.objectives.flow import FLOW
@@ -126,6 +126,6 @@ class DetailModule(VelocityModule):
         rule, count = self.config.objective.condition, len(anchor_BCTHW)
         level_B = torch.rand(count, generator=draw) * rule.noise
         level_B = level_B * (torch.rand(count, generator=draw) < rule.noisy)
-        noise = torch.randn(anchor_BCTHW.shape, generator=draw)
-        noisy = anchor_BCTHW + (noise * per_sample(level_B)).to(anchor_BCTHW)
+        noise = noise_like(anchor_BCTHW, draw)
+        noisy = anchor_BCTHW + noise * per_sample(level_B).to(anchor_BCTHW)
         return noisy * per_sample(kept_B).to(noisy)

@@ -38,7 +38,7 @@ class DataSettings:
 
     ``clips``    videos in ``dir`` with their ``captions`` (.csv or .jsonl), read at ``fps``; the
                  last ``held_out`` of the table measure the loss; ``workers`` processes decode
-    ``latents``  what ``pixelwizard encode`` wrote into ``dir``
+    ``latents``  what ``pixelwizard encode`` wrote into ``dir``, read by a process of its own
     ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``: training starts
                  with ``ready`` of them, and every example that it takes allows ``growth`` more,
                  which it waits for; ``workers`` processes encode them beside it (0: all before it).
@@ -46,7 +46,7 @@ class DataSettings:
 
     ``shard`` examples make a file. The autoencoder trains on ``crops`` random crops of each
     procedural clip, ``crop`` pixels wide and high and ``crop_frames`` long, mixed over the
-    ``window`` latest clips.
+    ``window`` latest clips; ``workers`` processes cut them.
     """
 
     kind: Literal["shapes", "clips", "latents"] = "shapes"
