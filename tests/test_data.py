@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import BACKBONE, SIZE, write_backbone
-from small import small_training as small_training_of
+from small import BACKBONE, SIZE, small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.data import shapes
@@ -79,7 +78,7 @@ def clip_settings(videos: Path, **changes: Any) -> DataSettings:
     return replace(settings, **changes)
 
 
-def small_training(backbone: BackboneSettings, folder: Path, data: DataSettings) -> TrainConfig:
+def training_on(backbone: BackboneSettings, folder: Path, data: DataSettings) -> TrainConfig:
     return TrainConfig(
         run_dir=str(folder),
         backbone=backbone,
@@ -227,7 +226,7 @@ def test_the_order_of_the_data_depends_on_seed_and_step_alone() -> None:
 def test_crops_show_clips_of_both_sizes_and_degraded_anchors(tmp_path: Path) -> None:
     plain = DegradationSettings(shrink=[], blurred=0.0)
     worst = DegradationSettings(shrink=[4.0, 4.0], blurred=1.0, kernels=[5], deviation=[2.0, 2.0])
-    config = small_training_of(BACKBONE, tmp_path, tmp_path, "vae")
+    config = small_training(BACKBONE, tmp_path, tmp_path, "vae")
     clips = []
     for rule in (plain, worst):
         config = replace(config, data=replace(config.data, degradation=rule))
@@ -241,7 +240,7 @@ def test_crops_show_clips_of_both_sizes_and_degraded_anchors(tmp_path: Path) -> 
 
 
 def test_crops_are_the_same_however_many_processes_cut_them(tmp_path: Path) -> None:
-    config = small_training_of(BACKBONE, tmp_path, tmp_path, "vae")
+    config = small_training(BACKBONE, tmp_path, tmp_path, "vae")
     whole = first(CropBatches(config, 0), 6)
     loader = torch.utils.data.DataLoader(CropBatches(config, 2), batch_size=None, num_workers=2)
     for batch, expected in zip(first(loader, 4), whole[2:], strict=True):
@@ -291,7 +290,7 @@ def test_encoded_clips_train_like_clips(
     assert encode(made) == 0
     assert lost.read_bytes() == before
 
-    from_latents = small_training(
+    from_latents = training_on(
         backbone, tmp_path / "one", DataSettings(kind="latents", dir=str(folder))
     )
     sources = open_sources(from_latents)
@@ -300,7 +299,7 @@ def test_encoded_clips_train_like_clips(
     assert batch["latent"].shape == (1, 4, 2, 4, 8) and batch["condition"].shape == (1, 4, 2, 2, 4)
     assert batch["caption"] == ["a blue circle"] and batch["text"][0].shape[1] == 16
     assert train(from_latents) == 0
-    assert train(small_training(backbone, tmp_path / "two", clip_settings(videos))) == 0
+    assert train(training_on(backbone, tmp_path / "two", clip_settings(videos))) == 0
 
     shifted = replace(from_latents, resolution=replace(SIZE, shift=9.0, anchor_shift=9.0))
     assert open_sources(shifted).train.size(0) == 3
@@ -325,6 +324,6 @@ def test_encoded_clips_train_like_clips(
 def test_impossible_data_is_refused(
     backbone: BackboneSettings, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
-    config = small_training(backbone, tmp_path, DataSettings())
+    config = training_on(backbone, tmp_path, DataSettings())
     with pytest.raises(ConfigError, match=sentence):
         replace(config, data=replace(config.data, **changes)).check()
