@@ -41,7 +41,8 @@ class DataSettings:
     ``latents``  what ``pixelwizard encode`` wrote into ``dir``, read by a process of its own
     ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``: training starts
                  with ``ready`` of them, and every example that it takes allows ``growth`` more,
-                 which it waits for; ``workers`` processes encode them beside it (0: all before it).
+                 which it waits for; ``workers`` processes encode them beside it (0: all before it),
+                 and read them where all are there at the start.
                  ``held_out`` examples of other captions measure the loss.
 
     ``shard`` examples make a file. The autoencoder trains on ``crops`` random crops of each
