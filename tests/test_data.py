@@ -287,7 +287,7 @@ def test_encoded_clips_train_like_clips(
     lost = folder / "train-00001.safetensors"
     before = lost.read_bytes()
     lost.unlink()
-    assert encode(made) == 0
+    assert encode(replace(made, data=replace(made.data, workers=2))) == 0
     assert lost.read_bytes() == before
 
     from_latents = training_on(

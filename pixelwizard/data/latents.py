@@ -12,16 +12,17 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from pixelwizard.data.batches import Batch, Source, joined
 from pixelwizard.data.encoding import Encoding
@@ -56,13 +57,29 @@ class Shards:
         return range(index * self.shard, min((index + 1) * self.shard, self.count))
 
 
+class Pixels(Dataset[Union[dict[str, Tensor], str]]):
+    """The examples of clips by their numbers as pixels, or why one cannot be had."""
+
+    def __init__(self, clips: Clips, recipe: Recipe, numbers: Sequence[int]) -> None:
+        self.clips, self.recipe, self.numbers = clips, recipe, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor] | str:
+        number = self.numbers[index]
+        draw = random.Random(f"{self.recipe.seed} {number}")
+        try:
+            return example(self.clips, number, self.recipe, draw)
+        except Unusable as problem:
+            return str(problem)
+
+
 @torch.inference_mode()
 def encoded(
-    encoding: Encoding, clips: Clips, number: int, recipe: Recipe, device: torch.device
+    encoding: Encoding, videos: dict[str, Tensor], device: torch.device | str
 ) -> dict[str, Tensor]:
-    """The tensors of one example. Raises Unusable."""
-    draw = random.Random(f"{recipe.seed} {number}")
-    videos = example(clips, number, recipe, draw)
+    """The tensors of one example."""
     names = {"video": "latent", "small": "condition"}
     return {
         names[name]: encoding.latent(video.to(device)).half().cpu()
@@ -71,24 +88,27 @@ def encoded(
 
 
 def write_shard(
-    encoding: Encoding, clips: Clips, shards: Shards, index: int, recipe: Recipe, device: str
+    encoding: Encoding,
+    path: Path,
+    examples: Iterable[tuple[list[str], dict[str, Tensor] | str]],
+    device: str,
 ) -> None:
-    """Encode and write one shard, without the clips that cannot be used after all."""
+    """Encode captions and pixels into one shard; a clip that cannot be had is only named."""
     rows: list[dict[str, Tensor]] = []
     captions: list[list[str]] = []
-    for number in shards.numbers(index):
-        try:
-            rows.append(encoded(encoding, clips, number, recipe, torch.device(device)))
-            captions.append(clips.captions(number))
-        except Unusable as problem:
-            log.warning("skipped %s", problem)
+    for texts, pixels in examples:
+        if isinstance(pixels, str):
+            log.warning("skipped %s", pixels)
+            continue
+        rows.append(encoded(encoding, pixels, device))
+        captions.append(texts)
     tensors = {name: torch.stack([row[name] for row in rows]) for name in (rows or [{}])[0]}
     tensors["empty"] = encoding.texts([""], device)[0].cpu()
     for row, texts in enumerate(captions):
         for column, embedding in enumerate(encoding.texts(texts, device)):
             tensors[f"text.{row}.{column}"] = embedding.cpu().clone()
     facts = {"captions": json.dumps(captions, ensure_ascii=False)}
-    write(shards.paths[index], lambda part: save_file(tensors, part, metadata=facts))
+    write(path, lambda part: save_file(tensors, part, metadata=facts))
 
 
 def fill(
@@ -99,12 +119,28 @@ def fill(
     device: str = "cpu",
     worker: int = 0,
     of: int = 1,
+    readers: int = 0,
 ) -> Iterator[Path]:
-    """Write the shards that are missing, every ``of``-th of them; yields each finished one."""
-    for index, path in enumerate(shards.paths):
-        if index % of == worker and not path.exists():
-            write_shard(encoding, clips, shards, index, recipe, device)
-            yield path
+    """Write the shards that are missing, every ``of``-th of them; yields each finished one.
+
+    ``readers`` processes read and degrade the clips ahead of the encoder.
+    """
+    own = list(range(worker, len(shards.paths), of))
+    missing = [index for index in own if not shards.paths[index].exists()]
+    numbers = [number for index in missing for number in shards.numbers(index)]
+    pixels = iter(
+        DataLoader(
+            Pixels(clips, recipe, numbers),
+            batch_size=None,
+            num_workers=readers,
+            prefetch_factor=1 if readers else None,
+            generator=torch.Generator(),
+        )
+    )
+    for index in missing:
+        examples = ((clips.captions(number), next(pixels)) for number in shards.numbers(index))
+        write_shard(encoding, shards.paths[index], examples, device)
+        yield shards.paths[index]
 
 
 class LatentExamples(Source):

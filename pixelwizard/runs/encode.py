@@ -37,12 +37,12 @@ def encode(config: EncodeConfig) -> int:
     }
     _claim(folder, facts)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    encoding = Encoding(config.backbone)
+    encoding, readers = Encoding(config.backbone), config.data.workers
     total = sum(len(some.paths) for some in shards.values())
     before = done = sum(some.present for some in shards.values())
     started = time.monotonic()
     for split, some in shards.items():
-        for _ in fill(encoding, clips[split], some, recipe, device):
+        for _ in fill(encoding, clips[split], some, recipe, device, readers=readers):
             done += 1
             pace = (time.monotonic() - started) / (done - before)
             line.show(f"shard {done}/{total}  ETA {clock(pace * (total - done))}")

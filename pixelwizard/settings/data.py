@@ -47,7 +47,8 @@ class DataSettings:
 
     ``shard`` examples make a file. The autoencoder trains on ``crops`` random crops of each
     procedural clip, ``crop`` pixels wide and high and ``crop_frames`` long, mixed over the
-    ``window`` latest clips; ``workers`` processes cut them.
+    ``window`` latest clips; ``workers`` processes cut them. For ``encode``, ``workers`` processes
+    read the clips ahead.
     """
 
     kind: Literal["shapes", "clips", "latents"] = "shapes"
