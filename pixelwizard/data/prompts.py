@@ -23,7 +23,7 @@ ID_KEYS = ("id", "prompt_id")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.anchor)")
 MAX_SEED = 2**62
 DEMO_PROMPTS = (
-    "a pink cross grows over a black background",
+    "a cyan cross moves left over a black background",
     "a yellow triangle moves left over a navy background",
     "a green circle shrinks over a purple background",
     "a red square moves right over a brown background",
