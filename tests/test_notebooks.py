@@ -105,4 +105,4 @@ def test_the_python_of_the_readme_runs(quick: None) -> None:
     for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         exec(compile(block, "<README>", "exec"), names)
     assert len(names["run"].videos) == 1 and not names["run"].failed
-    assert tuple(names["latent"].shape) == (16, 2, 10, 16)
+    assert tuple(names["latent"].shape) == (32, 2, 10, 16)
