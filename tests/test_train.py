@@ -13,6 +13,7 @@ from small import SIZE, small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.data.statistics import latent_statistics
+from pixelwizard.runs import optimizers
 from pixelwizard.runs.optimizers import MuonAdamW, orthogonalised
 from pixelwizard.runs.starts import make_module, pass_through
 from pixelwizard.runs.train import train
@@ -129,6 +130,23 @@ def test_matrices_together_become_what_each_becomes_alone(shape: tuple[int, int]
     matrices = torch.randn((3, *shape), generator=torch.Generator().manual_seed(1))
     alone = torch.stack([orthogonalised(matrix) for matrix in matrices])
     torch.testing.assert_close(orthogonalised(matrices), alone)
+
+
+def test_an_update_takes_few_values_of_several_parameters_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(optimizers, "TOGETHER", 100)
+    sizes = (60, 40, 1, 200, 50, 50)
+    parameters = [torch.zeros(size) for size in sizes]
+    parts = list(optimizers.bounded(parameters))
+    assert [[len(p) for p in part] for part in parts] == [[60, 40], [1], [200], [50, 50]]
+    assert [len(part) for part in optimizers.alike(parameters)] == [1] * 6  # on a CPU
+    meta = [torch.zeros(shape, device="meta") for shape in ((8, 5), (5, 8), (8, 5), (8, 5))]
+    assert [[tuple(p.shape) for p in part] for part in optimizers.alike(meta)] == [
+        [(8, 5), (8, 5)],
+        [(8, 5)],
+        [(5, 8)],
+    ]
 
 
 def test_muon_moves_a_convolution_by_an_orthogonal_matrix() -> None:

@@ -7,7 +7,7 @@ Sources: K. Jordan et al., Muon (2024), for the iteration and its coefficients; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from pixelwizard.settings.train import OptimizerSettings
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+TOGETHER = 1 << 24
+"""How many values are updated at once: 64 MB a temporary tensor, however large the network is."""
 
 
 def orthogonalised(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -39,21 +41,26 @@ def orthogonalised(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor
     return (x.mT if tall else x).to(matrix.dtype)
 
 
-def all_orthogonalised(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """``orthogonalised`` of each: on a GPU those of one shape together, which it does as fast as
-    one; a CPU is faster with one after the other.
-    """
-    if matrices[0].device.type == "cpu":
-        return [orthogonalised(matrix, dtype) for matrix in matrices]
-    places: dict[torch.Size, list[int]] = {}
-    for place, matrix in enumerate(matrices):
-        places.setdefault(matrix.shape, []).append(place)
-    found = list(matrices)
-    for alike in places.values():
-        batch = orthogonalised(torch.stack([matrices[place] for place in alike]), dtype)
-        for place, matrix in zip(alike, batch, strict=True):
-            found[place] = matrix
-    return found
+def alike(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters of one shape, which a GPU orthogonalises as fast as one; on a CPU each alone."""
+    groups: dict[Hashable, list[Tensor]] = {}
+    for place, parameter in enumerate(parameters):
+        key: Hashable = place if parameter.device.type == "cpu" else parameter.shape
+        groups.setdefault(key, []).append(parameter)
+    for group in groups.values():
+        yield from bounded(group)
+
+
+def bounded(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters one after the other, at most ``TOGETHER`` values of several at once."""
+    some: list[Tensor] = []
+    for parameter in parameters:
+        if some and sum(p.numel() for p in some) + parameter.numel() > TOGETHER:
+            yield some
+            some = []
+        some.append(parameter)
+    if some:
+        yield some
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -89,44 +96,46 @@ class MuonAdamW(torch.optim.Optimizer):
                 result = closure()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
             if group["weight_decay"]:
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             (self._muon if group["muon"] else self._adamw)(parameters, group)
         return result
 
     def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        updates = []
-        for p in parameters:
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p)
-            state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            update = p.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-            updates.append(update.full_tensor() if isinstance(update, DTensor) else update)
-        changes = all_orthogonalised(updates, self.dtype)
-        for p, change in zip(parameters, changes, strict=True):
-            scale = 0.2 * max(change.shape) ** 0.5
-            p.add_(like(change.view(p.shape), p), alpha=-group["lr"] * scale)
+        for some in alike(parameters):
+            updates = [self._momentum(p, group["momentum"]) for p in some]
+            one = len(some) == 1
+            found = orthogonalised(updates[0] if one else torch.stack(updates), self.dtype)
+            scale = 0.2 * max(updates[0].shape) ** 0.5
+            for p, change in zip(some, [found] if one else found, strict=True):
+                p.add_(like(change.view(p.shape), p), alpha=-group["lr"] * scale)
+
+    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        """The gradient with Nesterov's momentum as a whole matrix."""
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - momentum)
+        update = p.grad.lerp(state["momentum"], momentum).flatten(1)
+        return update.full_tensor() if isinstance(update, DTensor) else update
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]
-        for p in parameters:
-            state = self.state[p]
-            if not state:
-                state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
-            state["step"] += 1
-        states, gradients = [self.state[p] for p in parameters], [p.grad for p in parameters]
-        means, squares = ([state[name] for state in states] for name in ("mean", "square"))
-        torch._foreach_lerp_(means, gradients, 1 - first)
-        torch._foreach_mul_(squares, second)
-        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
-        spread = torch._foreach_div(squares, [1 - second ** state["step"] for state in states])
-        torch._foreach_sqrt_(spread)
-        torch._foreach_add_(spread, 1e-8)
-        steps = [-group["lr"] / (1 - first ** state["step"]) for state in states]
-        torch._foreach_addcdiv_(parameters, means, spread, steps)
+        for some in bounded(parameters):
+            states, gradients = [self.state[p] for p in some], [p.grad for p in some]
+            for p, state in zip(some, states, strict=True):
+                if not state:
+                    state.update(step=0, mean=torch.zeros_like(p), square=torch.zeros_like(p))
+                state["step"] += 1
+            means, squares = ([state[name] for state in states] for name in ("mean", "square"))
+            torch._foreach_lerp_(means, gradients, 1 - first)
+            torch._foreach_mul_(squares, second)
+            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
+            spread = torch._foreach_div(squares, [1 - second ** state["step"] for state in states])
+            torch._foreach_sqrt_(spread)
+            torch._foreach_add_(spread, 1e-8)
+            steps = [-group["lr"] / (1 - first ** state["step"]) for state in states]
+            torch._foreach_addcdiv_(some, means, spread, steps)
 
 
 def make_optimizer(
