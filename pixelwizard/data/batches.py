@@ -11,6 +11,7 @@ import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -84,18 +85,19 @@ class Batches(IterableDataset[Batch]):
         self.rank, self.ranks = rank, ranks
 
     def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        step, stride = (self.first, 1)
-        if worker is not None:
-            step, stride = self.first + worker.id, worker.num_workers
-        while True:
+        for step in steps(self.first):
             size, count = self.source.size(step), self.count * self.ranks
             draw = random.Random(f"{self.seed} {step}")
             enough = size >= count
             rows = draw.sample(range(size), count) if enough else draw.choices(range(size), k=count)
             own = random.Random(f"{self.seed} {step} {self.rank}")
             yield {**self.source.batch(rows[self.rank :: self.ranks], own), "step": step}
-            step += stride
+
+
+def steps(first: int) -> Iterator[int]:
+    """Numbers of batches from ``first`` on; several workers of a loader take them in turn."""
+    worker = get_worker_info()
+    return count(first) if worker is None else count(first + worker.id, worker.num_workers)
 
 
 class HeldOut(Dataset[Batch]):

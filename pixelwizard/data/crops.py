@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from pixelwizard.data import shapes
+from pixelwizard.data.batches import steps
 from pixelwizard.data.examples import degraded
 from pixelwizard.settings.train import TrainConfig
 from pixelwizard.wan.tiling import to_frames
@@ -75,11 +76,7 @@ class CropBatches(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, object]]:
         window: dict[int, list[np.ndarray]] = {}
         data, batch = self.config.data, self.config.objective.batch
-        worker = get_worker_info()
-        step, stride = self.first_step, 1
-        if worker is not None:
-            step, stride = self.first_step + worker.id, worker.num_workers
-        while True:
+        for step in steps(self.first_step):
             first = step * batch // data.crops
             seeds = range(first, first + data.window)
             kept = {seed: window.get(seed) for seed in seeds}
@@ -87,7 +84,6 @@ class CropBatches(IterableDataset):
             draw = random.Random(f"{self.config.seed} {step}")
             picks = [draw.choice(window[draw.choice(seeds)]) for _ in range(batch)]
             yield {"video": stacked(picks), "step": step}
-            step += stride
 
 
 def held_out_crops(config: TrainConfig) -> list[dict[str, object]]:
