@@ -45,8 +45,8 @@ def initial_noise(shape: Sequence[int], seed: int, device: torch.device | str = 
 def noise_like(x: Tensor, draw: torch.Generator) -> Tensor:
     """Standard normal noise of the shape, the type and on the device of ``x``.
 
-    ``draw`` is a generator of the host. Elsewhere it draws the seed of one there: a processor needs
-    longer for the noise of a batch than a GPU for the whole step of a small network.
+    ``draw`` is a generator of the host. Elsewhere it draws the seed of one there: a processor takes
+    nearly as long for the noise of a batch as a GPU for the whole step of a small network.
     """
     if x.device.type == "cpu":
         return torch.randn(x.shape, generator=draw).to(x)
