@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,13 @@ from torch import Tensor
 from pixelwizard import worker
 from pixelwizard.bench.measuring import random_anchor
 from pixelwizard.checkpoints import find_weights
+from pixelwizard.data.encoding import Encoding
+from pixelwizard.data.examples import Recipe
+from pixelwizard.data.latents import LatentExamples, Shards, fill
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.geometry import Geometry
 from pixelwizard.planning.sampling_cost import Sampling, cost_of_sampling
+from pixelwizard.runs.sources import open_clips, open_sources
 from pixelwizard.runs.train import train
 from pixelwizard.settings import (
     BackboneSettings,
@@ -186,6 +191,22 @@ def test_a_small_training_writes_its_export(tmp_path: Path, part: str) -> None:
     assert len(losses) == 6 and all(math.isfinite(float(loss)) for loss in losses)
     weights = find_weights(replace(config.backbone, folder=str(tmp_path / "export")), part)
     assert all(tensor.isfinite().all() for tensor in load_file(weights).values())
+
+
+def test_the_training_clips_of_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
+    config = small_training(write_backbone(tmp_path / "weights"), tmp_path, tmp_path, "detail")
+    sources = open_sources(config)
+    recipe = Recipe(config.part, config.resolution, config.data.degradation, seed=0)
+    clips = open_clips(config.data, config.part, config.resolution.frames)["train"]
+    shards = Shards(tmp_path / "cpu", "train", len(clips), config.data.shard)
+    shards.folder.mkdir()
+    for _ in fill(Encoding(config.backbone, torch.bfloat16), clips, shards, recipe, "cpu"):
+        pass
+    rows, draw = range(len(clips)), random.Random(0)
+    on_gpu = sources.train.batch(rows, draw)
+    on_cpu = LatentExamples(shards, "").batch(rows, draw)
+    for name in ("latent", "condition"):
+        assert error(on_gpu[name], on_cpu[name]) < 5e-2
 
 
 @pytest.mark.parametrize("mode", ["auto", "offload", "stream"])

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,8 +43,8 @@ class Filling:
 class Cache:
     """Fills shards in their order, with ``workers`` processes as long as this one runs.
 
-    With none, everything is written before this is made. ``wait`` is how to know that a file is
-    there.
+    With none, everything is written before this is made. Where there is a GPU the clips are
+    encoded on it. ``wait`` is how to know that a file is there.
     """
 
     def __init__(
@@ -56,10 +56,8 @@ class Cache:
             return
         self.line.say("encoding training clips; training starts when enough are there")
         if workers == 0:
-            encoding = Encoding(backbone, vae_dtype=torch.bfloat16)
-            for one in fillings:
-                for _ in fill(encoding, one.clips, one.shards, one.recipe):
-                    self._show()
+            for _ in _fill_all(backbone, fillings):
+                self._show()
             self.line.show("")
             return
         context = multiprocessing.get_context("spawn")
@@ -96,13 +94,21 @@ def _work(
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     try:
-        encoding = Encoding(backbone, vae_dtype=torch.bfloat16)
-        for one in fillings:
-            for _ in fill(encoding, one.clips, one.shards, one.recipe, worker=worker, of=of):
-                pass
+        for _ in _fill_all(backbone, fillings, worker, of):
+            pass
     except Exception as error:
         with contextlib.suppress(OSError):  # nobody listens once the parent has ended
             failed.send(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _fill_all(
+    backbone: BackboneSettings, fillings: Sequence[Filling], worker: int = 0, of: int = 1
+) -> Iterator[Path]:
+    """Write the missing shards of all fillings, every ``of``-th of them; yields each one."""
+    encoding = Encoding(backbone, vae_dtype=torch.bfloat16)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for one in fillings:
+        yield from fill(encoding, one.clips, one.shards, one.recipe, device, worker, of)
 
 
 def _end_with(parent: int) -> None:

@@ -118,7 +118,9 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim, *[1] * spatial_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * (self.scale * self.gamma)
+        # spelled out: the norms of F.normalize along channels are slow to differentiate on a CPU
+        inverse = x.square().mean(dim=1, keepdim=True).float().clamp_min(1e-24).rsqrt()
+        return x * inverse.to(x.dtype) * self.gamma.to(x.dtype)
 
     def activate(self, frame: Tensor) -> Tensor:
         """The norm of one frame and its SiLU, in one new tensor."""
