@@ -8,6 +8,8 @@ A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
     models_t5_umt5-enc.safetensors or models_t5_umt5-xxl-enc-bf16.pth     the text encoder
     google/umt5-xxl/                                                      its tokenizer
 
+    latent_statistics.yaml              of an autoencoder trained here: what ``backbone.vae`` says
+
 or as its Diffusers version is, with ``transformer/``, ``vae/``, ``text_encoder/`` and
 ``tokenizer/``. ``backbone.anchor`` and ``backbone.detail`` name a file that takes the place of the
 folder's own.
@@ -22,6 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pixelwizard import catalog
 from pixelwizard.digests import file_digest
 from pixelwizard.settings import BackboneSettings, DiTSizes
@@ -29,6 +33,7 @@ from pixelwizard.settings import BackboneSettings, DiTSizes
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"
 TOKENIZER = "google/umt5-xxl"
+STATISTICS = "latent_statistics.yaml"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
 # The first name of each part is the one that is written.
@@ -66,6 +71,24 @@ def weights_folder(backbone: BackboneSettings) -> Path:
     if backbone.folder:
         return Path(backbone.folder).expanduser()
     return Path(__file__).parent / "assets" / backbone.name
+
+
+def own_statistics(folder: Path) -> dict[str, list[float]]:
+    """``latent_mean`` and ``latent_std`` of a folder's autoencoder, if they lie there with it.
+
+    Raises ValueError where the file says something else.
+    """
+    path = folder / STATISTICS
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {name: [float(v) for v in found[name]] for name in ("latent_mean", "latent_std")}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        raise ValueError(
+            f"{path} must hold latent_mean and latent_std, a number for each channel;"
+            " export the autoencoder again, or set backbone.vae.latent_mean and latent_std"
+        ) from None
 
 
 def tokenizer_folder(backbone: BackboneSettings) -> Path:

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard import catalog, schema, settings
+from pixelwizard.checkpoints import own_statistics
 from pixelwizard.overrides import HYDRA_PARTS, check_option, checked
 from pixelwizard.run_folder import config_hash, incidental
 from pixelwizard.schema import ConfigError
@@ -169,6 +170,7 @@ def _config(composed: DictConfig, prompts: Sequence[str]) -> Any:
     for key in PATHS:
         if (values["task"], key) != ("compare", "reference"):  # there it is one of the runs
             _make_absolute(values, key)
+    _take_statistics(values, composed.hydra.overrides.task)
     if "run_dir" not in values:
         return settings.from_plain(values)
     given = values["run_dir"]
@@ -180,6 +182,21 @@ def _config(composed: DictConfig, prompts: Sequence[str]) -> Any:
     names = names or [choices[group] for group in naming if group in choices]
     name = re.sub(r"[^A-Za-z0-9._-]+", "+", "-".join([*names, config_hash(config)]))
     return dataclasses.replace(config, run_dir=str(Path.cwd() / "outputs" / name))
+
+
+def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
+    """Of an autoencoder with statistics in its folder those hold, unless ``words`` name others."""
+    backbone = values.get("backbone")
+    if not isinstance(backbone, dict) or not isinstance(backbone.get("folder"), str):
+        return
+    try:
+        found = own_statistics(Path(backbone["folder"]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    named = {word.split("=", 1)[0].lstrip("+") for word in words}
+    for name, numbers in found.items():
+        if f"backbone.vae.{name}" not in named:
+            backbone["vae"][name] = numbers
 
 
 def _make_absolute(values: dict[str, Any], key: str) -> None:

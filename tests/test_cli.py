@@ -20,6 +20,7 @@ from pixelwizard import catalog, settings
 from pixelwizard.cli import main
 from pixelwizard.commands import TASKS, command
 from pixelwizard.commands import generate as generate_command
+from pixelwizard.wan.weights import write_statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 Fake = Callable[[Path], int]
@@ -316,6 +317,31 @@ def test_an_experiment_of_ones_own_is_found_and_can_be_overridden(launched: Laun
     assert launched.folders[0].name.startswith("mine-")
     assert main(["experiments=mine", "seed=6", "schedule.steps=3"]) == 0
     assert (launched.config().seed, launched.config().schedule.steps) == (6, 3)
+
+
+def test_the_statistics_beside_an_autoencoder_hold_unless_others_are_named(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    means = [round(0.01 * channel, 4) for channel in range(32)]
+    named = "backbone.vae.latent_std=[" + ",".join(["2.0"] * 32) + "]"
+    write_statistics(means, [0.5] * 32, Path("mine"))
+    shown = []
+    for words in ([], ["backbone.folder=mine"], ["backbone.folder=mine", named]):
+        assert main(["--cfg", "job", *words]) == 0
+        vae = yaml.safe_load(capsys.readouterr().out)["backbone"]["vae"]
+        shown.append((vae["latent_mean"], vae["latent_std"]))
+    assert means not in shown[0]
+    assert shown[1:] == [(means, [0.5] * 32), (means, [2.0] * 32)]
+
+
+def test_statistics_that_are_none_are_one_sentence(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine").mkdir()
+    Path("mine/latent_statistics.yaml").write_text("latent_mean: [a]")
+    assert main(["--cfg", "job", "backbone.folder=mine"]) == 2
+    error = capsys.readouterr().err
+    assert "must hold latent_mean and latent_std" in error and error.count("\n") == 1
 
 
 def test_an_experiment_can_be_a_sweep(launched: Launched) -> None:

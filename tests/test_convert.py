@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small import write_backbone
 
+from pixelwizard.checkpoints import own_statistics
 from pixelwizard.cli import main
 from pixelwizard.settings import BackboneSettings
 from pixelwizard.shortcut.convert import convert
@@ -32,6 +33,7 @@ def test_the_converted_backbone_is_the_same_in_bfloat16(backbone, tmp_path):
     backbone = replace(backbone, detail=str(tmp_path / "model.pt"))
     paths = list(convert(backbone, tmp_path / "to"))
     assert len(paths) == 4
+    assert own_statistics(tmp_path / "to") == {"latent_mean": [0.0] * 4, "latent_std": [1.0] * 4}
     assert not list((tmp_path / "to").rglob("*.part"))
     converted = replace(backbone, folder=str(tmp_path / "to"), detail=None)
     check_weights(converted)

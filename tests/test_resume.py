@@ -20,11 +20,10 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from small import SIZE, small_training, write_backbone, write_config
 from torch import Tensor
 
-from pixelwizard.checkpoints import weights_digest
+from pixelwizard.checkpoints import own_statistics, weights_digest
 from pixelwizard.runs import modules
 from pixelwizard.runs.checkpointing import OURS, CheckpointFiles, last_checkpoint, read_checkpoint
 from pixelwizard.runs.train import train
@@ -215,9 +214,10 @@ def assert_loadable(config: TrainConfig) -> None:
     loaded = LOADERS[config.part](replace(config.backbone, folder=str(folder)))
     assert_equal(dict(loaded.state_dict()), averaged(config))
     assert (folder / "google" / "umt5-xxl" / "tokenizer.json").is_file()
-    if config.part == "vae":
-        statistics = yaml.safe_load((folder / "latent_statistics.yaml").read_text())
-        assert [len(statistics[name]) for name in ("latent_mean", "latent_std")] == [4, 4]
+    statistics, sizes = own_statistics(folder), config.backbone.vae
+    assert [len(values) for values in statistics.values()] == [4, 4]
+    configured = {"latent_mean": sizes.latent_mean, "latent_std": sizes.latent_std}
+    assert (statistics == configured) is (config.part != "vae")
 
 
 def test_a_signal_waits_for_the_step_and_its_checkpoint(

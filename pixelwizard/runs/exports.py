@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pixelwizard.checkpoints import CONFIG, NAMES, PARTS, TOKENIZER, weights_folder
 from pixelwizard.data.statistics import latent_statistics
@@ -15,8 +14,8 @@ from pixelwizard.metrics.tiny import save_clip, save_video_encoder
 from pixelwizard.settings.objective import ENCODERS
 from pixelwizard.settings.train import TrainConfig
 from pixelwizard.shortcut.weights import save_detail
-from pixelwizard.wan.files import save_pickle, write
-from pixelwizard.wan.weights import save_anchor, save_vae
+from pixelwizard.wan.files import save_pickle
+from pixelwizard.wan.weights import save_anchor, save_vae, write_statistics
 
 CONTAINER = "model.pt"
 
@@ -25,21 +24,16 @@ def export(config: TrainConfig, folder: Path, average: Any, last: Any) -> None:
     """Write the averaged network into a backbone's folder, with the backbone's other parts.
 
     With ``checkpoint.container`` the ``last`` weights and the average go into ``model.pt`` too.
-    With an autoencoder goes ``latent_statistics.yaml``: what ``backbone.vae`` has to say of it.
+    With the autoencoder go the statistics of its latents, which whoever takes the folder takes too.
     """
-    kind = config.part
+    kind, vae = config.part, config.backbone.vae
+    mean, std = vae.latent_mean, vae.latent_std
     if config.part in ENCODERS:
         (save_clip if kind == "clip_encoder" else save_video_encoder)(average, folder)
         return
     if kind == "vae":
         save_vae(average, folder, torch.float32)
         mean, std = latent_statistics(average, config.resolution)
-        rounded = {
-            name: [round(value, 4) for value in values]
-            for name, values in (("latent_mean", mean), ("latent_std", std))
-        }
-        text = yaml.safe_dump(rounded, default_flow_style=None, width=1000)
-        write(folder / "latent_statistics.yaml", lambda part: part.write_text(text))
     elif kind == "anchor":
         save_anchor(average, folder, torch.float32)
     else:
@@ -47,6 +41,7 @@ def export(config: TrainConfig, folder: Path, average: Any, last: Any) -> None:
     if config.checkpoint.container:
         both = {"generator": last.state_dict(), "generator_ema": average.state_dict()}
         save_pickle(both, folder / CONTAINER)
+    write_statistics(mean, std, folder)
     source = weights_folder(config.backbone)
     others = [name for part in PARTS if part != kind for name in NAMES[part]]
     for name in (*others, CONFIG):

@@ -18,6 +18,7 @@ from pixelwizard.wan.weights import (
     open_text_encoder,
     open_vae,
     write_config,
+    write_statistics,
 )
 
 
@@ -31,6 +32,8 @@ def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16"
     for part, tensors in parts:
         if part == "anchor":
             write_config(backbone.dit, folder)
+        if part == "vae":
+            write_statistics(backbone.vae.latent_mean, backbone.vae.latent_std, folder)
         if part == "text_encoder":
             copy_tokenizer(tokenizer_folder(backbone), folder)
         path = folder / NAMES[part][0]

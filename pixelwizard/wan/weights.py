@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from pixelwizard.checkpoints import (
     CONFIG,
     NAMES,
+    STATISTICS,
     TOKENIZER,
     find_weights,
     require_weights,
@@ -135,6 +137,14 @@ def write_config(sizes: DiTSizes, folder: Path) -> None:
 def save_vae(network: WanVAE, folder: Path | str, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write the autoencoder's weights into a backbone's folder."""
     save(network.state_dict(), Path(folder) / NAMES["vae"][0], dtype)
+
+
+def write_statistics(mean: Sequence[float], std: Sequence[float], folder: Path) -> None:
+    """Write what ``checkpoints.own_statistics`` reads, rounded to four places."""
+    pairs = (("latent_mean", mean), ("latent_std", std))
+    rounded = {name: [round(value, 4) for value in values] for name, values in pairs}
+    text = yaml.safe_dump(rounded, default_flow_style=None, width=1000)
+    write(folder / STATISTICS, lambda part: part.write_text(text))
 
 
 def save_text_encoder(
