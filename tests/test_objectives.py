@@ -7,16 +7,22 @@ an exact network of it, told the size of its step, is what shortcut training is 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
+from small import small_training, write_backbone
 from torch import Tensor
 
-from pixelwizard.objectives import make_objective, schedules_to_use
+from pixelwizard.objectives import SHORTCUTS, make_objective, schedules_to_use
 from pixelwizard.objectives.flow import FLOW, FlowObjective
 from pixelwizard.objectives.shortcut import CONSISTENCY, ShortcutObjective
+from pixelwizard.runs.train import train
 from pixelwizard.schema import ConfigError
 from pixelwizard.settings import DiTSizes, ResolutionSettings, SamplerSettings
 from pixelwizard.settings.objective import (
@@ -43,6 +49,7 @@ SIZES = DiTSizes(
     **dict(text_dim=4, text_len=2, num_heads=2, num_layers=1),
 )
 SHAPE = (2, 4, 1, 4, 4)
+PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +246,38 @@ def test_objectives_that_cannot_be_are_refused_in_a_sentence(
     with pytest.raises(ConfigError, match=sentence) as refused:
         check_objective(replace(ObjectiveSettings(), **settings), stage)
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def of_the_page(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the page's objective, which is known from then on."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    (values,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    kind = yaml.safe_load(values)["kind"]
+    assert f"conf/objective/{kind}.yaml" in PAGE and f"pixelwizard/objectives/{kind}.py" in PAGE
+    monkeypatch.setitem(SHORTCUTS, kind, names["ThirdsObjective"])
+    return str(kind)
+
+
+def test_the_objective_of_the_page_asks_of_an_exact_network_what_it_says(of_the_page: str) -> None:
+    rule = SHORTCUTS[of_the_page](FlowSettings(), 5.5, ShortcutSettings(), [])
+    x0 = SPREAD * torch.randn(64, *SHAPE[1:], generator=draw(), dtype=torch.float64)
+    target = rule.target(CONSISTENCY, exact, x0, draw(1))
+    found = exact(target.x_t, target.timestep_B, target.step_size_B)
+    assert torch.allclose(found, target.velocity, atol=1e-9)
+    assert rule.target(FLOW, exact, x0, draw(1)).step_size_B.max() == 0
+
+
+def test_the_objective_of_the_page_trains_and_exports(of_the_page: str, tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "weights")
+    config = small_training(backbone, tmp_path / "run", tmp_path / "latents", "detail")
+    rule = ShortcutSettings(probability=1.0)
+    objective = replace(config.objective, kind=of_the_page, shortcut=rule)
+    train(replace(config, objective=objective))
+    made = load_file(tmp_path / "run" / "export" / "detail" / "model.safetensors")
+    start = dict(ShortcutDiT(backbone.detail_dit, backbone.control_blocks).state_dict())
+    assert made.keys() == start.keys()
+    zeros = [n for n, t in start.items() if n.startswith("dt_embedding") and not t.any()]
+    assert zeros and all(made[name].any() for name in zeros)

@@ -22,7 +22,7 @@ from pixelwizard.sweeps import ledger, sweeping
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAPERS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/benchmarks.md")
-PAPERS += ("docs/schedules.md", "docs/parallel.md")
+PAPERS += ("docs/schedules.md", "docs/parallel.md", "docs/training.md")
 HEREDOC = re.compile(r"^cat > (\S+) <<'END'\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
 
 
@@ -80,8 +80,15 @@ def test_every_command_of_the_tour_is_accepted(nothing_runs: list[Path], line: s
     assert bool(nothing_runs) is ("--cfg" not in words and not {"plan", "compare"} & set(words))
 
 
-@pytest.mark.parametrize("line", commands((ROOT / "docs/parallel.md").read_text(encoding="utf-8")))
-def test_every_command_about_several_devices_is_accepted(
+@pytest.mark.parametrize(
+    "line",
+    [
+        line
+        for page in ("docs/parallel.md", "docs/training.md")
+        for line in commands((ROOT / page).read_text(encoding="utf-8"))
+    ],
+)
+def test_every_command_about_devices_and_training_is_accepted(
     nothing_runs: list[Path], line: str
 ) -> None:
     assert main(shlex.split(line)[1:]) == 0

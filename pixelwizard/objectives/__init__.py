@@ -9,6 +9,9 @@ from pixelwizard.objectives.flow import FlowObjective
 from pixelwizard.objectives.shortcut import ShortcutObjective
 from pixelwizard.settings.train import TrainConfig
 
+SHORTCUTS: dict[str, type[ShortcutObjective]] = {"shortcut": ShortcutObjective}
+"""Objectives of a network that is told the size of its step."""
+
 
 def make_objective(config: TrainConfig) -> FlowObjective:
     """The objective of a training, on the noise levels of its stage."""
@@ -16,7 +19,8 @@ def make_objective(config: TrainConfig) -> FlowObjective:
     shift = size.anchor_shift if config.part == "anchor" else size.shift
     if settings.kind == "flow":
         return FlowObjective(settings.flow, shift)
-    return ShortcutObjective(settings.flow, shift, settings.shortcut, schedules_to_use(config))
+    made = SHORTCUTS[settings.kind]
+    return made(settings.flow, shift, settings.shortcut, schedules_to_use(config))
 
 
 def schedules_to_use(config: TrainConfig) -> list[Schedule]:

@@ -13,6 +13,8 @@ from typing import List, Literal, Optional
 from pixelwizard.schema import ConfigError, check_range
 
 ENCODERS = ("clip_encoder", "video_encoder")
+NETWORKS = ("vae", *ENCODERS)
+"""Objectives that are named after the network they train; the others train a stage's."""
 Stage = Literal["anchor", "detail"]
 STAGES = ("anchor", "detail")
 
@@ -123,19 +125,21 @@ def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
     Raises ConfigError where objective and stage do not go together.
     """
     kind = objective.kind
-    if kind not in ("flow", "shortcut"):
+    if kind in NETWORKS:
         if stage is not None:
             raise ConfigError(
                 f"stage={stage} is for objective=flow and objective=shortcut, not"
                 f" objective={kind}; leave it out"
             )
         return kind
-    if kind == "shortcut" and stage == "anchor":
+    if kind == "flow":
+        return stage or "anchor"
+    if stage == "anchor":
         raise ConfigError(
-            "objective=shortcut needs stage=detail, as the anchor network is told no step size;"
+            f"objective={kind} needs stage=detail, as the anchor network is told no step size;"
             " use objective=flow for the anchor"
         )
-    return stage or ("detail" if kind == "shortcut" else "anchor")
+    return "detail"
 
 
 def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> None:
@@ -145,7 +149,7 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
     owners = {
         "flow": part in STAGES,
         "condition": part == "detail",
-        "shortcut": objective.kind == "shortcut",
+        "shortcut": objective.kind not in ("flow", *NETWORKS),
         "reconstruction": part == "vae",
     }
     for name, used in owners.items():
