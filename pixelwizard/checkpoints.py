@@ -7,8 +7,7 @@ A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
     Wan2.2_VAE.safetensors or .pth
     models_t5_umt5-enc.safetensors or models_t5_umt5-xxl-enc-bf16.pth     the text encoder
     google/umt5-xxl/                                                      its tokenizer
-
-    latent_statistics.yaml              of an autoencoder trained here: what ``backbone.vae`` says
+    latent_statistics.yaml                           of its latents, where this program wrote them
 
 or as its Diffusers version is, with ``transformer/``, ``vae/``, ``text_encoder/`` and
 ``tokenizer/``. ``backbone.anchor`` and ``backbone.detail`` name a file that takes the place of the

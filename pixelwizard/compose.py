@@ -189,11 +189,13 @@ def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
     backbone = values.get("backbone")
     if not isinstance(backbone, dict) or not isinstance(backbone.get("folder"), str):
         return
+    named = {word.split("=", 1)[0].lstrip("+") for word in words}
+    if {f"backbone.vae.{name}" for name in ("latent_mean", "latent_std")} <= named:
+        return
     try:
         found = own_statistics(Path(backbone["folder"]))
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    named = {word.split("=", 1)[0].lstrip("+") for word in words}
     for name, numbers in found.items():
         if f"backbone.vae.{name}" not in named:
             backbone["vae"][name] = numbers

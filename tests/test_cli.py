@@ -342,6 +342,9 @@ def test_statistics_that_are_none_are_one_sentence(
     assert main(["--cfg", "job", "backbone.folder=mine"]) == 2
     error = capsys.readouterr().err
     assert "must hold latent_mean and latent_std" in error and error.count("\n") == 1
+    numbers = "[" + ",".join(["1.0"] * 32) + "]"
+    both = [f"backbone.vae.{name}={numbers}" for name in ("latent_mean", "latent_std")]
+    assert main(["--cfg", "job", "backbone.folder=mine", *both]) == 0
 
 
 def test_an_experiment_can_be_a_sweep(launched: Launched) -> None:
