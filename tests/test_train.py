@@ -192,6 +192,7 @@ def test_latent_statistics_lie_between_whitening_and_none() -> None:
     [
         (dict(crop=40), "data.crop=40 must be at most 32; nearest: 32"),
         (dict(crop=24), "data.crop=24 is not a multiple of 16; nearest: 16"),
+        (dict(anchor_share=2), "data.anchor_share=2 must be at most 1.0; nearest: 1.0"),
         (dict(crop_frames=4), "data.crop_frames=4 is not 4n+1; nearest: 1"),
         (dict(held_out=0), "data.held_out=0 must be at least 1; nearest: 1"),
     ],

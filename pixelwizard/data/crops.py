@@ -1,7 +1,7 @@
 """Random crops of procedural clips, for the autoencoder; three in four show the object's edge.
 
-Of four clips two have the video's size, one the anchor's, and one is the degraded anchor that a
-detail network is trained with: blur has to come back as blur.
+Some have the video's size, some the anchor's, and half of these are degraded as those that a detail
+network is trained with: blur has to come back as blur.
 """
 
 from __future__ import annotations
@@ -28,17 +28,15 @@ RADII = (0.5, 1.15)
 
 def clip_of(config: TrainConfig, seed: int, split: str) -> tuple[shapes.Scene, np.ndarray]:
     """A scene and its clip, uint8 [T, H, W, 3], of the kind that the seed says."""
-    # scenes are numbered by groups of four seeds: each is seen in every way
-    scene, size = shapes.scene(seed // 4, split), config.resolution
-    if seed % 4 == 1:
-        small = size.anchor_geometry
-        return scene, shapes.render(scene, small.width, small.height, small.frames)
-    clip = shapes.render(scene, size.width, size.height, size.frames)
-    if seed % 4 != 3:
+    scene, size = shapes.scene(seed, split), config.resolution
+    draw, share = random.Random(f"kind {seed}").random(), config.data.anchor_share
+    geometry = size.anchor_geometry if draw < share / 2 else size.geometry
+    clip = shapes.render(scene, geometry.width, geometry.height, geometry.frames)
+    if not share / 2 <= draw < share:
         return scene, clip
     video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
-    draw = random.Random(f"degraded {seed}")
-    return scene, to_frames(degraded(video, size.anchor_geometry, config.data.degradation, draw)[0])
+    rule, how = config.data.degradation, random.Random(f"degraded {seed}")
+    return scene, to_frames(degraded(video, size.anchor_geometry, rule, how)[0])
 
 
 def crops_of(config: TrainConfig, seed: int, split: str) -> list[np.ndarray]:

@@ -47,8 +47,8 @@ class DataSettings:
 
     ``shard`` examples make a file. The autoencoder trains on ``crops`` random crops of each
     procedural clip, ``crop`` pixels wide and high and ``crop_frames`` long, mixed over the
-    ``window`` latest clips; ``workers`` processes cut them. For ``encode``, ``workers`` processes
-    read the clips ahead.
+    ``window`` latest clips; a share ``anchor_share`` of the clips has the anchor's size, half of it
+    degraded. ``workers`` processes cut the crops; for ``encode`` they read the clips ahead.
     """
 
     kind: Literal["shapes", "clips", "latents"] = "shapes"
@@ -65,6 +65,7 @@ class DataSettings:
     crop: int = 64
     crop_frames: int = 9
     crops: int = 6
+    anchor_share: float = 0.5
     window: int = 50
 
 
@@ -99,7 +100,7 @@ class EncodeConfig:
         check_data(self.data, self.resolution, self.part)
 
 
-_OF_SHAPES = ("count", "ready", "growth", "crop", "crop_frames", "crops", "window")
+_OF_SHAPES = ("count", "ready", "growth", "crop", "crop_frames", "crops", "anchor_share", "window")
 _OF_PIXELS = ("captions", "fps", "held_out", "workers", "shard", "degradation")
 FOREIGN: dict[str, tuple[str, ...]] = {
     "shapes": ("captions", "fps"),
@@ -165,6 +166,7 @@ def check_shapes(size: ResolutionSettings) -> None:
 
 def check_crops(data: DataSettings, size: ResolutionSettings) -> None:
     """Crops on the autoencoder's grid that fit into the clips; raises ConfigError."""
+    check_range("data.anchor_share", data.anchor_share, 0.0, 1.0)
     check_range("data.crop", data.crop, SPATIAL_STRIDE, min(size.anchor_width, size.anchor_height))
     check_range("data.crop_frames", data.crop_frames, 1, size.frames)
     side = data.crop // SPATIAL_STRIDE * SPATIAL_STRIDE
