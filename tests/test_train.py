@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import SIZE, small_training, write_backbone
+from small import EVEN, SIZE, randomise, small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.data.statistics import latent_statistics
@@ -102,6 +102,38 @@ def test_flow_alone_leaves_the_step_embedding_without_effect(
         optimizer.step()
     assert not torch.equal(module.network.blocks[0].ffn[0].weight, before)
     assert not module.network.dt_embedding(torch.tensor([2.0, 56.0, 646.0])).any()
+
+
+def test_a_latent_channel_counts_as_much_as_its_weight(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    def loss(*weights: float) -> float:
+        flow = replace(EVEN, channels=list(weights))
+        module = make_module(small_training(backbone, tmp_path, tmp_path, "anchor", flow=flow))
+        torch.manual_seed(0)
+        return float(module.loss(randomise(module.network), fixed_batch()).detach())
+
+    alone = [loss(4, 0, 0, 0), loss(0, 4, 0, 0), loss(0, 0, 4, 0), loss(0, 0, 0, 4)]
+    assert len(set(alone)) == 4
+    assert sum(alone) / 4 == pytest.approx(loss())
+    assert loss(2, 2, 0, 0) == pytest.approx((alone[0] + alone[1]) / 2)
+
+
+@pytest.mark.parametrize(
+    "weights, sentence",
+    [
+        ([1.0, 1.0], "has 2 weights, and the backbone's latent 4 channels; give one each"),
+        ([2.0] * 4, "has the mean 2, it must be 1; divide all by it"),
+        ([3.0, 1.0, 1.0, -1.0], "objective.flow.channels=-1.0 must be at least 0.0"),
+    ],
+)
+def test_weights_that_no_latent_has_are_refused_in_a_sentence(
+    backbone: BackboneSettings, tmp_path: Path, weights: list[float], sentence: str
+) -> None:
+    flow = replace(EVEN, channels=weights)
+    config = small_training(backbone, tmp_path, tmp_path, "anchor", flow=flow)
+    with pytest.raises(ConfigError, match=sentence):
+        config.check()
 
 
 def test_a_decoder_alone_leaves_the_encoder_as_it_was(

@@ -44,6 +44,9 @@ class VelocityModule(TrainingModule):
         super().__init__(config, network)
         self.encoding = encoding
         self.objective = make_objective(config)
+        weights = torch.tensor(config.objective.flow.channels or [1.0])
+        self.channels_C111: Tensor
+        self.register_buffer("channels_C111", weights.view(-1, 1, 1, 1), persistent=False)
         self.seen: list[Seen] = []
         if isinstance(self.network, WanDiT):
             self.network.checkpointing = config.trainer.gradient_checkpointing
@@ -78,7 +81,8 @@ class VelocityModule(TrainingModule):
         velocity = self.velocity_of(network, text, batch, kept_B, draw)
         target = self.objective.target(branch, velocity, x0_BCTHW, draw)
         found = velocity(target.x_t, target.timestep_B, target.step_size_B)
-        error_B = (found.float() - target.velocity).square().flatten(1).mean(1)
+        error_BCTHW = (found.float() - target.velocity).square() * self.channels_C111
+        error_B = error_BCTHW.flatten(1).mean(1)
         if torch.is_grad_enabled() and self.global_rank == 0:
             self.seen.append(Seen(branch, target.timestep_B, target.step_size_B, error_B.detach()))
         return (target.weight_B * error_B).mean()

@@ -39,8 +39,9 @@ class FlowSettings:
 
     The reference's training shifts are 5.5 (2K), 5.8 (4K) and 4.3 (anchor). The loss is weighted
     over time by ``bell``, exp(-steepness ((t - centre) / 1000)^2) less its minimum with mean 1
-    (the reference: 2 and 500; it is 0 at t = 1000), or not (``uniform``). In a share ``text_drop``
-    of the samples the text is dropped, and with it the anchor (reference: 0.1).
+    (the reference: 2 and 500; it is 0 at t = 1000), or not (``uniform``), and over the channels of
+    the latent by ``channels``, one weight each with mean 1 (none, the reference's: all alike). In a
+    share ``text_drop`` of the samples the text is dropped, and with it the anchor (reference: 0.1).
     """
 
     shift: Optional[float] = None
@@ -48,6 +49,7 @@ class FlowSettings:
     weighting: Literal["uniform", "bell"] = "bell"
     steepness: float = 2.0
     centre: float = 500.0
+    channels: List[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,24 @@ def check_flow(flow: FlowSettings) -> None:
     check_range("objective.flow.text_drop", flow.text_drop, 0.0, 1.0)
     check_range("objective.flow.steepness", flow.steepness, 0.001)
     check_range("objective.flow.centre", flow.centre, 0.0, 1000.0)
+    for weight in flow.channels:
+        check_range("objective.flow.channels", weight, 0.0)
+
+
+def check_channels(flow: FlowSettings, channels: int) -> None:
+    """A weight for every channel of the backbone's latent, mean 1; raises ConfigError."""
+    if not flow.channels:
+        return
+    if len(flow.channels) != channels:
+        raise ConfigError(
+            f"objective.flow.channels has {len(flow.channels)} weights, and the backbone's latent"
+            f" {channels} channels; give one each, or []"
+        )
+    mean = sum(flow.channels) / channels
+    if abs(mean - 1) > 0.01:
+        raise ConfigError(
+            f"objective.flow.channels has the mean {mean:.3g}, it must be 1; divide all by it"
+        )
 
 
 def check_shortcut(shortcut: ShortcutSettings) -> None:

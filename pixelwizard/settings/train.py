@@ -25,6 +25,7 @@ from pixelwizard.settings.objective import (
     STAGES,
     ObjectiveSettings,
     Stage,
+    check_channels,
     check_objective,
     trained_part,
 )
@@ -140,6 +141,7 @@ class TrainConfig:
         check_backbone(self.backbone)
         check_range("seed", self.seed, 0, 2**31)
         check_objective(self.objective, self.stage)
+        check_channels(self.objective.flow, self.backbone.dit.in_dim)
         check_data(self.data, self.resolution, self.part)
         check_tracker(self.tracker)
         check_optimizer(self.optimizer)
