@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Union
 
-from pixelwizard.failures import Failure, write_failure
+from pixelwizard.failures import Failure, forget_failure, read_failure, write_failure
 from pixelwizard.forked import Forked, ForkServer
 from pixelwizard.parents import die_with_parent
 from pixelwizard.schema import ConfigError
@@ -44,6 +44,7 @@ def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> in
     call, nor (on Linux) this process. Raises ConfigError inside a process of torchrun.
     """
     _refuse_torchrun(run_dir, ranks)
+    forget_failure(run_dir)  # before any rank can leave one
     workers: list[Worker] = []
     port = _free_port() if ranks > 1 else 0
     with ExitStack() as stack:
@@ -193,6 +194,8 @@ def _explain(code: int, rank: int, ranks: int, run_dir: Path) -> None:
         lines = log.read_text("utf-8", "replace").splitlines()
         said = [line for line in lines if line.startswith("pixelwizard: ")]
         print("\n".join(said or lines[-TAIL_LINES:]), file=sys.stderr)
+        if said and read_failure(run_dir) is None:  # or the first rank, starting late, forgot it
+            write_failure(run_dir, Failure(said[-1].removeprefix("pixelwizard: ")))
     if code < 0:
         worker = f"rank {rank}" if ranks > 1 else "the worker"
         hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""

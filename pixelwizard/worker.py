@@ -28,6 +28,7 @@ from pixelwizard.failures import (
     forget_failure,
     is_lost_rank,
     is_out_of_memory,
+    read_failure,
     write_failure,
 )
 from pixelwizard.jobs import make_jobs
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SOME_FAILED = 3
+LOST_RANK = "another rank of this job is gone"
 REPEAT_SECONDS = 5.0
 """Signals that follow each other faster mean the same wish to stop."""
 AGAIN_SECONDS = 0.02
@@ -81,10 +83,7 @@ def run(folder: Path) -> int:
                 return dispatch(folder)
             except Exception as error:
                 log.exception("the run stopped")
-                if not is_lost_rank(error):
-                    clear = isinstance(error, (ValueError, PromptFailed))
-                    reason = str(error) if clear else _name(error)
-                    write_failure(folder, Failure(reason, is_out_of_memory(error)))
+                _leave_reason(folder, error)
                 raise
     except Interrupted as interruption:
         _say(f"{interruption}; everything finished is kept, the same command continues")
@@ -100,7 +99,9 @@ def run(folder: Path) -> int:
         return 2
     except Exception as error:
         if is_lost_rank(error):
-            _say("another rank of this job is gone; everything finished is kept")
+            cause = read_failure(folder)
+            why = f": {cause.reason}" if cause and cause.reason != LOST_RANK else ""
+            _say(f"{LOST_RANK}{why}; everything finished is kept")
             return SOME_FAILED
         _say(f"{_name(error)} (the trace is in {log_file})")
         return 1
@@ -137,7 +138,22 @@ def _as_rank(config: Any, work: Callable[[Any, Rank | None], int]) -> int:
     from pixelwizard.runs.parallel import joined
 
     with joined(mesh) as rank:
-        return work(config, rank)
+        try:
+            return work(config, rank)
+        except Exception as error:
+            _leave_reason(Path(config.run_dir), error)  # before the others can miss this rank
+            raise
+
+
+def _leave_reason(folder: Path, error: Exception) -> None:
+    """Write why the run stopped, unless a rank has: those that stop later only miss the first."""
+    left = read_failure(folder)
+    if left is not None and left.reason != LOST_RANK:
+        return
+    clear = isinstance(error, (ValueError, PromptFailed))
+    reason = str(error) if clear else LOST_RANK if is_lost_rank(error) else _name(error)
+    with contextlib.suppress(OSError):  # ranks may write at once, a disk may be full
+        write_failure(folder, Failure(reason, is_out_of_memory(error)))
 
 
 def _generate(config: Config, rank: Rank | None) -> int:

@@ -26,11 +26,14 @@ from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.jobs import Job
 from pixelwizard.runs import predict
 from pixelwizard.runs.parallel import Rank, joined
+from pixelwizard.runs.samples import Samples
 from pixelwizard.settings import DiTSizes, SamplerSettings
 from pixelwizard.settings.parallel import Mesh
+from pixelwizard.settings.train import TrainConfig
 from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
+from pixelwizard.tracking.base import Tracker
 from pixelwizard.wan.dit import WanDiT
 from pixelwizard.wan.weights import fill_transformer
 
@@ -251,3 +254,14 @@ def failing(folder: str, port: int) -> None:
     with open(Path(folder) / f"said.{os.environ['RANK']}", "w") as said, redirect_stderr(said):
         code = worker.run(Path(folder))
     sys.exit(code)
+
+
+def scoring(config: TrainConfig, videos: list[Path], port: int) -> None:
+    """In a live group the first rank scores the samples of a training, while the other waits."""
+    os.environ["MASTER_PORT"] = str(port)
+    with joined(Mesh(2)) as rank:
+        if rank.is_first:
+            samples = Samples(config, None, Tracker(), is_first=True)  # type: ignore[arg-type]
+            samples.table.keep(0)
+            samples._score(1, videos, {path.stem: "a red circle" for path in videos})
+        rank.everyone.barrier()

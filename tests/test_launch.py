@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pixelwizard.failures import Failure, read_failure, write_failure
 from pixelwizard.launch import launch
 
 LAUNCHER = """
@@ -96,6 +97,19 @@ time.sleep(60)
     assert "rank 1 has a reason" in capsys.readouterr().err
     pids = [int(path.read_text()) for path in tmp_path.glob("pid*")]
     assert not any(alive(pid) for pid in pids)
+
+
+def test_the_sentence_of_a_rank_is_kept_unless_a_rank_left_its_own(tmp_path: Path) -> None:
+    write_failure(tmp_path, Failure("what ended it the last time"))
+    said = "import os, sys; print('pixelwizard: no device') if os.environ['RANK'] == '1' else 0"
+    code = f"{said}; sys.exit(2 * int(os.environ['RANK']))"
+    assert launch(tmp_path, ranks=2, command=python(code)) == 2
+    assert read_failure(tmp_path) == Failure("no device")
+    left = "import pathlib; pathlib.Path(sys.argv[1], 'failure.json').write_text"
+    text = '{"reason": "numbers ran out"}'
+    code = f"{said}; {left}({text!r}); sys.exit(3 * int(os.environ['RANK']))"
+    assert launch(tmp_path, ranks=2, command=python(code)) == 3
+    assert read_failure(tmp_path) == Failure("numbers ran out")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -283,8 +283,10 @@ from test_metrics import captioned, fed, features
 rank, file = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
 share = [number for number in range(70) if bool(number % 3) == bool(rank)]
-metric = fed(features(70, 64, 2), share)
-print(repr(metric.score()), repr(captioned([] if rank else [0, 1, 2]).score()), flush=True)
+metrics = fed(features(70, 64, 2), share), captioned([] if rank else [0, 1, 2])
+for metric in metrics:
+    metric.sync()
+print(*[repr(metric.score()) for metric in metrics], flush=True)
 """
     path = f"{ROOT}:{ROOT / 'tests'}"
     workers = [

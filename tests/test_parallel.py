@@ -250,8 +250,9 @@ def test_a_prompt_that_fails_on_one_rank_ends_the_job_with_its_reason(
     assert start(2, failing, str(folder), free_port()) == [3, 3]
     said = [(folder / f"said.{rank}").read_text().splitlines()[-1] for rank in range(2)]
     reason = "prompt 001-a-red-circle failed: detail: numbers ran out"
-    assert said[1] == f"pixelwizard: {reason}; everything finished is kept"
-    assert said[0].startswith("pixelwizard: another rank of this job is gone")
+    kept = "; everything finished is kept"
+    assert said[1] == f"pixelwizard: {reason}{kept}"
+    assert said[0] == f"pixelwizard: another rank of this job is gone: {reason}" + kept
     assert reason in (folder / "failure.json").read_text()
 
 

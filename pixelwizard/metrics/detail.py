@@ -109,7 +109,7 @@ def lpips_distance() -> Distance:
     """LPIPS v0.1 of torchmetrics; its AlexNet comes from torchvision, which fetches it once."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity as LPIPS
 
-    network = LPIPS(net_type="alex", normalize=True)
+    network = LPIPS(net_type="alex", normalize=True, sync_on_compute=False)  # as VideoMetric
 
     def distance(one: Tensor, two: Tensor) -> float:
         with torch.no_grad():

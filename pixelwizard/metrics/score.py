@@ -50,15 +50,17 @@ class VideoMetric(Metric):
     """A score over videos; ``update`` takes what ``probe`` (if it has one) found in one of them.
 
     The state is a list of rows [M, 1 + D] float64, the video's number first, so that processes may
-    share the videos in any way and arrive at the same bits. ``compute`` gives value, lower and
-    upper end of the interval and the number of videos, ``score`` the same with its recipe.
+    share the videos in any way and arrive at the same bits, once they have called ``sync``; without
+    it ``compute`` looks at this process's videos alone. It gives value, lower and upper end of the
+    interval and the number of videos, ``score`` the same with its recipe.
     """
 
     full_state_update = False
     rows: list[Tensor]
 
     def __init__(self, name: str, probe: Probe | None, recipe: str, dim: int, higher: bool) -> None:
-        super().__init__()
+        # The process that scores is alone: other ranks may be gone by then, or busy training.
+        super().__init__(sync_on_compute=False)
         self.name, self.probe, self.recipe, self.dim = name, probe, recipe, dim
         self.higher = higher
         self.warnings: list[str] = []
