@@ -2,7 +2,7 @@
 
 import sys
 
-from pixelwizard.cli import main
+from pixelwizard.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

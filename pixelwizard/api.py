@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixelwizard.run_folder import CONFIG
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import load
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import load
+from pixelwizard.records.run_folder import CONFIG
 
 if TYPE_CHECKING:
     from pixelwizard.comparison.differences import Comparison
@@ -40,10 +40,10 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     for a mistake in the request and for a job that lost a rank. A prompt that fails is named in
     ``Run.failed``; the others are finished.
     """
-    from pixelwizard.commands import command
-    from pixelwizard.compose import compose
-    from pixelwizard.devices import mesh_of
-    from pixelwizard.run_folder import claim
+    from pixelwizard.cli.compose import compose
+    from pixelwizard.cli.tasks import command
+    from pixelwizard.launch.devices import mesh_of
+    from pixelwizard.records.run_folder import claim
     from pixelwizard.worker import Interrupted, dispatch, interruptible, logging_to
 
     jobs = compose("generate", overrides, prompts)
@@ -68,8 +68,8 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
 
 def _launched(folder: Path, world: int) -> None:
     """Run a job of several ranks; failed prompts are in its status, anything else is raised."""
-    from pixelwizard.failures import read_failure
-    from pixelwizard.launch import SOME_FAILED, launch
+    from pixelwizard.launch.launch import SOME_FAILED, launch
+    from pixelwizard.records.failures import read_failure
 
     code = launch(folder, world)
     if code > 128:
@@ -89,9 +89,9 @@ def sweep(
     A job that fails is named in the folder's ``sweep.json``. Raises ValueError with one sentence
     for a mistake in the request.
     """
-    from pixelwizard.compose import compose
-    from pixelwizard.sweeps.sweeping import SweepRequest
-    from pixelwizard.sweeps.sweeping import sweep as run
+    from pixelwizard.cli.compose import compose
+    from pixelwizard.cli.sweeps.sweeping import SweepRequest
+    from pixelwizard.cli.sweeps.sweeping import sweep as run
 
     texts = [part for text in prompts for part in ("--prompt", text)]
     command_line = ("pixelwizard", "-m", *texts, *overrides)
@@ -126,10 +126,10 @@ class Report:
 
 def compare(runs: Sequence[Path | str], overrides: Sequence[str] = ()) -> Report:
     """Compare sweeps and runs, as ``pixelwizard compare`` does. Raises ValueError likewise."""
-    from pixelwizard.commands import command
+    from pixelwizard.cli.compose import compose
+    from pixelwizard.cli.overrides import quoted
+    from pixelwizard.cli.tasks import command
     from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
-    from pixelwizard.compose import compose
-    from pixelwizard.overrides import quoted
 
     named = f"runs=[{','.join(quoted(str(run)) for run in runs)}]"
     config = compose("compare", [named, *overrides])[0].config

@@ -18,10 +18,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pixelwizard import settings
-from pixelwizard.checkpoints import weights_digests
+from pixelwizard.config import tasks
+from pixelwizard.config.bench import BenchConfig
+from pixelwizard.config.data import EncodeConfig
+from pixelwizard.config.evaluate import EvaluateConfig
+from pixelwizard.config.generate import Config
+from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.data.prompts import prompts_of
-from pixelwizard.failures import (
+from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
+from pixelwizard.models.checkpoints import weights_digests
+from pixelwizard.records.failures import (
     OUT_OF_MEMORY,
     Failure,
     PromptFailed,
@@ -31,18 +37,12 @@ from pixelwizard.failures import (
     read_failure,
     write_failure,
 )
-from pixelwizard.jobs import make_jobs
-from pixelwizard.metrics.kept import kept_scores, wants_scores
-from pixelwizard.provenance import finished
-from pixelwizard.runs.status import Status
-from pixelwizard.settings import Config
-from pixelwizard.settings.bench import BenchConfig
-from pixelwizard.settings.data import EncodeConfig
-from pixelwizard.settings.evaluate import EvaluateConfig
-from pixelwizard.settings.parallel import mesh_of_world
+from pixelwizard.records.jobs import make_jobs
+from pixelwizard.records.provenance import finished
+from pixelwizard.records.status import Status
 
 if TYPE_CHECKING:
-    from pixelwizard.runs.parallel import Rank
+    from pixelwizard.parallel.mesh import Rank
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def run(folder: Path) -> int:
 
 def dispatch(folder: Path) -> int:
     """Read ``config.yaml`` and do its task."""
-    config = settings.load(folder / "config.yaml")
+    config = tasks.load(folder / "config.yaml")
     if isinstance(config, Config):
         return _as_rank(config, _generate)
     if isinstance(config, BenchConfig):
@@ -117,14 +117,14 @@ def dispatch(folder: Path) -> int:
 
         return bench(config)
     if isinstance(config, EvaluateConfig):
-        from pixelwizard.metrics.evaluate import evaluate
+        from pixelwizard.evaluation.evaluate import evaluate
 
         return evaluate(config)
     if isinstance(config, EncodeConfig):
-        from pixelwizard.runs.encode import encode
+        from pixelwizard.training.encode import encode
 
         return encode(config)
-    from pixelwizard.runs.train import train
+    from pixelwizard.training.train import train
 
     return _as_rank(config, train)
 
@@ -135,7 +135,7 @@ def _as_rank(config: Any, work: Callable[[Any, Rank | None], int]) -> int:
     mesh = mesh_of_world(config.parallel, config.backbone.dit.num_heads, world, config.guided)
     if mesh.world == 1:
         return work(config, None)
-    from pixelwizard.runs.parallel import joined
+    from pixelwizard.parallel.mesh import joined
 
     with joined(mesh) as rank:
         try:
@@ -171,8 +171,8 @@ def _generate(config: Config, rank: Rank | None) -> int:
         if first:
             Status(folder / "status.json", [job.id for job in jobs]).done(*videos)
     else:
-        from pixelwizard.runs.predict import generate
-        from pixelwizard.shortcut.weights import check_weights
+        from pixelwizard.generation.predict import generate
+        from pixelwizard.models.shortcut.weights import check_weights
 
         if first:
             check_weights(config.backbone)

@@ -28,12 +28,12 @@ import torch
 from gates import Clip, Model, clips, laplacian, recipe_of
 from torch import Tensor
 
-from pixelwizard.compose import compose
+from pixelwizard.cli.compose import compose
+from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.data.examples import to_video
-from pixelwizard.metrics.frechet import Moments, frechet_distance
-from pixelwizard.metrics.names import ASSETS, NETWORKS
-from pixelwizard.metrics.networks import VideoNetwork
-from pixelwizard.settings import SamplerSettings
+from pixelwizard.evaluation.frechet import Moments, frechet_distance
+from pixelwizard.evaluation.names import ASSETS, NETWORKS
+from pixelwizard.evaluation.networks import VideoNetwork
 
 STEPS = (2, 3, 4, 5, 8)
 SOLVERS, SIZES, EVALUATIONS = ("euler", "unipc", "dpmpp"), ("none", "raw", "snapped"), (1, 2, 4, 8)

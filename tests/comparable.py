@@ -10,20 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.output import TrackerSettings
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.data.prompts import prompts_of
-from pixelwizard.jobs import make_jobs
-from pixelwizard.provenance import record, write_json
-from pixelwizard.run_folder import claim
-from pixelwizard.settings import (
-    BackboneSettings,
-    Config,
-    ResolutionSettings,
-    SamplerSettings,
-    StoreSettings,
-    TrackerSettings,
-)
-from pixelwizard.store import Store
-from pixelwizard.video import VideoWriter
+from pixelwizard.io.video import VideoWriter
+from pixelwizard.records.jobs import make_jobs
+from pixelwizard.records.provenance import record, write_json
+from pixelwizard.records.run_folder import claim
+from pixelwizard.records.store import Store
 
 PROMPTS = ("a red circle moves left over a gray background", "a blue square <b>grows</b>")
 DIGESTS = {part: "0" * 64 for part in ("text_encoder", "anchor", "detail", "vae")}

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from pixelwizard.data import labelled, shapes
-from pixelwizard.metrics.clips import Clip
-from pixelwizard.metrics.frechet import Moments, frechet_distance
-from pixelwizard.metrics.fvd import ClipFeatures, PatchFeatures
-from pixelwizard.metrics.names import ASSETS, NETWORKS
-from pixelwizard.metrics.networks import VideoNetwork
+from pixelwizard.evaluation.clips import Clip
+from pixelwizard.evaluation.frechet import Moments, frechet_distance
+from pixelwizard.evaluation.fvd import ClipFeatures, PatchFeatures
+from pixelwizard.evaluation.names import ASSETS, NETWORKS
+from pixelwizard.evaluation.networks import VideoNetwork
 
 CLIPS, LEVELS = 72, (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 SIZE = Clip(Path(), 256, 160, 16)

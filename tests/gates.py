@@ -36,24 +36,25 @@ from judge import judge
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pixelwizard.checkpoints import require_weights, weights_digest
-from pixelwizard.compose import compose
+from pixelwizard.cli.compose import compose
+from pixelwizard.config.data import DegradationSettings
+from pixelwizard.config.generate import Config
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import degraded, shrink, to_video
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.geometry import Geometry
-from pixelwizard.settings import Config, SamplerSettings
-from pixelwizard.settings.data import DegradationSettings
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import load_detail
+from pixelwizard.models.checkpoints import require_weights, weights_digest
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.weights import load_detail
+from pixelwizard.models.wan.tiling import to_frames
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail
 from pixelwizard.stages.encode_text import EncodeText
-from pixelwizard.wan.tiling import to_frames
-from pixelwizard.wan.vae import WanVAE
-from pixelwizard.wan.weights import load_anchor, load_text_encoder, load_vae
 
 JUDGED = ("colour", "background", "motion", "shape")
 FIRST_SCENE = 5_000_000

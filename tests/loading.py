@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from pixelwizard.checkpoints import NAMES
-from pixelwizard.settings import BackboneSettings, DiTSizes
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.files import save
-from pixelwizard.wan.weights import load_anchor, shapes_of, write_config
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.models.checkpoints import NAMES
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.files import save
+from pixelwizard.models.wan.weights import load_anchor, shapes_of, write_config
 
 SECONDS_BETWEEN = 0.002
 

@@ -22,23 +22,24 @@ from test_golden import GoldenDiT
 from torch import Tensor
 
 from pixelwizard import worker
+from pixelwizard.config.parallel import Mesh
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.jobs import Job
-from pixelwizard.runs import predict
-from pixelwizard.runs.parallel import Rank, joined
-from pixelwizard.runs.samples import Samples
-from pixelwizard.settings import DiTSizes, SamplerSettings
-from pixelwizard.settings.parallel import Mesh
-from pixelwizard.settings.train import TrainConfig
-from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.generation import predict
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.weights import fill_transformer
+from pixelwizard.parallel.mesh import Rank, joined
+from pixelwizard.records.jobs import Job
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
 from pixelwizard.tracking.base import Tracker
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.weights import fill_transformer
+from pixelwizard.training.samples import Samples
 
 PRELOAD = [
-    *("ranks", "pixelwizard.runs.predict", "pixelwizard.runs.train"),
+    *("ranks", "pixelwizard.generation.predict", "pixelwizard.training.train"),
     "transformers.models.umt5.modeling_umt5",
 ]
 WORLD = 4

@@ -14,13 +14,13 @@ import sys
 import numpy as np
 import torch
 
-from pixelwizard.compose import compose
+from pixelwizard.cli.compose import compose
+from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
-from pixelwizard.settings import ResolutionSettings
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.weights import load_vae
 from pixelwizard.stages.decode import Decode
-from pixelwizard.wan.vae import WanVAE
-from pixelwizard.wan.weights import load_vae
 
 CLIPS, FRAMES, DEVIATION = 3, 5, 0.2
 FIRST_SCENE = 2_000_000

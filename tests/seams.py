@@ -21,14 +21,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pixelwizard.compose import compose
+from pixelwizard.cli.compose import compose
+from pixelwizard.config.geometry import SPATIAL_STRIDE, WHOLE, Tiles
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
-from pixelwizard.geometry import SPATIAL_STRIDE, WHOLE, Tiles
+from pixelwizard.models.wan.tiling import spans
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.weights import load_vae
 from pixelwizard.stages.decode import Decode
-from pixelwizard.wan.tiling import spans
-from pixelwizard.wan.vae import WanVAE
-from pixelwizard.wan.weights import load_vae
 
 
 @dataclass(frozen=True)

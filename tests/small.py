@@ -10,31 +10,26 @@ import torch
 import yaml
 from torch import nn
 
-from pixelwizard.settings import (
-    BackboneSettings,
-    Config,
-    DiTSizes,
-    ResolutionSettings,
-    SamplerSettings,
-    StoreSettings,
-    TextSizes,
-    TrackerSettings,
-    VAESizes,
-)
-from pixelwizard.settings.data import DataSettings, DegradationSettings
-from pixelwizard.settings.objective import ConditionSettings, FlowSettings, ObjectiveSettings
-from pixelwizard.settings.train import (
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.data import DataSettings, DegradationSettings
+from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.objective import ConditionSettings, FlowSettings, ObjectiveSettings
+from pixelwizard.config.output import TrackerSettings
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.train import (
     CheckpointSettings,
     OptimizerSettings,
     TrainConfig,
     TrainerSettings,
 )
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import save_detail
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
-from pixelwizard.wan.vae import WanVAE
-from pixelwizard.wan.weights import save_anchor, save_text_encoder, save_vae
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.weights import save_detail
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.weights import save_anchor, save_text_encoder, save_vae
 
 WORDS = ["a", "red", "blue", "circle", "square", "moves", "left"]
 BACKBONE = BackboneSettings(

@@ -13,11 +13,11 @@ import torch.distributed as dist
 from ranks import start
 from torch import Tensor
 
-from pixelwizard.geometry import WHOLE, Tiles
+from pixelwizard.config.geometry import WHOLE, Tiles
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.parallel.spatial import GroupPeers, RowShare
 from pixelwizard.planning.tracing import Trace
 from pixelwizard.stages.decode import Decode
-from pixelwizard.wan.spreading import GroupPeers, RowShare
-from pixelwizard.wan.vae import WanVAE
 
 
 @dataclass(frozen=True)

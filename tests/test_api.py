@@ -15,8 +15,8 @@ import yaml
 from small import SIZE, write_backbone
 
 import pixelwizard as pw
-from pixelwizard.failures import Failure, write_failure
-from pixelwizard.schema import ConfigError
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.records.failures import Failure, write_failure
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = ["experiments=small", "run_dir=run", "anchor.steps=2", "schedule.steps=2"]
@@ -74,7 +74,7 @@ def test_several_ranks_are_processes_and_one_that_is_lost_is_an_error(
         write_failure(folder, Failure("SIGKILL ended rank 1"))
         return code
 
-    monkeypatch.setattr("pixelwizard.launch.launch", lost)
+    monkeypatch.setattr("pixelwizard.launch.launch.launch", lost)
     overrides = [*OVERRIDES[:1], "run_dir=ranks", "parallel=prompts", "parallel.prompts=2"]
     with pytest.raises(ValueError, match="SIGKILL ended rank 1"):
         pw.generate(overrides, PROMPTS)

@@ -19,15 +19,16 @@ from pixelwizard.bench.pipeline import Clock, Pipeline
 from pixelwizard.bench.rates import measure_ceilings
 from pixelwizard.bench.reference import complex_angles, reference_block, reference_forward
 from pixelwizard.bench.run import bench
-from pixelwizard.compose import compose
-from pixelwizard.planning.ceilings import find, stored
-from pixelwizard.runs import progress
-from pixelwizard.runs.progress import Remaining
-from pixelwizard.settings import DiTSizes, SamplerSettings
-from pixelwizard.settings.bench import BenchConfig, BenchSettings, first_steps
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.wan.attention import Rotary
-from pixelwizard.wan.dit import Block, WanDiT
+from pixelwizard.cli.compose import compose
+from pixelwizard.config.bench import BenchConfig, BenchSettings, first_steps
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.io import progress
+from pixelwizard.io.progress import Remaining
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.attention import Rotary
+from pixelwizard.models.wan.dit import Block, WanDiT
+from pixelwizard.planning.device_rates import find, stored
 
 CPU = torch.device("cpu")
 GRID = (31, 8, 14)

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pixelwizard import catalog, settings
-from pixelwizard.cli import main
-from pixelwizard.commands import TASKS, command
-from pixelwizard.commands import generate as generate_command
-from pixelwizard.wan.weights import write_statistics
+from pixelwizard.cli.main import main
+from pixelwizard.cli.tasks import TASKS, command
+from pixelwizard.cli.tasks import generate as generate_command
+from pixelwizard.config import catalog, tasks
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.models.wan.weights import write_statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 Fake = Callable[[Path], int]
@@ -39,9 +40,9 @@ class Launched:
         self.ranks = ranks
         return self.code(folder)
 
-    def config(self, index: int = -1) -> settings.Config:
-        loaded = settings.load(self.folders[index] / "config.yaml")
-        assert isinstance(loaded, settings.Config)
+    def config(self, index: int = -1) -> tasks.Config:
+        loaded = tasks.load(self.folders[index] / "config.yaml")
+        assert isinstance(loaded, tasks.Config)
         return loaded
 
 
@@ -75,7 +76,7 @@ def test_help_answers_in_a_second_without_torch_or_hydra(tmp_path: Path) -> None
     assert "shortcut4" in shown.stdout.decode()
     code = """
 import sys
-from pixelwizard.cli import main
+from pixelwizard.cli.main import main
 main(["--help"]); main(["train", "--help"])
 assert not {"torch", "hydra", "lightning", "omegaconf"} & set(sys.modules)
 main(["--cfg", "job"])
@@ -117,14 +118,14 @@ def test_every_option_of_every_group_composes(
     for option in catalog.options(group):
         assert main(["--cfg", "job", f"{group}={option}"]) == 0
         shown = yaml.safe_load(capsys.readouterr().out)
-        assert settings.from_plain(shown).task == "generate"
+        assert tasks.from_plain(shown).task == "generate"
 
 
 def test_full_size_presets_have_the_published_token_counts() -> None:
     conf = catalog.asset_root("conf") / "conf" / "resolution"
     tokens = {}
     for name in ("2k", "4k"):
-        size = settings.ResolutionSettings(**yaml.safe_load((conf / f"{name}.yaml").read_text()))
+        size = ResolutionSettings(**yaml.safe_load((conf / f"{name}.yaml").read_text()))
         tokens[name] = size.geometry.tokens
         assert size.anchor_geometry.tokens == 3472
     assert tokens == {"2k": 111_600, "4k": 249_240}
@@ -223,7 +224,7 @@ def test_a_run_for_another_launcher_is_laid_out_and_not_started(
     words = ["parallel=ulysses", "parallel.sequence=3", "parallel.launch=false"]
     assert main([*words, f"run_dir={tmp_path / 'run'}"]) == 0
     assert not launched.folders and "-m pixelwizard.worker" in capsys.readouterr().out
-    assert settings.load(tmp_path / "run" / "config.yaml").parallel.sequence == 3
+    assert tasks.load(tmp_path / "run" / "config.yaml").parallel.sequence == 3
 
 
 def test_the_same_request_has_the_same_folder_and_another_one_another(launched: Launched) -> None:

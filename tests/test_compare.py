@@ -11,14 +11,15 @@ import pytest
 from comparable import PROMPTS, SIZE, make_run, make_sweep
 from PIL import Image
 
-from pixelwizard.cli import main
+from pixelwizard.cli.main import main
 from pixelwizard.comparison.arms import read_arms
 from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.run import comparison_of, out_folder
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import ResolutionSettings, SamplerSettings
-from pixelwizard.settings.compare import CompareConfig
-from pixelwizard.store import Store
+from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.records.store import Store
 
 SHORTCUT = SamplerSettings(steps=4, step_sizes="raw")
 EULER = SamplerSettings(solver="euler", steps=4)

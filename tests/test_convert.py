@@ -12,13 +12,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small import write_backbone
 
-from pixelwizard.checkpoints import own_statistics
-from pixelwizard.cli import main
-from pixelwizard.settings import BackboneSettings
-from pixelwizard.shortcut.convert import convert
-from pixelwizard.shortcut.weights import check_weights, load_detail
-from pixelwizard.wan.files import save
-from pixelwizard.wan.weights import load_anchor, load_text_encoder, load_vae
+from pixelwizard.cli.main import main
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.models.checkpoints import own_statistics
+from pixelwizard.models.shortcut.convert import convert
+from pixelwizard.models.shortcut.weights import check_weights, load_detail
+from pixelwizard.models.wan.files import save
+from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
 
 
 @pytest.fixture

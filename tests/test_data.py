@@ -16,25 +16,25 @@ import torch
 from small import BACKBONE, SIZE, small_training, write_backbone
 from torch import Tensor
 
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.data import DataSettings, DegradationSettings, EncodeConfig
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
+from pixelwizard.config.output import TrackerSettings, VideoSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.train import TrainConfig, TrainerSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
 from pixelwizard.data.crops import CropBatches, clip_of
 from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, Shards
+from pixelwizard.data.sources import open_sources
 from pixelwizard.data.table import read_table
-from pixelwizard.geometry import Geometry
-from pixelwizard.run_folder import claim
-from pixelwizard.runs.encode import encode
-from pixelwizard.runs.sources import open_sources
-from pixelwizard.runs.train import train
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings, TrackerSettings
-from pixelwizard.settings.data import DataSettings, DegradationSettings, EncodeConfig
-from pixelwizard.settings.objective import FlowSettings, ObjectiveSettings
-from pixelwizard.settings.output import VideoSettings
-from pixelwizard.settings.train import TrainConfig, TrainerSettings
-from pixelwizard.video import VideoWriter, read_clip
+from pixelwizard.io.video import VideoWriter, read_clip
+from pixelwizard.records.run_folder import claim
+from pixelwizard.training.encode import encode
+from pixelwizard.training.train import train
 
 FRAMES = 8
 TABLE = """file,caption_long,caption

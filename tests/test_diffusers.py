@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.diffusion.solvers import sample
-from pixelwizard.settings import DiTSizes, SamplerSettings, TextSizes, VAESizes
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.layouts import official_dit, official_text, official_vae
-from pixelwizard.wan.umt5 import official_shapes
-from pixelwizard.wan.vae import WanVAE
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
+from pixelwizard.models.wan.umt5 import official_shapes
+from pixelwizard.models.wan.vae import WanVAE
 
 diffusers = pytest.importorskip("diffusers")
 

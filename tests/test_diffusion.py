@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.flow import add_noise, initial_noise, velocity, x0_from_velocity
 from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.schedules import Step, make_schedule, step_sizes
 from pixelwizard.diffusion.solvers import SOLVERS, SolverState, sample
-from pixelwizard.settings import SamplerSettings
 
 UNIPC4 = SamplerSettings(solver="unipc", steps=4, guidance=1.0)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwizard.settings import DiTSizes
-from pixelwizard.wan.attention import Rotary, attention, rotate
-from pixelwizard.wan.dit import WanDiT, patchify, unpatchify
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.models.wan.attention import Rotary, attention, rotate
+from pixelwizard.models.wan.dit import WanDiT, patchify, unpatchify
 
 SIZES = DiTSizes(
     in_dim=4,

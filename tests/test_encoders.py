@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from pixelwizard.compose import compose
+from pixelwizard.cli.compose import compose
 from pixelwizard.data import labelled, shapes
-from pixelwizard.metrics.names import NETWORKS
-from pixelwizard.metrics.networks import CLIPNetwork, VideoNetwork
-from pixelwizard.runs.encoders import maker
-from pixelwizard.runs.train import export, make_module, train
+from pixelwizard.evaluation.names import NETWORKS
+from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
+from pixelwizard.training.encoders import maker
+from pixelwizard.training.train import export, make_module, train
 
 CPU = torch.device("cpu")
 KINDS = ("clip_encoder", "video_encoder")

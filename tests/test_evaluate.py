@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from pixelwizard.cli import main
-from pixelwizard.commands import evaluate as command
+from pixelwizard.cli.main import main
+from pixelwizard.cli.tasks import evaluate as command
+from pixelwizard.config.evaluate import EvaluateConfig
+from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
-from pixelwizard.metrics import clips, evaluate, names, paired
-from pixelwizard.metrics.clips import Clip, inspect, look, look_at_all
-from pixelwizard.metrics.detail import lost
-from pixelwizard.metrics.files import backbone_of, find_captions, find_videos
-from pixelwizard.metrics.flicker import flicker
-from pixelwizard.settings import MetricsSettings, VideoSettings
-from pixelwizard.settings.evaluate import EvaluateConfig
-from pixelwizard.video import VideoError, VideoWriter
+from pixelwizard.evaluation import clips, evaluate, names, paired
+from pixelwizard.evaluation.clips import Clip, inspect, look, look_at_all
+from pixelwizard.evaluation.detail import lost
+from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos
+from pixelwizard.evaluation.flicker import flicker
+from pixelwizard.io.video import VideoError, VideoWriter
 
 LOSSLESS = VideoSettings(codec="ffv1")
 WIDTH, HEIGHT = 128, 80

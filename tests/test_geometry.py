@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pixelwizard.geometry import Geometry
+from pixelwizard.config.geometry import Geometry
 
 
 @pytest.mark.parametrize(

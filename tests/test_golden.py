@@ -13,15 +13,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.diffusion.solvers import SolverState, sample
-from pixelwizard.settings import BackboneSettings, DiTSizes, SamplerSettings, TextSizes, VAESizes
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import load_detail
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer
-from pixelwizard.wan.vae import WanVAE
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.weights import load_detail
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer
+from pixelwizard.models.wan.vae import WanVAE
 
 TINY = Path(__file__).parents[1] / "pixelwizard/assets/tiny"
 TOLERANCE = 1e-4

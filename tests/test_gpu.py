@@ -20,27 +20,23 @@ from torch import Tensor
 
 from pixelwizard import worker
 from pixelwizard.bench.measuring import random_anchor
-from pixelwizard.checkpoints import find_weights
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.memory import MemorySettings
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill
+from pixelwizard.data.sources import open_clips, open_sources
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.geometry import Geometry
+from pixelwizard.models.checkpoints import find_weights
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer
+from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning.sampling_cost import Sampling, cost_of_sampling
-from pixelwizard.runs.sources import open_clips, open_sources
-from pixelwizard.runs.train import train
-from pixelwizard.settings import (
-    BackboneSettings,
-    DiTSizes,
-    MemorySettings,
-    SamplerSettings,
-    TextSizes,
-    VAESizes,
-)
 from pixelwizard.stages.anchor import Anchor
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer
-from pixelwizard.wan.vae import WanVAE
+from pixelwizard.training.train import train
 
 pytestmark = [
     pytest.mark.gpu,

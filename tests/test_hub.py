@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from pixelwizard.cli import main
-from pixelwizard.hub import FetchError, fetch
-from pixelwizard.settings.weights import SourceSettings
+from pixelwizard.cli.main import main
+from pixelwizard.config.weights import SourceSettings
+from pixelwizard.io.hub import FetchError, fetch
 
 COMMIT = "c" * 40
 LARGE = bytes(range(256)) * 400
@@ -204,7 +204,7 @@ def test_a_token_is_sent(hub, source, monkeypatch):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(hub, source, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("pixelwizard.hub.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("pixelwizard.io.hub.shutil.disk_usage", lambda path: usage)
     with pytest.raises(FetchError, match="0.0 GB left; set HF_HOME to a larger disk"):
         fetch(source, silent)
     assert hub.gets() == []

@@ -15,9 +15,14 @@ import pytest
 from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
-from pixelwizard.settings import BackboneSettings, Config, SamplerSettings
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import Config
+from pixelwizard.config.sampler import SamplerSettings
 
-PRELOAD = ["small", "pixelwizard.worker", "pixelwizard.runs.predict", "transformers.models.umt5"]
+PRELOAD = [
+    *("small", "pixelwizard.worker", "pixelwizard.generation.predict"),
+    "transformers.models.umt5",
+]
 FIRST, SECOND = "001-a-red-circle", "002-a-blue-square-moves-left"
 
 
@@ -51,8 +56,8 @@ def work(config: Config, *stop: object) -> int:
 
 def child(folder: str, stage: str = "", prompt: int = 0, step: int = 0, number: int = 0) -> None:
     """A worker that sends itself the signal ``number`` in a stage at a step of a prompt."""
-    from pixelwizard.runs import loops
-    from pixelwizard.runs.progress import Display
+    from pixelwizard.generation import loops
+    from pixelwizard.io.progress import Display
 
     begin, show = Display.begin, Display.step
     at = [0]

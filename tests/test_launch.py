@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pixelwizard.failures import Failure, read_failure, write_failure
-from pixelwizard.launch import launch
+from pixelwizard.launch.launch import launch
+from pixelwizard.records.failures import Failure, read_failure, write_failure
 
 LAUNCHER = """
 import sys
 from pathlib import Path
-from pixelwizard.launch import launch
+from pixelwizard.launch.launch import launch
 sys.exit(launch(Path(sys.argv[1]), command=[sys.executable, "-c", sys.argv[2]]))
 """
 WAITING = """

@@ -13,15 +13,16 @@ from small import small_config, write_backbone
 from test_sweep import fakes, plain_jobs
 
 from pixelwizard import worker
-from pixelwizard.cli import main
-from pixelwizard.commands import generate
-from pixelwizard.compose import compose
-from pixelwizard.devices import mesh_of
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings, Config
-from pixelwizard.settings.sweep import Choice, LauncherSettings, Span
-from pixelwizard.sweeps.launchers import launcher_of, on_node, submit
-from pixelwizard.sweeps.ledger import SweepJob, run_sweep
+from pixelwizard.cli.compose import compose
+from pixelwizard.cli.main import main
+from pixelwizard.cli.sweeps.launchers import launcher_of, on_node, submit
+from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
+from pixelwizard.cli.tasks import generate
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import Config
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.sweep import Choice, LauncherSettings, Span
+from pixelwizard.launch.devices import mesh_of
 
 pytest.importorskip("joblib")
 pytest.importorskip("submitit")

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from small import BACKBONE, write_backbone
 from torch import Tensor, nn
 
-from pixelwizard.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
-from pixelwizard.settings import BackboneSettings
-from pixelwizard.shortcut.weights import check_weights, load_detail
-from pixelwizard.wan.layouts import official_dit, official_text, official_vae
-from pixelwizard.wan.umt5 import official_names
-from pixelwizard.wan.weights import load_anchor, load_text_encoder, load_vae
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.models.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
+from pixelwizard.models.shortcut.weights import check_weights, load_detail
+from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
+from pixelwizard.models.wan.umt5 import official_names
+from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
 
 DIT = {
     "patch_embedding": "patch_embedding",

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from pixelwizard.data import labelled, shapes
-from pixelwizard.metrics import names
-from pixelwizard.metrics.clip import CLIPScore, FrameConsistency, FrameEmbeddings
-from pixelwizard.metrics.clips import Sampling
-from pixelwizard.metrics.detail import NOISE_KEPT, hd_mse, hd_mse_of_noise
-from pixelwizard.metrics.frechet import Moments, frechet_distance, keep_moments, kept_moments
-from pixelwizard.metrics.fvd import ClipFeatures, FrechetVideoDistance, patches
-from pixelwizard.metrics.names import ASSETS, NETWORKS, network_label
-from pixelwizard.metrics.networks import CLIPNetwork, VideoNetwork
-from pixelwizard.metrics.score import VideoMetric, difference
+from pixelwizard.evaluation import names
+from pixelwizard.evaluation.clip import CLIPScore, FrameConsistency, FrameEmbeddings
+from pixelwizard.evaluation.clips import Sampling
+from pixelwizard.evaluation.detail import NOISE_KEPT, hd_mse, hd_mse_of_noise
+from pixelwizard.evaluation.frechet import Moments, frechet_distance, keep_moments, kept_moments
+from pixelwizard.evaluation.fvd import ClipFeatures, FrechetVideoDistance, patches
+from pixelwizard.evaluation.names import ASSETS, NETWORKS, network_label
+from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
+from pixelwizard.evaluation.score import VideoMetric, difference
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

@@ -19,21 +19,22 @@ from safetensors.torch import load_file
 from small import small_training, write_backbone
 from torch import Tensor
 
-from pixelwizard.objectives import SHORTCUTS, make_objective, schedules_to_use
-from pixelwizard.objectives.flow import FLOW, FlowObjective
-from pixelwizard.objectives.shortcut import CONSISTENCY, ShortcutObjective
-from pixelwizard.runs.train import train
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import DiTSizes, ResolutionSettings, SamplerSettings
-from pixelwizard.settings.objective import (
+from pixelwizard.config.objective import (
     FlowSettings,
     ObjectiveSettings,
     ShortcutSettings,
     check_objective,
 )
-from pixelwizard.settings.train import TrainConfig
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.targets import (
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.training.objectives import SHORTCUTS, make_objective, schedules_to_use
+from pixelwizard.training.objectives.flow import FLOW, FlowObjective
+from pixelwizard.training.objectives.shortcut import CONSISTENCY, ShortcutObjective
+from pixelwizard.training.objectives.targets import (
     TrainingGrid,
     noise_span_weights,
     reference_steps,
@@ -41,6 +42,7 @@ from pixelwizard.shortcut.targets import (
     self_consistency_target,
     training_grid,
 )
+from pixelwizard.training.train import train
 
 SPREAD = 0.4
 """Standard deviation of the data; the noise has 1."""
@@ -256,7 +258,10 @@ def of_the_page(monkeypatch: pytest.MonkeyPatch) -> str:
     names: dict[str, Any] = {}
     exec(code, names)
     kind = yaml.safe_load(values)["kind"]
-    assert f"conf/objective/{kind}.yaml" in PAGE and f"pixelwizard/objectives/{kind}.py" in PAGE
+    assert (
+        f"conf/objective/{kind}.yaml" in PAGE
+        and f"pixelwizard/training/objectives/{kind}.py" in PAGE
+    )
     monkeypatch.setitem(SHORTCUTS, kind, names["ThirdsObjective"])
     return str(kind)
 

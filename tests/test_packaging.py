@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pixelwizard import __version__, catalog
+from pixelwizard import __version__
+from pixelwizard.config import catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow

@@ -32,14 +32,16 @@ from test_launch import alive
 from torch import Tensor
 
 from pixelwizard import worker
-from pixelwizard.launch import launch
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import Config
+from pixelwizard.config.parallel import Mesh, ParallelSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.launch.launch import launch
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.parallel.mesh import Rank, joined
 from pixelwizard.planning.communication_cost import guidance_bytes, ulysses_bytes
-from pixelwizard.runs.parallel import Rank, joined
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings, Config, DiTSizes
-from pixelwizard.settings.parallel import Mesh, ParallelSettings
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.wan.dit import WanDiT
 
 EQUAL = 1e-5
 PROMPTS = ["a red circle", "a blue square moves left", "a circle", "a red square", "a blue circle"]
@@ -202,7 +204,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from pixelwizard import worker
-from pixelwizard.runs.progress import Display
+from pixelwizard.io.progress import Display
 
 folder, rank, step = Path(sys.argv[1]), os.environ["RANK"], Display.step
 (folder / f"pid{rank}").write_text(str(os.getpid()))

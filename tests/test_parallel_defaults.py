@@ -16,14 +16,14 @@ from ranks import free_port, runs, scoring, start
 from small import small_config, write_backbone, write_config
 from wandb_files import history
 
-from pixelwizard.commands import generate
-from pixelwizard.compose import compose
-from pixelwizard.failures import read_failure
-from pixelwizard.launch import launch
-from pixelwizard.settings import VideoSettings
-from pixelwizard.settings.parallel import MODES, ParallelSettings
-from pixelwizard.sweeps.ledger import SweepJob, run_sweep
-from pixelwizard.video import VideoWriter, read_frames
+from pixelwizard.cli.compose import compose
+from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
+from pixelwizard.cli.tasks import generate
+from pixelwizard.config.output import VideoSettings
+from pixelwizard.config.parallel import MODES, ParallelSettings
+from pixelwizard.io.video import VideoWriter, read_frames
+from pixelwizard.launch.launch import launch
+from pixelwizard.records.failures import read_failure
 
 PROMPTS = ("a red circle moves left", "a blue square moves right over a white background")
 IDS = ("001-a-red-circle-moves-left", "002-a-blue-square-moves-right-over-a-white-backgroun")
@@ -144,7 +144,7 @@ FAILING = """
 import os, sys
 from pathlib import Path
 from pixelwizard import worker
-from pixelwizard.runs import predict
+from pixelwizard.generation import predict
 
 def failed(self, job):
     if sys.argv[1].endswith("seed=0"):

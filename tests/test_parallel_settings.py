@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from pixelwizard import schema, settings
-from pixelwizard.run_folder import config_hash
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import Config
-from pixelwizard.settings.parallel import (
+from pixelwizard.config import schema, tasks
+from pixelwizard.config.generate import Config
+from pixelwizard.config.parallel import (
     Mesh,
     ParallelSettings,
     check_parallel,
     mesh_of_world,
     resolve,
 )
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.records.run_folder import config_hash
 
 
 def sizes(gpus: int, heads: int = 24, guided: bool = True, **given: Any) -> tuple[int, int, int]:
@@ -109,11 +109,11 @@ def plain(**parallel: Any) -> dict[str, Any]:
 
 def test_the_layout_does_not_change_what_a_video_is() -> None:
     one, four = plain(), plain(mode="prompts", prompts=4)
-    assert config_hash(settings.from_plain(one)) == config_hash(settings.from_plain(four))
+    assert config_hash(tasks.from_plain(one)) == config_hash(tasks.from_plain(four))
 
 
 def test_weights_are_sharded_or_in_host_memory() -> None:
     values = plain(mode="fsdp", shard="all", prompts=2)
     values["memory"]["mode"] = "stream"
     with pytest.raises(ConfigError, match="memory=stream does; use memory=auto or"):
-        settings.from_plain(values)
+        tasks.from_plain(values)

@@ -15,17 +15,17 @@ from small import small_training, write_backbone, write_config
 from test_golden import relative_error
 from torch import Tensor
 
-from pixelwizard.checkpoints import NAMES
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.objective import ShortcutSettings
+from pixelwizard.config.parallel import ParallelSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.train import CheckpointSettings, TrainConfig, TrainerSettings
 from pixelwizard.data.batches import Batches
-from pixelwizard.runs.checkpointing import read_checkpoint
-from pixelwizard.runs.train import train
-from pixelwizard.runs.training_data import TrainingData
-from pixelwizard.runs.velocity import VelocityModule
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings
-from pixelwizard.settings.objective import ShortcutSettings
-from pixelwizard.settings.parallel import ParallelSettings
-from pixelwizard.settings.train import CheckpointSettings, TrainConfig, TrainerSettings
+from pixelwizard.models.checkpoints import NAMES
+from pixelwizard.training.checkpointing import read_checkpoint
+from pixelwizard.training.train import train
+from pixelwizard.training.training_data import TrainingData
+from pixelwizard.training.velocity import VelocityModule
 
 RANKS, STEPS, BETWEEN = 2, 4, 2
 EQUAL = 1e-5

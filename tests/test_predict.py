@@ -16,24 +16,21 @@ import torch
 from safetensors.torch import load_file
 from small import small_config, write_backbone, write_config
 
-from pixelwizard import video, worker
-from pixelwizard.geometry import WHOLE
+from pixelwizard import worker
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.geometry import WHOLE
+from pixelwizard.config.memory import MemorySettings
+from pixelwizard.config.output import DecodeSettings, VideoSettings
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.generation import placement, predict
+from pixelwizard.io import video
+from pixelwizard.io.progress import Display, clock
+from pixelwizard.models.wan.weights import load_vae
 from pixelwizard.planning import planner
 from pixelwizard.planning.decode_cost import cost_of_decode
-from pixelwizard.runs import placement, predict
-from pixelwizard.runs.progress import Display, clock
-from pixelwizard.settings import (
-    BackboneSettings,
-    Config,
-    DecodeSettings,
-    MemorySettings,
-    SamplerSettings,
-    StoreSettings,
-    VideoSettings,
-)
-from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.stages.decode import Decode
-from pixelwizard.wan.weights import load_vae
 
 FIRST, SECOND = "001-a-red-circle", "002-a-blue-square-moves-left"
 
@@ -241,7 +238,7 @@ def test_the_users_mistakes_are_one_sentence(
 def test_a_defect_is_not_called_a_mistake(
     config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pixelwizard.runs.loops.load_anchor", lose)
+    monkeypatch.setattr("pixelwizard.generation.loops.load_anchor", lose)
     assert run(config) == 1
     assert "KeyError: 'lost'" in capfd.readouterr().err
     assert "Traceback" in (Path(config.run_dir) / "run.log").read_text()

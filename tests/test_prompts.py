@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import Config
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import SAFE_ID, Prompt, prompts_of
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings, Config
 
 
 def read(path: Path, content: str | bytes, **changes: Any) -> list[Prompt]:

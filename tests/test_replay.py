@@ -11,12 +11,13 @@ import torch
 from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
-from pixelwizard.replay import changed_versions, provenance_of, repetition
-from pixelwizard.run_folder import claim
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import Config, StoreSettings, VideoSettings
-from pixelwizard.store import Store
-from pixelwizard.video import VideoWriter
+from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.output import VideoSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.generation.replay import changed_versions, provenance_of, repetition
+from pixelwizard.io.video import VideoWriter
+from pixelwizard.records.run_folder import claim
+from pixelwizard.records.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_nothing_in_a_video_says_where_to_write(
     record = provenance_of(videos[0])
     record["config"] |= {"store": {"dir": "/elsewhere"}, "prompts": "/elsewhere/prompts.txt"}
     record["config"] |= {"run_dir": "/elsewhere"}
-    monkeypatch.setattr("pixelwizard.replay.provenance_of", lambda _: record)
+    monkeypatch.setattr("pixelwizard.generation.replay.provenance_of", lambda _: record)
     monkeypatch.chdir(tmp_path)
     config = repetition(videos[0], None)
     assert "elsewhere" not in repr(config)
@@ -62,7 +63,7 @@ def test_other_weights_or_code_are_refused(
 ) -> None:
     _, videos = made
     record = provenance_of(videos[0])
-    monkeypatch.setattr("pixelwizard.replay.provenance_of", lambda _: record)
+    monkeypatch.setattr("pixelwizard.generation.replay.provenance_of", lambda _: record)
     record["versions"] |= {"torch": "1.0"}
     assert [text.split(" -> ")[0] for text in changed_versions(videos[0])] == ["torch 1.0"]
     record["weights"] |= {"vae": "0" * 64}

@@ -23,25 +23,30 @@ import torch
 from small import SIZE, small_training, write_backbone, write_config
 from torch import Tensor
 
-from pixelwizard.checkpoints import own_statistics, weights_digest
-from pixelwizard.runs import modules
-from pixelwizard.runs.checkpointing import OURS, CheckpointFiles, last_checkpoint, read_checkpoint
-from pixelwizard.runs.train import train
-from pixelwizard.settings import BackboneSettings
-from pixelwizard.settings.data import DataSettings
-from pixelwizard.settings.objective import ShortcutSettings
-from pixelwizard.settings.train import CheckpointSettings, TrainConfig
-from pixelwizard.shortcut.weights import load_detail
-from pixelwizard.wan.weights import load_anchor, load_vae
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.data import DataSettings
+from pixelwizard.config.objective import ShortcutSettings
+from pixelwizard.config.train import CheckpointSettings, TrainConfig
+from pixelwizard.models.checkpoints import own_statistics, weights_digest
+from pixelwizard.models.shortcut.weights import load_detail
+from pixelwizard.models.wan.weights import load_anchor, load_vae
+from pixelwizard.training import modules
+from pixelwizard.training.checkpointing import (
+    OURS,
+    CheckpointFiles,
+    last_checkpoint,
+    read_checkpoint,
+)
+from pixelwizard.training.train import train
 
 LOADERS: dict[str, Any] = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from pixelwizard import settings
-from pixelwizard.runs import modules
-from pixelwizard.runs.train import train
+from pixelwizard.config import tasks
+from pixelwizard.training import modules
+from pixelwizard.training.train import train
 
 save, step = torch.save, modules.TrainingModule.training_step
 
@@ -63,7 +68,7 @@ def half_a_step(module, batch, batch_idx):
 def killed(folder):
     child = os.fork()
     if not child:
-        train(settings.load(Path(folder) / "config.yaml"))
+        train(tasks.load(Path(folder) / "config.yaml"))
         os._exit(0)
     print(folder, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     print(*sorted(path.name for path in Path(folder, "checkpoints").iterdir()), flush=True)

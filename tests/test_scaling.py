@@ -9,19 +9,19 @@ import pytest
 import torch
 from small import BACKBONE, SIZE
 
-from pixelwizard.cli import main
+from pixelwizard.cli.main import main
+from pixelwizard.config.parallel import Mesh
+from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.planning.ceilings import DEVICES
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.communication_cost import (
     gather_bytes,
     guidance_bytes,
     shard_bytes,
     ulysses_bytes,
 )
+from pixelwizard.planning.device_rates import DEVICES
 from pixelwizard.planning.sampling_cost import META, Cost, Sampling, cost_of_sampling
-from pixelwizard.settings import SamplerSettings
-from pixelwizard.settings.parallel import Mesh
-from pixelwizard.wan.dit import WanDiT
 
 STEPS = 3
 

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pixelwizard import catalog
-from pixelwizard.cli import main
+from pixelwizard.cli.main import main
+from pixelwizard.config import catalog
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.diffusion.schedule_table import schedule_table, stage_schedules
 from pixelwizard.diffusion.schedules import Schedule, Step, make_schedule
 from pixelwizard.diffusion.solvers import SOLVERS, Advance, sample
-from pixelwizard.schedule_table import schedule_table, stage_schedules
-from pixelwizard.settings import ResolutionSettings, SamplerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "schedules.md").read_text(encoding="utf-8")

@@ -14,15 +14,17 @@ from small import SIZE, small_config, write_backbone, write_config
 from wandb_files import history, settings_of
 
 from pixelwizard import worker
-from pixelwizard.cli import main
-from pixelwizard.commands.generate import check
-from pixelwizard.metrics import names
-from pixelwizard.metrics.evaluate import evaluate
-from pixelwizard.run_folder import claim
-from pixelwizard.runs import predict, scoring
-from pixelwizard.settings import Config, MetricsSettings, TrackerSettings, VideoSettings
-from pixelwizard.settings.evaluate import EvaluateConfig
-from pixelwizard.video import VideoWriter
+from pixelwizard.cli.main import main
+from pixelwizard.cli.tasks.generate import check
+from pixelwizard.config.evaluate import EvaluateConfig
+from pixelwizard.config.generate import Config
+from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.output import TrackerSettings, VideoSettings
+from pixelwizard.evaluation import names
+from pixelwizard.evaluation.evaluate import evaluate
+from pixelwizard.generation import predict, scoring
+from pixelwizard.io.video import VideoWriter
+from pixelwizard.records.run_folder import claim
 
 IDS = ("001-a-red-circle", "002-a-blue-square-moves-left")
 TINY = MetricsSettings(video="tiny-video", clip="tiny-clip")

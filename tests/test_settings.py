@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pixelwizard import schema, settings
-from pixelwizard.run_folder import claim, config_hash
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import Config, SamplerSettings, check_sampler
+from pixelwizard.config import schema, tasks
+from pixelwizard.config.generate import Config
+from pixelwizard.config.sampler import SamplerSettings, check_sampler
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.records.run_folder import claim, config_hash
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -26,27 +27,27 @@ def plain(**changes: Any) -> dict[str, Any]:
 
 
 def test_plain_values_and_dataclasses_are_the_same_thing() -> None:
-    config = settings.from_plain(plain(schedule__timesteps=[999, 500.5], seed=3))
+    config = tasks.from_plain(plain(schedule__timesteps=[999, 500.5], seed=3))
     assert config.schedule.timesteps == [999.0, 500.5]
-    assert settings.from_plain(schema.to_plain(config)) == config
+    assert tasks.from_plain(schema.to_plain(config)) == config
 
 
 def test_missing_keys_take_the_defaults_of_the_dataclass() -> None:
-    config = settings.from_plain({"task": "generate", "run_dir": "run", "schedule": {"steps": 4}})
-    assert config == settings.from_plain(plain(schedule__steps=4))
+    config = tasks.from_plain({"task": "generate", "run_dir": "run", "schedule": {"steps": 4}})
+    assert config == tasks.from_plain(plain(schedule__steps=4))
 
 
 def test_the_run_folder_gives_back_the_configuration(tmp_path: Path) -> None:
     text = 'it\'s "quoted": {a, b} [c] # not a comment, ünïcode 视频'
-    config = settings.from_plain(plain(run_dir=str(tmp_path / "run"), prompt=[text]))
+    config = tasks.from_plain(plain(run_dir=str(tmp_path / "run"), prompt=[text]))
     folder = claim(config, ["pixelwizard", "--prompt", text])
-    assert settings.load(folder / "config.yaml") == config
+    assert tasks.load(folder / "config.yaml") == config
 
 
 def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> None:
-    base = config_hash(settings.from_plain(plain()))
-    assert config_hash(settings.from_plain(plain(run_dir="other", store__dir="x"))) == base
-    assert config_hash(settings.from_plain(plain(seed=1))) != base
+    base = config_hash(tasks.from_plain(plain()))
+    assert config_hash(tasks.from_plain(plain(run_dir="other", store__dir="x"))) == base
+    assert config_hash(tasks.from_plain(plain(seed=1))) != base
 
 
 @pytest.mark.parametrize(
@@ -108,21 +109,21 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(
     changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        settings.from_plain(plain(**changes))
+        tasks.from_plain(plain(**changes))
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_prompts_come_from_one_place_only() -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
-        settings.from_plain(plain(prompt=["a"], prompts="file.txt"))
+        tasks.from_plain(plain(prompt=["a"], prompts="file.txt"))
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "just text"])
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(ConfigError, match="task=null must be one of"):
-        settings.load(tmp_path / "config.yaml")
+        tasks.load(tmp_path / "config.yaml")
 
 
 def test_guided_steps_without_guidance_are_refused() -> None:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwizard.settings import DiTSizes
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.targets import (
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.training.objectives.targets import (
     TrainingGrid,
     flow_matching_target,
     noise_span_weights,
@@ -17,7 +18,6 @@ from pixelwizard.shortcut.targets import (
     self_consistency_target,
     training_grid,
 )
-from pixelwizard.wan.dit import WanDiT
 
 SIZES = DiTSizes(
     in_dim=4,

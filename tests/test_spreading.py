@@ -12,13 +12,15 @@ import torch
 from spread import Case, run
 from test_golden import TOLERANCE, golden_autoencoder, relative_error
 
-from pixelwizard.geometry import WHOLE, Tiles
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.geometry import WHOLE, Tiles
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.sizes import VAESizes
+from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning.communication_cost import strip_bytes
 from pixelwizard.planning.decode_cost import cost_of_decode
-from pixelwizard.settings import BackboneSettings, ResolutionSettings, VAESizes
-from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.stages.decode import Decode
-from pixelwizard.wan.vae import WanVAE
 
 WORLD = 4
 CELLS = (6, 4)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelwizard.jobs import key
-from pixelwizard.store import STALE_SECONDS, Store
+from pixelwizard.records.jobs import key
+from pixelwizard.records.store import STALE_SECONDS, Store
 
 TENSORS = {"latent": torch.arange(6.0).view(2, 3), "step": torch.tensor(3)}
 
@@ -48,7 +48,7 @@ def test_a_failed_write_leaves_the_old_result(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pixelwizard.store.save_file", full)
+    monkeypatch.setattr("pixelwizard.records.store.save_file", full)
     with pytest.raises(ValueError, match="store.dir=.* cannot be written .No space left"):
         store.save("anchor", "ab12", {"latent": torch.zeros(1)}, {})
     assert torch.equal(store.load("anchor", "ab12")["latent"], TENSORS["latent"])

@@ -18,14 +18,16 @@ import pytest
 from small import small_config, write_backbone, write_config
 from test_interrupt import PRELOAD, files
 
-from pixelwizard import failures, worker
-from pixelwizard.commands import generate
-from pixelwizard.failures import Failure, read_failure
-from pixelwizard.launch import _warm, kept_warm, launch
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings, SamplerSettings
-from pixelwizard.sweeps import ledger
-from pixelwizard.sweeps.ledger import Ended, Ledger, SweepJob, job_name, run_sweep
+from pixelwizard import worker
+from pixelwizard.cli.sweeps import ledger
+from pixelwizard.cli.sweeps.ledger import Ended, Ledger, SweepJob, job_name, run_sweep
+from pixelwizard.cli.tasks import generate
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.launch.launch import _warm, kept_warm, launch
+from pixelwizard.records import failures
+from pixelwizard.records.failures import Failure, read_failure
 
 TWO = SamplerSettings(steps=2, step_sizes="raw")
 RUNS = ((TWO, 0), (TWO, 1), (SamplerSettings(steps=3, solver="euler"), 1))

@@ -13,15 +13,16 @@ from PIL import Image
 from small import BACKBONE, small_config
 from wandb_files import Server, history, records, settings_of
 
-from pixelwizard.contact_sheet import write_contact_sheet
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import Config, TrackerSettings, VideoSettings, check_tracker
+from pixelwizard.config.generate import Config
+from pixelwizard.config.output import TrackerSettings, VideoSettings, check_tracker
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.generation.contact_sheet import write_contact_sheet
+from pixelwizard.io.video import VideoWriter, probe
 from pixelwizard.tracking import open_tracker, wandb_run, wandb_session
 from pixelwizard.tracking.base import Tracker, figures
 from pixelwizard.tracking.loggers import make_logger
 from pixelwizard.tracking.wandb_run import WandbRun
 from pixelwizard.tracking.wandb_session import wanted_mode
-from pixelwizard.video import VideoWriter, probe
 
 COSTS = {"detail": {"seconds": 1.5, "peak_gb": 0.5}, "decode": {"seconds": 2.0, "peak_gb": 0.25}}
 SCORE = {

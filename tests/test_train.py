@@ -12,25 +12,18 @@ from safetensors.torch import load_file
 from small import EVEN, SIZE, randomise, small_training, write_backbone
 from torch import Tensor
 
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.objective import ConditionSettings, ReconstructionSettings, ShortcutSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.train import OptimizerSettings, TrainerSettings
 from pixelwizard.data.statistics import latent_statistics
-from pixelwizard.runs import optimizers
-from pixelwizard.runs.optimizers import MuonAdamW, orthogonalised
-from pixelwizard.runs.starts import make_module, pass_through
-from pixelwizard.runs.train import train
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import BackboneSettings
-from pixelwizard.settings.objective import (
-    ConditionSettings,
-    ReconstructionSettings,
-    ShortcutSettings,
-)
-from pixelwizard.settings.train import (
-    OptimizerSettings,
-    TrainerSettings,
-)
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import load_detail
-from pixelwizard.wan.weights import load_anchor, load_vae
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.weights import load_detail
+from pixelwizard.models.wan.weights import load_anchor, load_vae
+from pixelwizard.training import optimizers
+from pixelwizard.training.optimizers import MuonAdamW, orthogonalised
+from pixelwizard.training.starts import make_module, pass_through
+from pixelwizard.training.train import train
 
 LOADERS = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
 DECODER = ReconstructionSettings(decoder_only=True)

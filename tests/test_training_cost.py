@@ -9,13 +9,13 @@ import pytest
 import torch
 from small import BACKBONE, SIZE
 
-from pixelwizard.commands import plan
-from pixelwizard.geometry import Geometry
+from pixelwizard.cli.tasks import plan
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.training_cost import plan_training, trace_step
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings.plan import PlanConfig
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.wan.dit import WanDiT
 
 TOKENS = SIZE.geometry.tokens
 

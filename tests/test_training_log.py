@@ -12,16 +12,16 @@ import torch
 from small import small_training, write_backbone
 
 from pixelwizard import tracking
-from pixelwizard.objectives.shortcut import CONSISTENCY
-from pixelwizard.runs import stopwatch
-from pixelwizard.runs.starts import make_module
-from pixelwizard.runs.train import train
-from pixelwizard.runs.training_log import Table, bucketed
-from pixelwizard.runs.velocity import Seen, VelocityModule
-from pixelwizard.settings import BackboneSettings
-from pixelwizard.settings.objective import ConditionSettings, ShortcutSettings
-from pixelwizard.settings.train import SampleSettings
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.objective import ConditionSettings, ShortcutSettings
+from pixelwizard.config.train import SampleSettings
 from pixelwizard.tracking.base import Tracker
+from pixelwizard.training import stopwatch
+from pixelwizard.training.objectives.shortcut import CONSISTENCY
+from pixelwizard.training.starts import make_module
+from pixelwizard.training.train import train
+from pixelwizard.training.training_log import Table, bucketed
+from pixelwizard.training.velocity import Seen, VelocityModule
 
 
 @pytest.fixture(scope="module")

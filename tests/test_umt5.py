@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pixelwizard.config.sizes import TextSizes
 from pixelwizard.data.shapes import WORDS as WORDS_OF_CAPTIONS
-from pixelwizard.settings import TextSizes
-from pixelwizard.wan.umt5 import (
+from pixelwizard.models.wan.umt5 import (
     TextEncoder,
     clean,
     load_tokenizer,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelwizard.settings import VideoSettings
-from pixelwizard.video import VideoError, VideoWriter, probe, read_frames
+from pixelwizard.config.output import VideoSettings
+from pixelwizard.io.video import VideoError, VideoWriter, probe, read_frames
 
 H264, FFV1 = VideoSettings(), VideoSettings(codec="ffv1")
 

@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
-from pixelwizard.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
-from pixelwizard.settings import BackboneSettings, DiTSizes, TextSizes, VAESizes
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.shortcut.weights import check_weights, load_detail, save_detail
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
-from pixelwizard.wan.vae import WanVAE
-from pixelwizard.wan.weights import (
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.models.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.weights import check_weights, load_detail, save_detail
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.weights import (
     load_anchor,
     load_text_encoder,
     load_vae,

@@ -13,11 +13,11 @@ from pixelwizard.bench.measuring import ENOUGH_SECONDS, Peak, in_turns
 from pixelwizard.bench.rates import now
 from pixelwizard.bench.reference import reference_forward
 from pixelwizard.bench.results import ForwardResult
-from pixelwizard.geometry import PATCH
+from pixelwizard.config.geometry import PATCH
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.planner import CONTEXT, GB
 from pixelwizard.planning.tracing import Trace
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.wan.dit import WanDiT
 
 TIMESTEP = 900.0
 STEP_SIZE = 100.0

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from pixelwizard.bench.rates import now
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.umt5 import TextEncoder, official_shapes
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.weights import fill, frozen, shapes_of
 from pixelwizard.planning.tracing import Trace
-from pixelwizard.settings import BackboneSettings
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.wan.dit import WanDiT
-from pixelwizard.wan.umt5 import TextEncoder, official_shapes
-from pixelwizard.wan.vae import WanVAE
-from pixelwizard.wan.weights import fill, frozen, shapes_of
 
 ROUNDS = 5
 ENOUGH_SECONDS = 10.0

@@ -19,16 +19,16 @@ from pixelwizard.bench.measuring import (
 )
 from pixelwizard.bench.rates import now
 from pixelwizard.bench.results import ForwardResult, SizeResult, StageResult
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.diffusion.solvers import SolverState
-from pixelwizard.geometry import Geometry
+from pixelwizard.generation.placement import Networks
+from pixelwizard.io.progress import STAGES
 from pixelwizard.planning.decode_cost import precision
 from pixelwizard.planning.planner import GB, Plan
-from pixelwizard.runs.placement import Networks
-from pixelwizard.runs.progress import STAGES
-from pixelwizard.settings import SamplerSettings
-from pixelwizard.settings.plan import PlanConfig
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail

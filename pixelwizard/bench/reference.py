@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelwizard.geometry import PATCH
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.wan.attention import attention
-from pixelwizard.wan.dit import (
+from pixelwizard.config.geometry import PATCH
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.attention import attention
+from pixelwizard.models.wan.dit import (
     Attention,
     Block,
     Grid,

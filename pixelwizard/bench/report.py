@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pixelwizard.bench.results import BenchResult, ForwardResult, SizeResult, StageResult
-from pixelwizard.planning.ceilings import Ceilings
-from pixelwizard.runs.progress import STAGES as ALL
+from pixelwizard.io.progress import STAGES as ALL
+from pixelwizard.planning.device_rates import Ceilings
 
 STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
 WHOLE = ("all steps s", "plan s")

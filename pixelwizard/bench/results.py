@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pixelwizard.planning.ceilings import Ceilings
+from pixelwizard.planning.device_rates import Ceilings
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_ceilings
 from pixelwizard.bench.report import markdown
 from pixelwizard.bench.results import BenchResult, SizeResult
+from pixelwizard.config.bench import BenchConfig
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.generation.placement import device_name
+from pixelwizard.io.progress import Remaining
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.planner import Plan, make_plan
-from pixelwizard.provenance import versions, write_json
-from pixelwizard.run_folder import write_text
-from pixelwizard.runs.placement import device_name
-from pixelwizard.runs.progress import Remaining
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings.bench import BenchConfig
-from pixelwizard.settings.plan import PlanConfig
-from pixelwizard.wan.dit import WanDiT
+from pixelwizard.records.provenance import versions, write_json
+from pixelwizard.records.run_folder import write_text
 
 PROCESSOR_TFLOP = 1.0
 """A forward's matrix products that a processor does in seconds."""

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from pixelwizard.run_folder import CONFIG, LEDGER, determining, short_hash
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings import Config, load
+from pixelwizard.config.generate import Config
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import load
+from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_hash
 
 DONE = "done"
 OWN = ("seed", "prompt", "prompts")

@@ -14,9 +14,9 @@ import torch
 
 from pixelwizard.comparison.arms import Arm, Sample
 from pixelwizard.comparison.distance import distances
-from pixelwizard.metrics.score import Score, difference, draws, interval
-from pixelwizard.schema import ConfigError, choice
-from pixelwizard.settings.compare import AGAINST_REAL, DISTANCE
+from pixelwizard.config.compare import AGAINST_REAL, DISTANCE
+from pixelwizard.config.schema import ConfigError, choice
+from pixelwizard.evaluation.score import Score, difference, draws, interval
 
 COSTS = ("seconds", "nfe")
 RESAMPLINGS = 1000

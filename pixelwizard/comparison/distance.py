@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pixelwizard.comparison.arms import Arm, Sample, Video
-from pixelwizard.metrics.paired import MOST_PSNR
-from pixelwizard.metrics.paired import compare as compare_files
-from pixelwizard.schema import ConfigError
-from pixelwizard.store import Store
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.evaluation.paired import MOST_PSNR
+from pixelwizard.evaluation.paired import compare as compare_files
+from pixelwizard.records.store import Store
 
 Values = dict[str, dict[Sample, float]]
 

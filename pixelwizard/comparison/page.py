@@ -13,10 +13,10 @@ from pixelwizard.comparison.arms import Video
 from pixelwizard.comparison.differences import Comparison
 from pixelwizard.comparison.plot import COLOURS
 from pixelwizard.comparison.tables import legend, to_json
-from pixelwizard.schema import ConfigError, show
-from pixelwizard.video import VideoError, write_preview
+from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.io.video import VideoError, write_preview
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets" / "report"
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
 SCRIPTS = ("plot.js", "player.js", "page.js")
 PAGE, MOST_LINES = "index.html", 2160
 

@@ -9,9 +9,9 @@ from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.page import write_page
 from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.tables import to_csv, to_markdown
-from pixelwizard.run_folder import LEDGER, short_hash, write_text
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings.compare import CompareConfig
+from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.records.run_folder import LEDGER, short_hash, write_text
 
 
 def comparison_of(config: CompareConfig) -> Comparison:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pixelwizard.comparison.differences import Comparison, Difference, Row
-from pixelwizard.text_table import aligned
+from pixelwizard.io.text_table import aligned
 
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from pixelwizard.config.train import TrainConfig
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import steps
 from pixelwizard.data.examples import degraded
-from pixelwizard.settings.train import TrainConfig
-from pixelwizard.wan.tiling import to_frames
+from pixelwizard.models.wan.tiling import to_frames
 
 EDGE_SHARE = 0.75
 RADII = (0.5, 1.15)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelwizard.geometry import Geometry
-from pixelwizard.settings import ResolutionSettings
-from pixelwizard.settings.data import DegradationSettings
+from pixelwizard.config.data import DegradationSettings
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.resolution import ResolutionSettings
 
 Split = Literal["train", "heldout"]
 FRAMES_AT_ONCE = 8

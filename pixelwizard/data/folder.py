@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from pixelwizard.config.data import DataSettings
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, read_table
-from pixelwizard.geometry import Geometry
-from pixelwizard.schema import ConfigError
-from pixelwizard.settings.data import DataSettings
-from pixelwizard.video import VideoError, probe, read_clip
-from pixelwizard.wan.files import write
+from pixelwizard.io.video import VideoError, probe, read_clip
+from pixelwizard.models.wan.files import write
 
 PROBES_AT_ONCE = 8
 TOLERANCE = 0.5

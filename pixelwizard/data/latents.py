@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from pixelwizard.data.batches import Batch, Source, joined
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe, Unusable, example
-from pixelwizard.wan.files import write
+from pixelwizard.models.wan.files import write
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import random
 
 import numpy as np
 
+from pixelwizard.config.geometry import Geometry
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import Clips, Split
-from pixelwizard.geometry import Geometry
 
 
 class ShapeClips(Clips):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.data.rows import csv_rows, jsonl_rows, read_text
-from pixelwizard.schema import ConfigError, show
-from pixelwizard.settings import Config
+from pixelwizard.config.generate import Config
+from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.io.rows import csv_rows, jsonl_rows, read_text
 
 FORMATS = (".txt", ".jsonl", ".csv")
 TEXT_KEYS = ("text", "prompt", "caption")

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
-from pixelwizard.settings import ResolutionSettings
-from pixelwizard.wan.vae import WanVAE
+from pixelwizard.models.wan.vae import WanVAE
 
 CLIPS = 24
 """Two at the anchor's size for every one at the video's."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.data.rows import csv_rows, jsonl_rows, read_text
-from pixelwizard.schema import ConfigError, show
+from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.io.rows import csv_rows, jsonl_rows, read_text
 
 TEXTS = ("caption", "captions", "text", "prompt")
 

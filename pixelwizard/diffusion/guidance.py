@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pixelwizard.diffusion.schedules import Step
 from pixelwizard.diffusion.solvers import Velocity
-
-
-class Halves:
-    """Two ranks that run one of the two passes each; ``sent`` counts the bytes of this one."""
-
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self.group, self.index = group, group.rank()
-        self.sent = 0
-
-    def both(self, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The predictions of the first and of the second half, from the one made here."""
-        first, second = torch.empty_like(own), torch.empty_like(own)
-        dist.all_gather([first, second], own.contiguous(), self.group)
-        self.sent += own.nbytes
-        return first, second
+from pixelwizard.parallel.guidance import CFGParallel
 
 
 def guided(
-    conditional: Velocity, unconditional: Velocity, scale: float, halves: Halves | None = None
+    conditional: Velocity, unconditional: Velocity, scale: float, halves: CFGParallel | None = None
 ) -> Velocity:
     """u + scale (c - u) on the schedule's guided steps, c alone on the others.
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pixelwizard.settings import SamplerSettings, check_sampler
-from pixelwizard.settings.objective import ShortcutSettings
+from pixelwizard.config.objective import ShortcutSettings
+from pixelwizard.config.sampler import SamplerSettings, check_sampler
 
 TRAIN_TIMESTEPS = 1000
 

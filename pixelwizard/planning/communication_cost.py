@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pixelwizard.geometry import SPATIAL_STRIDE
+from pixelwizard.config.geometry import SPATIAL_STRIDE
 
 
 def tokens_per_rank(tokens: int, ranks: int) -> int:

@@ -14,15 +14,22 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from pixelwizard.geometry import TEMPORAL_STRIDE, WHOLE, Geometry, Tiles, most_tiles, part_sizes
+from pixelwizard.config.generate import Config
+from pixelwizard.config.geometry import (
+    TEMPORAL_STRIDE,
+    WHOLE,
+    Geometry,
+    Tiles,
+    most_tiles,
+    part_sizes,
+)
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.models.wan.tiling import spans, stream_pixels
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.parallel.spatial import Peers, RowShare
 from pixelwizard.planning.communication_cost import strip_bytes
 from pixelwizard.planning.sampling_cost import META, Cost
 from pixelwizard.planning.tracing import Trace
-from pixelwizard.settings import Config
-from pixelwizard.settings.plan import PlanConfig
-from pixelwizard.wan.spreading import Peers, RowShare
-from pixelwizard.wan.tiling import spans, stream_pixels
-from pixelwizard.wan.vae import WanVAE
 
 TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""

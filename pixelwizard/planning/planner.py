@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from pixelwizard.planning.ceilings import Ceilings, find
+from pixelwizard.config.parallel import Mesh
+from pixelwizard.io.text_table import aligned
 from pixelwizard.planning.decode_cost import Settings
+from pixelwizard.planning.device_rates import Ceilings, find
+from pixelwizard.planning.execution_modes import Way, ways
 from pixelwizard.planning.sampling_cost import SINGLE, Cost
-from pixelwizard.planning.ways import Way, ways
-from pixelwizard.settings.parallel import Mesh
-from pixelwizard.text_table import aligned
 
 GB = 1e9
 CONTEXT = 0.7e9

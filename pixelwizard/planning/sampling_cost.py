@@ -14,9 +14,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.guidance import Halves
+from pixelwizard.config.geometry import PATCH, Geometry
+from pixelwizard.config.parallel import Mesh
+from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.diffusion.schedules import Schedule
-from pixelwizard.geometry import PATCH, Geometry
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.parallel.guidance import CFGParallel
+from pixelwizard.parallel.ulysses import Ulysses
 from pixelwizard.planning.communication_cost import (
     gather_bytes,
     guidance_bytes,
@@ -25,13 +30,8 @@ from pixelwizard.planning.communication_cost import (
     ulysses_bytes,
 )
 from pixelwizard.planning.tracing import Trace
-from pixelwizard.settings import DiTSizes
-from pixelwizard.settings.parallel import Mesh
-from pixelwizard.shortcut.network import ShortcutDiT
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
-from pixelwizard.wan.attention import Ulysses
-from pixelwizard.wan.dit import TextKeyValues, WanDiT
 
 META = torch.device("meta")
 SINGLE = Mesh()
@@ -219,7 +219,7 @@ class _Ulysses(Ulysses):
         return rows.new_empty(sum(receive), *rows.shape[1:])
 
 
-class _Halves(Halves):
+class _Halves(CFGParallel):
     """The half that makes the pass with the prompt; the other is not there."""
 
     def __init__(self) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pixelwizard.config.parallel import Mesh, ParallelSettings, resolve
+from pixelwizard.io.text_table import aligned
 from pixelwizard.planning.decode_cost import Settings
 from pixelwizard.planning.planner import make_plan
-from pixelwizard.settings.parallel import Mesh, ParallelSettings, resolve
-from pixelwizard.text_table import aligned
 
 COUNTS = (1, 2, 4, 8, 16)
 NOTE = "predicted for parallel=auto, from rates of kernels and links that are not measured here:"

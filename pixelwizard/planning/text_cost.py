@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from pixelwizard.config.sizes import TextSizes
+from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.planning.sampling_cost import META, Cost
 from pixelwizard.planning.tracing import Trace
-from pixelwizard.settings import TextSizes
-from pixelwizard.wan.umt5 import TextEncoder
 
 
 def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:

@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelwizard.geometry import Geometry
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.io.text_table import aligned
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.tracing import Trace
-from pixelwizard.settings import DiTSizes
-from pixelwizard.settings.plan import PlanConfig
-from pixelwizard.shortcut.network import ShortcutDiT
-from pixelwizard.text_table import aligned
-from pixelwizard.wan.dit import WanDiT
 
 GB = 1e9
 META = torch.device("meta")

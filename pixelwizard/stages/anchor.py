@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.guidance import Halves, guided
+from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.diffusion.solvers import SolverState, Velocity, sample
-from pixelwizard.wan.dit import WanDiT
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.parallel.guidance import CFGParallel
 
 OnStep = Callable[[SolverState], None]
 
@@ -19,7 +20,11 @@ class Anchor:
     """Integrates the base network's velocity, guided by the text."""
 
     def __init__(
-        self, network: WanDiT, schedule: Schedule, guidance: float, halves: Halves | None = None
+        self,
+        network: WanDiT,
+        schedule: Schedule,
+        guidance: float,
+        halves: CFGParallel | None = None,
     ) -> None:
         self.network, self.schedule = network, schedule
         self.guidance, self.halves = guidance, halves

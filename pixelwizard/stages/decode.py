@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.geometry import WHOLE, Tiles
-from pixelwizard.wan.spreading import ALONE, Peers
-from pixelwizard.wan.tiling import tiled_frames, whole_frames
-from pixelwizard.wan.vae import WanVAE
+from pixelwizard.config.geometry import WHOLE, Tiles
+from pixelwizard.models.wan.tiling import tiled_frames, whole_frames
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.parallel.spatial import ALONE, Peers
 
 
 class Decode:

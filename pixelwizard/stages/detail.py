@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.guidance import Halves, guided
+from pixelwizard.config.geometry import PATCH
+from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.diffusion.solvers import SolverState, Velocity, sample
-from pixelwizard.geometry import PATCH
-from pixelwizard.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.parallel.guidance import CFGParallel
 from pixelwizard.stages.anchor import OnStep
 
 
@@ -21,7 +22,7 @@ class Detail:
         network: ShortcutDiT,
         schedule: Schedule,
         guidance: float,
-        halves: Halves | None = None,
+        halves: CFGParallel | None = None,
     ) -> None:
         self.network, self.schedule = network, schedule
         self.guidance, self.halves = guidance, halves

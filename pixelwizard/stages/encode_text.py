@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.wan.umt5 import TextEncoder, clean, unknown_words
+from pixelwizard.models.wan.umt5 import TextEncoder, clean, unknown_words
 
 
 class EncodeText:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.settings import Config
-from pixelwizard.settings.train import TrainConfig
+from pixelwizard.config.generate import Config
+from pixelwizard.config.train import TrainConfig
 from pixelwizard.tracking.base import Tracker
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.provenance import git_revision
-from pixelwizard.schema import to_plain
-from pixelwizard.settings.compare import CompareConfig
+from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.schema import to_plain
+from pixelwizard.records.provenance import git_revision
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from pixelwizard.schema import ConfigError, to_plain
-from pixelwizard.settings import Config
-from pixelwizard.settings.train import TrainConfig
+from pixelwizard.config.generate import Config
+from pixelwizard.config.schema import ConfigError, to_plain
+from pixelwizard.config.train import TrainConfig
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 
 

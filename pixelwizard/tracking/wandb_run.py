@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.provenance import git_revision
-from pixelwizard.run_folder import OVERRIDES
-from pixelwizard.schema import to_plain
-from pixelwizard.settings import Config
-from pixelwizard.settings.train import TrainConfig
+from pixelwizard.config.generate import Config
+from pixelwizard.config.schema import to_plain
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.io.video import probe, write_preview
+from pixelwizard.records.provenance import git_revision
+from pixelwizard.records.run_folder import OVERRIDES
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 from pixelwizard.tracking.wandb_session import Session
-from pixelwizard.video import probe, write_preview
 
 PREVIEW_HEIGHT = 720
 """Videos are shown at most this high, in h264; the files themselves go along as an option."""

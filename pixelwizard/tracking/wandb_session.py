@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from pixelwizard.run_folder import LEDGER, short_hash, write_text
-from pixelwizard.settings.output import TrackerSettings
+from pixelwizard.config.output import TrackerSettings
+from pixelwizard.records.run_folder import LEDGER, short_hash, write_text
 
 log = logging.getLogger(__name__)
 

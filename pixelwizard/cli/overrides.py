@@ -1,0 +1,96 @@
+"""Overrides before Hydra reads them: keys that exist, texts quoted, mistakes as sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Optional, get_args, get_origin
+
+from pixelwizard.config import catalog, schema, tasks
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.sweep import LauncherSettings, SweeperSettings
+
+OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
+SWEPT = re.compile(r",|(range|glob|choice)\(")
+HYDRA_PARTS: dict[str, type] = {"launcher": LauncherSettings, "sweeper": SweeperSettings}
+HYDRA_GROUPS = tuple(f"hydra/{part}" for part in HYDRA_PARTS)
+"""What of Hydra's own can be chosen: where the jobs of a sweep run, and who chooses them."""
+
+
+def checked(task: str, overrides: Sequence[str], sweep: bool) -> list[str]:
+    """The overrides as Hydra shall read them: keys that exist, texts quoted."""
+    leaves, groups = schema.leaves(tasks.roots()[task]), catalog.groups(task)
+    return [_checked_one(override, leaves, groups, sweep) for override in overrides]
+
+
+def _checked_one(override: str, leaves: dict[str, Any], groups: Sequence[str], sweep: bool) -> str:
+    if override.startswith("~"):
+        raise ConfigError(f"{override}: a key cannot be removed; give it another value")
+    match = OVERRIDE.fullmatch(override)
+    if match is None:
+        raise ConfigError(f"{override!r} is no key=value")
+    key, value = match.group("key", "value")
+    if key == "task":
+        raise ConfigError(f"{override}: the task is the first word, like pixelwizard {value}")
+    if key in HYDRA_GROUPS:
+        return f"{key}={value}"
+    if key == "hydra" or key.startswith("hydra."):
+        return _of_sweep(key, value)
+    if key in groups:
+        return f"{key}={value}"
+    if key in leaves:
+        text = _is_text(leaves[key]) and not (sweep and SWEPT.search(value))
+        return f"{key}={quoted(value) if text else value}"
+    parents = [key[:end] for end, letter in enumerate(key) if letter == "."]
+    if any(leaves.get(parent) in (Any, dict[str, Any]) for parent in parents):
+        return f"++{key}={value}"
+    raise ConfigError(_unknown_key(key, leaves, groups))
+
+
+def _of_sweep(key: str, value: str) -> str:
+    """A setting of the launcher or the sweeper; everything else is Hydra's own."""
+    group, _, name = key.removeprefix("hydra.").partition(".")
+    if group not in HYDRA_PARTS:
+        raise ConfigError(
+            f"{key} is Hydra's own; use run_dir, sweep_dir, -m, --cfg job, hydra/launcher and"
+            " hydra/sweeper instead"
+        )
+    known = schema.leaves(HYDRA_PARTS[group])
+    if name.split(".")[0] not in known:
+        raise ConfigError(schema.unknown(f"key {key!r}", name, known, f"hydra.{group}"))
+    if known.get(name) in (str, Optional[str]):
+        value = quoted(value)
+    return f"++{key}={value}" if name not in known else f"{key}={value}"
+
+
+def _unknown_key(key: str, leaves: dict[str, Any], groups: Sequence[str]) -> str:
+    parent, _, name = key.rpartition(".")
+    siblings = [leaf.rpartition(".")[2] for leaf in leaves if leaf.rpartition(".")[0] == parent]
+    if not parent:
+        siblings = sorted({*siblings, *groups} - {"task"})
+    if siblings:
+        return schema.unknown(f"key {key!r}", name, siblings, parent)
+    return schema.unknown(f"key {key!r}", key, leaves)
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or str in get_args(hint) and get_origin(hint) is not list
+
+
+def quoted(value: str) -> str:
+    """A text for Hydra's grammar, whatever its punctuation; one in quotes stays."""
+    if value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL):
+        return value
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
+
+
+def check_option(task: str, override: str) -> None:
+    """Refuse an option that its group does not have, before Hydra does at length."""
+    group, value = override.split("=", 1)
+    value = value.strip("'\"")
+    several = group == "experiments" and (value == "null" or value.startswith("["))
+    if group in HYDRA_GROUPS and value not in ("basic", *catalog.options(group)):
+        raise ConfigError(schema.choice(group, value, ["basic", *catalog.options(group)]))
+    if group in catalog.groups(task) and not several and value not in catalog.options(group):
+        own = f", or a file ./experiments/{value}.yaml" if group == "experiments" else ""
+        raise ConfigError(schema.choice(group, value, catalog.options(group)) + own)

@@ -1,0 +1,130 @@
+"""Where the jobs of a sweep run, besides one after the other: beside each other, or on SLURM."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.cli.sweeps.ledger import Ended, Launch, SweepJob, in_turn
+from pixelwizard.config.parallel import is_open
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.sweep import LauncherSettings
+from pixelwizard.launch.devices import asked_ranks, mesh_of
+from pixelwizard.launch.launch import stay_warm
+from pixelwizard.launch.parents import die_with_parent
+from pixelwizard.records.failures import Failure
+
+POLL_SECONDS = 2.0
+EXTRA = 'pip install "pixelwizard[sweeps]"'
+
+
+def launcher_of(settings: LauncherSettings, folder: Path) -> Launch:
+    """How the jobs of the sweep in ``folder`` are run. Raises ConfigError without its library."""
+    if settings.kind == "basic":
+        return in_turn
+    library = {"joblib": "joblib", "slurm": "submitit"}[settings.kind]
+    try:
+        __import__(library)
+    except ImportError:
+        raise ConfigError(
+            f"hydra/launcher={settings.kind} needs {library}; install it with: {EXTRA}"
+        ) from None
+    if settings.kind == "joblib":
+        return lambda jobs: _beside_each_other(jobs, settings.jobs)
+    return lambda jobs: _on_cluster(jobs, settings, folder)
+
+
+def on_node(config: Any, settings: LauncherSettings) -> Any:
+    """A job's configuration where it will run: on SLURM open sizes follow from ``settings.gpus``.
+
+    Raises ConfigError for more ranks than those, and for a job that starts none.
+    """
+    parallel, gpus = getattr(config, "parallel", None), settings.gpus
+    if parallel is not None and not parallel.launch:
+        raise ConfigError(
+            "parallel.launch=false is for one run; a sweep starts the ranks of its jobs itself,"
+            " so leave it out"
+        )
+    if settings.kind != "slurm" or not gpus or parallel is None:
+        return config
+    if is_open(parallel) and parallel.devices is None:
+        devices = max(gpus, asked_ranks(config))
+        config = replace(config, parallel=replace(parallel, devices=devices))
+    ranks = mesh_of(config).world
+    if ranks > gpus:
+        raise ConfigError(
+            f"hydra.launcher.gpus={gpus} is too little for the {ranks} ranks of"
+            f" parallel={parallel.mode}, which have one each; use hydra.launcher.gpus={ranks}"
+        )
+    return config
+
+
+def _beside_each_other(jobs: Mapping[str, SweepJob], count: int) -> Iterator[tuple[str, Ended]]:
+    """``count`` processes of this machine, each with a server of workers of its own."""
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=count, return_as="generator_unordered")
+    yield from parallel(delayed(_one)(name, job) for name, job in jobs.items())
+
+
+def _one(name: str, job: SweepJob) -> tuple[str, Ended]:
+    die_with_parent()
+    stay_warm()
+    return name, job()
+
+
+def _on_cluster(
+    jobs: Mapping[str, SweepJob], settings: LauncherSettings, folder: Path
+) -> Iterator[tuple[str, Ended]]:
+    """Submit all, yield each as it ends; those that have not are cancelled with this process."""
+    waiting = submit(jobs, settings, folder)
+    try:
+        while waiting:
+            for name in [name for name, job in waiting.items() if job.done()]:
+                yield name, _result(waiting.pop(name))
+            if waiting:
+                time.sleep(POLL_SECONDS)
+    finally:
+        for job in waiting.values():
+            job.cancel()
+
+
+def submit(
+    jobs: Mapping[str, SweepJob], settings: LauncherSettings, folder: Path
+) -> dict[str, Any]:
+    """Hand every job to submitit; its own files go into ``.submitit`` of the sweep's folder."""
+    import submitit
+
+    executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=settings.cluster)
+    given = {
+        "name": "pixelwizard",
+        "timeout_min": settings.minutes,
+        "gpus_per_node": settings.gpus,
+        "cpus_per_task": settings.cpus,
+        "mem_gb": settings.memory_gb,
+    }
+    if settings.partition is not None:
+        given["slurm_partition"] = settings.partition
+    try:
+        executor.update_parameters(**given, **settings.options)
+    except (NameError, TypeError, ValueError) as error:
+        options = f"hydra.launcher.options={settings.options}"
+        raise ConfigError(f"{options} do not fit: {error}") from None
+    if not jobs:
+        return {}
+    with executor.batch():
+        submitted = {name: executor.submit(job) for name, job in jobs.items()}
+    return submitted
+
+
+def _result(job: Any) -> Ended:
+    """What a job returned; one that the cluster ended is a failure of that job alone."""
+    try:
+        ended: Ended = job.result()
+        return ended
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Ended(1, Failure(reason[:500], "oom" in reason.lower()))

@@ -1,0 +1,196 @@
+"""A sweep: its jobs, and ``sweep.json``, the ledger of what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.cli.tasks import command
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.records.failures import OUT_OF_MEMORY, Failure, kernel_kills, read_failure
+from pixelwizard.records.run_folder import CONFIG, LEDGER, short_hash, write_text
+
+PENDING, DONE, FAILED = "pending", "done", "failed"
+NAME_LENGTH = 100
+SOME_FAILED, USER_ERROR, KILLED = 3, 2, 137
+INTERRUPTS = (129, 130, 143)
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One run of a sweep: its task, its configuration, the values that are its own."""
+
+    task: str
+    config: Any
+    swept: tuple[str, ...]
+    command_line: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where its results go."""
+        return Path(self.config.run_dir)
+
+    def finished(self) -> bool:
+        """Whether its results are still there, and still what the configuration makes."""
+        return (self.folder / CONFIG).is_file() and command(self.task).finished(self.config)
+
+    def __call__(self) -> Ended:
+        """Run it; nothing that goes wrong in it gets out, but a wish to stop."""
+        print(f"> {self.folder.name}", file=sys.stderr, flush=True)
+        kills = kernel_kills()
+        try:
+            code = command(self.task).run(self.config, self.command_line)
+        except ValueError as error:
+            print(f"pixelwizard: {error}", file=sys.stderr)
+            return Ended(USER_ERROR, Failure(str(error)))
+        if code == 0 or code in INTERRUPTS:
+            return Ended(code)
+        if code == KILLED:
+            return Ended(code, Failure("SIGKILL ended the worker", kernel_kills() > kills))
+        return Ended(code, read_failure(self.folder) or Failure(f"it ended with code {code}"))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended: the exit code, and why if it failed."""
+
+    code: int
+    failure: Failure | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the ledger says of it."""
+        if self.failure is None:
+            return {"status": DONE}
+        status = OUT_OF_MEMORY if self.failure.out_of_memory else FAILED
+        return {"status": status, "exit_code": self.code, "reason": self.failure.reason}
+
+
+Launch = Callable[[Mapping[str, SweepJob]], Iterable[tuple[str, Ended]]]
+
+
+def job_name(swept: Sequence[str]) -> str:
+    """A folder name that says what is special about a job; the same values give the same name."""
+    text = ",".join(sorted(swept)) or "job"
+    name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", text)
+    return name if name == text and len(name) <= NAME_LENGTH else f"{name[:80]}-{short_hash(text)}"
+
+
+def in_turn(jobs: Mapping[str, SweepJob]) -> Iterator[tuple[str, Ended]]:
+    """One job after the other, in this process's workers."""
+    for name, job in jobs.items():
+        yield name, job()
+
+
+def run_sweep(folder: Path, jobs: Mapping[str, SweepJob], launch: Launch = in_turn) -> int:
+    """Run the jobs that are not done yet; returns 0, 3 if some failed, 128 + signal if interrupted.
+
+    A job that fails does not end the sweep. Jobs of an earlier sweep in the folder stay listed.
+    """
+    with Ledger(folder) as ledger:
+        todo = {name: job for name, job in jobs.items() if not ledger.done(name, job)}
+        for number, (name, ended) in enumerate(launch(todo), start=1):
+            if ended.code in INTERRUPTS:
+                return ended.code
+            ledger.note(name, ended)
+            print(f"[{number}/{len(todo)}] {name}: {ledger.states[name]['status']}", flush=True)
+        return ledger.sum_up(jobs)
+
+
+class Ledger:
+    """``sweep.json``, written after every change; a context in which no other sweep may run there.
+
+    A job is pending, done, failed or out of memory, the latter two with the reason.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.states: dict[str, dict[str, Any]] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Ledger:
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self._stack.enter_context(open(self.folder / ".lock", "w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._stack.close()
+            raise ConfigError(
+                f"sweep_dir={self.folder} is in use by another process; wait for it to end"
+            ) from None
+        self.states = self._read()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def done(self, name: str, job: SweepJob) -> bool:
+        """Whether a job is done, and list it as pending if not."""
+        state = self.states.get(name, {})
+        if state.get("status") == DONE and job.finished():
+            return True
+        self.states[name] = {"status": PENDING, "overrides": list(job.swept)}
+        self._write()
+        return False
+
+    def note(self, name: str, ended: Ended) -> None:
+        """A job has ended."""
+        self.states[name] = {**ended.state, "overrides": self.states[name]["overrides"]}
+        self._write()
+
+    def sum_up(self, jobs: Mapping[str, SweepJob]) -> int:
+        """Say what the store saved and which jobs failed; the exit code."""
+        if text := saved([job.folder for job in jobs.values()]):
+            print(text, file=sys.stderr)
+        failed = [name for name in jobs if self.states[name]["status"] != DONE]
+        if failed:
+            print(f"{len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
+        for name in failed:
+            state = self.states[name]
+            print(f"  {name}: {state['status']}: {state['reason']}", file=sys.stderr)
+        return SOME_FAILED if failed else 0
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            text = (self.folder / LEDGER).read_text(encoding="utf-8")
+            return dict(json.loads(text)["jobs"])
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError):
+            raise ConfigError(
+                f"sweep_dir={self.folder} holds a broken {LEDGER}; remove the file"
+            ) from None
+
+    def _write(self) -> None:
+        with self._writing():
+            write_text(self.folder / LEDGER, json.dumps({"jobs": self.states}, indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror
+            raise ConfigError(f"sweep_dir={self.folder} cannot be written: {reason}") from None
+
+
+def saved(folders: Iterable[Path]) -> str:
+    """What the store spared the videos of some runs: seconds and results by stage; may be empty."""
+    seconds: dict[str, list[float]] = {}
+    for path in (path for folder in folders for path in (folder / "videos").glob("*.json")):
+        for stage, cost in json.loads(path.read_text(encoding="utf-8"))["stages"].items():
+            if cost.get("reused"):
+                seconds.setdefault(stage, []).append(cost["seconds"])
+    if not seconds:
+        return ""
+    parts = (f"{len(costs)} x {stage} ({sum(costs):.1f} s)" for stage, costs in seconds.items())
+    total = sum(map(sum, seconds.values()))
+    return f"the store spared {total:.1f} s: {', '.join(parts)} computed once and used again"

@@ -1,0 +1,132 @@
+"""Optuna over the settings of a run: quality against cost, a job of the sweep for every trial.
+
+Nothing but the ledger and the run folders is kept: Optuna's choices follow from its seed and the
+values so far, so the same command comes to the same trials, finds the finished ones, and goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.cli.sweeps.launchers import EXTRA
+from pixelwizard.cli.sweeps.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.sweep import Choice, Search
+from pixelwizard.io.text_table import aligned
+
+MakeJob = Callable[[Sequence[str]], SweepJob]
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What a trial came to."""
+
+    quality: float
+    cost: float
+    higher_is_better: bool
+
+    @property
+    def minimised(self) -> tuple[float, float]:
+        """For Optuna, which makes both small."""
+        return (-self.quality if self.higher_is_better else self.quality), self.cost
+
+
+def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) -> int:
+    """Run the reference, then the trials; returns the exit code of a sweep.
+
+    A trial that fails, or that no run can have, does not end the search. Raises ConfigError
+    without Optuna.
+    """
+    optuna, settings = _optuna(), search.settings
+    reference = make_job([settings.reference])
+    if code := run_sweep(folder, {reference.folder.name: reference}, launch):
+        return code
+    sampler = optuna.samplers.TPESampler(seed=settings.seed)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    found: dict[int, tuple[str, _Value]] = {}
+    for number in range(settings.trials):
+        trial = study.ask(_distributions(search, optuna))
+        overrides = [f"{key}={value}" for key, value in trial.params.items()]
+        print(f"trial {number + 1} of {settings.trials}: {' '.join(overrides)}", file=sys.stderr)
+        code, value = _try(folder, overrides, reference, search, launch, make_job)
+        if code in INTERRUPTS:
+            return code
+        if value is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, value.minimised)
+            found[trial.number] = (" ".join(overrides), value)
+    best = [trial.number for trial in study.best_trials] if found else []
+    print(_table(found, best, search))
+    failed = settings.trials - len(found)
+    if failed:
+        print(f"{failed} of {settings.trials} trials failed", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def _try(
+    folder: Path,
+    overrides: Sequence[str],
+    reference: SweepJob,
+    search: Search,
+    launch: Launch,
+    make_job: MakeJob,
+) -> tuple[int, _Value | None]:
+    """Run a trial: its exit code and what it came to, if it did."""
+    try:
+        job = make_job(overrides)
+        code = run_sweep(folder, {job.folder.name: job}, launch)
+        return code, None if code else _measured(reference, job, search)
+    except ConfigError as error:
+        print(f"pixelwizard: {error}", file=sys.stderr)
+        return SOME_FAILED, None
+
+
+def _measured(reference: SweepJob, job: SweepJob, search: Search) -> _Value:
+    """Means over the prompts. Raises ConfigError if the score is not there."""
+    from pixelwizard.comparison.arms import read_arms  # torch: only where something is measured
+    from pixelwizard.comparison.differences import compare
+
+    arms, _ = read_arms([reference.folder, job.folder])
+    own, names = arms[-1].name, search.settings
+    rows = compare(arms, quality=names.quality, reference=arms[0].name).rows
+    scores = next(row.scores for row in rows if row.arm.name == own)
+    quality = scores[names.quality]
+    return _Value(quality.value, scores[names.cost].value, quality.higher_is_better)
+
+
+def _distributions(search: Search, optuna: Any) -> dict[str, Any]:
+    made = {}
+    for key, values in search.space.items():
+        if isinstance(values, Choice):
+            made[key] = optuna.distributions.CategoricalDistribution(values.values)
+        elif values.whole:
+            low, high = int(values.low), int(values.high)
+            step = 1 if values.log else values.step
+            made[key] = optuna.distributions.IntDistribution(low, high, values.log, step)
+        else:
+            made[key] = optuna.distributions.FloatDistribution(values.low, values.high, values.log)
+    return made
+
+
+def _table(found: dict[int, tuple[str, _Value]], best: Sequence[int], search: Search) -> str:
+    """Every trial, the front marked."""
+    names = search.settings
+    rows: list[tuple[str, ...]] = [("trial", names.quality, names.cost, "front", "overrides")]
+    for number, (overrides, value) in found.items():
+        mark = "*" if number in best else ""
+        rows.append((str(number), f"{value.quality:.4g}", f"{value.cost:g}", mark, overrides))
+    return "\n".join(aligned(rows, left=(4,)))
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError(f"hydra/sweeper=optuna needs optuna; install it with: {EXTRA}") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

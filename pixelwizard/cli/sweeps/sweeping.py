@@ -1,0 +1,62 @@
+"""A sweep as it is asked for, from the command line or from Python: composed, checked, run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.cli.compose import Job, compose
+from pixelwizard.cli.sweeps.launchers import launcher_of, on_node
+from pixelwizard.cli.sweeps.ledger import SweepJob, job_name, run_sweep
+from pixelwizard.cli.sweeps.search import run_search
+from pixelwizard.cli.tasks import command
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.launch.launch import kept_warm
+from pixelwizard.records.run_folder import short_hash
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRequest:
+    """What was asked for; without ``sweep_dir`` the folder is named after the rest."""
+
+    task: str
+    overrides: Sequence[str]
+    prompts: Sequence[str]
+    command_line: tuple[str, ...]
+    sweep_dir: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the jobs and the ledger are."""
+        name = short_hash([self.task, list(self.overrides), list(self.prompts)])
+        return Path.cwd() / Path(self.sweep_dir or f"outputs/sweep-{name}").expanduser()
+
+    def job(self, composed: Job, swept: Sequence[str]) -> SweepJob:
+        """A job in its own folder of the sweep. Raises ValueError for what cannot run."""
+        config = on_node(composed.config, composed.launcher)
+        config = dataclasses.replace(config, run_dir=str(self.folder / job_name(swept)))
+        command(self.task).check(config)
+        return SweepJob(self.task, config, tuple(swept), self.command_line)
+
+
+def sweep(request: SweepRequest, jobs: Sequence[Job]) -> int:
+    """Run the composed jobs, or search around the one; returns the exit code.
+
+    Raises ValueError before anything runs if one of them cannot.
+    """
+    if any(word.split("=")[0].lstrip("+") == "run_dir" for word in request.overrides):
+        raise ConfigError("run_dir is for one run; a sweep puts its jobs into sweep_dir=FOLDER")
+    if not hasattr(jobs[0].config, "run_dir"):
+        raise ConfigError(f"{request.task} runs once; leave -m and lists of values out")
+    launch, search = launcher_of(jobs[0].launcher, request.folder), jobs[0].search
+    with kept_warm():
+        if search is None:
+            made = [request.job(job, job.swept) for job in jobs]
+            return run_sweep(request.folder, {job.folder.name: job for job in made}, launch)
+
+        def make_job(overrides: Sequence[str]) -> SweepJob:
+            (job,) = compose(request.task, [*search.fixed, *overrides], request.prompts)
+            return request.job(job, overrides)
+
+        return run_search(request.folder, search, launch, make_job)

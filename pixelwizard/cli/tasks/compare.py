@@ -1,0 +1,59 @@
+"""``pixelwizard compare``: runs beside each other, in numbers and in videos."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.schema import ConfigError
+
+EXAMPLES = """\
+  pixelwizard compare outputs/schedules                    a sweep: what is there of it
+  pixelwizard compare outputs/a outputs/b baseline=a       single runs, differences from a
+  pixelwizard compare outputs/schedules quality=clip-score reference=unipc50
+  pixelwizard compare outputs/schedules format=json        one JSON object on stdout
+
+report/index.html opens in a browser from disk; beside it are pareto.png, comparison.csv and .md."""
+
+
+def check(config: CompareConfig) -> None:
+    """Refuse folders that are not named or not there. Raises ConfigError."""
+    if not config.runs:
+        raise ConfigError("runs is missing; name a sweep's folder or those of some runs")
+    for run in config.runs:
+        if not Path(run).is_dir():
+            raise ConfigError(f"{run} is no folder; name a sweep's folder or those of some runs")
+
+
+def run(config: CompareConfig, command_line: Sequence[str]) -> int:
+    """Compare, write, print; returns the exit code."""
+    from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
+    from pixelwizard.comparison.tables import flat_rows, to_json, to_text
+    from pixelwizard.tracking.comparison import log_comparison
+
+    comparison, folder = comparison_of(config), out_folder(config)
+    missing = write_comparison(comparison, folder)
+    rows = flat_rows(comparison)
+    log_comparison(config, rows, folder, lambda text: print(text, file=sys.stderr))
+    if config.format == "json":
+        print(json.dumps({**to_json(comparison), "folder": str(folder)}, ensure_ascii=False))
+        return 0
+    print(to_text(comparison))
+    for sentence in missing:
+        print(f"- {sentence}")
+    print(folder / "report" / "index.html")
+    return 0
+
+
+COMMAND = Command(
+    "runs beside each other: a page with their videos",
+    EXAMPLES,
+    check,
+    run,
+    word="runs",
+    words=True,
+)

@@ -1,0 +1,48 @@
+"""``pixelwizard convert``: a backbone's weights as bfloat16 safetensors, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.weights import ConvertConfig
+from pixelwizard.models.checkpoints import MissingWeights, require_weights, there, weights_folder
+
+EXAMPLES = """\
+  pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/bf16
+  pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/4k backbone.detail=4k/model.pt
+  pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/last backbone.ema=false
+  pixelwizard convert out=outputs/tiny dtype=float32
+
+What the backbone has is converted, and the folder is then one of its own:
+backbone.folder=checkpoints/bf16."""
+
+
+def check(config: ConvertConfig) -> None:
+    """Refuse to convert what is not there, or onto itself. Raises ValueError."""
+    if config.out is None:
+        raise ConfigError("out is missing; name the folder to write into, like out=DIR")
+    if Path(config.out).resolve() == weights_folder(config.backbone).resolve():
+        raise ConfigError(f"out={config.out} is the folder that is read; name another one")
+    parts = there(config.backbone)
+    require_weights(config.backbone, parts or ("anchor",))
+    for part in ("anchor", "detail"):
+        if getattr(config.backbone, part) and part not in parts:
+            raise MissingWeights(
+                f"backbone.{part}={getattr(config.backbone, part)} does not exist; name a file"
+            )
+
+
+def run(config: ConvertConfig, command_line: Sequence[str]) -> int:
+    """Write the parts that are there into ``out``; returns the exit code."""
+    from pixelwizard.models.shortcut.convert import convert
+
+    assert config.out is not None
+    for path in convert(config.backbone, config.out, config.dtype):
+        print(path)
+    return 0
+
+
+COMMAND = Command("weights as bfloat16 safetensors", EXAMPLES, check, run)

@@ -1,0 +1,34 @@
+"""``pixelwizard encode``: clips and captions become latents and embeddings, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.cli.tasks.train import check_clips
+from pixelwizard.config.data import EncodeConfig
+from pixelwizard.launch.launch import launch
+from pixelwizard.models.checkpoints import require_weights
+from pixelwizard.records.run_folder import claim
+
+EXAMPLES = """\
+  pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv run_dir=LATENTS
+                               for the detail network of tiny, with the anchors
+  pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv stage=anchor
+  pixelwizard encode backbone=wan2_2_ti2v_5b resolution=2k data=clips data.dir=F data.captions=T.csv
+
+Then: pixelwizard train data=latents data.dir=LATENTS. Repeat a command to continue."""
+
+
+def check(config: EncodeConfig) -> None:
+    """Refuse what cannot run before anything is written. Raises ValueError."""
+    require_weights(config.backbone, ["text_encoder", "vae"])
+    check_clips(config.data)
+
+
+def run(config: EncodeConfig, command_line: Sequence[str]) -> int:
+    """Encode into the run folder of ``config``; returns the exit code."""
+    return launch(claim(config, command_line))
+
+
+COMMAND = Command("videos to latents, for training", EXAMPLES, check, run)

@@ -1,0 +1,41 @@
+"""``pixelwizard evaluate``: scores of a folder of videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.evaluate import EvaluateConfig
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos
+from pixelwizard.evaluation.names import decided, require
+from pixelwizard.launch.launch import launch
+from pixelwizard.records.run_folder import claim
+
+EXAMPLES = """\
+  pixelwizard evaluate videos=outputs/look                    a run folder: its prompts are known
+  pixelwizard evaluate videos=DIR captions=FILE               any videos; ids are the file names
+  pixelwizard evaluate videos=DIR reference=DIR               FVD, HD-FVD; PSNR where names agree
+  pixelwizard evaluate videos=DIR reference=DIR metrics=standard      with I3D and CLIP ViT-L/14
+
+metrics.json and evaluate.md in the run folder hold the values; each has its recipe."""
+
+
+def check(config: EvaluateConfig) -> None:
+    """Refuse what cannot run before anything is written. Raises ValueError."""
+    if config.videos is None:
+        raise ConfigError("videos is missing; name the folder of the videos with videos=DIR")
+    paths = find_videos(Path(config.videos), "videos")
+    find_captions(paths, None if config.captions is None else Path(config.captions))
+    if config.reference is not None:
+        find_videos(Path(config.reference), "reference")
+    require(decided(config.metrics, backbone_of(paths)), config.reference is not None)
+
+
+def run(config: EvaluateConfig, command_line: Sequence[str]) -> int:
+    """Score the videos in a worker; returns the exit code."""
+    return launch(claim(config, command_line))
+
+
+COMMAND = Command("scores of a folder of videos", EXAMPLES, check, run)

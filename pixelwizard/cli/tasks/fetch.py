@@ -1,0 +1,35 @@
+"""``pixelwizard fetch NAME``: published weights into ``checkpoints/``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.weights import FetchConfig
+from pixelwizard.io.hub import fetch
+
+EXAMPLES = """\
+  pixelwizard fetch wan2_2_ti2v_5b                        the backbone, 34 GB
+  pixelwizard fetch pixelwizard-4k                        a detail network for it
+  pixelwizard fetch pixelwizard-lr                        an anchor network for it
+  pixelwizard fetch wan2_2_ti2v_5b source.folder=DIR      into another folder
+
+What is there already is not fetched again; what was interrupted is continued. HF_HOME,
+HF_HUB_OFFLINE and HF_TOKEN are respected."""
+
+
+def check(config: FetchConfig) -> None:
+    """Nothing beyond the settings' own checks."""
+
+
+def run(config: FetchConfig, command_line: Sequence[str]) -> int:
+    """Fetch what is missing; returns the exit code."""
+    source = config.source
+    if not fetch(source):
+        print(f"{source.folder} has every file already")
+    if source.use:
+        print(f"use it with: {source.use}")
+    return 0
+
+
+COMMAND = Command("weights from the Hugging Face hub", EXAMPLES, check, run, word="source")

@@ -1,0 +1,61 @@
+"""``pixelwizard [generate]``: videos from text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.generate import Config
+from pixelwizard.data.prompts import prompts_of
+from pixelwizard.evaluation.files import find_videos
+from pixelwizard.evaluation.names import decided, require
+from pixelwizard.launch.devices import mesh_of
+from pixelwizard.launch.launch import launch, left_to_torchrun
+from pixelwizard.models.checkpoints import require_weights, weights_digests
+from pixelwizard.records import provenance
+from pixelwizard.records.jobs import make_jobs
+from pixelwizard.records.run_folder import claim
+
+EXAMPLES = """\
+  pixelwizard                                        four demo videos with the built-in miniature
+  pixelwizard --prompt "a red circle moves left over a gray background"
+  pixelwizard prompts=prompts.csv seed=7             .txt, .jsonl or .csv, one video per prompt
+  pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
+  pixelwizard metrics=tiny reference=DIR             FVD and its like against real videos
+  pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
+  pixelwizard prompts=prompts.txt parallel=prompts parallel.prompts=2      two at a time
+  pixelwizard backbone=wan2_2_ti2v_5b resolution=2k backbone.folder=DIR backbone.detail=FILE"""
+
+
+def check(config: Config) -> None:
+    """Refuse what cannot run before anything is written: prompts, weights, feature networks.
+
+    Raises ValueError.
+    """
+    prompts_of(config)
+    require_weights(config.backbone)
+    if config.parallel.launch:
+        mesh_of(config)
+    if config.reference is not None:
+        find_videos(Path(config.reference), "reference")
+    if config.metrics.enabled:
+        settings = decided(config.metrics, config.backbone.name)
+        require(settings, config.reference is not None)
+
+
+def run(config: Config, command_line: Sequence[str]) -> int:
+    """Make the videos of ``config`` in its run folder; returns the exit code."""
+    folder = claim(config, command_line)
+    if not config.parallel.launch:
+        return left_to_torchrun(folder)
+    return launch(folder, mesh_of(config).world)
+
+
+def finished(config: Config) -> bool:
+    """Whether all videos are there, made by these settings and the weights as they are now."""
+    jobs = make_jobs(config, prompts_of(config), weights_digests(config.backbone))
+    return all(provenance.finished(config, job) for job in jobs)
+
+
+COMMAND = Command("videos from text", EXAMPLES, check, run, finished=finished)

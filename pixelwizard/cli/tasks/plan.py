@@ -1,0 +1,68 @@
+"""``pixelwizard plan``: time and memory of a run, on any machine, with nothing loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.diffusion.schedule_table import draw_schedules, schedule_table, stage_schedules
+from pixelwizard.launch.devices import planned_mesh
+
+EXAMPLES = """\
+  pixelwizard plan                                    2K with the full-size backbone
+  pixelwizard plan resolution=4k memory.budget_gb=24  the way that fits a card of 24 GB
+  pixelwizard plan resolution=4k memory=stream        block by block from host memory
+  pixelwizard plan device=rtx4090 format=json         one JSON object on stdout
+  pixelwizard plan parallel=auto parallel.devices=8   each of eight ranks, and what more would bring
+  pixelwizard plan train=detail "gpus=[1,8]"          a step of training the detail network
+  pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a picture"""
+
+
+def check(config: PlanConfig) -> None:
+    """Nothing beyond the settings."""
+
+
+def run(config: PlanConfig, command_line: Sequence[str]) -> int:
+    """Print plan and schedules; 2 where a stage does not fit, with the sentence on what would."""
+    if config.train is not None:
+        return _train(config, config.train)
+    from pixelwizard.planning.planner import (  # torch: only where something is traced
+        make_plan,
+        table,
+    )
+    from pixelwizard.planning.scaling import scaling, scaling_table
+
+    mesh, several = planned_mesh(config), config.parallel.mode != "single"
+    schedules = stage_schedules(config.anchor, config.schedule, config.resolution)
+    plan = make_plan(config, config.device, mesh=mesh)
+    scales = scaling(config, config.device) if several else []
+    if config.format == "json":
+        found = {**plan.to_json(), "scaling": [asdict(scale) for scale in scales]}
+        found["schedules"] = {stage.stage: stage.to_json() for stage in schedules}
+        print(json.dumps(found), flush=True)
+    else:
+        parts = [schedule_table(schedules), table(plan)]
+        print("\n\n".join([*parts, *([scaling_table(scales)] if scales else [])]), flush=True)
+    if config.plot is not None:
+        draw_schedules(schedules, Path(config.plot))
+    if plan.refusal:
+        raise ValueError(plan.refusal)
+    return 0
+
+
+def _train(config: PlanConfig, part: str) -> int:
+    from pixelwizard.planning.training_cost import plan_training, training_table
+
+    plans = plan_training(config)
+    if config.format == "json":
+        print(json.dumps({"train": part, "plans": [plan.to_json() for plan in plans]}), flush=True)
+    else:
+        print(training_table(part, plans), flush=True)
+    return 0
+
+
+COMMAND = Command("time and memory of a run, before it", EXAMPLES, check, run)

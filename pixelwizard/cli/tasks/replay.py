@@ -1,0 +1,43 @@
+"""``pixelwizard replay VIDEO.mp4``: make a video again from what it says about itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.replay import ReplayConfig
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.launch.launch import launch
+from pixelwizard.records.run_folder import claim
+
+EXAMPLES = """\
+  pixelwizard replay outputs/RUN/videos/ID.mp4           into a folder of its own below outputs/
+  pixelwizard replay VIDEO.mp4 out=FOLDER
+
+On the machine and with the versions that made it, the latents are the same to the bit; they come
+from the store if they are still there. Weights must be the same files."""
+
+
+def check(config: ReplayConfig) -> None:
+    """Refuse a video that cannot be made again. Raises ValueError."""
+    from pixelwizard.generation.replay import repetition
+
+    if config.file is None:
+        raise ConfigError("no video is named; write it behind the task: replay VIDEO.mp4")
+    repetition(Path(config.file), config.out)
+
+
+def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
+    """Run ``generate`` with the settings inside the video; returns the exit code."""
+    from pixelwizard.generation.replay import changed_versions, repetition
+
+    assert config.file is not None
+    video = Path(config.file)
+    if changed := changed_versions(video):
+        print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
+    return launch(claim(repetition(video, config.out), command_line))
+
+
+COMMAND = Command("a video once more", EXAMPLES, check, run, word="file")

@@ -1,0 +1,67 @@
+"""``pixelwizard train``: the networks, from nothing or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pixelwizard.cli.tasks import Command
+from pixelwizard.config.data import DataSettings
+from pixelwizard.config.objective import STAGES
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.data.table import read_table
+from pixelwizard.launch.devices import mesh_of
+from pixelwizard.launch.launch import launch, left_to_torchrun
+from pixelwizard.models.checkpoints import require_weights
+from pixelwizard.records.run_folder import claim
+
+EXAMPLES = """\
+  pixelwizard train experiments=train_tiny_vae           the autoencoder of the miniature
+  pixelwizard train experiments=train_tiny_vae_decoder   its decoder, further
+  pixelwizard train experiments=train_tiny_anchor        its anchor network
+  pixelwizard train experiments=train_tiny_detail        its detail network
+  pixelwizard train experiments=train_tiny_clip          what scores its videos: a small CLIP
+  pixelwizard train experiments=train_tiny_video         and a small video network
+  pixelwizard train objective=flow stage=detail trainer.max_steps=100 run_dir=FOLDER
+  pixelwizard train parallel=fsdp parallel.prompts=2 trainer.max_steps=100
+
+Repeat a command to continue an interrupted training; run_dir=FOLDER/export has the weights."""
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse what cannot run before anything is written. Raises ValueError."""
+    if config.parallel.launch:
+        mesh_of(config)
+    if config.part in STAGES:
+        check_clips(config.data)
+        if config.data.kind != "latents":
+            require_weights(config.backbone, ["text_encoder", "vae"])
+        elif config.samples.every:
+            require_weights(config.backbone, ["vae"])
+    elif config.objective.decoder_only and config.objective.init_from is None:
+        require_weights(config.backbone, ["vae"])
+
+
+def check_clips(data: DataSettings) -> None:
+    """Refuse a folder of clips whose table cannot be read. Raises ConfigError."""
+    if data.kind == "clips":
+        read_table(Path(data.captions or ""))
+    if data.kind != "shapes" and not Path(data.dir).is_dir():
+        raise ConfigError(f"data.dir={data.dir} is no folder; name the one with the {data.kind}")
+
+
+def run(config: TrainConfig, command_line: Sequence[str]) -> int:
+    """Train in the run folder of ``config``; returns the exit code."""
+    folder = claim(config, command_line)
+    if not config.parallel.launch:
+        return left_to_torchrun(folder)
+    return launch(folder, mesh_of(config).world)
+
+
+def finished(config: TrainConfig) -> bool:
+    """Whether a training that ended well still has what it exported."""
+    return (Path(config.run_dir) / "export").is_dir()
+
+
+COMMAND = Command("train the networks", EXAMPLES, check, run, finished=finished)

@@ -1,0 +1,1 @@
+"""Every setting: one typed definition, the schema of the config files and the runtime values."""

@@ -1,0 +1,33 @@
+"""The settings of memory: where weights are, and how much of a device a stage may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Optional
+
+from pixelwizard.config.schema import check_range
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Where the weights of a stage are and how much of a device a stage may use.
+
+    ``resident``: on the device while the stage runs. ``offload``: the same, and in host memory
+    between groups of prompts instead of being read again. ``stream``: the blocks of a transformer
+    stay in host memory and pass through the device. ``auto``: resident if it fits, else stream.
+    ``budget_gb`` (1e9 bytes; None: what the device has), ``chunk`` tokens go through a layer
+    together (None: as the plan chooses), ``residual`` is the type of the residual stream.
+    """
+
+    mode: Literal["auto", "resident", "offload", "stream"] = "auto"
+    budget_gb: Optional[float] = None
+    chunk: Optional[int] = None
+    residual: Literal["float32", "bfloat16"] = "float32"
+
+
+def check_memory(memory: MemorySettings) -> None:
+    """A budget and a chunk that are at all possible."""
+    if memory.budget_gb is not None:
+        check_range("memory.budget_gb", memory.budget_gb, 1.0)
+    if memory.chunk is not None:
+        check_range("memory.chunk", memory.chunk, 64)

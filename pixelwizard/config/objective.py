@@ -1,0 +1,223 @@
+"""What is trained, and every constant of it with the reference's default. No torch here.
+
+The defaults are those of PixelWizard (arXiv 2605.25801), read from the history of its repository
+(VisionForge-arch/PixelWizard, ``model_wan/diffusion_upsample_shortcut.py`` and
+``utils_long/scheduler.py``); the miniature's own are in ``experiments/train_tiny_*.yaml``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Literal, Optional
+
+from pixelwizard.config.schema import ConfigError, check_range
+
+ENCODERS = ("clip_encoder", "video_encoder")
+NETWORKS = ("vae", *ENCODERS)
+"""Objectives that are named after the network they train; the others train a stage's."""
+Stage = Literal["anchor", "detail"]
+STAGES = ("anchor", "detail")
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """Weights of the autoencoder's loss; the L1 distance of pixels has weight 1.
+
+    ``decoder_only`` continues ``objective.init_from`` (or the backbone's own autoencoder) with the
+    encoder as it is, without the pull of ``kl``, from noisier latents than the encoder's own.
+    """
+
+    mse: float = 2.0
+    gradient: float = 0.5
+    kl: float = 3e-4
+    decoder_only: bool = False
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Flow matching on 1000 noise levels, even in sigma before the ``shift`` (None: the stage's).
+
+    The reference's training shifts are 5.5 (2K), 5.8 (4K) and 4.3 (anchor). The loss is weighted
+    over time by ``bell``, exp(-steepness ((t - centre) / 1000)^2) less its minimum with mean 1
+    (the reference: 2 and 500; it is 0 at t = 1000), or not (``uniform``), and over the channels of
+    the latent by ``channels``, one weight each with mean 1 (none, the reference's: all alike). In a
+    share ``text_drop`` of the samples the text is dropped, and with it the anchor (reference: 0.1).
+    """
+
+    shift: Optional[float] = None
+    text_drop: float = 0.1
+    weighting: Literal["uniform", "bell"] = "bell"
+    steepness: float = 2.0
+    centre: float = 500.0
+    channels: List[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ConditionSettings:
+    """The anchor that the detail network is trained with, and how its parts start.
+
+    A share ``noisy`` of the samples has gaussian noise of a level up to ``noise`` on the anchor
+    latent (reference: half of them, up to 0.1). ``adapter_init_std`` is the deviation of the
+    adapter's last layers at the start (0, the reference's: identity); ``pass_through`` starts the
+    network as the velocity v = x_t instead of zero.
+    """
+
+    noise: float = 0.1
+    noisy: float = 0.5
+    adapter_init_std: float = 0.0
+    pass_through: bool = False
+
+
+@dataclass(frozen=True)
+class ShortcutSettings:
+    """Self-consistency steps: how often, at which (t, dt), to which target, with which weight.
+
+    From the share ``start`` of the training on, a step is one of self-consistency with
+    ``probability`` (reference: 0 and 0.3). ``sampling`` says where (t, dt) come from:
+
+    ``reference``  t one of ``anchors`` (500 to 800), dt the anchor halved k times, k < ``halvings``
+                   (6), drawn in proportion to exp(-``index_bias`` k): 0.7, the exponential index
+                   bias; 0 draws every k equally often, as arXiv 2410.12557 does
+    ``schedules``  t and dt of a step of the schedules that will be used: ``schedule.solver``'s grid
+                   for one of ``steps`` and one of ``shifts`` (none: the resolution's), halved like
+                   the others; a share ``reference_share`` still follows the rule above
+
+    ``half_step`` is how the middle of the target is reached: along ``sigma`` to the grid point
+    nearest t - dt/2 (noise-span aligned, the reference), or by dt/2 in ``timestep`` to that very
+    time (arXiv 2410.12557). The weight of a sample is that of its t times (its noise span over the
+    batch's mean) ^ ``span_exponent``, clamped to ``span_limits``: 0.5 and [0.1, 10], the adaptive
+    noise-span calibration; 0 leaves it out.
+    """
+
+    start: float = 0.0
+    probability: float = 0.3
+    sampling: Literal["reference", "schedules"] = "reference"
+    anchors: List[int] = field(default_factory=lambda: [500, 600, 700, 800])
+    halvings: int = 6
+    index_bias: float = 0.7
+    half_step: Literal["sigma", "timestep"] = "sigma"
+    span_exponent: float = 0.5
+    span_limits: List[float] = field(default_factory=lambda: [0.1, 10.0])
+    steps: List[int] = field(default_factory=lambda: [2, 3, 4, 5, 8])
+    shifts: List[float] = field(default_factory=list)
+    reference_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What is trained. ``init_from`` is a safetensors file whose fitting tensors are the start."""
+
+    kind: Literal["flow", "shortcut", "vae", "clip_encoder", "video_encoder"] = "flow"
+    batch: int = 16
+    init_from: Optional[str] = None
+    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    condition: ConditionSettings = field(default_factory=ConditionSettings)
+    shortcut: ShortcutSettings = field(default_factory=ShortcutSettings)
+
+    @property
+    def decoder_only(self) -> bool:
+        """Whether an autoencoder is trained whose encoder stays as it is."""
+        return self.kind == "vae" and self.reconstruction.decoder_only
+
+
+def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
+    """The network that is trained: anchor, detail, vae, clip_encoder or video_encoder.
+
+    Raises ConfigError where objective and stage do not go together.
+    """
+    kind = objective.kind
+    if kind in NETWORKS:
+        if stage is not None:
+            raise ConfigError(
+                f"stage={stage} is for objective=flow and objective=shortcut, not"
+                f" objective={kind}; leave it out"
+            )
+        return kind
+    if kind == "flow":
+        return stage or "anchor"
+    if stage == "anchor":
+        raise ConfigError(
+            f"objective={kind} needs stage=detail, as the anchor network is told no step size;"
+            " use objective=flow for the anchor"
+        )
+    return "detail"
+
+
+def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> None:
+    """Values in their ranges, none beside an objective that it is not for; raises ConfigError."""
+    part = trained_part(objective, stage)
+    plain = ObjectiveSettings()
+    owners = {
+        "flow": part in STAGES,
+        "condition": part == "detail",
+        "shortcut": objective.kind not in ("flow", *NETWORKS),
+        "reconstruction": part == "vae",
+    }
+    for name, used in owners.items():
+        if not used and getattr(objective, name) != getattr(plain, name):
+            raise ConfigError(
+                f"objective.{name} has no part in objective={objective.kind}"
+                f"{f' stage={part}' if part in STAGES else ''}; leave it out"
+            )
+    check_range("objective.batch", objective.batch, 1)
+    check_flow(objective.flow)
+    check_shortcut(objective.shortcut)
+    for name in ("noise", "noisy"):
+        check_range(f"objective.condition.{name}", getattr(objective.condition, name), 0.0, 1.0)
+    check_range("objective.condition.adapter_init_std", objective.condition.adapter_init_std, 0.0)
+
+
+def check_flow(flow: FlowSettings) -> None:
+    """A shift above 0, shares in 0..1; raises ConfigError."""
+    if flow.shift is not None:
+        check_range("objective.flow.shift", flow.shift, 0.01)
+    check_range("objective.flow.text_drop", flow.text_drop, 0.0, 1.0)
+    check_range("objective.flow.steepness", flow.steepness, 0.001)
+    check_range("objective.flow.centre", flow.centre, 0.0, 1000.0)
+    for weight in flow.channels:
+        check_range("objective.flow.channels", weight, 0.0)
+
+
+def check_channels(flow: FlowSettings, channels: int) -> None:
+    """A weight for every channel of the backbone's latent, mean 1; raises ConfigError."""
+    if not flow.channels:
+        return
+    if len(flow.channels) != channels:
+        raise ConfigError(
+            f"objective.flow.channels has {len(flow.channels)} weights, and the backbone's latent"
+            f" {channels} channels; give one each, or []"
+        )
+    mean = sum(flow.channels) / channels
+    if abs(mean - 1) > 0.01:
+        raise ConfigError(
+            f"objective.flow.channels has the mean {mean:.3g}, it must be 1; divide all by it"
+        )
+
+
+def check_shortcut(shortcut: ShortcutSettings) -> None:
+    """Steps inside (0, 1000], shares in 0..1; raises ConfigError."""
+    key = "objective.shortcut"
+    for name in ("start", "probability", "reference_share"):
+        check_range(f"{key}.{name}", getattr(shortcut, name), 0.0, 1.0)
+    check_range(f"{key}.halvings", shortcut.halvings, 1, 10)
+    check_range(f"{key}.span_exponent", shortcut.span_exponent, 0.0)
+    for name in ("anchors", "steps"):
+        if not getattr(shortcut, name):
+            raise ConfigError(f"{key}.{name}=[] must name at least one")
+    for anchor in shortcut.anchors:
+        check_range(f"{key}.anchors", anchor, 2, 1000)
+    for steps in shortcut.steps:
+        check_range(f"{key}.steps", steps, 1, 1000)
+    for shift in shortcut.shifts:
+        check_range(f"{key}.shifts", shift, 0.01)
+    limits = shortcut.span_limits
+    if len(limits) != 2 or not 0 <= limits[0] <= limits[1]:
+        raise ConfigError(
+            f"{key}.span_limits={limits} must be a lower and an upper limit, like [0.1, 10.0]"
+        )
+    if shortcut.sampling == "reference" and shortcut.reference_share:
+        raise ConfigError(
+            f"{key}.reference_share={shortcut.reference_share} is for {key}.sampling=schedules;"
+            " leave it out"
+        )

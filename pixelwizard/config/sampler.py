@@ -1,0 +1,75 @@
+"""The settings of a sampling stage: its solver, its steps, its guidance. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import List, Literal, Optional
+
+from pixelwizard.config.schema import ConfigError, check_range
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How one stage integrates its velocity field from noise to latent.
+
+    ``timesteps`` (1000 = noise, strictly decreasing) replaces the ``steps`` and the ``shift`` of
+    the solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are
+    the 0-based steps that run classifier-free guidance (``None``: all of them). ``step_sizes`` is
+    what the network is told about the length of each step: ``none``, ``raw`` or ``snapped`` to
+    the step sizes it was trained with.
+    """
+
+    solver: Literal["euler", "unipc", "dpmpp"] = "unipc"
+    steps: int = 50
+    timesteps: Optional[List[float]] = None
+    shift: Optional[float] = None
+    guidance: float = 5.0
+    guided_steps: Optional[List[int]] = None
+    step_sizes: Literal["none", "raw", "snapped"] = "none"
+
+
+def check_sampler(sampler: SamplerSettings, key: str) -> None:
+    """At least one step, timesteps that fall inside (0, 1000], guided steps that exist.
+
+    ``key`` is the stage's: ``anchor``, whose network takes no step sizes, or ``schedule``.
+    """
+    check_range(f"{key}.steps", sampler.steps, 1, 1000)
+    check_range(f"{key}.guidance", sampler.guidance, 0.0)
+    if sampler.shift is not None:
+        check_range(f"{key}.shift", sampler.shift, 0.01)
+    if sampler.timesteps is not None:
+        _check_timesteps(sampler.timesteps, f"{key}.timesteps")
+    steps = len(sampler.timesteps or range(sampler.steps))
+    for step in sampler.guided_steps or []:
+        check_range(f"{key}.guided_steps", step, 0, steps - 1)
+    if (guided := sampler.guided_steps) and sampler.guidance == 1:
+        raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
+    if key == "anchor" and sampler.step_sizes != "none":
+        raise ConfigError(
+            f"anchor.step_sizes={sampler.step_sizes} is for the detail's schedule; the anchor"
+            " network takes no step sizes; nearest: none"
+        )
+
+
+def _check_timesteps(times: List[float], key: str) -> None:
+    """At least one, each below the one before, all inside (0, 1000]."""
+    like = "like [999, 942, 845, 646]"
+    if not times:
+        raise ConfigError(f"{key}=[] has no step; give at least one, {like}")
+    for time in times:
+        if not 0 < time <= 1000:
+            raise ConfigError(
+                f"{key}={times}: {time:g} is outside 0 (data, where the last step ends by itself)"
+                f" to 1000 (noise); nearest: {min(1000, max(1, time)):g}"
+            )
+    for before, after in zip(times, times[1:], strict=False):
+        if after >= before:
+            raise ConfigError(
+                f"{key}={times} must fall strictly; {after:g} comes after {before:g}; nearest:"
+                f" {sorted(set(times), reverse=True)}"
+            )
+
+
+def any_guided(*samplers: SamplerSettings) -> bool:
+    """Whether any step of the samplers runs classifier-free guidance."""
+    return any(s.guidance != 1 and s.guided_steps != [] for s in samplers)

@@ -1,0 +1,211 @@
+"""Plain values <-> typed dataclasses: keys and types are checked, every refusal is a sentence.
+
+The dataclasses of ``pixelwizard.config`` are the schema; this module knows how to read them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+from typing import (
+    Any,
+    Iterable,
+    Literal,
+    Mapping,
+    Sequence,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the text is one sentence naming key, value, rule and fix."""
+
+
+def build(cls: type[T], values: Any, key: str = "") -> T:
+    """Make the dataclass ``cls`` from plain ``values``; missing keys take the dataclass's default.
+
+    Raises ConfigError for an unknown key, a missing one without default, or a wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"{key or 'the configuration'}={show(values)} must be a group of keys:"
+            f" {', '.join(_hints(cls))}"
+        )
+    hints = _hints(cls)
+    for name in values:
+        if name not in hints:
+            raise ConfigError(unknown(f"key {join(key, str(name))!r}", str(name), hints, key))
+    made = {name: convert(values[name], hints[name], join(key, name)) for name in values}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name not in made and _required(field):
+            raise ConfigError(f"{join(key, field.name)} is missing")
+    return cls(**made)
+
+
+def convert(value: Any, hint: Any, key: str) -> Any:
+    """``value`` as the type ``hint``, or ConfigError."""
+    origin = get_origin(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        text = show(value) if isinstance(value, bool) else value
+        if text in get_args(hint):
+            return text
+        raise ConfigError(choice(key, value, [str(option) for option in get_args(hint)]))
+    if origin in (Union, types.UnionType):
+        return _one_of(value, get_args(hint), key)
+    if origin is list:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key}={show(value)} must be a list, like {key}=[...]")
+        (inner,) = get_args(hint)
+        return [convert(item, inner, f"{key}[{index}]") for index, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}={show(value)} must be a group of keys")
+        _, inner = get_args(hint)
+        return {name: convert(item, inner, join(key, str(name))) for name, item in value.items()}
+    if hasattr(hint, "from_plain"):
+        return hint.from_plain(value, key)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, key)  # type: ignore[arg-type]
+    return _scalar(value, hint, key)
+
+
+def _one_of(value: Any, options: Sequence[Any], key: str) -> Any:
+    """``value`` as one of a union: null, a node for what reads nodes, or the plain type."""
+    if value is None and type(None) in options:
+        return None
+    nodes = [option for option in options if hasattr(option, "from_plain")]
+    plain = [option for option in options if option is not type(None) and option not in nodes]
+    (hint,) = nodes if nodes and isinstance(value, Mapping) else plain or nodes
+    return convert(value, hint, key)
+
+
+def _scalar(value: Any, hint: type, key: str) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and number:
+        return value
+    if hint is float and number and math.isfinite(value):
+        return float(value)
+    if hint is str and (isinstance(value, str) or number):
+        return str(value)
+    rule = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[hint]
+    near = f"; nearest: {round(value)}" if hint is int and number and math.isfinite(value) else ""
+    raise ConfigError(f"{key}={show(value)} must be {rule}{near}")
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The defaults of ``cls`` as plain values; keys without a default are left out."""
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        if field.default_factory is not dataclasses.MISSING:
+            plain[field.name] = to_plain(field.default_factory())
+        elif field.default is not dataclasses.MISSING:
+            plain[field.name] = to_plain(field.default)
+    return plain
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, tuples as lists, the rest as it is."""
+    if hasattr(value, "to_plain"):
+        return value.to_plain()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {name: to_plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def leaves(cls: type, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of ``cls`` and its type, groups included."""
+    found: dict[str, Any] = {}
+    for name, hint in _hints(cls).items():
+        found[join(prefix, name)] = hint
+        if dataclasses.is_dataclass(hint):
+            found.update(leaves(hint, join(prefix, name)))  # type: ignore[arg-type]
+    return found
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """The dotted keys at which two plain configurations differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = list(dict.fromkeys([*old, *new]))
+        return [
+            place
+            for name in names
+            for place in differences(old.get(name), new.get(name), join(key, str(name)))
+        ]
+    return [] if old == new else [key]
+
+
+def join(prefix: str, name: str) -> str:
+    """The dotted key of ``name`` inside ``prefix``."""
+    return f"{prefix}.{name}" if prefix else name
+
+
+def show(value: Any) -> str:
+    """``value`` as one would type it, shortened."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
+    text = text or str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_range(key: str, value: float, low: float, high: float | None = None) -> None:
+    """Refuse a number outside ``low <= value <= high``, naming the nearest that is inside."""
+    if value < low:
+        raise ConfigError(f"{key}={value} must be at least {low}; nearest: {low}")
+    if high is not None and value > high:
+        raise ConfigError(f"{key}={value} must be at most {high}; nearest: {high}")
+
+
+def choice(key: str, value: Any, options: Iterable[str]) -> str:
+    """The sentence for a ``value`` that is none of ``options``, closest first."""
+    options = sorted(options)
+    if not options:
+        return f"{key}={show(value)} does not exist"
+    return f"{key}={show(value)} must be one of {', '.join(options)}{_did_you_mean(value, options)}"
+
+
+def unknown(what: str, name: str, options: Iterable[str], where: str = "") -> str:
+    """The sentence for a name that does not exist, with the closest that does."""
+    options = list(options)
+    near = _did_you_mean(name, options, where)
+    listed = (
+        ""
+        if len(options) > 20
+        else f"; known{f' in {where}' if where else ''}: " + ", ".join(options)
+    )
+    return f"unknown {what}{near}{listed}"
+
+
+def _did_you_mean(value: Any, options: Iterable[str], where: str = "") -> str:
+    close = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.6)
+    return f"; did you mean {join(where, close[0])}?" if close else ""
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing

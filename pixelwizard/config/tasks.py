@@ -1,0 +1,45 @@
+"""The tasks by their root settings: a configuration read, typed and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Union
+
+import yaml
+
+from pixelwizard.config.bench import BenchConfig
+from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.data import EncodeConfig
+from pixelwizard.config.evaluate import EvaluateConfig
+from pixelwizard.config.generate import Config
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.replay import ReplayConfig
+from pixelwizard.config.schema import ConfigError, build, choice
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.weights import ConvertConfig, FetchConfig
+
+
+def roots() -> dict[str, type]:
+    """The root dataclass of every task; each has a method ``check``."""
+
+    tasks: tuple[Any, ...] = (Config, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
+    tasks += (EncodeConfig, CompareConfig, FetchConfig, ConvertConfig, ReplayConfig)
+    return {root.task: root for root in tasks}
+
+
+def load(path: Union[str, Path]) -> Any:
+    """Read a run folder's ``config.yaml`` into its task's dataclass, checked again.
+
+    Raises ConfigError where the file is not a configuration of this version.
+    """
+    return from_plain(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+
+
+def from_plain(values: Any) -> Any:
+    """Plain values to the dataclass that their ``task`` names, with every check applied."""
+    task = values.get("task") if isinstance(values, dict) else None
+    if task not in roots():
+        raise ConfigError(choice("task", task, roots()))
+    config: Any = build(roots()[task], values)
+    config.check()
+    return config

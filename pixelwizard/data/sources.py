@@ -1,0 +1,123 @@
+"""Where the examples of a training come from: a folder of clips, encoded latents, or shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pixelwizard.config.data import DataSettings, EncodeConfig
+from pixelwizard.config.schema import differences, to_plain
+from pixelwizard.config.tasks import load
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.data.batches import ClipExamples, Source
+from pixelwizard.data.cache import Cache, Filling
+from pixelwizard.data.examples import Clips, Recipe, Split
+from pixelwizard.data.folder import open_folder
+from pixelwizard.data.latents import GrowingExamples, LatentExamples, Shards
+from pixelwizard.data.procedural import ShapeClips
+from pixelwizard.models.checkpoints import weights_digest
+
+FIRST_DETAIL = 1_000_000
+"""The scene of the detail network's first clip; the anchor's start at 0."""
+MANIFEST, PROBED = "latents.json", "clips.json"
+DECISIVE = (
+    *("stage.", "resolution.", "backbone.name."),
+    *("backbone.vae.", "backbone.text.", "backbone.dit."),
+)
+"""Settings that encoded latents must share with a training; shifts are no matter of theirs."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The examples to train on and those that measure the loss, if there are any."""
+
+    train: Source
+    held_out: Source | None
+
+
+def open_sources(config: TrainConfig) -> Sources:
+    """The examples of a training of the anchor or the detail network.
+
+    Raises ValueError where there are none, or others than the settings say.
+    """
+    if config.data.kind == "latents":
+        return _encoded(config)
+    recipe = Recipe(config.part, config.resolution, config.data.degradation, seed=0)
+    kept = Path(config.run_dir) / PROBED
+    clips = open_clips(config.data, config.part, config.resolution.frames, kept)
+    if config.data.kind == "shapes":
+        return _procedural(config, clips, recipe)
+    held_out = clips.get("heldout")
+    return Sources(
+        ClipExamples(clips["train"], recipe), ClipExamples(held_out, recipe) if held_out else None
+    )
+
+
+def open_clips(
+    data: DataSettings, part: str, frames: int, kept: Path | None = None
+) -> dict[Split, Clips]:
+    """The clips of a folder or the procedural ones, to train on and held out."""
+    if data.kind == "clips":
+        return open_folder(data, frames, kept)
+    first = FIRST_DETAIL if part == "detail" else 0
+    return {
+        "train": ShapeClips("train", first, data.count),
+        "heldout": ShapeClips("heldout", first, data.held_out),
+    }
+
+
+def _encoded(config: TrainConfig) -> Sources:
+    folder = Path(config.data.dir)
+    path = folder / MANIFEST
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not facts.get("complete"):
+        raise ValueError(
+            f"data.dir={folder} holds no complete set of latents; write one with:"
+            f" pixelwizard encode run_dir={folder}"
+        )
+    made: EncodeConfig = load(folder / "config.yaml")
+    wanted = {"stage": config.part, "resolution": config.resolution, "backbone": config.backbone}
+    differ = [
+        key
+        for key in differences(to_plain(made), {**to_plain(made), **to_plain(wanted)})
+        if f"{key}.".startswith(DECISIVE) and not key.endswith("shift")
+    ]
+    if differ:
+        raise ValueError(
+            f"data.dir={folder} holds latents for other settings (they differ in"
+            f" {', '.join(differ[:5])}); encode them anew, or train with the same settings"
+        )
+    sources = {
+        split: LatentExamples(Shards(folder, split, count, made.data.shard), facts["identity"])
+        for split, count in facts["clips"].items()
+    }
+    return Sources(sources["train"], sources.get("heldout"))
+
+
+def _procedural(config: TrainConfig, clips: dict[Split, Clips], recipe: Recipe) -> Sources:
+    data, folder = config.data, cache_folder(config, recipe)
+    fillings = [
+        Filling(clips[split], Shards(folder, split, len(clips[split]), data.shard), recipe)
+        for split in ("heldout", "train")
+    ]
+    cache = Cache(config.backbone, fillings, data.workers)
+    held_out, train = (
+        GrowingExamples(one.shards, folder.name, ready, per_step, cache.wait)
+        for one, ready, per_step in (
+            (fillings[0], data.held_out, 0.0),
+            (fillings[1], data.ready, data.growth * config.objective.batch),
+        )
+    )
+    return Sources(train, held_out)
+
+
+def cache_folder(config: TrainConfig, recipe: Recipe) -> Path:
+    """Below ``data.dir``: other encoders, another size or recipe have a folder of their own."""
+    digests = [weights_digest(config.backbone, part) for part in ("vae", "text_encoder")]
+    size = config.resolution
+    grids = [str(size.geometry), str(size.anchor_geometry)]
+    facts = [digests, recipe.part, grids, asdict(recipe.degradation), config.data.shard]
+    key = json.dumps([*facts, asdict(config.backbone.vae)], sort_keys=True)
+    return Path(config.data.dir) / hashlib.sha256(key.encode()).hexdigest()[:16]

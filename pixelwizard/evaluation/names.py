@@ -1,0 +1,215 @@
+"""The feature networks by name: what they are, whose, under which licence, where. No torch here.
+
+A network lies in a folder of its own: inside the package, or below ``metrics.folder``, where
+``pixelwizard fetch NAME`` puts it. Nothing here asks the network for anything.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.schema import ConfigError, choice
+from pixelwizard.io.digests import file_digest
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets" / "tiny" / "metrics"
+ALEXNET = "alexnet-owt-7be5be79.pth"
+"""torchvision's weights of ImageNet, BSD-3-Clause; the digits begin the file's sha256."""
+CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """``kind`` video or clip; ``weights`` is the file whose sha256 tells one version from another.
+
+    ``sha256`` is pinned where the file must be this one; ``side`` is that of the square that a
+    frame becomes, ``resize`` says how; ``dim`` counts the features. ``tokens`` are what a text may
+    have. ``note`` goes beside every value.
+    """
+
+    name: str
+    kind: str
+    source: str
+    licence: str
+    files: tuple[str, ...]
+    weights: str
+    side: int
+    resize: str
+    dim: int
+    sha256: str = ""
+    tokens: int = 0
+    note: str = ""
+
+
+_TINY = "trained on the procedural shapes; of other videos it knows nothing"
+_FOUND = (
+    FeatureNetwork(
+        name="tiny-video",
+        kind="video",
+        source="pixelwizard train experiments=train_tiny_video",
+        licence="Apache-2.0",
+        files=("model.safetensors",),
+        weights="model.safetensors",
+        side=64,
+        resize="stretch64",
+        dim=64,
+        note=_TINY,
+    ),
+    FeatureNetwork(
+        name="i3d-k400",
+        kind="video",
+        source="https://huggingface.co/flateon/FVD-I3D-torchscript",
+        licence="none stated there; I3D's own code and weights are Apache-2.0",
+        files=("i3d_torchscript.pt",),
+        weights="i3d_torchscript.pt",
+        side=224,
+        resize="stretch224",
+        dim=400,
+        sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+    ),
+    FeatureNetwork(
+        name="videomae",
+        kind="video",
+        source="https://huggingface.co/MCG-NJU/videomae-base-finetuned-kinetics",
+        licence="CC-BY-NC-4.0",
+        files=("config.json", "model.safetensors"),
+        weights="model.safetensors",
+        side=224,
+        resize="stretch224",
+        dim=768,
+    ),
+    FeatureNetwork(
+        name="tiny-clip",
+        kind="clip",
+        source="pixelwizard train experiments=train_tiny_clip",
+        licence="Apache-2.0",
+        files=CLIP_FILES,
+        weights="model.safetensors",
+        side=64,
+        resize="stretch64",
+        dim=64,
+        tokens=16,
+        note=_TINY,
+    ),
+    FeatureNetwork(
+        name="clip-vit-l14",
+        kind="clip",
+        source="https://huggingface.co/openai/clip-vit-large-patch14",
+        licence="none stated there; CLIP's own code is MIT",
+        files=CLIP_FILES,
+        weights="model.safetensors",
+        side=224,
+        resize="crop224",
+        dim=768,
+        tokens=77,
+    ),
+    FeatureNetwork(
+        name="longclip-l",
+        kind="clip",
+        source="https://huggingface.co/zer0int/LongCLIP-L-Diffusers",
+        licence="MIT",
+        files=CLIP_FILES,
+        weights="model.safetensors",
+        side=224,
+        resize="crop224",
+        dim=768,
+        tokens=248,
+    ),
+)
+NETWORKS = {network.name: network for network in _FOUND}
+
+
+def decided(settings: MetricsSettings, backbone: str) -> MetricsSettings:
+    """What ``auto`` means for the videos of a backbone; what was not fetched is left out.
+
+    Only a reference needs the video network, so that one is named in any case.
+    """
+    own = backbone == "tiny"
+    video, clip = ("tiny-video", "tiny-clip") if own else ("i3d-k400", "clip-vit-l14")
+    decided = replace(
+        settings,
+        video=video if settings.video == "auto" else settings.video,
+        clip=clip if settings.clip == "auto" else settings.clip,
+    )
+    if settings.clip == "auto" and missing_files(network_of(decided, "clip"), decided):
+        decided = replace(decided, clip=None)
+    return decided
+
+
+def wanted(settings: MetricsSettings, reference: bool) -> list[FeatureNetwork]:
+    """The networks that scoring needs. Raises ConfigError for an unknown name."""
+    kinds = ("clip", "video") if reference else ("clip",)
+    return [network_of(settings, kind) for kind in kinds if getattr(settings, kind) is not None]
+
+
+def require(settings: MetricsSettings, reference: bool) -> None:
+    """Refuse what cannot be computed here: unknown or missing networks, a missing extra."""
+    for network in wanted(settings, reference):
+        network_label(network, network_folder(network, settings))
+    if settings.lpips:
+        _require_lpips()
+
+
+def _require_lpips() -> None:
+    """What HD-LPIPS needs: torchvision, and the AlexNet that torchvision fetches."""
+    if find_spec("torchvision") is None:
+        raise ConfigError("metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    hub = Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
+    if not (hub / ALEXNET).is_file():
+        raise ConfigError(
+            f"metrics.lpips=true needs {ALEXNET} in {hub}; fetch it with: python -c"
+            " \"import torchvision; torchvision.models.alexnet(weights='DEFAULT')\""
+        )
+
+
+def network_of(settings: MetricsSettings, kind: str) -> FeatureNetwork:
+    """The network that ``metrics.KIND`` names. Raises ConfigError if there is none."""
+    name = getattr(settings, kind)
+    options = [known.name for known in _FOUND if known.kind == kind]
+    if name not in options:
+        raise ConfigError(choice(f"metrics.{kind}", name, options))
+    return NETWORKS[name]
+
+
+def network_folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
+    """Where the files of a network are. Raises ConfigError that says how to fetch a missing one."""
+    folder = _folder(network, settings)
+    if missing := missing_files(network, settings):
+        raise ConfigError(
+            f"metrics.{network.kind}={network.name} needs {', '.join(missing)} in {folder};"
+            f" fetch it with: pixelwizard fetch {network.name}"
+        )
+    return folder
+
+
+def missing_files(network: FeatureNetwork, settings: MetricsSettings) -> list[str]:
+    """The files of a network that are not there."""
+    folder = _folder(network, settings)
+    return [name for name in network.files if not (folder / name).is_file()]
+
+
+def _folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
+    if network.name.startswith("tiny-"):
+        return ASSETS / network.kind
+    return Path(settings.folder).expanduser() / network.name
+
+
+def network_label(network: FeatureNetwork, folder: Path) -> str:
+    """How recipes call the network: by its name, and by eight digits of its file if none is pinned.
+
+    Raises ConfigError if a pinned file is another one.
+    """
+    digest = file_digest(folder / network.weights)
+    if not network.sha256:
+        return f"{network.name}@{digest[:8]}"
+    if digest != network.sha256:
+        raise ConfigError(
+            f"{folder / network.weights} is not the known file of {network.name}: its sha256 is"
+            f" {digest[:12]}..., not {network.sha256[:12]}...; it holds code and is not loaded;"
+            f" remove it and fetch it again with: pixelwizard fetch {network.name}"
+        )
+    return network.name

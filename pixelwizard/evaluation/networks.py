@@ -1,0 +1,138 @@
+"""The feature networks, loaded: video networks for Fréchet distances, CLIPs for texts and frames.
+
+B clips, T frames, P patches, K images, S the side of the network's input, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+
+from pixelwizard.evaluation.names import FeatureNetwork, network_label
+from pixelwizard.evaluation.tiny import load_video_encoder
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class VideoNetwork:
+    """A video network by name: frames are brought to its size one by one, clips to features."""
+
+    def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
+        self.facts, self.device = facts, device
+        self.label = network_label(facts, folder)  # also refuses a file that is not the pinned one
+        self._features = _LOADERS[facts.name](folder, device)
+
+    def fit(self, frame_HWC: Tensor) -> Tensor:
+        """One uint8 frame -> uint8 [3, S, S], stretched: areas averaged, or bilinear if smaller."""
+        frame = frame_HWC.permute(2, 0, 1)[None].float()
+        side = self.facts.side
+        if self.facts.name == "tiny-video":
+            frame = interpolate(frame, (side, side), mode="area")
+        else:
+            frame = interpolate(frame, (side, side), mode="bilinear", align_corners=False)
+        return frame[0].round().to(torch.uint8)
+
+    @torch.no_grad()
+    def features(self, clips_BCTHW: Tensor) -> Tensor:
+        """uint8 [B, 3, 16, S, S] -> float32 [B, D]; the same whatever the strides."""
+        clips = clips_BCTHW.contiguous().to(self.device).float()
+        return self._features(clips).float().cpu()
+
+
+def _tiny(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    network = load_video_encoder(folder).to(device)
+    return lambda clips: network.features(_signed(clips))
+
+
+def _i3d(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """StyleGAN-V's TorchScript: 400 logits before the softmax; its own scaling is left off."""
+    network = torch.jit.load(str(folder / "i3d_torchscript.pt"), map_location=device).eval()
+    options = dict(rescale=False, resize=False, return_features=True)
+    return lambda clips: network(_signed(clips), **options)
+
+
+def _signed(clips: Tensor) -> Tensor:
+    """Floats of 0..255 -> [-1, 1], in their own memory."""
+    return clips.div_(127.5).sub_(1)
+
+
+def _videomae(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """VideoMAE before its classifier: the tokens' mean under the last norm."""
+    from transformers import VideoMAEForVideoClassification
+
+    network: Any = VideoMAEForVideoClassification.from_pretrained(folder, local_files_only=True)
+    network = network.to(device).eval()
+    mean, std = (
+        torch.tensor(values, device=device).view(1, 3, 1, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+
+    def features(clips: Tensor) -> Tensor:
+        scaled = (clips / 255 - mean) / std
+        tokens = network.videomae(scaled.transpose(1, 2)).last_hidden_state
+        return network.fc_norm(tokens.mean(1)) if network.fc_norm else tokens[:, 0]
+
+    return features
+
+
+_LOADERS = {"tiny-video": _tiny, "i3d-k400": _i3d, "videomae": _videomae}
+
+
+class CLIPNetwork:
+    """A CLIP of a local folder: images and texts -> unit vectors."""
+
+    def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
+        import transformers
+        from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+        transformers.utils.logging.disable_progress_bar()
+        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
+        config.text_config.max_position_embeddings = facts.tokens
+        network: Any = CLIPModel.from_pretrained(
+            folder, config=config, local_files_only=True, dtype=torch.float32
+        )
+        self.network = network.to(device).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # One way of resizing, whether torchvision is installed or not: Pillow's.
+        name = "CLIPImageProcessorPil" if hasattr(transformers, "CLIPImageProcessorPil") else ""
+        processor = getattr(transformers, name or "CLIPImageProcessor")
+        self.processor = processor.from_pretrained(folder, local_files_only=True)
+
+    def fit(self, frame_HWC: Tensor) -> Tensor:
+        """One uint8 frame -> float32 [1, 3, S, S], as the network's folder says."""
+        images = self.processor(images=frame_HWC.numpy(), return_tensors="pt")
+        pixels: Tensor = images["pixel_values"]
+        return pixels
+
+    @torch.no_grad()
+    def images(self, pixels_KCSS: Tensor) -> Tensor:
+        """K fitted frames -> [K, D], each of length 1."""
+        return _unit(self.network.get_image_features(pixels_KCSS.to(self.device)))
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """K texts -> [K, D], each of length 1; what is longer than ``facts.tokens`` is cut."""
+        tokens = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.facts.tokens,
+            return_tensors="pt",
+        ).to(self.device)
+        return _unit(self.network.get_text_features(tokens["input_ids"], tokens["attention_mask"]))
+
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than the network reads."""
+        return len(self.tokenizer(text)["input_ids"]) > self.facts.tokens
+
+
+def _unit(features: Any) -> Tensor:
+    """transformers 5 wraps the features of CLIP; earlier versions give the tensor."""
+    tensor = features if torch.is_tensor(features) else features.pooler_output
+    return normalize(tensor.float(), dim=-1).cpu()

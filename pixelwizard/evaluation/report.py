@@ -1,0 +1,108 @@
+"""The scores of a folder as files and on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.evaluation.names import FeatureNetwork
+from pixelwizard.evaluation.score import Score
+from pixelwizard.evaluation.score_cache import JSON
+from pixelwizard.io.text_table import aligned
+from pixelwizard.records.run_folder import write_text
+
+MARKDOWN = "evaluate.md"
+
+
+@dataclass
+class Report:
+    """Values of the set and of each video, what was skipped and why, what is to be known.
+
+    ``recipes`` are those of the values of single videos, by the name of the metric.
+    """
+
+    scores: list[Score] = field(default_factory=list)
+    per_video: dict[str, dict[str, float]] = field(default_factory=dict)
+    recipes: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    networks: list[FeatureNetwork] = field(default_factory=list)
+
+    def add_network(self, facts: FeatureNetwork) -> None:
+        """Name a network that looks, and what must be known of it."""
+        self.networks.append(facts)
+        if facts.note:
+            self.notes.append(f"{facts.name}: {facts.note}")
+
+    def add_per_video(self, name: str, recipe: str, values: Mapping[str, float]) -> None:
+        """The values of a metric by the id of the video."""
+        self.recipes[name] = recipe
+        for id, value in values.items():
+            self.per_video.setdefault(id, {})[name] = value
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "set": [asdict(score) for score in self.scores],
+            "per_video": self.per_video,
+            "recipes": self.recipes,
+            "skipped": self.skipped,
+            "notes": self.notes,
+            "networks": [asdict(network) for network in self.networks],
+        }
+
+    def table(self) -> str:
+        """For a terminal: a line per score, then whatever must be said."""
+        rows = [("metric", "value", "95 % interval", "recipe")]
+        rows += [(_arrow(score), *_figures(score), score.recipe) for score in self.scores]
+        return "\n".join([*aligned(rows, left=range(4)), *self._remarks()])
+
+    def markdown(self) -> str:
+        """A page with both tables."""
+        lines = ["# Scores", "", "| metric | value | 95 % interval | recipe |", "|---|---|---|---|"]
+        for score in self.scores:
+            value, bounds = _figures(score)
+            lines.append(f"| {_arrow(score)} | {value} | {bounds} | `{score.recipe}` |")
+        names = list(dict.fromkeys(name for row in self.per_video.values() for name in row))
+        lines += [
+            "",
+            "## Videos",
+            "",
+            f"| video | {' | '.join(names)} |",
+            "|---" * len(names) + "|---|",
+        ]
+        for id, row in self.per_video.items():
+            cells = (f"{row[name]:.4g}" if name in row else "" for name in names)
+            lines.append(f"| {id} | {' | '.join(cells)} |")
+        remarks = [f"- {remark}" for remark in self._remarks()]
+        sources = [
+            f"- {network.name}: {network.source}; licence: {network.licence}"
+            for network in self.networks
+        ]
+        return "\n".join([*lines, "", *remarks, "", "## Networks", "", *sources, ""])
+
+    def write(self, folder: Path) -> None:
+        """Both files, each whole or not at all."""
+        write_text(folder / JSON, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / MARKDOWN, self.markdown())
+
+    def _remarks(self) -> list[str]:
+        warnings = [f"{score.name}: {text}" for score in self.scores for text in score.warnings]
+        skipped = [f"skipped {name}: {why}" for name, why in self.skipped.items()]
+        return [*dict.fromkeys(warnings), *self.notes, *skipped]
+
+
+def _arrow(score: Score) -> str:
+    return f"{score.name} ({'higher' if score.higher_is_better else 'lower'} is better)"
+
+
+def _figures(score: Score) -> tuple[str, str]:
+    return f"{score.value:.5g}", f"{score.low:.5g} to {score.high:.5g}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

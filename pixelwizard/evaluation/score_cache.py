@@ -1,0 +1,76 @@
+"""The scores that a run folder keeps of its own videos. No torch here: a scored run is instant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.config.generate import Config
+from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
+from pixelwizard.evaluation.files import find_videos
+from pixelwizard.evaluation.names import decided, network_folder, network_label, wanted
+from pixelwizard.io.digests import file_digest
+from pixelwizard.records.provenance import write_json
+from pixelwizard.records.run_folder import short_hash
+
+SCORE_FORMAT = 1
+"""To be raised when a score computes something else: older values are then computed again."""
+JSON = "metrics.json"
+
+
+def wants_scores(config: Config) -> bool:
+    """Whether the videos of a run are scored at all."""
+    return config.metrics.enabled and config.resolution.frames >= SCORED_FRAMES
+
+
+def settings_of(config: Config) -> MetricsSettings:
+    """The metrics of a run, ``auto`` decided."""
+    return decided(config.metrics, config.backbone.name)
+
+
+def reference_of(config: Config) -> list[Path]:
+    """The real videos that a run's are compared with."""
+    return [] if config.reference is None else find_videos(Path(config.reference), "reference")
+
+
+def identity(config: Config, videos: Mapping[str, Path]) -> str:
+    """Eight digits of all that determines the scores: files, networks, the reference."""
+    settings = settings_of(config)
+    networks = wanted(settings, config.reference is not None)
+    return short_hash(
+        [
+            SCORE_FORMAT,
+            {id: file_digest(path) for id, path in videos.items()},
+            [network_label(network, network_folder(network, settings)) for network in networks],
+            settings.lpips,
+            {path.name: file_digest(path) for path in reference_of(config)},
+        ]
+    )
+
+
+def kept_scores(config: Config, videos: Mapping[str, Path]) -> dict[str, Any] | None:
+    """The content of ``metrics.json`` if it is of these very videos and stands beside each too."""
+    try:
+        kept: dict[str, Any] = _read(Path(config.run_dir) / JSON)
+        beside = all("metrics" in _read(path.with_suffix(".json")) for path in videos.values())
+        return kept if beside and kept["of"] == identity(config, videos) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def keep_scores(config: Config, videos: Mapping[str, Path], scores: dict[str, Any]) -> None:
+    """Write every video's values into its ``ID.json``, then all of them into ``metrics.json``."""
+    for id, path in videos.items():
+        values, recipes = scores["per_video"].get(id, {}), scores["recipes"]
+        record = _read(path.with_suffix(".json"))
+        record["metrics"] = {
+            name: {"value": value, "recipe": recipes[name]} for name, value in values.items()
+        }
+        write_json(path.with_suffix(".json"), record)
+    write_json(Path(config.run_dir) / JSON, {**scores, "of": identity(config, videos)})
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

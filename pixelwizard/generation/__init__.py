@@ -1,0 +1,1 @@
+"""``generate``: prompts through the stages, on a Lightning predict loop."""

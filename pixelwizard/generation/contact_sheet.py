@@ -1,0 +1,53 @@
+"""One picture of a run: a row of frames per video under its prompt, the anchor's above if there."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pixelwizard.io.video import read_frames
+
+COLUMNS = 5
+FRAME_WIDTH = 256
+MARGIN = 8
+LINE = 20
+LETTERS = 170
+"""How many letters of a label fit on a line of the sheet."""
+
+
+def write_contact_sheet(path: Path, rows: Sequence[tuple[str, Path]]) -> None:
+    """Write the sheet of (label, video) ``rows``; an ``ID.anchor`` beside is shown too."""
+    blocks = []
+    for label, video in rows:
+        anchor = video.with_name(f"{video.stem}.anchor{video.suffix}")
+        strips = [strip(file) for file in (anchor, video) if file.is_file()]
+        blocks.append(_block(label, strips))
+    sheet = np.concatenate(blocks, axis=0)
+    part = path.with_name(path.name + ".part")
+    Image.fromarray(sheet).save(part, format="png")
+    os.replace(part, path)
+
+
+def strip(video: Path) -> np.ndarray:
+    """``COLUMNS`` frames evenly over the whole video, side by side: ``[H, W, 3]`` uint8."""
+    frames = list(read_frames(video, FRAME_WIDTH))
+    chosen = np.linspace(0, len(frames) - 1, COLUMNS).round().astype(int)
+    gap = np.full((frames[0].shape[0], MARGIN, 3), 255, np.uint8)
+    pieces = [piece for index in chosen for piece in (frames[index], gap)]
+    return np.concatenate([gap, *pieces], axis=1)
+
+
+def _block(label: str, strips: Sequence[np.ndarray]) -> np.ndarray:
+    lines = textwrap.wrap(label, LETTERS, max_lines=2) or [""]
+    width = strips[0].shape[1]
+    image = Image.new("RGB", (width, MARGIN + LINE * len(lines)), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=14)
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN // 2 + LINE * number), line, fill="black", font=font)
+    gap = np.full((MARGIN, width, 3), 255, np.uint8)
+    return np.concatenate([np.asarray(image), *(p for s in strips for p in (s, gap))], axis=0)

@@ -1,0 +1,143 @@
+"""Networks where the plan wants them: on the device, kept in host memory, streamed from there."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import platform
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from pixelwizard.config.generate import Config
+from pixelwizard.config.geometry import Tiles
+from pixelwizard.io.memory import GB, available
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import CHUNK, WanDiT
+from pixelwizard.models.wan.umt5 import TextEncoder
+from pixelwizard.parallel.mesh import Rank
+from pixelwizard.planning.decode_cost import Settings, allowed, surely_whole
+from pixelwizard.planning.planner import Plan, make_plan
+
+Network = TypeVar("Network", bound=nn.Module)
+Load = Callable[..., Network]
+"""A loader: (backbone, device, dtype), those of transformers also with a mesh for slices."""
+CPU = torch.device("cpu")
+STREAMED = ("text", "anchor", "detail")
+"""Stages whose networks are chains of equal blocks, which can pass from host memory."""
+SHARDED = ("anchor", "detail")
+"""Stages whose weights can be in slices on several ranks."""
+
+log = logging.getLogger(__name__)
+
+
+def plan_of(config: Config, rank: Rank | None = None) -> Plan | None:
+    """The plan of a rank; None on a CPU without a budget, where memory is the system's affair.
+
+    But there ``decode=auto`` is planned for what is free beside the clip, unless whole frames fit
+    by far; nothing is refused. Else raises ValueError if a stage cannot run in the budget.
+    """
+    rank = rank or Rank()
+    if torch.cuda.is_available() or config.memory.budget_gb is not None:
+        plan = make_plan(config, mesh=rank.mesh)
+        if plan.refusal:
+            raise ValueError(plan.refusal)
+    else:
+        free = max(1, available() // rank.local - config.resolution.geometry.clip_bytes)
+        if config.decode.mode != "auto" or surely_whole(config, free):
+            return None
+        plan = make_plan(config, budget_gb=free / GB, only=["decode"], mesh=rank.mesh)
+    for stage in plan.stages:
+        log.info("plan: %s", stage)
+    return plan
+
+
+def device_name() -> str:
+    """The device that the stages compute on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu {platform.machine()}"
+
+
+class Networks:
+    """Loads the network of each stage; with ``offload`` each is read only once per run.
+
+    In offload a copy of the weights stays in host memory, pinned where there is a GPU, and what a
+    stage uses are copies of them on the device. ``rank``: this process among others.
+    """
+
+    def __init__(self, config: Settings, plan: Plan | None, rank: Rank | None = None) -> None:
+        self.config, self.rank = config, rank or Rank()
+        self.planned = plan.by_name if plan else {}
+        self._kept: dict[str, nn.Module] = {}
+
+    def mode(self, stage: str) -> str:
+        """resident, offload, stream or sharded."""
+        if stage in self.planned:
+            return self.planned[stage].mode
+        wanted = self.config.memory.mode
+        return "resident" if wanted == "auto" else wanted
+
+    def planned_gb(self, stage: str) -> float | None:
+        """The predicted peak of a stage."""
+        return self.planned[stage].peak_gb if stage in self.planned else None
+
+    @property
+    def tiles(self) -> Tiles:
+        """What frames are decoded in."""
+        if "decode" not in self.planned:
+            return allowed(self.config)[0]
+        rows, columns = self.planned["decode"].tiles or [1, 1]
+        return Tiles(rows, columns, self.config.decode.overlap)
+
+    def load(
+        self, stage: str, load: Load[Network], device: torch.device, dtype: torch.dtype
+    ) -> Network:
+        """The network of a stage, ready to compute on ``device``."""
+        mode, backbone = self.mode(stage), self.config.backbone
+        if self.rank.shards is not None and stage in SHARDED:
+            network = load(backbone, device, dtype, self.rank.shards)
+            return self._configured(stage, network)
+        if mode == "offload":
+            return self._offloaded(stage, load, device, dtype)
+        if mode == "stream" and stage in STREAMED:
+            network = load(backbone, CPU, dtype)
+            assert isinstance(network, (WanDiT, TextEncoder))
+            network.stream_from_host(device, asynchronous=device.type == "cuda")
+        else:
+            network = load(backbone, device, dtype)
+        return self._configured(stage, network)
+
+    def _offloaded(
+        self, stage: str, load: Load[Network], device: torch.device, dtype: torch.dtype
+    ) -> Network:
+        if stage not in self._kept:
+            network = load(self.config.backbone, CPU, dtype)
+            if device.type == "cuda":
+                for weight in network.parameters():
+                    weight.data = weight.data.pin_memory()
+            self._kept[stage] = network
+        return self._configured(stage, on_device(self._kept[stage], device))  # type: ignore[return-value]
+
+    def _configured(self, stage: str, network: Network) -> Network:
+        """Tell a transformer how to use memory."""
+        if isinstance(network, WanDiT):
+            planned = self.planned[stage].chunk if stage in self.planned else None
+            network.chunk = planned or self.config.memory.chunk or CHUNK
+            network.residual = getattr(torch, self.config.memory.residual)
+            network.ulysses = self.rank.ulysses
+        if isinstance(network, ShortcutDiT):
+            network.features_on_host = stage in self.planned
+        return network
+
+
+def on_device(network: Network, device: torch.device) -> Network:
+    """A network that has copies of another's weights on ``device`` (shares them if it is there)."""
+    memo: dict[int, object] = {
+        id(weight): nn.Parameter(weight.to(device, non_blocking=True), requires_grad=False)
+        for weight in network.parameters()
+    }
+    moved: Network = copy.deepcopy(network, memo)
+    return moved

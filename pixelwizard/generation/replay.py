@@ -1,0 +1,82 @@
+"""From a finished video back to the run that made it. Nothing here imports torch.
+
+A video file comes from anywhere, so what it carries is data: it passes the checks of every
+configuration, and nothing in it says where results are written.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.config.generate import Config
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import from_plain
+from pixelwizard.io.video import VideoError, probe
+from pixelwizard.models.checkpoints import PARTS, require_weights, weights_digest
+from pixelwizard.records.jobs import CODE_FORMAT
+from pixelwizard.records.provenance import versions
+from pixelwizard.records.run_folder import determining, short_hash
+
+
+def provenance_of(video: Path) -> dict[str, Any]:
+    """The record inside a video file, else the one beside it. Raises ConfigError without one."""
+    if not video.is_file():
+        raise ConfigError(f"{video} does not exist; name a video that pixelwizard made")
+    try:
+        text = probe(video).comment
+    except VideoError as error:
+        raise ConfigError(str(error)) from None
+    beside = video.with_suffix(".json")
+    if not text and beside.is_file():
+        text = beside.read_text(encoding="utf-8", errors="replace")
+    try:
+        found = json.loads(text)
+        if {"prompt", "seed", "config", "weights", "code_format"} <= found.keys():
+            return dict(found)
+    except (ValueError, AttributeError):
+        pass
+    raise ConfigError(
+        f"{video} does not say how it was made; only videos of pixelwizard can be replayed"
+    )
+
+
+def repetition(video: Path, out: str | None) -> Config:
+    """The configuration that makes the video again in ``out`` (None: a folder of its own).
+
+    Raises ConfigError where that is not possible: other weights, another format of the code.
+    """
+    record = provenance_of(video)
+    if record["code_format"] != CODE_FORMAT:
+        raise ConfigError(
+            f"{video} was made by a version of pixelwizard that computed otherwise; replay it with"
+            f" that one: {record.get('versions', {}).get('pixelwizard')}"
+        )
+    outputs = Path.cwd() / "outputs"
+    folder = out or str(outputs / f"replay-{short_hash([record['prompt'], record.get('key')])}")
+    own = {"task": "generate", "run_dir": folder, "store": {"dir": str(outputs / "store")}}
+    own["metrics"] = {"enabled": False}
+    settings = determining(from_plain({**record["config"], **own}))
+    settings |= {"prompt": [record["prompt"]], "prompts": None, "seed": record["seed"]}
+    config: Config = from_plain({**settings, **own, "negative_prompt": record["negative_prompt"]})
+    _require_same_weights(config, record["weights"])
+    return config
+
+
+def changed_versions(video: Path) -> list[str]:
+    """What has another version than when the video was made, as ``name then -> now``."""
+    then, now = provenance_of(video).get("versions", {}), versions()
+    return [
+        f"{name} {old} -> {now.get(name)}" for name, old in then.items() if old != now.get(name)
+    ]
+
+
+def _require_same_weights(config: Config, digests: dict[str, str]) -> None:
+    require_weights(config.backbone)
+    differ = [p for p in PARTS if weights_digest(config.backbone, p) != digests.get(p)]
+    if differ:
+        raise ConfigError(
+            f"the weights of {', '.join(differ)} are not those that made the video; bring back the"
+            f" old files of backbone={config.backbone.name}"
+        )

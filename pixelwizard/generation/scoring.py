@@ -1,0 +1,73 @@
+"""The last step of ``generate``: the finished videos are scored as ``evaluate`` scores a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.config.generate import Config
+from pixelwizard.config.metrics import SCORED_FRAMES
+from pixelwizard.evaluation.clips import inspect
+from pixelwizard.evaluation.files import find_captions
+from pixelwizard.evaluation.score_cache import (
+    JSON,
+    keep_scores,
+    kept_scores,
+    reference_of,
+    settings_of,
+    wants_scores,
+)
+from pixelwizard.io.progress import Display
+from pixelwizard.io.video import VideoError
+from pixelwizard.tracking.base import Tracker
+
+
+def check_reference(config: Config) -> None:
+    """Raises ValueError if the reference of a run has no video that can be used."""
+    why = ""
+    for path in reference_of(config):
+        try:
+            inspect(path, SCORED_FRAMES)
+            return
+        except VideoError as error:
+            why = why or f"{path.name}: {error}"
+    if why:
+        raise ValueError(f"reference={config.reference}: no video there can be used; {why}")
+
+
+def score_run(
+    config: Config, videos: Mapping[str, Path], tracker: Tracker, display: Display
+) -> None:
+    """Score the videos, by prompt id, unless that was done; tell the tracker in any case.
+
+    One process does this, once all videos are there. The values go into ``metrics.json`` and each
+    ``videos/ID.json``. Raises ValueError where nothing can be scored.
+    """
+    if not videos or not config.metrics.enabled:
+        return
+    if not wants_scores(config):
+        display.line(f"no scores: they need at least {SCORED_FRAMES} frames")
+        return
+    scores = kept_scores(config, videos)
+    if scores is None:
+        scores = _computed(config, videos, display)
+        keep_scores(config, videos, scores)
+    tracker.scores(scores)
+    display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
+
+
+def _computed(config: Config, videos: Mapping[str, Path], display: Display) -> dict[str, Any]:
+    from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
+
+    display.enter("metrics", len(videos))
+    paths = list(videos.values())
+    captions, _ = find_captions(paths, None)
+    evaluation = Evaluation(
+        paths, captions, settings_of(config), reference_of(config), display.terminal
+    )
+    return evaluation.run().to_json()
+
+
+def _in_short(scores: dict[str, Any]) -> str:
+    return ", ".join(f"{score['name']} {score['value']:.4g}" for score in scores["set"])

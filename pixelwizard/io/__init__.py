@@ -1,0 +1,1 @@
+"""Files and the terminal: video, tables, hashes, downloads, progress."""

@@ -1,0 +1,305 @@
+"""Frames <-> video files, streamed through ffmpeg: one clip is never held whole.
+
+Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so that
+players show the colours that were written, and start with their index, so that browsers play them
+at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import imageio_ffmpeg
+import numpy as np
+
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.output import CODECS, VideoSettings
+
+BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd+full_chroma_int,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
+
+
+class VideoError(RuntimeError):
+    """ffmpeg could not read or write a file; the text is one sentence with ffmpeg's own reason."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Size in pixels, frames per second, the comment in the metadata, and (0: unknown) seconds."""
+
+    width: int
+    height: int
+    fps: float
+    comment: str
+    seconds: float = 0.0
+
+
+def check_size(width: int, height: int, settings: VideoSettings) -> None:
+    """Raise ValueError if ``settings.codec`` cannot hold frames of this size."""
+    if settings.codec == "ffv1" or not (width % 2 or height % 2):
+        return
+    even = f"{width + width % 2}x{height + height % 2}"
+    raise ValueError(
+        f"video.codec={settings.codec} needs an even width and height, not {width}x{height};"
+        f" nearest: {even}"
+    )
+
+
+def check_ffmpeg() -> None:
+    """Raise ValueError unless there is an ffmpeg that runs."""
+    try:
+        process = _start(["-version"])
+        reason = f"it ended with code {process.returncode}" if process.wait() else ""
+    except VideoError as error:
+        reason = str(error)
+    if reason:
+        raise ValueError(
+            f"videos need ffmpeg, which does not run: {reason}; reinstall imageio-ffmpeg or name"
+            " a working one in IMAGEIO_FFMPEG_EXE"
+        )
+
+
+class VideoWriter:
+    """A context that streams frames to ``path``; the file appears whole at the end or not at all.
+
+    With ``settings.png`` the frames appear as pictures too, in a folder beside it without suffix.
+
+    Raises ValueError for a size the codec cannot hold, VideoError when ffmpeg fails.
+    """
+
+    def __init__(
+        self, path: Path, width: int, height: int, settings: VideoSettings, comment: str = ""
+    ) -> None:
+        check_size(width, height, settings)
+        self.path = path
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+            _remove(left)  # of a killed process, whose ffmpeg may still be writing
+        self.part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self.shape, self.frames = (height, width, 3), 0
+        self.pictures = path.with_suffix("") if settings.png else None
+        self.pictures_part = path.with_name(f"{path.name}.{os.getpid()}.png.part")
+        self._errors = tempfile.TemporaryFile()
+        self._process = _start(
+            ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
+            + ["-r", str(settings.fps), "-i", "-", *_encoder(settings)]
+            + ["-metadata", f"comment={comment}", "-movflags", "+faststart"]
+            + ["-f", settings.suffix[1:], str(self.part)]
+            + (self._picture_output() if settings.png else []),
+            stdin=subprocess.PIPE,
+            stderr=self._errors,
+        )
+
+    def _picture_output(self) -> list[str]:
+        """A second output of ffmpeg: every frame as a picture, in a folder named as the file."""
+        self.pictures_part.mkdir(exist_ok=True)
+        pattern = str(self.pictures_part).replace("%", "%%") + "/%05d.png"
+        return ["-f", "image2", "-start_number", "0", "-c:v", "png", pattern]
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append ``[T, H, W, 3]`` uint8 frames."""
+        assert frames.dtype == np.uint8 and frames.shape[1:] == self.shape, frames.shape
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frames).data)
+        except BrokenPipeError:
+            self._process.wait()
+            raise self._failure() from None
+        self.frames += len(frames)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._process.kill()
+            self._process.communicate()
+            self._errors.close()
+            _remove(self.part)
+            _remove(self.pictures_part)
+
+    def _finish(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        if self._process.wait() or not self.frames or not self.part.is_file():
+            raise self._failure()
+        if self.pictures is not None:
+            _remove(self.pictures)
+            os.replace(self.pictures_part, self.pictures)
+        os.replace(self.part, self.path)
+
+    def _failure(self) -> VideoError:
+        self._errors.seek(0)
+        return VideoError(
+            f"ffmpeg could not write {self.path.name}: "
+            + _reason(self._errors.read(), self._process.returncode)
+        )
+
+
+def read_frames(path: Path, width: int | None = None) -> Iterator[np.ndarray]:
+    """The frames of a file as ``[H, W, 3]`` uint8, one at a time, scaled to ``width`` if given.
+
+    Raises VideoError if the file cannot be read to its end.
+    """
+    info = probe(path)
+    width = width or info.width
+    height = max(2, round(info.height * width / info.width / 2) * 2)
+    height = info.height if width == info.width else height
+    size = width * height * 3
+    with tempfile.TemporaryFile() as errors:
+        process = _start(
+            ["-i", str(path), "-vf", f"scale={width}:{height}:flags=area+accurate_rnd"]
+            + ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert process.stdout is not None
+        try:
+            while len(data := process.stdout.read(size)) == size:
+                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            if process.wait():
+                errors.seek(0)
+                reason = _reason(errors.read(), process.returncode)
+                raise VideoError(f"ffmpeg could not read {path.name}: {reason}")
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def read_clip(path: Path, size: Geometry, fps: float, start: float = 0.0) -> np.ndarray:
+    """``size.frames`` frames at ``fps`` from ``start`` seconds on, uint8 [T, H, W, 3].
+
+    Frames are scaled to cover the size, and what juts out is cut off evenly. Raises VideoError if
+    the file cannot be read or ends before.
+    """
+    cover = f"scale={size.width}:{size.height}:force_original_aspect_ratio=increase"
+    graph = f"fps={fps},{cover}:flags=area+accurate_rnd,crop={size.width}:{size.height}"
+    with tempfile.TemporaryFile() as errors:
+        process = _start(
+            ["-ss", f"{start:.3f}", "-i", str(path), "-vf", graph, "-frames:v", str(size.frames)]
+            + ["-an", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        data, _ = process.communicate()
+        errors.seek(0)
+        reason = _reason(errors.read(), process.returncode)
+    frame = size.width * size.height * 3
+    if process.returncode:
+        raise VideoError(f"ffmpeg could not read {path.name}: {reason}")
+    if len(data) != size.frames * frame:
+        raise VideoError(f"{path.name} ends after {len(data) // frame} of {size.frames} frames")
+    return np.frombuffer(data, np.uint8).reshape(size.frames, size.height, size.width, 3).copy()
+
+
+def write_preview(path: Path, preview: Path, height: int) -> None:
+    """Write an h264 copy of a video, at most ``height`` pixels high. Raises VideoError."""
+    with tempfile.TemporaryFile() as errors:
+        process = _start(
+            ["-i", str(path), "-vf", f"scale=-2:'min({height},ih)':flags=area+accurate_rnd"]
+            + ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(preview)],
+            stderr=errors,
+        )
+        if process.wait():
+            errors.seek(0)
+            reason = _reason(errors.read(), process.returncode)
+            raise VideoError(f"ffmpeg could not make a preview of {path.name}: {reason}")
+
+
+def probe(path: Path) -> VideoInfo:
+    """Size, rate and comment of a video file. Raises VideoError if it is not one."""
+    process = _start(
+        ["-i", str(path), "-f", "ffmetadata", "-"],
+        level="info",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    metadata, described = (stream.decode(errors="replace") for stream in process.communicate())
+    found = re.search(r"Video:.*?\b(\d{2,})x(\d{2,})\b.*?([\d.]+) fps", described)
+    if not found:
+        last = "".join(described.splitlines()[-1:])
+        reason = _reason(last.encode(), process.returncode)
+        raise VideoError(f"{path.name} is not a video that ffmpeg can read: {reason}")
+    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", described)
+    comment = re.search(r"^comment=((?:\\.|[^\\\n])*)", metadata, re.MULTILINE | re.DOTALL)
+    return VideoInfo(
+        int(found[1]),
+        int(found[2]),
+        float(found[3]),
+        re.sub(r"\\(.)", r"\1", comment[1], flags=re.DOTALL) if comment else "",
+        int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else 0.0,
+    )
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _encoder(settings: VideoSettings) -> list[str]:
+    crf = ["-crf", str(settings.crf)]
+    ten = "10le" if (settings.bits or CODECS[settings.codec].bits[0]) == 10 else ""
+    pixels = ["-vf", BT709, "-pix_fmt", f"yuv420p{ten}"]
+    codecs = {
+        "h264": [*pixels, "-c:v", "libx264", *crf],
+        "h265": [*pixels, "-c:v", "libx265", *crf, "-tag:v", "hvc1"]
+        + ["-x265-params", "log-level=error"],
+        "av1": [*pixels, "-c:v", "libsvtav1", *crf],
+        "prores": ["-vf", BT709, "-pix_fmt", "yuv422p10le", "-c:v", "prores_ks"]
+        + ["-profile:v", "hq", "-vendor", "apl0"],
+        "ffv1": ["-c:v", "ffv1", "-pix_fmt", "bgr0"],
+    }
+    return codecs[settings.codec]
+
+
+def _start(
+    arguments: list[str],
+    level: str = "error",
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start ffmpeg in a session of its own: Ctrl-C in the terminal is ours to handle, not its."""
+    try:
+        tool = imageio_ffmpeg.get_ffmpeg_exe()
+        return subprocess.Popen(
+            [tool, "-hide_banner", "-nostdin", "-v", level, "-y", *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    except (OSError, RuntimeError) as error:  # RuntimeError: imageio_ffmpeg found none
+        raise VideoError(f"ffmpeg cannot be started: {error}") from error
+
+
+def _reason(stderr: bytes, code: int | None) -> str:
+    """The first line that ffmpeg wrote, the cause of those after it, without its prefix."""
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    first = re.sub(r"^(\[[^]]*\] *)+", "", lines[0]) if lines else ""
+    return first or f"it ended with code {code} and no message"

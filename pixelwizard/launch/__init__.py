@@ -1,0 +1,1 @@
+"""Worker processes of a job: how many, how they start, how they end."""

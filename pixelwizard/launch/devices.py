@@ -1,0 +1,55 @@
+"""How many ranks a job gets on this machine. Asks for GPUs without loading torch here."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from functools import cache
+from typing import Union
+
+from pixelwizard.config.generate import Config
+from pixelwizard.config.parallel import AXES, Mesh, is_open, resolve
+from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.train import TrainConfig
+
+COUNT = "import torch; print(torch.cuda.device_count())"
+
+
+@cache
+def count_gpus() -> int:
+    """The GPUs that torch finds, in a process of its own; 0 where it cannot say."""
+    asked = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
+    return int(asked.stdout) if asked.stdout.strip().isdigit() else 0
+
+
+def mesh_of(config: Union[Config, TrainConfig]) -> Mesh:
+    """The mesh of a job on this machine; without a GPU ranks are as many processes as asked for.
+
+    GPUs are counted only where a size depends on them. Raises ConfigError where the settings ask
+    for more than there is.
+    """
+    return _mesh(config, _gpus_of(config) or asked_ranks(config))
+
+
+def planned_mesh(config: PlanConfig) -> Mesh:
+    """The mesh of a plan, which may ask for more devices than this machine has.
+
+    Raises ConfigError where the settings ask for more than their own ``parallel.devices``.
+    """
+    return _mesh(config, max(_gpus_of(config), asked_ranks(config)))
+
+
+def _mesh(config: Union[Config, PlanConfig, TrainConfig], devices: int) -> Mesh:
+    return resolve(config.parallel, config.backbone.dit.num_heads, devices, config.guided)
+
+
+def _gpus_of(config: Union[Config, PlanConfig, TrainConfig]) -> int:
+    """The GPUs of this machine, or 0 where no size depends on them."""
+    parallel = config.parallel
+    return count_gpus() if is_open(parallel) and parallel.devices is None else 0
+
+
+def asked_ranks(config: Union[Config, PlanConfig, TrainConfig]) -> int:
+    """How many ranks the given sizes make."""
+    return math.prod(getattr(config.parallel, axis) or 1 for axis in AXES)

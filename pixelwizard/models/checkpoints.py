@@ -1,0 +1,265 @@
+"""Which files a backbone consists of, where they are, and what is missing. Imports no torch.
+
+A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
+
+    config.json  diffusion_pytorch_model[-*].safetensors[.index.json]      the anchor network
+    detail/model.safetensors or detail/model.pt                           the detail network
+    Wan2.2_VAE.safetensors or .pth
+    models_t5_umt5-enc.safetensors or models_t5_umt5-xxl-enc-bf16.pth     the text encoder
+    google/umt5-xxl/                                                      its tokenizer
+    latent_statistics.yaml                           of its latents, where this program wrote them
+
+or as its Diffusers version is, with ``transformer/``, ``vae/``, ``text_encoder/`` and
+``tokenizer/``. ``backbone.anchor`` and ``backbone.detail`` name a file that takes the place of the
+folder's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pixelwizard.config import catalog
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.io.digests import file_digest
+
+PARTS = ("text_encoder", "anchor", "detail", "vae")
+CONFIG = "config.json"
+TOKENIZER = "google/umt5-xxl"
+STATISTICS = "latent_statistics.yaml"
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+
+# The first name of each part is the one that is written.
+NAMES: dict[str, tuple[str, ...]] = {
+    "anchor": ("diffusion_pytorch_model.safetensors", INDEX),
+    "detail": ("detail/model.safetensors", "detail/model.pt"),
+    "vae": ("Wan2.2_VAE.safetensors", "Wan2.2_VAE.pth"),
+    "text_encoder": ("models_t5_umt5-enc.safetensors", "models_t5_umt5-xxl-enc-bf16.pth"),
+}
+DIFFUSERS_NAMES: dict[str, tuple[str, ...]] = {
+    "anchor": ("transformer/diffusion_pytorch_model.safetensors", f"transformer/{INDEX}"),
+    "detail": NAMES["detail"],
+    "vae": ("vae/diffusion_pytorch_model.safetensors", f"vae/{INDEX}"),
+    "text_encoder": (
+        "text_encoder/model.safetensors",
+        "text_encoder/model.safetensors.index.json",
+    ),
+}
+DETAIL_SOURCE = "pixelwizard-4k"
+_SHOWN = 6  # how many entries of a folder an error lists
+_OTHERS = {
+    "high_noise_model": "Wan2.2-A14B, a pair of networks",
+    "transformer_2": "Wan2.2-A14B, a pair of networks",
+    "Wan2.1_VAE.pth": "Wan2.1",
+}
+"""Files that another model's folder has, and what that model is."""
+
+
+class MissingWeights(ValueError):
+    """Files of a backbone are not where they should be; the text is one sentence."""
+
+
+def weights_folder(backbone: BackboneSettings) -> Path:
+    """The folder of a backbone: the one in the settings, else the one inside the package."""
+    if backbone.folder:
+        return Path(backbone.folder).expanduser()
+    return Path(__file__).parents[1] / "assets" / backbone.name
+
+
+def own_statistics(folder: Path) -> dict[str, list[float]]:
+    """``latent_mean`` and ``latent_std`` of a folder's autoencoder, if they lie there with it.
+
+    Raises ValueError where the file says something else.
+    """
+    path = folder / STATISTICS
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {name: [float(v) for v in found[name]] for name in ("latent_mean", "latent_std")}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        raise ValueError(
+            f"{path} must hold latent_mean and latent_std, a number for each channel;"
+            " export the autoencoder again, or set backbone.vae.latent_mean and latent_std"
+        ) from None
+
+
+def tokenizer_folder(backbone: BackboneSettings) -> Path:
+    """Where the tokenizer of a backbone is, in either layout."""
+    return weights_folder(backbone) / ("tokenizer" if _is_diffusers(backbone) else TOKENIZER)
+
+
+def find_weights(backbone: BackboneSettings, part: str) -> Path:
+    """The file that holds (or, for shards, lists) the weights of a part; MissingWeights if none."""
+    require_weights(backbone, [part])
+    return next(path for path in _candidates(backbone, part) if path.is_file())
+
+
+def there(backbone: BackboneSettings) -> list[str]:
+    """The parts of a backbone that have a file with weights, complete or not."""
+    return [part for part in PARTS if any(path.is_file() for path in _candidates(backbone, part))]
+
+
+def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) -> None:
+    """Raise a ValueError unless the files of all ``parts`` are there, for a network of this size.
+
+    MissingWeights names the folder, what it has, every missing file and how to fetch them.
+    """
+    parts = list(parts)
+    if "anchor" in parts and not backbone.anchor:
+        check_config(backbone)
+    missing = {part: names for part in parts if (names := _missing(backbone, part))}
+    if not missing:
+        return
+    folder = weights_folder(backbone)
+    where = f"{folder} ({_content(folder)})" if folder.is_dir() else f"{folder}, which is no folder"
+    listed = ", ".join(name for names in missing.values() for name in names)
+    raise MissingWeights(
+        f"backbone={backbone.name} needs files that are not in {where}: {listed};"
+        f" {_remedy(backbone, set(missing))}"
+    )
+
+
+def check_config(backbone: BackboneSettings) -> None:
+    """Refuse a folder whose ``config.json`` describes another network; none is no objection here.
+
+    Raises ValueError with the first sizes that differ.
+    """
+    path = _config_file(backbone)
+    if not path.is_file():
+        return
+    try:
+        found = _official_config(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as a network's configuration: {error}") from error
+    sizes = asdict(backbone.dit)
+    wrong = [
+        f"{key} is {found[key]}, not {sizes[key]}"
+        for key in sizes
+        if key in found and found[key] != sizes[key]
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(
+            f"{path} is another network than backbone={backbone.name} describes:"
+            f" {', '.join(wrong[:3])}{more}"
+        )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold tensors: the shards of an index, else the file itself.
+
+    Raises ValueError if the index cannot be read.
+    """
+    if not path.name.endswith(".index.json"):
+        return [path]
+    try:
+        names = set(json.loads(path.read_text())["weight_map"].values())
+        return [path.parent / name for name in sorted(names)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not an index of safetensors shards: {error!r}") from error
+
+
+def weights_digest(backbone: BackboneSettings, part: str) -> str:
+    """sha256 over what determines a part: its files, for text its tokenizer, the choice of EMA."""
+    path = find_weights(backbone, part)
+    digests = [file_digest(file) for file in weight_files(path)]
+    if part == "text_encoder":
+        files = tokenizer_folder(backbone).iterdir()
+        digests += [file_digest(file) for file in sorted(files) if file.is_file()]
+    if part in ("anchor", "detail") and path.suffix == ".pt" and backbone.ema == "false":
+        digests.append("without EMA")
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def weights_digests(backbone: BackboneSettings) -> dict[str, str]:
+    """``weights_digest`` of every part of a generation."""
+    return {part: weights_digest(backbone, part) for part in PARTS}
+
+
+def _is_diffusers(backbone: BackboneSettings) -> bool:
+    folder = weights_folder(backbone)
+    return (folder / "transformer").is_dir() or (folder / "model_index.json").is_file()
+
+
+def _layout(backbone: BackboneSettings) -> dict[str, tuple[str, ...]]:
+    return DIFFUSERS_NAMES if _is_diffusers(backbone) else NAMES
+
+
+def _config_file(backbone: BackboneSettings) -> Path:
+    folder = weights_folder(backbone)
+    return folder / "transformer" / CONFIG if _is_diffusers(backbone) else folder / CONFIG
+
+
+def _official_config(found: dict[str, Any]) -> dict[str, Any]:
+    """A network's configuration under the official keys, whichever layout it is from."""
+    if "attention_head_dim" not in found:
+        return found
+    heads = found["num_attention_heads"]
+    names = {key: key for key in DiTSizes.__dataclass_fields__}
+    names |= {"in_channels": "in_dim", "out_channels": "out_dim"}
+    known = {names[key]: value for key, value in found.items() if key in names}
+    return {**known, "num_heads": heads, "dim": heads * found["attention_head_dim"]}
+
+
+def _candidates(backbone: BackboneSettings, part: str) -> list[Path]:
+    """Where the weights of a part may be, best first."""
+    chosen = {"anchor": backbone.anchor, "detail": backbone.detail}.get(part)
+    if chosen:
+        return [Path(chosen).expanduser()]
+    return [weights_folder(backbone) / name for name in _layout(backbone)[part]]
+
+
+def _missing(backbone: BackboneSettings, part: str) -> list[str]:
+    """The files of a part that are not there, as an error names them."""
+    candidates = _candidates(backbone, part)
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        alone = len(candidates) == 1
+        names = [str(candidates[0])] if alone else _layout(backbone)[part]
+        missing = [f"{' or '.join(names)} ({part})"]
+    else:
+        shards = [path for path in weight_files(found) if not path.is_file()]
+        missing = [f"{path.name} ({part}, named by {found.name})" for path in shards]
+    folder = weights_folder(backbone)
+    companions = []
+    if part == "anchor" and not backbone.anchor:
+        companions.append(_config_file(backbone))
+    if part == "text_encoder":
+        companions.append(tokenizer_folder(backbone) / "tokenizer_config.json")
+    missing += [f"{p.relative_to(folder)} ({part})" for p in companions if not p.is_file()]
+    return missing
+
+
+def _content(folder: Path) -> str:
+    """What a folder has, for an error."""
+    names = sorted(path.name for path in folder.iterdir())
+    other = next((model for name, model in _OTHERS.items() if name in names), None)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    listed = f"it has {', '.join(names[:_SHOWN])}{more}" if names else "it is empty"
+    return f"{listed}; it looks like {other}" if other else listed
+
+
+def _remedy(backbone: BackboneSettings, missing: set[str]) -> str:
+    """What to type to get the missing parts."""
+    steps = []
+    if backbone.name in catalog.options("source"):
+        if missing - {"detail"}:
+            steps.append(f"fetch them with: pixelwizard fetch {backbone.name}")
+        if "detail" in missing:
+            steps.append(
+                f"fetch a detail network with: pixelwizard fetch {DETAIL_SOURCE},"
+                " and name it with backbone.detail=FILE"
+            )
+    return "; ".join(steps) or (
+        "put them there, or name their place with backbone.folder, .anchor and .detail"
+    )

@@ -1,0 +1,49 @@
+"""A backbone's weights in whatever layout -> the official layout as safetensors, one data type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.models.checkpoints import NAMES, there, tokenizer_folder
+from pixelwizard.models.shortcut.weights import open_detail
+from pixelwizard.models.wan.files import save
+from pixelwizard.models.wan.weights import (
+    copy_tokenizer,
+    open_anchor,
+    open_text_encoder,
+    open_vae,
+    write_config,
+    write_statistics,
+)
+
+
+def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16") -> Iterator[Path]:
+    """Write every part that is there into ``out``, checked first; yields each file as it is done.
+
+    A tensor at a time is in memory. Raises ValueError for files that do not fit the backbone.
+    """
+    folder = Path(out)
+    parts = [(part, _tensors(backbone, part)) for part in there(backbone)]
+    for part, tensors in parts:
+        if part == "anchor":
+            write_config(backbone.dit, folder)
+        if part == "vae":
+            write_statistics(backbone.vae.latent_mean, backbone.vae.latent_std, folder)
+        if part == "text_encoder":
+            copy_tokenizer(tokenizer_folder(backbone), folder)
+        path = folder / NAMES[part][0]
+        save(tensors, path, getattr(torch, dtype))
+        yield path
+
+
+def _tensors(backbone: BackboneSettings, part: str) -> Mapping[str, Tensor]:
+    """The mapped tensors of a part under their official names."""
+    if part == "text_encoder":
+        return open_text_encoder(backbone)
+    openers = {"anchor": open_anchor, "detail": open_detail, "vae": open_vae}
+    return openers[part](backbone)[1]

@@ -1,0 +1,454 @@
+"""The diffusion transformer of Wan2.2-TI2V-5B (Wan-Video/Wan2.2 ``wan/modules/model.py``).
+
+Parameters carry their official names. Linears and attention run in the dtype of the weights;
+norms, modulation, the time embedding, the head and the residual stream are float32.
+
+Without gradients a long sequence passes every layer in chunks of tokens: whole are only the
+residual stream and, inside a block, keys and values. Every chunk size gives the same result.
+
+Letters of shapes: B samples, C latent channels, T H W the latent grid, L tokens (T * H/2 * W/2,
+frame-major), E model channels, N heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Callable, Iterable, Iterator, Sequence, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.amp import is_autocast_available
+from torch.utils.checkpoint import checkpoint
+
+from pixelwizard.config.geometry import PATCH
+from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.models.wan.attention import Rotary, attention, rotate
+from pixelwizard.models.wan.streaming import BlockStream
+from pixelwizard.parallel.ulysses import Ulysses
+
+Grid = tuple[int, int, int]
+
+Addition = Callable[[slice], Tensor]
+"""What is added to the tokens of a span as they enter a block: slice -> [B, span, E]."""
+
+CHUNK = 8192
+"""Tokens that go through a layer together when no gradients are needed, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class TextKeyValues:
+    """Keys and values of a batch of prompts for the cross-attention of every block.
+
+    One pair of [B, text_len, N, D] tensors per block; constant over the steps of a video.
+    """
+
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+
+
+class WanDiT(nn.Module):
+    """Velocity of a latent video at a timestep, given a text.
+
+    ``chunk``: tokens that go through a layer together without gradients. ``residual``: in which
+    type the residual stream waits between the blocks; bfloat16 halves it and rounds once a block.
+    ``stream_from_host`` leaves the weights of the blocks in host memory. ``checkpointing``: with
+    gradients a block is computed a second time instead of keeping what is inside it. ``ulysses``:
+    the ranks that share the tokens of a pass, each of which gets the whole latent and gives the
+    whole velocity; only without gradients.
+    """
+
+    entrances: tuple[str, ...] = ("encode_text",)
+    """Methods beside ``forward`` that use weights and are called from outside."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        dim = sizes.dim
+        self.patch_embedding = nn.Conv3d(
+            sizes.in_dim, dim, kernel_size=(1, PATCH, PATCH), stride=(1, PATCH, PATCH)
+        )
+        self.text_embedding = nn.Sequential(
+            nn.Linear(sizes.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = time_mlp(sizes.freq_dim, dim)
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.num_layers))
+        self.head = Head(sizes)
+        self.chunk = CHUNK
+        self.residual = torch.float32
+        self.checkpointing = False
+        self.ulysses: Ulysses | None = None
+        self._stream: BlockStream | None = None
+        self._rotary: dict[tuple[Grid, torch.device], Rotary] = {}
+        self.reset_parameters()
+
+    def twin(self) -> WanDiT:
+        """Another network of the same sizes."""
+        return WanDiT(self.sizes)
+
+    def reset_parameters(self) -> None:
+        """The official initialisation: xavier linears, small embeddings, a head of zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for embedding in (self.text_embedding, self.time_embedding):
+            for layer in (embedding[0], embedding[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.head.head.weight)
+
+    def encode_text(self, embeddings: Sequence[Tensor]) -> TextKeyValues:
+        """Keys and values of every block, once per batch of prompts.
+
+        ``embeddings``: one [L_i, text_dim] tensor per prompt, 0 <= L_i <= text_len. Positions
+        past the end of a prompt are zeros and attended to, as in the official model.
+        """
+        weight = self.text_embedding[0].weight
+        padded = weight.new_zeros(len(embeddings), self.sizes.text_len, self.sizes.text_dim)
+        for row, embedding in zip(padded, embeddings, strict=True):
+            row[: len(embedding)] = embedding
+        context = self.text_embedding(padded)
+        return TextKeyValues(tuple(block.text_keys_values(context) for block in self._each_block()))
+
+    def stream_from_host(self, device: torch.device, asynchronous: bool) -> None:
+        """Move all but the blocks to ``device``; the blocks stay in host memory and pass through.
+
+        ``asynchronous`` copies the next block while one computes (CUDA). The results are the same
+        bits as with all weights on the device.
+        """
+        for name, child in self.named_children():
+            if name != "blocks":
+                child.to(device)
+        self._stream = BlockStream(list(self.blocks), device, asynchronous)
+
+    def _each_block(self) -> Iterable[Block]:
+        """The blocks in order, on the device; a streamed one only until the next is taken."""
+        return cast(Iterable[Block], self._stream or self.blocks)
+
+    def forward(self, latent_BCTHW: Tensor, timestep_B: Tensor, text: TextKeyValues) -> Tensor:
+        """Velocity, float32 [B, C, T, H, W]; ``timestep`` in [0, 1000], one per sample."""
+        return self.denoise(latent_BCTHW, self.embed_time(timestep_B), text)
+
+    def embed_time(self, timestep_B: Tensor) -> Tensor:
+        """Time embedding, float32 [B, E]."""
+        return in_float32(self.time_embedding, sinusoid(timestep_B, self.sizes.freq_dim))
+
+    def denoise(
+        self,
+        latent_BCTHW: Tensor,
+        time_BE: Tensor,
+        text: TextKeyValues,
+        additions: dict[int, Addition] | None = None,
+    ) -> Tensor:
+        """Velocity given the time embedding; ``additions[k]`` is added to the tokens of block k."""
+        grid = (
+            latent_BCTHW.shape[2],
+            latent_BCTHW.shape[3] // PATCH,
+            latent_BCTHW.shape[4] // PATCH,
+        )
+        x = self._embed_patches(latent_BCTHW)
+        ulysses, rotary = self.ulysses, self._rotary_of(grid, x.device)
+        modulation = in_float32(self.time_projection, time_BE).unflatten(1, (6, -1))
+        blocks = zip(self._each_block(), text.blocks, strict=True)
+        for index, (block, keys_values) in enumerate(blocks):
+            if additions and index in additions:
+                x = self._add(x, additions[index])
+            inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
+        patches = self.head(x, time_BE, self.chunk)
+        if ulysses is not None:
+            patches = ulysses.gather(patches, math.prod(grid))
+        return unpatchify(patches, grid)
+
+    def own_tokens(self, grid: Grid) -> slice:
+        """The tokens of this rank: all of them unless others share the pass."""
+        length = math.prod(grid)
+        return slice(0, length) if self.ulysses is None else self.ulysses.own(length)
+
+    def _embed_patches(self, latent_BCTHW: Tensor) -> Tensor:
+        """Own tokens [B, L, E] of the residual stream; the strided convolution as a linear."""
+        weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
+        patches = patchify(latent_BCTHW)
+        if self.ulysses is not None:
+            patches = patches[:, self.ulysses.own(patches.shape[1])]
+        patches = patches.to(weight.dtype)
+        if torch.is_grad_enabled():
+            return F.linear(patches, weight, bias).to(self.residual)
+        shape = (*patches.shape[:2], self.sizes.dim)
+        x = torch.empty(shape, dtype=self.residual, device=patches.device)
+        for span in spans(x.shape[1], self.chunk):
+            x[:, span] = F.linear(patches[:, span], weight, bias)
+        return x
+
+    def _add(self, x: Tensor, addition: Addition) -> Tensor:
+        """``x`` plus the addition; without gradients in place."""
+        if torch.is_grad_enabled():
+            return x + addition(slice(0, x.shape[1]))
+        for span in spans(x.shape[1], self.chunk):
+            x[:, span] = x[:, span].float() + addition(span)
+        return x
+
+    def _rotary_of(self, grid: Grid, device: torch.device) -> Rotary:
+        """The rotary angles of a grid, kept for the last few grids."""
+        key = (grid, device)
+        if key not in self._rotary:
+            if len(self._rotary) >= 4:
+                self._rotary.clear()
+            head_dim = self.sizes.dim // self.sizes.num_heads
+            self._rotary[key] = Rotary(grid, head_dim, device, self.own_tokens(grid))
+        return self._rotary[key]
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention to the text and a feed-forward, modulated by the time."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        dim = sizes.dim
+        self.eps = sizes.eps
+        self.norm3 = nn.LayerNorm(dim, sizes.eps)
+        self.self_attn = Attention(dim, sizes.num_heads, sizes.eps)
+        self.cross_attn = Attention(dim, sizes.num_heads, sizes.eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, sizes.ffn_dim), nn.GELU("tanh"), nn.Linear(sizes.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation_B6E: Tensor,
+        rotary: Rotary,
+        text: tuple[Tensor, Tensor],
+        chunk: int = CHUNK,
+        ulysses: Ulysses | None = None,
+    ) -> Tensor:
+        """Tokens [B, L, E] of the residual stream -> the same.
+
+        Without gradients a sequence longer than ``chunk`` is processed in chunks of tokens and
+        ``x`` is overwritten: a chunk needs its own tokens and the keys and values of all.
+        """
+        six = (self.modulation.float() + modulation_B6E).unsqueeze(2).unbind(1)
+        length = x.shape[1]
+        if ulysses is not None:
+            return self._with_others(x, rotary, six, text, chunk, ulysses)
+        if torch.is_grad_enabled() or length <= chunk:
+            table = rotary.table(0, length)
+            hidden = self._attention_input(x, six)
+            keys, values = self.self_attn.keys_values(hidden, table)
+            return self._update(x, hidden, keys, values, table, six, text)
+        shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
+        keys, values = (self.ffn[0].weight.new_empty(shape) for _ in range(2))
+        for span in spans(length, chunk):
+            hidden = self._attention_input(x[:, span], six)
+            pair = self.self_attn.keys_values(hidden, rotary.table(span.start, span.stop))
+            keys[:, span], values[:, span] = pair
+            del hidden, pair
+        for span in spans(length, chunk):
+            x[:, span] = self._chunk(x[:, span], keys, values, rotary, span, six, text)
+        return x
+
+    def _chunk(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rotary: Rotary,
+        span: slice,
+        six: tuple[Tensor, ...],
+        text: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """The new residual stream of some tokens; nothing else of them stays alive."""
+        hidden = self._attention_input(x, six)
+        table = rotary.table(span.start, span.stop)
+        return self._update(x, hidden, keys, values, table, six, text)
+
+    def _with_others(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        six: tuple[Tensor, ...],
+        text: tuple[Tensor, Tensor],
+        chunk: int,
+        ulysses: Ulysses,
+    ) -> Tensor:
+        """``forward`` for the tokens of this rank; those of the others count in its attention."""
+        assert not torch.is_grad_enabled(), "ranks share a sequence without gradients only"
+        length, own = math.prod(rotary.grid), x.shape[1]
+        packed = ulysses.packed(x, self.self_attn.heads, self.ffn[0].weight.dtype)
+        for span in spans(own, chunk):
+            hidden, table = (
+                self._attention_input(x[:, span], six),
+                rotary.table(span.start, span.stop),
+            )
+            ulysses.pack(packed, span, 0, self.self_attn.queries(hidden, table))
+            for part, tensor in enumerate(self.self_attn.keys_values(hidden, table), start=1):
+                ulysses.pack(packed, span, part, tensor)
+            del hidden, tensor
+        attended = ulysses.attend(packed, length, attention)
+        del packed
+        for span in spans(own, chunk):
+            branch = self.self_attn.o(attended[:, span].flatten(2))
+            x[:, span] = self._branches(x[:, span], branch, six, text)
+        return x
+
+    def text_keys_values(self, context_BSE: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the embedded text for the cross-attention, each [B, S, N, D]."""
+        return self.cross_attn.keys_values(context_BSE)
+
+    def _attention_input(self, x: Tensor, six: tuple[Tensor, ...]) -> Tensor:
+        shift, scale = six[0], six[1]
+        return modulated_norm(x.float(), shift, scale, self.eps).to(self.ffn[0].weight.dtype)
+
+    def _update(
+        self,
+        x: Tensor,
+        hidden: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        table: Tensor,
+        six: tuple[Tensor, ...],
+        text: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """The new residual stream of some tokens, given the keys and values of all."""
+        return self._branches(x, self.self_attn(hidden, keys, values, table), six, text)
+
+    def _branches(
+        self, x: Tensor, attended: Tensor, six: tuple[Tensor, ...], text: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """The three residual branches of some tokens, the first of them given."""
+        _, _, gate1, shift2, scale2, gate2 = six
+        residual, dtype = x.dtype, attended.dtype
+        x = x.float() + gate1 * attended
+        x = x + self.cross_attn(affine_norm(self.norm3, x).to(dtype), *text)
+        hidden = modulated_norm(x, shift2, scale2, self.eps).to(dtype)
+        return (x + gate2 * self.ffn(hidden)).to(residual)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose queries and keys are RMS-normed over all heads together."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+
+    def keys_values(self, x: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys (normed, rotated) and values of tokens [B, S, E], each [B, S, N, D]."""
+        return self._heads(self.k(x), self.norm_k, rotary), self._split(self.v(x))
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor | None = None
+    ) -> Tensor:
+        """Attends from tokens [B, L, E] to the given keys and values -> [B, L, E]."""
+        return self.o(attention(self.queries(x, rotary), keys, values).flatten(2))
+
+    def queries(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        """Queries (normed, rotated) of tokens [B, L, E] -> [B, L, N, D]."""
+        return self._heads(self.q(x), self.norm_q, rotary)
+
+    def _heads(self, x: Tensor, norm: RMSNorm, rotary: Tensor | None) -> Tensor:
+        heads = self._split(norm(x))
+        if rotary is not None:
+            heads = rotate(heads, rotary)
+        return heads.to(x.dtype)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed and returned in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps)
+
+
+class Head(nn.Module):
+    """Modulated norm and the linear from tokens to patches of velocity, in float32."""
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__()
+        self.eps = sizes.eps
+        self.head = nn.Linear(sizes.dim, sizes.out_dim * PATCH * PATCH)
+        self.modulation = nn.Parameter(torch.randn(1, 2, sizes.dim) / math.sqrt(sizes.dim))
+
+    def forward(self, x: Tensor, time_BE: Tensor, chunk: int = CHUNK) -> Tensor:
+        """Tokens [B, L, E] -> float32 [B, L, patch_h * patch_w * C]."""
+        shift, scale = (self.modulation.float() + time_BE.unsqueeze(1)).unsqueeze(2).unbind(1)
+        parts = [
+            in_float32(self.head, modulated_norm(x[:, span].float(), shift, scale, self.eps))
+            for span in spans(x.shape[1], x.shape[1] if torch.is_grad_enabled() else chunk)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def spans(length: int, chunk: int) -> Iterator[slice]:
+    """The whole of ``length`` in slices of ``chunk``, the last one possibly shorter."""
+    for start in range(0, length, chunk):
+        yield slice(start, min(start + chunk, length))
+
+
+def time_mlp(freq_dim: int, dim: int) -> nn.Sequential:
+    """The small network behind every sinusoid: Linear, SiLU, Linear."""
+    return nn.Sequential(nn.Linear(freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+
+def sinusoid(position_B: Tensor, dim: int) -> Tensor:
+    """[cos, sin] of the positions at dim/2 frequencies of base 10000, float32 [B, dim]."""
+    half = dim // 2
+    exponent = torch.arange(half, dtype=torch.float64, device=position_B.device) / half
+    angle = torch.outer(position_B.double(), 10000.0**-exponent)
+    return torch.cat((angle.cos(), angle.sin()), dim=1).float()
+
+
+def in_float32(module: nn.Module, x: Tensor) -> Tensor:
+    """Runs a linear, or a sequence of linears and SiLUs, in float32 whatever its weights are."""
+    if isinstance(module, nn.Sequential):
+        for layer in module:
+            x = in_float32(layer, x)
+        return x
+    if not isinstance(module, nn.Linear):
+        return module(x)
+    kind = x.device.type
+    with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
+        return F.linear(x.float(), module.weight.float(), module.bias.float())
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without parameters, then x (1 + scale) + shift, in float32."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+def affine_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm with parameters, in float32 whatever they are."""
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps)
+
+
+def patchify(latent_BCTHW: Tensor) -> Tensor:
+    """-> [B, L, C * patch_h * patch_w], tokens frame-major."""
+    x = latent_BCTHW.unflatten(4, (-1, PATCH)).unflatten(3, (-1, PATCH))
+    return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+
+
+def unpatchify(tokens_BLP: Tensor, grid: Grid) -> Tensor:
+    """[B, L, patch_h * patch_w * C] -> [B, C, T, H, W]; ``grid`` counts tokens."""
+    x = tokens_BLP.unflatten(2, (PATCH, PATCH, -1)).unflatten(1, grid)
+    return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)

@@ -1,0 +1,154 @@
+"""Tensors in files: mapped when read, written one by one, whole or not at all.
+
+Reading takes no memory but the page cache: safetensors and ``.pt`` files stay on disk, their pages
+are brought in as they are used. Writing holds one tensor at a time. ``write`` gives a file its name
+only when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pixelwizard.models.checkpoints import weight_files
+
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+# Segments that trainers and wrappers put into names; no published name has them.
+_WRAPPERS = {"model", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"}
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_ALIGNMENT = 8
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Map a safetensors file, the shards of an index, or a pickle of tensors into memory.
+
+    A pickle is read without running any code of it. Raises ValueError for a broken file and for a
+    name that two shards hold.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(path):
+        try:
+            part = _read_pickle(file) if file.suffix in PICKLES else load_file(file)
+        except (SafetensorError, RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(f"{file} cannot be read, it may be truncated: {reason}") from error
+        if twice := sorted(tensors.keys() & part.keys()):
+            raise ValueError(f"{file} holds {twice[0]}, and so does another shard of {path.name}")
+        tensors.update(part)
+    return tensors
+
+
+def unwrap(loaded: Mapping[str, object], path: Path, ema: str = "auto") -> dict[str, Tensor]:
+    """Take the weights out of a trainer's container and clean their names.
+
+    ``ema``: ``true`` and ``false`` choose the averaged or the last weights and refuse a container
+    without them; ``auto`` takes the averaged ones when they are there. A ``.pt`` that is no
+    container has one set of weights, and ``true`` refuses it; other files leave no choice.
+    """
+    if "generator" in loaded or "generator_ema" in loaded:
+        loaded = _chosen(loaded, path, ema)
+    elif ema == "true" and path.suffix in PICKLES:
+        raise ValueError(f"{path} holds no averaged weights, but backbone.ema=true asks for them")
+    tensors: dict[str, Tensor] = {}
+    for name, value in loaded.items():
+        cleaned = ".".join(word for word in name.split(".") if word not in _WRAPPERS)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path} is not a checkpoint of weights: {name} is no tensor")
+        if cleaned in tensors:
+            raise ValueError(f"{path} holds {cleaned} twice, under different prefixes")
+        tensors[cleaned] = value
+    return tensors
+
+
+def save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Write tensors as one safetensors file in ``dtype``, names cleaned of wrappers."""
+    cleaned = unwrap(tensors, path)
+    write(path, lambda part: _write_safetensors(part, cleaned, dtype))
+
+
+def save_pickle(value: object, path: Path) -> None:
+    """Write what ``torch.load`` reads without running code; raises OSError if there is no space."""
+
+    def writer(part: Path) -> None:
+        try:
+            with open(part, "wb") as file:
+                torch.save(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except RuntimeError as error:  # what torch makes of a failed write
+            raise OSError(" ".join(str(error).split())[:120]) from error
+
+    write(path, writer)
+
+
+def write(path: Path, writer: Callable[[Path], object]) -> None:
+    """Let ``writer`` write a file beside ``path``, then put it in its place in one step.
+
+    Several processes may write the same file: the last one's stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        writer(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _chosen(container: Mapping[str, object], path: Path, ema: str) -> Mapping[str, object]:
+    """One of the two sets of weights in a trainer's container."""
+    wanted = {"true": ("generator_ema",), "false": ("generator",)}
+    keys = wanted.get(ema, ("generator_ema", "generator"))
+    found = next((container[key] for key in keys if container.get(key)), None)
+    if found is None:
+        there = " and ".join(key for key in ("generator", "generator_ema") if container.get(key))
+        raise ValueError(
+            f"{path} has no {' or '.join(keys)}, but {there or 'empty ones'}; backbone.ema={ema}"
+        )
+    return found if isinstance(found, Mapping) else {"the weights": found}
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    loaded = torch.load(
+        path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None
+    )
+    if not isinstance(loaded, dict):
+        raise ValueError(
+            f"{path} is not a checkpoint of weights: it holds a {type(loaded).__name__}"
+        )
+    return loaded
+
+
+def _write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """The format of safetensors: the header's length, the header, the bytes; a tensor at a time."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * dtype.itemsize
+        shape = list(tensor.shape)
+        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for tensor in tensors.values():
+            _write_bytes(file, tensor.detach().to("cpu", dtype))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+    flat = tensor.contiguous().reshape(-1)
+    if flat.numel():
+        file.write(memoryview(flat.view(torch.uint8).numpy()))

@@ -1,0 +1,511 @@
+"""The causal video autoencoder of Wan2.2-TI2V-5B, whole clips or streamed.
+
+Re-implements ``wan/modules/vae2_2.py`` of Wan2.2 under the same parameter names. Shapes are BCTHW:
+video ``[B, 3, 4n+1, H, W]`` in [-1, 1], latent ``[B, z, n+1, H/16, W/16]`` normalised per channel.
+
+Time is causal everywhere, so there are two ways through every layer, with equal results.
+``forward`` takes a whole clip: for training. ``stream`` takes the frames ``[B, C, H, W]`` of a clip
+one by one and is an iterator of frames: for inference. Each frame runs through all layers before
+the next enters, a causal convolution keeps the two frames before it and nothing else is kept, so
+memory does not depend on the length of the clip. The decoder's frames may be some rows of the
+clip's: ``Rows`` then brings what its layers need of the other rows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pixelwizard.config.sizes import VAESizes
+
+PIXEL_PATCH = 2
+QUERY_CHUNK = 4096
+"""Positions of a frame whose attention is computed at once; bounds the memory of slow kernels."""
+
+Frames = Iterator[Tensor]
+"""The frames ``[B, C, H, W]`` of a clip in order of time."""
+
+
+class Rows(Protocol):
+    """Other processes have the other rows of each frame; all of them ask for the same at once."""
+
+    def bordered(self, frame: Tensor) -> Tensor:
+        """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
+
+    def whole(self, x: Tensor) -> Tensor:
+        """``[B, C, h, W]`` -> ``[B, C, H, W]``: the rows of all."""
+
+
+class CausalConv3d(nn.Conv3d):
+    """3-D convolution that sees no later frame: zeros, or the frames before, are put in front."""
+
+    def __init__(self, in_dim: int, out_dim: int, kernel: int) -> None:
+        super().__init__(in_dim, out_dim, kernel, padding=(0, kernel // 2, kernel // 2))
+        self.history = kernel - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 0, 0, 0, self.history, 0)) if self.history else x)
+
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        pad = (self.padding[1], self.padding[2])
+        if rows and pad[0]:
+            frames, pad = map(rows.bordered, frames), (0, pad[1])
+        window: deque[Tensor] = deque(maxlen=self.history + 1)
+        for frame in frames:
+            window.append(frame)
+            del frame
+            yield _window_conv(self, window, pad)
+
+
+class TimeConv(nn.Conv3d):
+    """Convolution over three frames only; the caller decides what stands in front."""
+
+    def __init__(self, in_dim: int, out_dim: int, stride: int = 1) -> None:
+        super().__init__(in_dim, out_dim, (3, 1, 1), stride=(stride, 1, 1))
+
+
+def _window_conv(
+    conv: nn.Conv3d, window: deque[Tensor], padding: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """One output frame: the kernel's slices in time, each over its frame; missing ones are zero.
+
+    2-D convolutions of the frames as they lie, without a copy that joins them. The oldest frame
+    leaves a full window: no later output needs it.
+    """
+    kernel = conv.weight.shape[2]
+    total = F.conv2d(window[-1], conv.weight[:, :, -1], conv.bias, padding=padding)
+    for age, frame in enumerate(reversed(window)):
+        if age:
+            total += F.conv2d(frame, conv.weight[:, :, kernel - 1 - age], padding=padding)
+    if len(window) == window.maxlen:
+        window.popleft()
+    return total
+
+
+def _fork(frames: Frames) -> tuple[Frames, Frames]:
+    """The same frames twice; the second keeps those that only the first has taken so far."""
+    waiting: deque[Tensor] = deque()
+
+    def first() -> Frames:
+        for frame in frames:
+            waiting.append(frame)
+            del frame
+            yield waiting[-1]
+
+    def second() -> Frames:
+        while True:
+            yield waiting.popleft()
+
+    return first(), second()
+
+
+def _add(x: Tensor, shortcut: Tensor) -> Tensor:
+    return x.add_(shortcut)
+
+
+class RMSNorm(nn.Module):
+    """Scales each position to unit root mean square over its channels, times ``gamma``."""
+
+    def __init__(self, dim: int, spatial_dims: int = 3) -> None:
+        super().__init__()
+        self.scale = dim**0.5
+        self.gamma = nn.Parameter(torch.ones(dim, *[1] * spatial_dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # spelled out: the norms of F.normalize along channels are slow to differentiate on a CPU
+        inverse = x.square().mean(dim=1, keepdim=True).float().clamp_min(1e-24).rsqrt()
+        return x * inverse.to(x.dtype) * self.gamma.to(x.dtype)
+
+    def activate(self, frame: Tensor) -> Tensor:
+        """The norm of one frame and its SiLU, in one new tensor."""
+        length = torch.linalg.vector_norm(frame, dim=1, keepdim=True).clamp_min_(1e-12)
+        y = (frame / length).mul_(self.scale * self.gamma.view(-1, 1, 1))
+        return F.silu(y, inplace=True)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised causal convolutions around a shortcut."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            RMSNorm(in_dim),
+            nn.SiLU(),
+            CausalConv3d(in_dim, out_dim, 3),
+            RMSNorm(out_dim),
+            nn.SiLU(),
+            nn.Identity(),  # the official dropout of rate 0; keeps the names of the weights
+            CausalConv3d(out_dim, out_dim, 3),
+        )
+        self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.residual(x) + self.shortcut(x)
+
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        norm1, _, conv1, norm2, _, _, conv2 = self.residual
+        frames, shortcut = _fork(frames)
+        frames = conv1.stream(map(norm1.activate, frames), rows)
+        frames = conv2.stream(map(norm2.activate, frames), rows)
+        if isinstance(self.shortcut, CausalConv3d):
+            shortcut = self.shortcut.stream(shortcut)
+        return map(_add, frames, shortcut)
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over the positions of each frame."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.norm = RMSNorm(dim, spatial_dims=2)
+        self.to_qkv = nn.Conv2d(dim, dim * 3, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _per_frame(self.attend, x)
+
+    def attend(self, frames: Tensor, rows: Rows | None = None) -> Tensor:
+        """Frames ``[N, C, H, W]`` plus what their positions see of each other."""
+        query, keys_values = self.to_qkv(self.norm(frames)).split([self.dim, 2 * self.dim], dim=1)
+        if rows:
+            keys_values = rows.whole(keys_values)
+        q = query.flatten(2).transpose(1, 2).unsqueeze(1)
+        k, v = keys_values.flatten(2).transpose(1, 2).unsqueeze(1).chunk(2, dim=-1)
+        parts = [F.scaled_dot_product_attention(p, k, v) for p in q.split(QUERY_CHUNK, dim=2)]
+        attended = torch.cat(parts, dim=2).squeeze(1).transpose(1, 2).reshape(frames.shape)
+        return frames + self.proj(attended)
+
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        return map(lambda frame: self.attend(frame, rows), frames)
+
+
+def _per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Applies a 2-D layer to every frame of ``x``."""
+    batch, _, frames = x.shape[:3]
+    y = layer(x.transpose(1, 2).flatten(0, 1))
+    return y.unflatten(0, (batch, frames)).transpose(1, 2)
+
+
+class Downsample(nn.Module):
+    """Halves height and width; with ``temporal`` also time, where the first frame stays alone."""
+
+    def __init__(self, dim: int, temporal: bool) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
+        self.time_conv = TimeConv(dim, dim, stride=2) if temporal else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _per_frame(self.resample, x)
+        if self.time_conv is None or x.shape[2] == 1:
+            return x
+        return torch.cat([x[:, :, :1], self.time_conv(x)], dim=2)
+
+    def stream(self, frames: Frames) -> Frames:
+        frames = map(self.resample, frames)
+        return frames if self.time_conv is None else self._halve(self.time_conv, frames)
+
+    @staticmethod
+    def _halve(conv: TimeConv, frames: Frames) -> Frames:
+        """The first frame, then one frame for every two."""
+        window = deque([next(frames)], maxlen=3)
+        yield window[-1]
+        for frame in frames:
+            window.append(frame)
+            del frame
+            if len(window) == 3:
+                yield _window_conv(conv, window)
+                window.popleft()
+
+
+class Upsample(nn.Module):
+    """Doubles height and width; with ``temporal`` also time, where the first frame stays alone."""
+
+    def __init__(self, dim: int, temporal: bool) -> None:
+        super().__init__()
+        enlarge = nn.Upsample(scale_factor=2.0, mode="nearest-exact")
+        self.resample = nn.Sequential(enlarge, nn.Conv2d(dim, dim, 3, padding=1))
+        self.time_conv = TimeConv(dim, dim * 2) if temporal else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.time_conv is not None and x.shape[2] > 1:
+            pair = self.time_conv(F.pad(x[:, :, 1:], (0, 0, 0, 0, 2, 0)))
+            pair = pair.unflatten(1, (2, x.shape[1]))
+            pair = torch.stack([pair[:, 0], pair[:, 1]], dim=3).flatten(2, 3)
+            x = torch.cat([x[:, :, :1], pair], dim=2)
+        return _per_frame(self.resample, x)
+
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        if self.time_conv is not None:
+            frames = self._double(self.time_conv, frames)
+        if rows is None:
+            return map(self.resample, frames)
+        # a bordered frame has two rows more on each side once enlarged, and one is enough
+        return (self.resample(frame)[:, :, 2:-2] for frame in map(rows.bordered, frames))
+
+    @staticmethod
+    def _double(conv: TimeConv, frames: Frames) -> Frames:
+        """The first frame, then two for every frame: the halves of the channels."""
+        yield next(frames)
+        window: deque[Tensor] = deque(maxlen=3)
+        for frame in frames:
+            window.append(frame)
+            del frame
+            halves = deque(_window_conv(conv, window).chunk(2, dim=1))
+            while halves:
+                yield halves.popleft()
+
+
+def _average_down(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
+    """Shortcut around a downsampling: folds pixels into channels and averages groups of them."""
+    x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % time, 0))
+    batch, dim, frames, height, width = x.shape
+    x = x.view(batch, dim, frames // time, time, height // space, space, width // space, space)
+    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+    return x.unflatten(1, (out_dim, -1)).mean(dim=2)
+
+
+def _duplicate_up(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
+    """Shortcut around an upsampling: repeats channels and unfolds them into pixels."""
+    batch, dim, frames, height, width = x.shape
+    x = x.repeat_interleave(out_dim * time * space**2 // dim, dim=1)
+    x = x.view(batch, out_dim, time, space, space, frames, height, width)
+    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)
+    x = x.reshape(batch, out_dim, frames * time, height * space, width * space)
+    return x[:, :, time - 1 :]
+
+
+def _add_duplicates(y: Tensor, source: tuple[Tensor, int, int]) -> Tensor:
+    """Adds frame ``place`` of ``_duplicate_up`` of one frame to ``y``, without building it."""
+    x, place, time = source
+    batch, out_dim, height, width = y.shape
+    channel = torch.arange(out_dim, device=y.device)
+    repeats = out_dim * time * 4 // x.shape[1]
+    for row in range(2):
+        for column in range(2):
+            chosen = (((channel * time + place) * 2 + row) * 2 + column) // repeats
+            y[:, :, row::2, column::2] += x[:, chosen]
+    return y
+
+
+class DownLevel(nn.Module):
+    """One level of the encoder: residual blocks, then a downsampling unless it is the last."""
+
+    def __init__(self, in_dim: int, out_dim: int, blocks: int, down: bool, temporal: bool) -> None:
+        super().__init__()
+        self.out_dim = out_dim
+        self.time, self.space = (2 if temporal else 1), (2 if down else 1)
+        layers: list[nn.Module] = []
+        for index in range(blocks):
+            layers.append(ResidualBlock(in_dim if index == 0 else out_dim, out_dim))
+        if down:
+            layers.append(Downsample(out_dim, temporal))
+        self.downsamples = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = _average_down(x, self.out_dim, self.time, self.space)
+        for layer in self.downsamples:
+            x = layer(x)
+        return x + shortcut
+
+    def stream(self, frames: Frames) -> Frames:
+        frames, shortcut = _fork(frames)
+        for layer in self.downsamples:
+            frames = layer.stream(frames)
+        return map(torch.add, frames, self._shortcut(shortcut))
+
+    def _shortcut(self, frames: Frames) -> Frames:
+        """The shortcut of the first frame, then of every two where time is halved."""
+        group = [next(frames)]
+        while group:
+            yield self._fold(group)
+            group.extend(islice(frames, self.time))
+
+    def _fold(self, group: list[Tensor]) -> Tensor:
+        x = torch.stack(group, dim=2)
+        group.clear()
+        return _average_down(x, self.out_dim, self.time, self.space).squeeze(2)
+
+
+class UpLevel(nn.Module):
+    """One level of the decoder: residual blocks, then an upsampling unless it is the last."""
+
+    def __init__(self, in_dim: int, out_dim: int, blocks: int, up: bool, temporal: bool) -> None:
+        super().__init__()
+        self.out_dim, self.up = out_dim, up
+        self.time = 2 if temporal else 1
+        layers: list[nn.Module] = []
+        for index in range(blocks):
+            layers.append(ResidualBlock(in_dim if index == 0 else out_dim, out_dim))
+        if up:
+            layers.append(Upsample(out_dim, temporal))
+        self.upsamples = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = _duplicate_up(x, self.out_dim, self.time, 2) if self.up else None
+        for layer in self.upsamples:
+            x = layer(x)
+        return x if shortcut is None else x + shortcut
+
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        shortcut: Frames = iter(())
+        if self.up:
+            frames, shortcut = _fork(frames)
+        for layer in self.upsamples:
+            frames = layer.stream(frames, rows)
+        return map(_add_duplicates, frames, self._sources(shortcut)) if self.up else frames
+
+    def _sources(self, frames: Frames) -> Iterator[tuple[Tensor, int, int]]:
+        """For every frame out: the frame in, the place in its time group, the size of groups."""
+        yield next(frames), self.time - 1, self.time
+        for frame in frames:
+            held = deque([frame] * self.time)
+            del frame
+            while held:
+                yield held.popleft(), self.time - 1 - len(held), self.time
+
+
+def _middle(dim: int) -> nn.ModuleList:
+    return nn.ModuleList([ResidualBlock(dim, dim), AttentionBlock(dim), ResidualBlock(dim, dim)])
+
+
+def _head(dim: int, out_dim: int) -> nn.ModuleList:
+    return nn.ModuleList([RMSNorm(dim), nn.SiLU(), CausalConv3d(dim, out_dim, 3)])
+
+
+def _through(conv: nn.Module, layers: list[nn.Module], head: nn.ModuleList, x: Tensor) -> Tensor:
+    for layer in [conv, *layers, *head]:
+        x = layer(x)
+    return x
+
+
+def _stream_head(head: nn.ModuleList, frames: Frames, rows: Rows | None = None) -> Frames:
+    norm, _, conv = head
+    return conv.stream(map(norm.activate, frames), rows)
+
+
+class Encoder(nn.Module):
+    """Patchified video ``[B, 12, T, H/2, W/2]`` -> ``[B, 2z, t, H/16, W/16]`` features."""
+
+    def __init__(self, sizes: VAESizes) -> None:
+        super().__init__()
+        dims = [sizes.dim * multiple for multiple in [1, *sizes.dim_mult]]
+        temporal = [*sizes.temporal_downsample, False]
+        self.conv1 = CausalConv3d(3 * PIXEL_PATCH**2, dims[0], 3)
+        self.downsamples = nn.ModuleList(
+            DownLevel(dims[i], dims[i + 1], sizes.num_res_blocks, i + 2 < len(dims), temporal[i])
+            for i in range(len(dims) - 1)
+        )
+        self.middle = _middle(dims[-1])
+        self.head = _head(dims[-1], 2 * sizes.z_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _through(self.conv1, [*self.downsamples, *self.middle], self.head, x)
+
+    def stream(self, frames: Frames) -> Frames:
+        for layer in [self.conv1, *self.downsamples, *self.middle]:
+            frames = layer.stream(frames)
+        return _stream_head(self.head, frames)
+
+
+class Decoder(nn.Module):
+    """Latent ``[B, z, t, h, w]`` -> patchified video ``[B, 12, T, 8h, 8w]``."""
+
+    def __init__(self, sizes: VAESizes) -> None:
+        super().__init__()
+        dims = [sizes.dec_dim * m for m in [sizes.dim_mult[-1], *reversed(sizes.dim_mult)]]
+        temporal = [*reversed(sizes.temporal_downsample), False]
+        self.conv1 = CausalConv3d(sizes.z_dim, dims[0], 3)
+        self.middle = _middle(dims[0])
+        self.upsamples = nn.ModuleList(
+            UpLevel(dims[i], dims[i + 1], sizes.num_res_blocks + 1, i + 2 < len(dims), temporal[i])
+            for i in range(len(dims) - 1)
+        )
+        self.head = _head(dims[-1], 3 * PIXEL_PATCH**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _through(self.conv1, [*self.middle, *self.upsamples], self.head, x)
+
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        for layer in [self.conv1, *self.middle, *self.upsamples]:
+            frames = layer.stream(frames, rows)
+        return _stream_head(self.head, frames, rows)
+
+
+def patchify(video: Tensor) -> Tensor:
+    """[B, C, T, H, W] -> [B, 4C, T, H/2, W/2]; channels ordered (colour, column, row)."""
+    batch, dim, frames, height, width = video.shape
+    p = PIXEL_PATCH
+    x = video.view(batch, dim, frames, height // p, p, width // p, p)
+    return x.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
+
+
+def unpatchify(x: Tensor) -> Tensor:
+    """The inverse of ``patchify``."""
+    p = PIXEL_PATCH
+    x = x.unflatten(1, (-1, p, p)).permute(0, 1, 4, 5, 3, 6, 2)
+    return x.flatten(5, 6).flatten(3, 4)
+
+
+class WanVAE(nn.Module):
+    """The autoencoder; latents in and out are normalised with the statistics in ``sizes``."""
+
+    def __init__(self, sizes: VAESizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.encoder = Encoder(sizes)
+        self.conv1 = CausalConv3d(2 * sizes.z_dim, 2 * sizes.z_dim, 1)
+        self.conv2 = CausalConv3d(sizes.z_dim, sizes.z_dim, 1)
+        self.decoder = Decoder(sizes)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latent channels, shaped to broadcast over BCTHW."""
+        mean, std = (
+            like.new_tensor(list(values)).view(1, -1, 1, 1, 1)
+            for values in (self.sizes.latent_mean, self.sizes.latent_std)
+        )
+        return mean, std
+
+    def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latent before normalisation, each ``[B, z, t, h, w]``."""
+        mean, logvar = self.conv1(self.encoder(patchify(video))).chunk(2, dim=1)
+        return mean, logvar
+
+    def reconstruct(self, latent: Tensor) -> Tensor:
+        """Decodes a latent that is not normalised; the video is not clamped."""
+        return unpatchify(self.decoder(self.conv2(latent)))
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """[B, 3, 4n+1, H, W] in [-1, 1] -> normalised latent mean; one frame at a time."""
+        dtype = self.conv1.weight.dtype
+        frames = (patchify(frame.to(dtype)).squeeze(2) for frame in video.split(1, dim=2))
+        moments = self.conv1.stream(self.encoder.stream(frames))
+        mean_BCTHW = torch.stack([moment.chunk(2, dim=1)[0] for moment in moments], dim=2)
+        mean, std = self._statistics(mean_BCTHW)
+        return (mean_BCTHW - mean) / std
+
+    @torch.no_grad()
+    def decode_stream(self, latent: Tensor, rows: Rows | None = None) -> Iterator[Tensor]:
+        """Normalised latent -> frames ``[B, 3, 1, H, W]`` in order of time.
+
+        Memory does not grow with the number of frames. The video is not clamped. With ``rows`` the
+        latent, and so the video, are those of this process.
+        """
+        latent = latent.to(self.conv2.weight.dtype)
+        mean, std = self._statistics(latent)
+        frames = (
+            frame.squeeze(2) for frame in map(lambda x: x * std + mean, latent.split(1, dim=2))
+        )
+        for frame in self.decoder.stream(self.conv2.stream(frames), rows):
+            yield unpatchify(frame.unsqueeze(2))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Normalised latent -> the whole video, not clamped."""
+        return torch.cat(list(self.decode_stream(latent)), dim=2)

@@ -1,0 +1,1 @@
+"""How ranks share a job: the mesh, sequence and guidance parallelism, spatial decode."""

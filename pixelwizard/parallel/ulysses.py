@@ -1,0 +1,69 @@
+"""Sequence parallelism: ranks that hold some of a sequence's tokens each.
+
+Letters of shapes: B samples, L own tokens, N heads, D channels of a head, E = N x D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pixelwizard.config.geometry import cuts, part_sizes
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(queries [B, L, N, D], keys [B, S, N, D], values [B, S, N, D]) -> [B, L, N, D]."""
+
+
+class Ulysses:
+    """Attention over ranks that hold some of the tokens each (DeepSpeed-Ulysses, arXiv 2309.14509).
+
+    Between attentions a rank has its own tokens with all heads, inside one all tokens with its own
+    heads. Parts may differ by a token, so nothing is padded. ``sent`` counts the bytes that left
+    this rank for an attention.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group, self.size, self.rank = group, group.size(), group.rank()
+        self.sent = 0
+
+    def own(self, length: int) -> slice:
+        """The tokens of this rank in a sequence."""
+        return slice(*cuts(length, self.size)[self.rank : self.rank + 2])
+
+    def packed(self, x_BLE: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+        """Room for queries, keys and values of own tokens: [ranks, L, 3, B, N / ranks, D]."""
+        batch, length, channels = x_BLE.shape
+        shape = (self.size, length, 3, batch, heads // self.size, channels // heads)
+        return x_BLE.new_empty(shape, dtype=dtype)
+
+    def pack(self, packed: Tensor, span: slice, part: int, x_BLND: Tensor) -> None:
+        """Put queries (part 0), keys (1) or values (2) of some own tokens into their room."""
+        packed[:, span, part] = x_BLND.unflatten(2, (self.size, -1)).permute(2, 1, 0, 3, 4)
+
+    def attend(self, packed: Tensor, length: int, attention: Attention) -> Tensor:
+        """``attention`` of own tokens over all ``length`` of them -> [B, L, N, D]."""
+        counts = part_sizes(length, self.size)
+        rows = self._exchange(packed.flatten(0, 1), [packed.shape[1]] * self.size, counts)
+        query, key, value = rows.unbind(1)
+        out_LBND = attention(*(t.transpose(0, 1) for t in (query, key, value))).transpose(0, 1)
+        back = self._exchange(out_LBND.contiguous(), counts, [packed.shape[1]] * self.size)
+        return back.unflatten(0, (self.size, -1)).permute(2, 1, 0, 3, 4).flatten(2, 3)
+
+    def gather(self, x_BLE: Tensor, length: int) -> Tensor:
+        """All tokens from the own ones of every rank."""
+        counts = part_sizes(length, self.size)
+        sent = x_BLE.new_zeros(len(x_BLE), max(counts), x_BLE.shape[2])
+        sent[:, : x_BLE.shape[1]] = x_BLE
+        rooms = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(rooms, sent, self.group)
+        return torch.cat([room[:, :n] for room, n in zip(rooms, counts, strict=True)], dim=1)
+
+    def _exchange(self, rows: Tensor, send: list[int], receive: list[int]) -> Tensor:
+        """One all-to-all: ``send[r]`` rows go to rank r, ``receive[r]`` come from there."""
+        out = rows.new_empty(sum(receive), *rows.shape[1:])
+        dist.all_to_all_single(out, rows, receive, send, group=self.group)
+        self.sent += rows[0].nbytes * (len(rows) - send[self.rank])
+        return out

@@ -1,0 +1,109 @@
+"""The run folder before the run: who owns it, ``config.yaml`` and ``overrides.txt``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pixelwizard.config.schema import ConfigError, differences, to_plain
+from pixelwizard.config.tasks import load
+
+CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
+INCIDENTAL = (
+    *("run_dir", "store", "tracker", "group_size", "save_anchor", "format"),
+    *("memory.mode", "memory.budget_gb", "memory.chunk", "parallel"),
+)
+"""Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
+INCIDENTAL_TO = {
+    "generate": ("metrics", "reference"),
+    "train": (
+        *("trainer.max_steps", "trainer.max_minutes", "trainer.threads", "trainer.log_every"),
+        *("trainer.gradient_checkpointing", "checkpoint", "samples", "metrics", "data.workers"),
+    ),
+    "encode": ("data.workers",),
+}
+"""More of them for one task: scores are of its videos, not in them; a training can go further."""
+
+
+def incidental(task: str) -> tuple[str, ...]:
+    """The keys that do not change the results of a task."""
+    return (*INCIDENTAL, *INCIDENTAL_TO.get(task, ()))
+
+
+def config_hash(config: Any) -> str:
+    """Eight hexadecimal digits of everything that determines the results."""
+    return short_hash(determining(config))
+
+
+def determining(config: Any) -> dict[str, Any]:
+    """The plain values of a configuration without the incidental ones."""
+    values: dict[str, Any] = to_plain(config)
+    for key in incidental(config.task):
+        *groups, name = key.split(".")
+        node = values
+        for group in groups:
+            node = node.get(group, {})
+        node.pop(name, None)
+    return values
+
+
+def short_hash(value: Any) -> str:
+    """Eight hexadecimal digits of a plain value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def claim(config: Any, command: Sequence[str]) -> Path:
+    """Make the run folder of ``config``, or continue in the one that has the same configuration.
+
+    Raises ConfigError if the folder belongs to another configuration or cannot be written.
+    """
+    folder = Path(config.run_dir)
+    _refuse_foreign(config, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=100)
+        write_text(folder / CONFIG, text)
+        write_text(folder / OVERRIDES, shlex.join(command) + "\n")
+    except OSError as error:
+        raise ConfigError(f"run_dir={folder} cannot be written: {error.strerror}") from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", errors="surrogateescape")
+    os.replace(part, path)
+
+
+def _refuse_foreign(config: Any, folder: Path) -> None:
+    path = folder / CONFIG
+    try:
+        known = path.exists()
+        old = to_plain(load(path)) if known else None
+    except OSError as error:
+        raise ConfigError(f"run_dir={folder} cannot be read: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError):
+        raise ConfigError(
+            f"run_dir={folder} holds a {CONFIG} that this version cannot read;"
+            " choose another folder"
+        ) from None
+    if old is None:
+        return
+    differ = differences(old, to_plain(config))
+    free = tuple(f"{key}." for key in incidental(config.task))
+    differ = [key for key in differ if not f"{key}.".startswith(free)]
+    if differ:
+        shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
+        raise ConfigError(
+            f"run_dir={folder} belongs to another configuration (it differs in {shown});"
+            " choose another folder or repeat the same settings"
+        )

@@ -1,0 +1,1 @@
+"""``train`` and ``encode``: objectives, the trained networks, Lightning's fit loop."""

@@ -1,0 +1,76 @@
+"""The training of the autoencoder, or of its decoder alone, on crops of clips."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.data.batches import Batch
+from pixelwizard.diffusion.flow import noise_like
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.training.modules import TrainingModule, generator, per_sample
+
+MORE_NOISE = 2.2
+"""Most that is added to the posterior's log-variance for a decoder alone: 3 times its deviation."""
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""The layout of the weights of two- and three-dimensional convolutions."""
+
+
+class VAEModule(TrainingModule):
+    """Reconstruction of crops: L1, MSE and gradients of the pixels, and a weak pull to N(0, 1).
+
+    A decoder that is trained alone sees more noise than the encoder's posterior has, so that it
+    forgives the errors of sampled latents.
+    """
+
+    network: WanVAE
+
+    def __init__(self, config: TrainConfig, network: WanVAE) -> None:
+        super().__init__(config, network)
+        self.decoder_only = config.objective.decoder_only
+        if self.decoder_only:
+            network.encoder.requires_grad_(False)
+            network.conv1.requires_grad_(False)
+
+    def on_fit_start(self) -> None:
+        """On a GPU let the channels of the weights lie last, and so those of all that they make.
+
+        A step takes 55 instead of 80 ms there (H200).
+        """
+        if self.device.type == "cuda":
+            for parameter in (*self.network.parameters(), *self.average.parameters()):
+                if parameter.ndim in CHANNELS_LAST:
+                    layout = CHANNELS_LAST[parameter.ndim]
+                    parameter.data = parameter.data.contiguous(memory_format=layout)
+
+    def is_matrix(self, name: str, parameter: Tensor) -> bool:
+        """Whether Muon takes a parameter: the convolutions, but the first and the last."""
+        if name == "encoder.conv1.weight" or "head.2" in name or "gamma" in name:
+            return False
+        return parameter.ndim >= 4 and min(parameter.flatten(1).shape) >= 8
+
+    def loss(self, network: Any, batch: Batch) -> Tensor:
+        weights, video_BCTHW = self.config.objective.reconstruction, batch["video"].float()
+        video_BCTHW = video_BCTHW / 127.5 - 1
+        mean, logvar = network.moments(video_BCTHW)
+        logvar = logvar.clamp(-12, 6)
+        draw = generator(self.config.seed, batch["step"])
+        noise = noise_like(mean, draw)
+        if self.decoder_only:
+            raised_B = MORE_NOISE * torch.rand(len(mean), generator=draw)
+            logvar = logvar + per_sample(raised_B).to(logvar)
+        error = network.reconstruct(mean + torch.exp(0.5 * logvar) * noise) - video_BCTHW
+        columns = (error[..., 1:] - error[..., :-1]).abs().mean()
+        rows = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+        loss = (
+            error.abs().mean()
+            + weights.mse * error.square().mean()
+            + weights.gradient * (columns + rows)
+        )
+        if not self.decoder_only:
+            kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+            loss = loss + weights.kl * kl
+        return loss

@@ -1,0 +1,72 @@
+"""Clips and captions -> latents and embeddings in shards, once, for many trainings."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from pixelwizard.config.data import EncodeConfig
+from pixelwizard.data.encoding import Encoding
+from pixelwizard.data.examples import Recipe
+from pixelwizard.data.latents import LatentExamples, Shards, fill
+from pixelwizard.data.sources import MANIFEST, PROBED, open_clips
+from pixelwizard.io.progress import Line, clock
+from pixelwizard.models.checkpoints import weights_digest
+from pixelwizard.records.run_folder import write_text
+
+
+def encode(config: EncodeConfig) -> int:
+    """Write the shards that are not there yet, then the manifest; returns the exit code, 0.
+
+    Raises ValueError if no clip can be used, or the folder's latents are of other clips or weights.
+    """
+    folder, line = Path(config.run_dir), Line()
+    recipe = Recipe(config.stage, config.resolution, config.data.degradation, config.seed)
+    clips = open_clips(config.data, config.stage, config.resolution.frames, folder / PROBED)
+    shards = {
+        split: Shards(folder, split, len(some), config.data.shard) for split, some in clips.items()
+    }
+    facts = {
+        "identity": " + ".join(some.identity for some in clips.values()),
+        "clips": {split: len(some) for split, some in clips.items()},
+        "vae": weights_digest(config.backbone, "vae"),
+        "text_encoder": weights_digest(config.backbone, "text_encoder"),
+    }
+    _claim(folder, facts)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoding, readers = Encoding(config.backbone), config.data.workers
+    total = sum(len(some.paths) for some in shards.values())
+    before = done = sum(some.present for some in shards.values())
+    started = time.monotonic()
+    for split, some in shards.items():
+        for _ in fill(encoding, clips[split], some, recipe, device, readers=readers):
+            done += 1
+            pace = (time.monotonic() - started) / (done - before)
+            line.show(f"shard {done}/{total}  ETA {clock(pace * (total - done))}")
+    line.show("")
+    usable = {split: LatentExamples(some, "").size(0) for split, some in shards.items()}
+    if not usable["train"]:
+        raise ValueError(f"data.dir={config.data.dir}: no clip could be encoded; run.log says why")
+    _write(folder, {**facts, "examples": usable, "complete": True})
+    print(folder)
+    return 0
+
+
+def _claim(folder: Path, facts: dict[str, object]) -> None:
+    """Begin the manifest, or go on with one that says the same."""
+    path = folder / MANIFEST
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else facts
+    for name, value in facts.items():
+        if known.get(name) != value:
+            raise ValueError(
+                f"run_dir={folder} holds latents made with other {name} ({known.get(name)}, now"
+                f" {value}); choose another folder"
+            )
+    _write(folder, known)
+
+
+def _write(folder: Path, facts: dict[str, object]) -> None:
+    write_text(folder / MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")

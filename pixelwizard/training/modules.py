@@ -1,0 +1,151 @@
+"""The base of what is trained: a network, its average, its optimizer; randomness from (seed, step).
+
+A batch is a dictionary with the number of its step, so that a continued training sees what an
+uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.data.batches import Batch
+from pixelwizard.training.optimizers import MuonAdamW, make_optimizer, rate
+from pixelwizard.training.sharded import spread, whole
+from pixelwizard.training.stopwatch import Stopwatch
+
+
+def generator(*key: object) -> torch.Generator:
+    """Random numbers of their own for every key, like (seed, step, "noise")."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
+def per_sample(values_B: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1, 1]."""
+    return values_B.view(-1, 1, 1, 1, 1)
+
+
+class TrainingModule(L.LightningModule, ABC):
+    """A network, its moving average and its optimizer; subclasses say what the loss is.
+
+    ``figures`` are those of the latest step, ``watch`` knows what the time went into.
+    """
+
+    def __init__(self, config: TrainConfig, network: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False)
+        self.averaged: Tensor
+        self.register_buffer("averaged", torch.tensor(0))
+        self.watch = Stopwatch()
+        self.figures: dict[str, float] = {}
+        self._minutes = 0.0
+        self._losses: list[float] = []
+        self._held_out: list[float] = []
+
+    @abstractmethod
+    def loss(self, network: Any, batch: Batch) -> Tensor:
+        """The loss of a batch; draws only from generators of the batch's number."""
+
+    def is_matrix(self, name: str, parameter: Tensor) -> bool:
+        """Whether Muon takes a parameter: the linears inside the blocks."""
+        return name.startswith("blocks.") and parameter.ndim == 2
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens (0: it has none) the network sees in a batch."""
+        return 0
+
+    @property
+    def minutes(self) -> float:
+        """The time of all steps, also of the trainings that this one continues."""
+        return self._minutes
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, by steps or by time, whichever is further."""
+        settings = self.config.trainer
+        by_steps = self.global_step / settings.max_steps
+        by_time = self.minutes / settings.max_minutes if settings.max_minutes else 0.0
+        return max(by_steps, by_time)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the rest will take at the pace so far."""
+        return self.watch.total / max(self.progress, 1e-9) * (1 - min(self.progress, 1.0))
+
+    def completes_step(self, batch: Batch) -> bool:
+        """Whether a batch is the last one of an update."""
+        return bool((batch["step"] + 1) % self.config.trainer.accumulate == 0)
+
+    def configure_model(self) -> None:
+        """Let the ranks of the mesh, where there is one, average gradients and share weights."""
+        if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
+            sliced = self.config.parallel.shard == "all"
+            for network in (self.network, self.average):
+                spread(network, self.device_mesh, sliced)
+
+    def configure_optimizers(self) -> MuonAdamW:
+        mixed = self.config.trainer.precision == "bf16-mixed"
+        dtype = torch.bfloat16 if mixed else torch.float32
+        return make_optimizer(self.network, self.config.optimizer, self.is_matrix, dtype)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Look at the clock, all ranks at the first one's: how far they are must be the same."""
+        self._minutes = self.watch.seconds["step"] / 60
+        if self.trainer.world_size > 1 and self.config.trainer.max_minutes:
+            self._minutes = self.trainer.strategy.broadcast(self._minutes)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.loss(self.network, batch)
+        self._losses.append(float(loss.detach()))
+        return loss
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clip the gradient to the configured norm and remember the norm it had."""
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip)
+        self.figures["grad_norm"] = float(whole(norm))
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        """Set the rates, step, and let the average follow."""
+        factor = rate(self.progress, self.global_step, self.config.optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.figures["lr"] = optimizer.param_groups[-1]["lr"]
+        optimizer.step(closure=closure)
+        self.follow()
+        self.figures["loss"] = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Let the average take its share of the weights as they are after an update."""
+        settings, count = self.config.optimizer, int(self.averaged)
+        decay = min(settings.ema, (1 + count) / (10 + count)) if count else 0.0
+        if settings.ema_start is not None:
+            decay = settings.ema if count >= settings.ema_start else 0.0
+        kept, new = list(self.average.parameters()), list(self.network.parameters())
+        torch._foreach_lerp_(kept, new, 1 - decay)
+        self.averaged.add_(1)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.progress >= 1:
+            self.trainer.should_stop = True
+
+    def on_validation_start(self) -> None:
+        self._held_out.clear()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The averaged network's loss on held-out examples, the same noise every time."""
+        self._held_out.append(float(self.loss(self.average, batch)))
+        self.figures["held_out"] = sum(self._held_out) / len(self._held_out)

@@ -1,0 +1,155 @@
+"""Training targets of the detail network: flow matching and shortcut self-consistency.
+
+Per step of training either every sample does flow matching with dt = 0, or every sample does
+self-consistency: one step of size dt must land where two steps of dt/2 land
+(arXiv 2410.12557, with the half steps taken in sigma). All functions are pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Callable, Literal
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.objective import FlowSettings, ShortcutSettings
+from pixelwizard.diffusion.flow import add_noise, shift_sigma, velocity
+from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, Schedule, halved
+
+NetworkVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x_t, timestep [B], step size [B]) -> velocity."""
+
+REFERENCE_FLOW, REFERENCE = FlowSettings(), ShortcutSettings()
+
+
+@dataclass(frozen=True)
+class TrainingGrid:
+    """The noise levels of training, from noise to data, and the weight of each in the loss.
+
+    ``timesteps`` float32 [1000], strictly decreasing from 1000; ``weights`` [1000], mean 1.
+    """
+
+    timesteps: Tensor
+    weights: Tensor
+
+    def nearest(self, timestep: Tensor) -> Tensor:
+        """Index of the grid point nearest to each timestep [B]."""
+        return (self.timesteps[None] - timestep[:, None]).abs().argmin(dim=1)
+
+    def snap(self, timestep: Tensor) -> Tensor:
+        """The grid point nearest to each timestep [B]."""
+        return self.timesteps[self.nearest(timestep)]
+
+    def weight(self, timestep: Tensor) -> Tensor:
+        """Loss weight of each timestep [B]."""
+        return self.weights[self.nearest(timestep)]
+
+
+def training_grid(shift: float, rule: FlowSettings = REFERENCE_FLOW) -> TrainingGrid:
+    """1000 even sigmas from 1 downwards, shifted; weights are all 1, or a bell over time.
+
+    The bell is exp(-steepness ((t - centre) / 1000)^2), less its minimum, scaled to mean 1.
+    """
+    even = torch.linspace(1, 0, TRAIN_TIMESTEPS + 1, dtype=torch.float64)[:-1]
+    timesteps = TRAIN_TIMESTEPS * shift_sigma(even, shift)
+    if rule.weighting == "uniform":
+        return TrainingGrid(timesteps.float(), torch.ones(TRAIN_TIMESTEPS))
+    bell = torch.exp(-rule.steepness * ((timesteps - rule.centre) / TRAIN_TIMESTEPS) ** 2)
+    weights = bell - bell.min()
+    return TrainingGrid(timesteps.float(), (weights / weights.mean()).float())
+
+
+def flow_matching_target(x0: Tensor, noise: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """The noisy latent at ``timestep`` [B] and the velocity to predict there with dt = 0."""
+    return add_noise(x0, noise, timestep / TRAIN_TIMESTEPS), velocity(x0, noise)
+
+
+@dataclass(frozen=True)
+class LongSteps:
+    """The steps [N] that shortcut steps are made from by halving, each with its probability."""
+
+    timesteps: Tensor
+    sizes: tuple[int, ...]
+    probabilities: Tensor
+
+
+def reference_steps(grid: TrainingGrid, rule: ShortcutSettings = REFERENCE) -> LongSteps:
+    """From each anchor, on the grid, all the way to 0; all equally likely."""
+    timesteps = grid.snap(torch.tensor(rule.anchors, dtype=torch.float32))
+    return LongSteps(timesteps, tuple(rule.anchors), torch.ones(len(rule.anchors)))
+
+
+def scheduled_steps(schedules: Iterable[Schedule]) -> LongSteps:
+    """Every step of the schedules, which know their step sizes; each schedule is as likely."""
+    rows = [
+        (step.timestep, step.dt, 1 / len(schedule.steps))
+        for schedule in schedules
+        for step in schedule.steps
+        if step.dt is not None
+    ]
+    times, sizes, probabilities = zip(*rows, strict=True)
+    return LongSteps(torch.tensor(times), sizes, torch.tensor(probabilities))
+
+
+def sample_shortcuts(
+    count: int,
+    steps: LongSteps,
+    rule: ShortcutSettings = REFERENCE,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Timesteps and step sizes [count] of shortcut steps: the exponential index bias.
+
+    A step is drawn and its size halved k times, even, with k in proportion to
+    exp(-index_bias k): long steps are the most frequent.
+    """
+    sizes = torch.tensor([halved(size, rule.halvings) for size in steps.sizes])
+    bias = torch.exp(-rule.index_bias * torch.arange(rule.halvings))
+    halvings = torch.multinomial(bias, count, replacement=True, generator=generator)
+    picks = torch.multinomial(steps.probabilities, count, replacement=True, generator=generator)
+    return steps.timesteps[picks], sizes[picks, halvings].float()
+
+
+@torch.no_grad()
+def self_consistency_target(
+    network: NetworkVelocity,
+    x_t: Tensor,
+    timestep: Tensor,
+    step_size: Tensor,
+    grid: TrainingGrid,
+    half_step: Literal["sigma", "timestep"] = "sigma",
+) -> Tensor:
+    """The mean velocity of two half steps from ``x_t``, for the prediction at (t, dt).
+
+    ``sigma``: the middle is the grid point nearest t - dt/2 and is reached by a step in sigma
+    (noise-span aligned), so that it has exactly the noise level that the network is told there.
+    ``timestep``: it is t - dt/2 itself, which the network may never have been told before.
+    """
+    half = step_size / 2
+    middle = timestep - half
+    if half_step == "sigma":
+        middle = grid.snap(middle.to(grid.timesteps)).to(timestep)
+    first = network(x_t, timestep, half)
+    span = (middle - timestep) / TRAIN_TIMESTEPS
+    x_middle = x_t + span.view(-1, *[1] * (x_t.ndim - 1)) * first
+    second = network(x_middle, middle, half)
+    return (first + second) / 2
+
+
+def noise_span_weights(
+    timestep: Tensor,
+    step_size: Tensor,
+    grid: TrainingGrid,
+    exponent: float = REFERENCE.span_exponent,
+    limits: Sequence[float] = tuple(REFERENCE.span_limits),
+) -> Tensor:
+    """Loss weights [B] of self-consistency: the adaptive noise-span calibration.
+
+    The base weight of t, times the span of noise that the step crosses relative to the batch mean
+    to the power ``exponent`` (0: no calibration), clamped to ``limits``.
+    """
+    end = grid.snap(timestep - step_size)
+    span = (end - timestep).abs() / TRAIN_TIMESTEPS
+    factor = (span / span.mean()) ** exponent
+    return grid.weight(timestep) * factor.clamp(*limits)

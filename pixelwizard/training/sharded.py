@@ -1,0 +1,94 @@
+"""Training over ranks: each sees its own batches, gradients are averaged, weights may be in slices.
+
+What is written is what one process writes, whole tensors by name, so a state says nothing of the
+ranks that made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.sharding import shard
+from pixelwizard.parallel.mesh import MeshStrategy
+
+
+def spread(network: nn.Module, axes: DeviceMesh, sliced: bool) -> None:
+    """Let ranks average the gradients of a network; ``sliced``: each keeps a part of its weights.
+
+    ``axes``: the ranks of all batches, and an axis of size 1.
+    """
+    shard(network, axes[axes.mesh_dim_names[0]] if sliced else axes)  # type: ignore[index]
+
+
+def whole(values: Any) -> Any:
+    """Plain values with whole tensors, on the CPU, in the place of slices; all ranks take part."""
+    if isinstance(values, DTensor):
+        return values.full_tensor().detach().cpu()
+    if isinstance(values, dict):
+        return {key: whole(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [whole(value) for value in values]
+    return values
+
+
+def completed(network: Any) -> Any:
+    """A network with whole weights on the CPU, the same one if it has them; all ranks take part."""
+    if not isinstance(network, FSDPModule):
+        return network
+    assert isinstance(network, WanDiT)
+    weights = whole(network.state_dict())
+    with torch.device("meta"):
+        twin = network.twin()
+    twin.load_state_dict(weights, assign=True)
+    return twin
+
+
+def like(value: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor as this rank has ``own``; nothing is sent, as every rank has it."""
+    if not isinstance(own, DTensor):
+        return value
+    there = value.to(own.device)
+    return distribute_tensor(there, own.device_mesh, own.placements, src_data_rank=None)
+
+
+class TrainingStrategy(MeshStrategy):
+    """States of a training as whole tensors, in one file that the first rank writes."""
+
+    lightning_restore_optimizer = True  # type: ignore[assignment]
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return dict(whole(self.lightning_module.state_dict()))
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return dict(whole(optimizer.state_dict()))
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        state = {name: like(value, own[name]) for name, value in checkpoint["state_dict"].items()}
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            kept = {
+                index: {
+                    name: like(value, parameters[index]) if isinstance(value, Tensor) else value
+                    for name, value in values.items()
+                }
+                for index, values in state["state"].items()
+            }
+            optimizer.load_state_dict({**state, "state": kept})
