@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from small import BACKBONE, small_config
 from wandb_files import Server, history, records, settings_of
@@ -16,11 +19,12 @@ from wandb_files import Server, history, records, settings_of
 from pixelwizard.config.generate import Config
 from pixelwizard.config.output import TrackerSettings, VideoSettings, check_tracker
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.generation.contact_sheet import write_contact_sheet
 from pixelwizard.io.video import VideoWriter, probe
 from pixelwizard.tracking import open_tracker, wandb_run, wandb_session
 from pixelwizard.tracking.base import Tracker, figures
-from pixelwizard.tracking.loggers import make_logger
+from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.tracking.wandb_run import WandbRun
 from pixelwizard.tracking.wandb_session import wanted_mode
 
@@ -78,8 +82,8 @@ def play(tracker: Tracker, config: Config, paths: list[Path]) -> None:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without a key for W&B."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "NETRC"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
@@ -228,27 +232,92 @@ def test_csv_has_a_line_of_costs_per_video_also_when_continued(
     assert lines[1]["detail/seconds"] == "1.5" and lines[1]["decode/peak_gb"] == "0.25"
 
 
-def test_any_lightning_logger_can_be_named_and_nothing_else(
+def test_a_logger_of_lightning_can_be_named_and_nothing_else(
     made: tuple[Config, list[Path]],
 ) -> None:
+    config, paths = made
+    named = Target("lightning.pytorch.loggers.CSVLogger", {"name": "mine"})
+    tracker = open_tracker(tracked(config, kind="csv", logger=named))
+    play(tracker, config, paths)
+    run = Path(config.run_dir)
+    (own,) = run.glob("mine/*/metrics.csv")  # save_dir is the run folder
+    assert len(own.read_text().splitlines()) == 3 and (run / "csv" / "metrics.csv").is_file()
+    for wrong, sentence in (
+        (Target("os.path.join"), "must be a subclass of lightning.pytorch.loggers"),
+        (Target("no.such.Logger"), "there is no module no.such"),
+        (Target("lightning.pytorch.loggers.CSVLogger", {"nmae": "x"}), "'tracker.logger.nmae'"),
+        ("Logger", "a class of your own as tracker.logger._target_"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            check_doors(tracked(config, logger=wrong))
+
+
+def log_steps(folder: Path, steps: range) -> None:
+    logger = CSVRows(folder)
+    for step in steps:
+        logger.log_metrics({"loss": 1 / step}, step)
+        if step == 5:
+            logger.log_metrics({"held_out": 0.5}, step)
+
+
+def test_an_interrupted_training_leaves_the_csv_of_one_that_was_not(tmp_path: Path) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    log_steps(calm, range(1, 7))
+    log_steps(killed, range(1, 5))
+    with open(killed / "metrics.csv", "a") as file:
+        file.write("0.1,1")  # half a row
+    log_steps(killed, range(3, 7))  # goes on from the state of step 2
+    assert (killed / "metrics.csv").read_bytes() == (calm / "metrics.csv").read_bytes()
+
+
+def test_the_loggers_of_a_tracker_are_attached_to_a_trainer(
+    made: tuple[Config, list[Path]], home: Path
+) -> None:
     config, _ = made
-    named = tracked(
-        config,
-        kind="lightning",
-        logger="lightning.pytorch.loggers.CSVLogger",
-        options={"name": "mine"},
-    )
-    assert make_logger(named).name == "mine"
-    for name in ("os.system", "no.such.Logger", "Logger"):
-        with pytest.raises(ConfigError, match=name):
-            make_logger(tracked(config, kind="lightning", logger=name))
+    tracker = open_tracker(tracked(config, name="mine", tags=["a"], notes="why", group="we"))
+    (logger,) = L.Trainer(logger=list(tracker.loggers), accelerator="cpu").loggers
+    assert isinstance(logger, WandbLogger)
+    logger.log_metrics({"loss": 0.25}, step=7)
+    tracker.finish(None, done=True)
+    (folder,) = Path(config.run_dir).glob("wandb/offline-run-*")
+    assert history(folder)["loss"] == 0.25 and history(folder)["trainer/global_step"] == 7
+    (run,) = [r.run for r in records(next(folder.glob("run-*.wandb"))) if r.run.run_id]
+    assert (run.display_name, run.notes, run.run_group) == ("mine", "why", "we")
+    assert list(run.tags) == ["a"] and run.project == "pixelwizard"
+
+
+def test_the_variables_of_wandb_hold_where_nothing_is_set(
+    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = made
+    for name in ("NAME", "NOTES", "RUN_GROUP", "TAGS", "PROJECT", "RUN_ID"):
+        monkeypatch.setenv(f"WANDB_{name}", name.lower())
+    tracker = open_tracker(tracked(config, notes="mine"))
+    assert len(tracker.loggers) == 1
+    tracker.finish(None, done=True)
+    (folder,) = Path(config.run_dir).glob("wandb/offline-run-*-run_id")
+    (run,) = [r.run for r in records(next(folder.glob("run-*.wandb"))) if r.run.run_id]
+    assert (run.display_name, run.notes, run.run_group) == ("name", "mine", "run_group")
+    assert list(run.tags) == ["tags"] and run.project == "project"
 
 
 def test_settings_of_another_tracker_are_refused() -> None:
     with pytest.raises(ConfigError, match="tracker.mode=online is for tracker=wandb"):
         check_tracker(TrackerSettings(kind="csv", mode="online"))
-    with pytest.raises(ConfigError, match="tracker.logger is missing"):
-        check_tracker(TrackerSettings(kind="lightning"))
+
+
+def test_an_error_of_an_attached_logger_ends_only_its_record(
+    made: tuple[Config, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = made
+    said: list[str] = []
+    monkeypatch.setattr(CSVRows, "log_metrics", lambda *_, **__: 1 / 0)
+    tracker = open_tracker(tracked(config, kind="csv"), said.append)
+    (logger,) = tracker.loggers
+    for step in range(2):
+        logger.log_metrics({"loss": 1.0}, step=step)
+    assert said == ["tracker=csv failed (division by zero); the run goes on without it"]
+    assert list(tracker.loggers) == []
 
 
 def test_a_failing_tracker_is_said_once_and_the_run_goes_on(
@@ -260,7 +329,7 @@ def test_a_failing_tracker_is_said_once_and_the_run_goes_on(
     monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
     said: list[str] = []
     play(open_tracker(tracked(config), said.append), config, paths)
-    assert "the tracker wandb failed" in caplog.text
+    assert "tracker=wandb is given up" in caplog.text
     assert said == ["tracker=wandb failed (division by zero); the run goes on without it"]
 
 

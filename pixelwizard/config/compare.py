@@ -41,3 +41,5 @@ class CompareConfig:
         check_tracker(self.tracker)
         if self.tracker.kind not in ("wandb", "none"):
             raise ConfigError(f"tracker={self.tracker.kind} records no comparison; nearest: wandb")
+        if self.tracker.logger is not None:
+            raise ConfigError("tracker.logger records no comparison; leave it out")

@@ -6,10 +6,11 @@ Nothing here imports torch or hydra.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, List, Literal, Optional
+from typing import List, Literal, Optional
 
 from pixelwizard.config.geometry import Geometry, most_tiles
-from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.schema import ConfigError, check_range, show
+from pixelwizard.config.targets import Part, door
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,24 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class TrackerSettings:
-    """What records a run: W&B, CSV files, nothing, or (``lightning``) the class ``logger``.
+    """What records a run: W&B, CSV files or nothing; and ``logger``, a logger of Lightning's.
 
-    ``mode`` is W&B's: ``auto`` is online where a key is configured, else offline; ``artifact``
-    sends the videos themselves too. ``logger`` is made with ``options``.
+    All but ``kind`` and ``logger`` is W&B's. ``mode`` ``auto`` is online where a key is configured,
+    else offline; ``artifact`` sends the videos themselves too. What is not given is taken from
+    WANDB_PROJECT, WANDB_NAME, WANDB_RUN_GROUP, WANDB_TAGS and WANDB_NOTES.
     """
 
-    kind: Literal["wandb", "csv", "none", "lightning"] = "wandb"
-    project: str = "pixelwizard"
+    kind: Literal["wandb", "csv", "none"] = "wandb"
+    logger: Optional[Part] = field(
+        default=None, metadata=door("lightning.pytorch.loggers.Logger", offered=("save_dir",))
+    )
+    project: Optional[str] = None
+    name: Optional[str] = None
+    group: Optional[str] = None
+    tags: List[str] = field(default_factory=list)
+    notes: Optional[str] = None
     mode: Literal["auto", "offline", "online"] = "auto"
     artifact: bool = False
-    logger: Optional[str] = None
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 def check_decode(decode: DecodeSettings, geometry: Geometry) -> None:
@@ -117,13 +124,9 @@ def check_video(video: VideoSettings) -> None:
 
 
 def check_tracker(tracker: TrackerSettings) -> None:
-    """No setting of one kind of tracker beside another kind."""
+    """Nothing of W&B's beside another kind of tracker."""
     plain = TrackerSettings()
-    owners = {"logger": "lightning", "options": "lightning"}
-    owners |= {"project": "wandb", "mode": "wandb", "artifact": "wandb"}
-    for name, kind in owners.items():
+    for name in ("project", "name", "group", "tags", "notes", "mode", "artifact"):
         value = getattr(tracker, name)
-        if tracker.kind != kind and value != getattr(plain, name):
-            raise ConfigError(f"tracker.{name}={value} is for tracker={kind}; leave it out")
-    if tracker.kind == "lightning" and not tracker.logger:
-        raise ConfigError("tracker.logger is missing; name the class of a Lightning logger")
+        if tracker.kind != "wandb" and value != getattr(plain, name):
+            raise ConfigError(f"tracker.{name}={show(value)} is for tracker=wandb; leave it out")

@@ -64,13 +64,15 @@ Part = Union[str, Target]
 class Door:
     """What a part must be: ``base`` is its class, ``package`` has the shipped ones, a file each.
 
-    ``given`` are the arguments that pixelwizard passes when it makes the part. Base and package are
-    full names, so that a door can be described where torch is not imported.
+    ``given`` are the arguments that pixelwizard passes when it makes the part, ``offered`` those
+    that it passes to a class that takes them, unless the node has them. Base and package are full
+    names, so that a door can be described where torch is not imported.
     """
 
     base: str
     package: str = ""
     given: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -98,14 +100,16 @@ class Door:
         else:
             self.check_name(made.path, key)
             found = _only_subclass(importlib.import_module(f"{self.package}.{made.path}"), base)
-        _check_arguments(found, self.given, made, key)
+        _check_arguments(found, self.given, self.offered, made, key)
         return found
 
     def make(self, part: Part, key: str, **given: Any) -> Any:
         """An instance of a part; what a user's class raises is named as that class's error."""
         made, found = part if isinstance(part, Target) else Target(part), self.load(part, key)
+        taken = _parameters(found) or {}
+        given = {k: v for k, v in given.items() if k not in self.offered or k in taken}
         try:
-            return found(**given, **made.arguments)
+            return found(**{**given, **made.arguments})
         except Exception as error:
             if not made.is_foreign or isinstance(error, ConfigError):
                 raise
@@ -113,9 +117,11 @@ class Door:
             raise ConfigError(f"{key}: {made.path} cannot be made ({reason})") from error
 
 
-def door(base: str, package: str = "", given: Sequence[str] = ()) -> dict[str, Door]:
+def door(
+    base: str, package: str = "", given: Sequence[str] = (), offered: Sequence[str] = ()
+) -> dict[str, Door]:
     """The metadata of a dataclass field that is a door."""
-    return {DOOR: Door(base, package, tuple(given))}
+    return {DOOR: Door(base, package, tuple(given), tuple(offered))}
 
 
 def door_of(settings: type, name: str) -> Door:
@@ -240,12 +246,20 @@ def _check_class(found: Any, base: type, target: Target, key: str) -> None:
         raise ConfigError(f"{join(key, TARGET)}={target.path} does not define {missing}")
 
 
-def _check_arguments(found: type, given: Sequence[str], target: Target, key: str) -> None:
-    """Arguments that the class takes, none of those that are passed anyway, all that it needs."""
+def _parameters(found: type) -> Mapping[str, inspect.Parameter] | None:
+    """The arguments of a class; None of one written in C that does not tell."""
     try:
-        parameters = inspect.signature(found).parameters
+        return inspect.signature(found).parameters
     except ValueError:
-        return  # a class written in C that does not tell
+        return None
+
+
+def _check_arguments(
+    found: type, given: Sequence[str], offered: Sequence[str], target: Target, key: str
+) -> None:
+    """Arguments that the class takes, none of those that are passed anyway, all that it needs."""
+    if (parameters := _parameters(found)) is None:
+        return
     kinds = {p.kind for p in parameters.values()}
     takes_any = inspect.Parameter.VAR_KEYWORD in kinds
     own = [name for name in parameters if name not in given]
@@ -260,7 +274,7 @@ def _check_arguments(found: type, given: Sequence[str], target: Target, key: str
             inspect.Parameter.VAR_KEYWORD,
             inspect.Parameter.VAR_POSITIONAL,
         )
-        if needed and name not in given and name not in target.arguments:
+        if needed and name not in (*given, *offered) and name not in target.arguments:
             raise ConfigError(f"{join(key, name)} is missing; {target.path} needs it")
 
 

@@ -18,6 +18,9 @@ from pixelwizard.config.schema import ConfigError, build, choice
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.config.weights import ConvertConfig, FetchConfig
 
+GONE_FROM_TRACKER = ("options",)
+"""Keys that run folders of earlier versions have; a tracker changes no result."""
+
 
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
@@ -32,7 +35,11 @@ def load(path: Union[str, Path]) -> Any:
 
     Raises ConfigError where the file is not a configuration of this version.
     """
-    return from_plain(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if isinstance(values, dict) and isinstance(values.get("tracker"), dict):
+        for name in GONE_FROM_TRACKER:
+            values["tracker"].pop(name, None)
+    return from_plain(values)
 
 
 def from_plain(values: Any) -> Any:

@@ -56,7 +56,7 @@ def repetition(video: Path, out: str | None) -> Config:
     outputs = Path.cwd() / "outputs"
     folder = out or str(outputs / f"replay-{short_hash([record['prompt'], record.get('key')])}")
     own = {"task": "generate", "run_dir": folder, "store": {"dir": str(outputs / "store")}}
-    own["metrics"] = {"enabled": False}
+    own |= {"metrics": {"enabled": False}, "tracker": {}}
     settings = determining(from_plain({**record["config"], **own}))
     settings |= {"prompt": [record["prompt"]], "prompts": None, "seed": record["seed"]}
     config: Config = from_plain({**settings, **own, "negative_prompt": record["negative_prompt"]})

@@ -1,90 +1,128 @@
-"""The record of a run beside its folder: W&B, or a logger of Lightning."""
+"""The record of a run beside its folder: W&B, CSV files, or any logger of Lightning."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
 from pixelwizard.config.generate import Config
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.io.reasons import reason
 from pixelwizard.tracking.base import Tracker
 
 log = logging.getLogger(__name__)
+RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_checkpoint")
+"""What a trainer tells a logger."""
 
 
 def open_tracker(config: Config | TrainConfig, warn: Callable[[str], None] = print) -> Tracker:
-    """The tracker of a run, by ``config.tracker.kind``; nothing that it does can end the run.
+    """What ``config.tracker`` names, opened at its first use; no error of it can end the run.
 
     The first error is told to ``warn`` in a sentence, and its trace goes to the log. W&B then goes
     on offline, of others nothing more is recorded; the run folder has everything all the same.
     """
-    return Careful(config, warn)
+    return FallbackTracker(config, warn)
 
 
-def make_tracker(config: Config | TrainConfig, warn: Callable[[str], None]) -> Tracker:
-    """The tracker itself; raises whatever its library raises."""
-    if config.tracker.kind == "none":
-        return Tracker()
+def makers(
+    config: Config | TrainConfig, warn: Callable[[str], None]
+) -> dict[str, Callable[[], Tracker]]:
+    """What makes each tracker of a run, by what selects it."""
+    found: dict[str, Callable[[], Tracker]] = {}
     if config.tracker.kind == "wandb":
         from pixelwizard.tracking.wandb_run import WandbRun
 
-        return WandbRun(config, warn)
-    from pixelwizard.tracking.loggers import LoggerRun
+        found["tracker=wandb"] = partial(WandbRun, config, warn)
+    if config.tracker.kind == "csv" or config.tracker.logger is not None:
+        from pixelwizard.tracking.loggers import CSVRows, LoggerRun, own_logger
 
-    return LoggerRun(config)
+        if config.tracker.kind == "csv":
+            found["tracker=csv"] = lambda: LoggerRun(config, CSVRows(Path(config.run_dir, "csv")))
+        if config.tracker.logger is not None:
+            found["tracker.logger"] = lambda: LoggerRun(config, own_logger(config))
+    return found
 
 
-class Careful(Tracker):
-    """A tracker that is opened at its first use, and replaced or given up when it fails."""
+class FallbackTracker(Tracker):
+    """Several trackers; one that fails recovers or is given up, alone."""
 
     def __init__(self, config: Config | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config, self.warn = config, warn
-        self._tracker: Tracker | None = None
+        self._opened: dict[str, Tracker] | None = None
+
+    @property
+    def loggers(self) -> Sequence[Logger]:  # type: ignore[override]
+        """To be attached to a trainer; whatever fails in them ends neither it nor the run."""
+        return [logger for tracker in self._open().values() for logger in tracker.loggers]
 
     def stage(self, id: str, name: str, cost: dict[str, float]) -> None:
-        self._do("stage", id, name, cost)
+        self._tell("stage", id, name, cost)
 
     def video(self, path: Path, record: dict[str, Any]) -> None:
-        self._do("video", path, record)
+        self._tell("video", path, record)
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
-        self._do("earlier", path, record)
+        self._tell("earlier", path, record)
 
     def scores(self, scores: dict[str, Any]) -> None:
-        self._do("scores", scores)
-
-    def training(self, values: dict[str, float], step: int) -> None:
-        self._do("training", values, step)
+        self._tell("scores", scores)
 
     def sample(self, path: Path, caption: str, step: int) -> None:
-        self._do("sample", path, caption, step)
+        self._tell("sample", path, caption, step)
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
-        if self._tracker is not None:  # a run in which nothing happened leaves no record
-            self._do("finish", sheet, done)
+        if self._opened is not None:  # a run in which nothing happened leaves no record
+            self._tell("finish", sheet, done)
 
-    def _do(self, action: str, *arguments: Any) -> None:
-        """Once more with what takes the place of a tracker that failed."""
+    def _open(self) -> dict[str, Tracker]:
+        if self._opened is None:
+            self._opened = {}
+            for name, make in makers(self.config, self.warn).items():
+                try:
+                    self._opened[name] = make()
+                except Exception as error:
+                    self._give_up(name, error)
+                else:
+                    self._guard(name)
+        return self._opened
+
+    def _guard(self, name: str) -> None:
+        """What a trainer tells the loggers of a tracker goes the same careful way."""
+        for logger in self._open()[name].loggers:
+            for action in RECORDING:
+                careful = partial(self._attempt, name, getattr(logger, action))
+                setattr(logger, action, careful)
+
+    def _tell(self, action: str, *arguments: Any) -> None:
+        for name, tracker in list(self._open().items()):
+            self._attempt(name, getattr(tracker, action), *arguments)
+
+    def _attempt(self, name: str, act: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        """Once more where the tracker recovers."""
         for _ in range(2):
+            if name not in self._open():
+                return
             try:
-                if self._tracker is None:
-                    self._tracker = make_tracker(self.config, self.warn)
-                return getattr(self._tracker, action)(*arguments)
+                act(*arguments, **named)
+                return
             except Exception as error:
-                log.exception("the tracker %s failed", self.config.tracker.kind)
-                self._tracker = self._instead(error)
+                log.exception("%s failed", name)
+                if not self._recovers(name):
+                    self._give_up(name, error)
 
-    def _instead(self, error: Exception) -> Tracker:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+    def _recovers(self, name: str) -> bool:
         try:
-            other = self._tracker.substitute() if self._tracker else None
+            return self._open()[name].recover()
         except Exception:
-            log.exception("nor can the tracker %s go on", self.config.tracker.kind)
-            other = None
-        if other is None:
-            self.warn(
-                f"tracker={self.config.tracker.kind} failed ({reason}); the run goes on without it"
-            )
-        return other or Tracker()
+            log.exception("nor can %s go on", name)
+            return False
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        log.warning("%s is given up", name, exc_info=error)
+        self._open().pop(name, None)
+        self.warn(f"{name} failed ({reason(error)}); the run goes on without it")

@@ -1,13 +1,21 @@
-"""What a tracker is told; the one here records nothing. Imports no torch."""
+"""What a tracker is told; the one here records nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
 
 class Tracker:
-    """Told of stages and videos as they end, of the scores of all, and of the end of the run."""
+    """Told of stages and videos as they end, of the scores of all, and of the end of the run.
+
+    ``loggers`` are Lightning's, to be attached to a trainer: they take the figures of a training.
+    """
+
+    loggers: Sequence[Logger] = ()
 
     def stage(self, id: str, name: str, cost: dict[str, float]) -> None:
         """A stage of prompt ``id`` has ended; ``cost`` has ``seconds`` and ``peak_gb``."""
@@ -22,14 +30,17 @@ class Tracker:
         """The videos were scored; ``scores`` is the content of ``metrics.json``."""
 
     def training(self, values: dict[str, float], step: int) -> None:
-        """Figures of a training after ``step`` steps."""
+        """Figures of a training after ``step`` steps, where no trainer logs them."""
+        for logger in self.loggers:
+            logger.log_metrics(values, step=step)
+            logger.save()
 
     def sample(self, path: Path, caption: str, step: int) -> None:
         """A video that shows how far a training is after ``step`` steps."""
 
-    def substitute(self) -> Tracker | None:
-        """What goes on after this tracker has failed, if anything can."""
-        return None
+    def recover(self) -> bool:
+        """Go on in another way after an error; False where nothing more can be recorded."""
+        return False
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
         """Nothing more comes; ``sheet`` is the contact sheet, if the run has come to one.

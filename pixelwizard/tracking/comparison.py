@@ -9,6 +9,7 @@ from typing import Any
 
 from pixelwizard.config.compare import CompareConfig
 from pixelwizard.config.schema import to_plain
+from pixelwizard.io.reasons import reason
 from pixelwizard.records.provenance import git_revision
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,7 @@ def log_comparison(
         _log(config, arms, folder, warn)
     except Exception as error:
         log.exception("the tracker failed")
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        warn(f"tracker=wandb failed ({reason}); everything is in {folder} all the same")
+        warn(f"tracker=wandb failed ({reason(error)}); everything is in {folder} all the same")
 
 
 def _log(
@@ -46,13 +46,12 @@ def _log(
 
     values = {**to_plain(config), "git_revision": git_revision()}
     session = Session(folder, config.tracker, warn, config.task, values)
-    columns: list[str | int] = [*arms[0]]
-    table = wandb.Table(columns=columns, data=[list(arm.values()) for arm in arms])
     report = folder / "report"
     with session.environment():
+        session.log_table("comparison", [*arms[0]], [list(arm.values()) for arm in arms])
         page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
         picture = wandb.Image(str(folder / "pareto.png"))
-        session.run.log({"comparison": table, "pareto": picture, "report": page})
+        session.run.log({"pareto": picture, "report": page})
         if config.tracker.artifact:
             artifact = wandb.Artifact(f"report-{session.run.id}", "report")
             artifact.add_dir(str(report))

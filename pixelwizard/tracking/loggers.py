@@ -1,16 +1,22 @@
-"""Runs in loggers of Lightning: its CSV files, or any other by the name of its class."""
+"""Runs in loggers of Lightning: CSV files, or a class of the user's."""
 
 from __future__ import annotations
 
-import importlib
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.loggers import Logger
 
 from pixelwizard.config.generate import Config
-from pixelwizard.config.schema import ConfigError, to_plain
+from pixelwizard.config.output import TrackerSettings
+from pixelwizard.config.schema import to_plain
+from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.records.run_folder import write_text
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 
 
@@ -21,9 +27,10 @@ class LoggerRun(Tracker):
     Loggers begin anew when a run is continued, so earlier videos are logged again.
     """
 
-    def __init__(self, config: Config | TrainConfig) -> None:
-        self.config, self.logger = config, make_logger(config)
-        self.logger.log_hyperparams(to_plain(config))
+    def __init__(self, config: Config | TrainConfig, logger: Logger) -> None:
+        self.config, self.logger = config, logger
+        self.loggers = [logger]
+        logger.log_hyperparams(to_plain(config))
         self.rows: dict[str, int] = {}
 
     def video(self, path: Path, record: dict[str, Any]) -> None:
@@ -41,35 +48,73 @@ class LoggerRun(Tracker):
             self.logger.log_metrics(row, step=self.rows[id])
         self.logger.log_metrics(score_figures(scores), step=len(self.rows))
 
-    def training(self, values: dict[str, float], step: int) -> None:
-        self.logger.log_metrics(values, step=step)
-
     def finish(self, sheet: Path | None, done: bool = False) -> None:
         self.logger.save()
         self.logger.finalize("success")
 
 
-def make_logger(config: Config | TrainConfig) -> Logger:
-    """The logger of ``config.tracker``. Raises ConfigError unless it names a Lightning logger."""
-    settings = config.tracker
-    if settings.kind == "csv":
-        return _named("lightning.pytorch.loggers.CSVLogger")(config.run_dir, name="csv", version="")
-    options = {"save_dir": config.run_dir, **settings.options}
-    try:
-        return _named(settings.logger or "")(**options)
-    except TypeError as error:
-        raise ConfigError(f"tracker.options={settings.options} do not fit: {error}") from None
+class CSVRows(Logger):
+    """``metrics.csv``, its columns sorted, where every row is written at once; ``hparams.yaml``.
+
+    A continued run goes on with the file: rows from the first step that it logs again are replaced,
+    so that an interrupted run leaves the same file as one that was not.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.file = folder, folder / "metrics.csv"
+        self.columns: list[str] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder.parent)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
+        write_text(self.folder / "hparams.yaml", text)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        row = {"step": str(step), **{name: f"{float(value)}" for name, value in metrics.items()}}
+        rows = [row]
+        if self.columns is None:
+            rows = [row for row in self._written() if int(row["step"]) < int(step or 0)] + rows
+        elif not row.keys() <= set(self.columns):
+            rows = self._written() + rows
+        else:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.write(self._text(rows))
+            return
+        self.columns = sorted({name for row in rows for name in row})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        header = dict(zip(self.columns, self.columns, strict=True))
+        write_text(self.file, self._text([header, *rows]))
+
+    def _text(self, rows: Sequence[Mapping[str, str]]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns or (), lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+    def _written(self) -> list[dict[str, str]]:
+        """The rows of the file, without empty fields and without a line that was torn."""
+        if not self.file.is_file():
+            return []
+        lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = csv.DictReader(line for line in lines if line.endswith("\n"))
+        return [{name: value for name, value in row.items() if value} for row in whole]
 
 
-def _named(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ConfigError(f"tracker.logger={path} cannot be imported") from None
-    if not (isinstance(found, type) and issubclass(found, Logger)):
-        raise ConfigError(
-            f"tracker.logger={path} is no logger of Lightning;"
-            " try lightning.pytorch.loggers.TensorBoardLogger"
-        )
-    return found
+def own_logger(config: Config | TrainConfig) -> Logger:
+    """The logger of ``tracker.logger``; a class that takes ``save_dir`` gets the run folder."""
+    door = door_of(TrackerSettings, "logger")
+    assert config.tracker.logger is not None
+    made: Logger = door.make(config.tracker.logger, "tracker.logger", save_dir=config.run_dir)
+    return made

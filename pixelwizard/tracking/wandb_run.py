@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from pixelwizard.io.video import probe, write_preview
 from pixelwizard.records.provenance import git_revision
 from pixelwizard.records.run_folder import OVERRIDES
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
-from pixelwizard.tracking.wandb_session import Session
+from pixelwizard.tracking.wandb_session import STEP, Session
 
 PREVIEW_HEIGHT = 720
 """Videos are shown at most this high, in h264; the files themselves go along as an option."""
-SCORE_COLUMNS = ("name", "value", "low", "high", "recipe", "videos", "higher_is_better")
+SCORE_COLUMNS = ["name", "value", "low", "high", "recipe", "videos", "higher_is_better"]
 COLUMNS = ("id", "prompt", "negative_prompt", "seed")
 
 
@@ -28,25 +27,25 @@ class WandbRun(Tracker):
     def __init__(self, config: Config | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config = config
         self.folder = Path(config.run_dir).resolve()
-        self.previews = self.folder / "wandb" / "previews"
-        self.previews.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, Any]] = []
         self.files: list[Path] = []
         overrides = self.folder / OVERRIDES
         command = overrides.read_text(encoding="utf-8").strip() if overrides.is_file() else ""
         facts = {"command": command, "git_revision": git_revision()}
-        values = {**to_plain(config), **facts}
         job = config.task if isinstance(config, Config) else f"{config.task}-{config.part}"
-        self.session = Session(self.folder, config.tracker, warn, job, values)
-        self.run = self.session.run
+        self.session = Session(self.folder, config.tracker, warn, job, to_plain(config) | facts)
+        self.loggers = [self.session]
+        if isinstance(config, TrainConfig):
+            self.session.run.define_metric("*", step_metric=STEP, step_sync=True)
 
     def stage(self, id: str, name: str, cost: dict[str, float]) -> None:
-        self.run.log({f"progress/{name}/{key}": value for key, value in cost.items()})
+        self.session.run.log({f"progress/{name}/{key}": value for key, value in cost.items()})
 
     def video(self, path: Path, record: dict[str, Any]) -> None:
         clip = self._clip(path, record["prompt"])
-        self.run.log({f"videos/{path.stem}": clip, **figures(record)})
-        self.run.config.update({"weights": record["weights"], "versions": record["versions"]})
+        run = self.session.run
+        run.log({f"videos/{path.stem}": clip, **figures(record)})
+        run.config.update({"weights": record["weights"], "versions": record["versions"]})
         self.earlier(path, record)
 
     def _clip(self, path: Path, caption: str) -> Any:
@@ -55,7 +54,8 @@ class WandbRun(Tracker):
 
         shown, codec = path, self.config.video.codec if isinstance(self.config, Config) else "h264"
         if codec != "h264" or probe(path).height > PREVIEW_HEIGHT:
-            shown = self.previews / f"{path.stem}.mp4"
+            shown = self.folder / "wandb" / "previews" / f"{path.stem}.mp4"
+            shown.parent.mkdir(exist_ok=True)
             write_preview(path, shown, PREVIEW_HEIGHT)
         return wandb.Video(str(shown), caption=caption, format="mp4")
 
@@ -64,46 +64,35 @@ class WandbRun(Tracker):
         self.files.append(path)
 
     def scores(self, scores: dict[str, Any]) -> None:
-        import wandb
-
         for row in self.rows:
             values = scores["per_video"].get(row["id"], {})
             row |= {f"metrics/{name}": value for name, value in values.items()}
-        columns: list[str | int] = [*SCORE_COLUMNS]
-        table = [[score[str(name)] for name in columns] for score in scores["set"]]
-        self.run.config.update({"recipes": score_recipes(scores)})
-        self.run.log({"metrics": wandb.Table(columns=columns, data=table), **score_figures(scores)})
-
-    def training(self, values: dict[str, float], step: int) -> None:
-        self.run.log({**values, "trained_steps": step})
+        table = [[score[name] for name in SCORE_COLUMNS] for score in scores["set"]]
+        self.session.run.config.update({"recipes": score_recipes(scores)})
+        self.session.log_table("metrics", SCORE_COLUMNS, table)
+        self.session.log_metrics(score_figures(scores))
 
     def sample(self, path: Path, caption: str, step: int) -> None:
-        clip = self._clip(path, caption)
-        self.run.log({f"samples/{path.stem}": clip, "trained_steps": step})
+        self.session.log_metrics({f"samples/{path.stem}": self._clip(path, caption)}, step)
 
-    def substitute(self) -> Tracker | None:
-        """The same run offline, if this one is online."""
-        if self.run.offline:
-            return None
-        self.session.give_up()
-        offline = replace(self.config.tracker, mode="offline")
-        other = WandbRun(replace(self.config, tracker=offline), self.session.warn)
-        other.rows, other.files = self.rows, self.files
-        return other
+    def recover(self) -> bool:
+        """The same run offline, if it is online."""
+        return self.session.go_offline()
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
         import wandb
 
+        run = self.session.run
         with self.session.environment():
             if self.rows:
-                columns: list[str | int] = [*dict.fromkeys(key for row in self.rows for key in row)]
-                table = [[row.get(str(name)) for name in columns] for row in self.rows]
-                self.run.log({"table": wandb.Table(columns=columns, data=table)})
+                columns = [*dict.fromkeys(key for row in self.rows for key in row)]
+                table = [[row.get(name) for name in columns] for row in self.rows]
+                self.session.log_table("table", columns, table)
             if sheet is not None:
-                self.run.summary["contact_sheet"] = wandb.Image(str(sheet))
+                run.summary["contact_sheet"] = wandb.Image(str(sheet))
             if self.config.tracker.artifact and self.files:
-                artifact = wandb.Artifact(f"videos-{self.run.id}", "videos")
+                artifact = wandb.Artifact(f"videos-{run.id}", "videos")
                 for path in self.files:
                     artifact.add_file(str(path))
-                self.run.log_artifact(artifact)
+                run.log_artifact(artifact)
         self.session.end(exit_code=0 if done or sheet is not None else 1)

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
+from lightning.pytorch.loggers import WandbLogger
+
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.records.run_folder import LEDGER, short_hash, write_text
 
 log = logging.getLogger(__name__)
 
 SERVER = "https://api.wandb.ai"
+PROJECT = "pixelwizard"
 START_SECONDS, FINISH_SECONDS = 30.0, 300.0
 """How long a server may take to answer at the start, and to take what is left at the end."""
+STEP = "trainer/global_step"
+"""What Lightning calls the number of a step in W&B."""
 Mode = Literal["online", "offline"]
 
 
-class Session:
-    """One W&B run per folder; a continued one has the same id, a sweep is a group.
+class Session(WandbLogger):
+    """One W&B run per folder, as Lightning's logger; a continued one has the same id, a sweep is a
+    group.
 
     Everything goes through a file in the folder first, so a lost connection loses nothing.
     """
@@ -37,17 +43,51 @@ class Session:
         config: Mapping[str, Any],
     ) -> None:
         self.folder, self.tracker, self.warn = folder.resolve(), tracker, warn
-        self.job_type, self.config = job_type, dict(config)
         (self.folder / "wandb").mkdir(parents=True, exist_ok=True)
+        self.arguments = self._arguments(job_type, dict(config))
+        super().__init__(save_dir=str(self.folder), project=self.arguments["project"])
         with self.environment():
             self.run = self._start()
+
+    @property
+    def experiment(self) -> Any:
+        """The run, which is another one after ``go_offline``."""
+        return self.run
+
+    def _arguments(self, job_type: str, config: dict[str, Any]) -> dict[str, Any]:
+        """What W&B is told of the run: settings, else its own variables, else what we know."""
+        import wandb
+
+        tracker, environment = self.tracker, os.environ
+        places = (self.folder, self.folder.parent)
+        sweeps = [place.name for place in places if (place / LEDGER).is_file()]
+        group = tracker.group or environment.get("WANDB_RUN_GROUP")
+        return {
+            "dir": str(self.folder),
+            "id": environment.get("WANDB_RUN_ID") or self._id(),  # an agent of a sweep sets it
+            "project": tracker.project or environment.get("WANDB_PROJECT", PROJECT),
+            "name": tracker.name or environment.get("WANDB_NAME", self.folder.name),
+            "group": group or next(iter(sweeps), None),
+            "tags": tracker.tags or None,  # None: W&B reads WANDB_TAGS itself
+            "notes": tracker.notes,
+            "job_type": job_type,
+            "config": config,
+            "allow_val_change": True,  # a continued run may be scored or tracked otherwise
+            "settings": wandb.Settings(
+                silent=True,
+                console="off",
+                x_disable_stats=True,
+                init_timeout=START_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
+            ),
+        }
 
     def _start(self) -> Any:
         """The run, offline if a server does not answer."""
         import wandb
 
-        mode = wanted_mode(self.tracker.mode)
-        if mode == "online":
+        if wanted_mode(self.tracker.mode) == "online":
             try:
                 return self._init("online")
             except wandb.errors.Error as error:
@@ -62,28 +102,10 @@ class Session:
     def _init(self, mode: Mode) -> Any:
         import wandb
 
-        places = (self.folder, self.folder.parent)
-        groups = [place.name for place in places if (place / LEDGER).is_file()]
-        return wandb.init(
-            dir=str(self.folder),
-            id=self._id(),
-            resume="allow" if mode == "online" else None,
-            allow_val_change=True,  # a continued run may be scored or tracked otherwise
-            project=self.tracker.project,
-            name=self.folder.name,
-            group=groups[0] if groups else None,
-            job_type=self.job_type,
-            mode=mode,
-            config=self.config,
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                x_disable_stats=True,
-                init_timeout=START_SECONDS,
-                finish_timeout=FINISH_SECONDS,
-                finish_timeout_raises=True,
-            ),
-        )
+        online = mode == "online"
+        run = wandb.init(**self.arguments, mode=mode, resume="allow" if online else None)
+        run.define_metric(STEP)
+        return run
 
     def _id(self) -> str:
         """The id that this folder had before, else a new one."""
@@ -92,14 +114,22 @@ class Session:
             write_text(path, short_hash([str(self.folder), os.urandom(8).hex()]))
         return path.read_text(encoding="utf-8")
 
-    def give_up(self) -> None:
-        """Leave a server that no longer answers; all that was recorded is in the folder."""
+    def go_offline(self) -> bool:
+        """Leave a server that no longer answers, with all that was recorded in the folder.
+
+        False where the run was offline already.
+        """
+        if self.run.offline:
+            return False
         self.warn(
             "W&B no longer answers; the run is recorded offline from here on, later:"
             f" wandb sync --append {self.folder / 'wandb'}/*run-*"
         )
         self.warn = log.warning
         self.end(exit_code=1)
+        with self.environment():
+            self.run = self._init("offline")
+        return True
 
     def end(self, exit_code: int) -> None:
         """Send what is left, and let go of W&B's service."""
