@@ -16,9 +16,10 @@ from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.data.prompts import prompts_of
+from pixelwizard.io.files import write_json
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.jobs import make_jobs
-from pixelwizard.records.provenance import record, write_json
+from pixelwizard.records.provenance import record
 from pixelwizard.records.run_folder import claim
 from pixelwizard.records.store import Store
 

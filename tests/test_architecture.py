@@ -19,9 +19,15 @@ HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenize
 HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("config.tasks", "config.catalog", "config.sweep", "config.geometry"),
-    *("io.digests", "io.hub", "io.rows", "io.text_table", "io.video"),
+    *("io.digests", "io.files", "io.hub", "io.rows", "io.text_table", "io.video"),
     *("data.prompts", "data.table", "models.checkpoints", "diffusion.schedule_table"),
-    *("records.run_folder", "records.jobs", "records.provenance", "records.failures"),
+    *(
+        "records.run_folder",
+        "records.jobs",
+        "records.provenance",
+        "records.failures",
+        "records.lock",
+    ),
     *("evaluation.names", "evaluation.files", "evaluation.score_cache", "generation.replay"),
     *("launch.launch", "launch.forked", "launch.parents", "launch.devices"),
     *("cli.main", "cli.compose", "cli.overrides"),

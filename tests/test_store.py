@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from pixelwizard.records.jobs import key
-from pixelwizard.records.store import STALE_SECONDS, Store
+from pixelwizard.records.store import Store
 
 TENSORS = {"latent": torch.arange(6.0).view(2, 3), "step": torch.tensor(3)}
 
@@ -31,12 +32,36 @@ def test_views_and_shared_tensors_are_saved(tmp_path: Path) -> None:
     assert torch.equal(store.load("state", "ab")["c"], base.view(2, 4).T)
 
 
-def test_a_damaged_result_counts_as_missing(tmp_path: Path) -> None:
+def test_one_flipped_bit_anywhere_makes_a_result_missing(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = Store(tmp_path, said.append)
+    store.save("anchor", "ab12", TENSORS, {"seconds": 1.5})
+    path = store.path("anchor", "ab12")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = store.find("anchor", "ab12")
+        assert found is None or all(torch.equal(found[n], v) for n, v in TENSORS.items())
+    assert len(said) > 200 and said[0] == f"{path} is damaged; it was removed and is computed again"
+
+
+def test_a_torn_result_counts_as_missing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.save("anchor", "ab12", TENSORS, {})
     path = store.path("anchor", "ab12")
     path.write_bytes(path.read_bytes()[:-4])
-    assert not store.has("anchor", "ab12") and not path.exists()
+    assert store.find("anchor", "ab12") is None and not path.exists()
+    with pytest.raises(ValueError, match="ab12.safetensors is gone; the same command"):
+        store.load("anchor", "ab12")
+
+
+def test_a_result_of_before_there_were_hashes_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.path("anchor", "ab12")
+    path.parent.mkdir(parents=True)
+    save_file(TENSORS, path, {"facts": "{}"})
+    found = store.load("anchor", "ab12")
+    assert all(torch.equal(found[name], value) for name, value in TENSORS.items())
 
 
 def test_a_failed_write_leaves_the_old_result(
@@ -46,24 +71,13 @@ def test_a_failed_write_leaves_the_old_result(
     store.save("anchor", "ab12", TENSORS, {})
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("pixelwizard.records.store.save_file", full)
-    with pytest.raises(ValueError, match="store.dir=.* cannot be written .No space left"):
+    with pytest.raises(ValueError, match="store.dir=.* cannot be written .the disk is full"):
         store.save("anchor", "ab12", {"latent": torch.zeros(1)}, {})
     assert torch.equal(store.load("anchor", "ab12")["latent"], TENSORS["latent"])
     assert not list(tmp_path.rglob("*.part"))
-
-
-def test_leftovers_of_killed_writers_go_when_they_are_old(tmp_path: Path) -> None:
-    folder = tmp_path / "anchor" / "ab"
-    folder.mkdir(parents=True)
-    old, new = folder / "ab1.7.part", folder / "ab2.8.part"
-    for part in (old, new):
-        part.touch()
-    os.utime(old, (0, os.stat(old).st_mtime - 2 * STALE_SECONDS))
-    Store(tmp_path)
-    assert not old.exists() and new.exists()
 
 
 def test_a_store_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
+from pixelwizard.io.files import write_text
 from pixelwizard.planning.device_rates import Ceilings, stored
-from pixelwizard.records.run_folder import write_text
 
 MEASURED_SECONDS = 0.4
 """How long each rate is looked for."""

@@ -16,11 +16,11 @@ from pixelwizard.config.bench import BenchConfig
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.generation.placement import device_name
+from pixelwizard.io.files import write_json, write_text
 from pixelwizard.io.progress import Remaining
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.planner import Plan, make_plan
-from pixelwizard.records.provenance import versions, write_json
-from pixelwizard.records.run_folder import write_text
+from pixelwizard.records.provenance import versions
 
 PROCESSOR_TFLOP = 1.0
 """A forward's matrix products that a processor does in seconds."""

@@ -14,6 +14,7 @@ from pixelwizard.comparison.differences import Comparison
 from pixelwizard.comparison.plot import COLOURS
 from pixelwizard.comparison.tables import legend, to_json
 from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.io.files import atomic
 from pixelwizard.io.video import VideoError, write_preview
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
@@ -28,14 +29,11 @@ def write_page(comparison: Comparison, folder: Path) -> list[str]:
     """
     if folder.exists() and not (folder / PAGE).is_file():
         raise ConfigError(f"{folder} exists and is no report; choose another folder with out=DIR")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "videos").mkdir(parents=True)
     missing: list[str] = []
-    files = _copy_videos(comparison, part, missing)
-    (part / PAGE).write_text(_html(comparison, files, missing), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with atomic(folder) as part:
+        (part / "videos").mkdir(parents=True)
+        files = _copy_videos(comparison, part, missing)
+        (part / PAGE).write_text(_html(comparison, files, missing), encoding="utf-8")
     return missing
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pixelwizard.comparison.differences import Comparison, Row
+from pixelwizard.io.files import atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8C6BB1")
 """Okabe and Ito's palette without its yellow, which paper does not show, and a violet."""
@@ -33,9 +33,8 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
         " dominated",
         fontsize=9,
     )
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png")
-    os.replace(part, path)
+    with atomic(path) as part:
+        figure.savefig(part, format="png")
 
 
 def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:

@@ -11,7 +11,8 @@ from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.tables import to_csv, to_markdown
 from pixelwizard.config.compare import CompareConfig
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.records.run_folder import LEDGER, short_hash, write_text
+from pixelwizard.io.files import write_text
+from pixelwizard.records.run_folder import LEDGER, short_hash
 
 
 def comparison_of(config: CompareConfig) -> Comparison:

@@ -18,8 +18,8 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, read_table
+from pixelwizard.io.files import write_text
 from pixelwizard.io.video import VideoError, probe, read_clip
-from pixelwizard.models.wan.files import write
 
 PROBES_AT_ONCE = 8
 TOLERANCE = 0.5
@@ -66,7 +66,7 @@ def probe_all(folder: Path, rows: list[Row], seconds: float, kept: Path | None) 
     if kept is not None:
         table = {row.file: vars(one) for row, one in zip(rows, found, strict=True)}
         text = json.dumps(table, indent=1, ensure_ascii=False)
-        write(kept, lambda part: part.write_text(text, encoding="utf-8"))
+        write_text(kept, text)
     return found
 
 

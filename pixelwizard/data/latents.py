@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from pixelwizard.data.batches import Batch, Source, joined
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe, Unusable, example
-from pixelwizard.models.wan.files import write
+from pixelwizard.io.files import atomic
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,8 @@ def write_shard(
         for column, embedding in enumerate(encoding.texts(texts, device)):
             tensors[f"text.{row}.{column}"] = embedding.cpu().clone()
     facts = {"captions": json.dumps(captions, ensure_ascii=False)}
-    write(path, lambda part: save_file(tensors, part, metadata=facts))
+    with atomic(path) as part:
+        save_file(tensors, part, metadata=facts)
 
 
 def fill(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.diffusion.schedules import Schedule, Step, make_schedule
+from pixelwizard.io.files import atomic
 from pixelwizard.io.text_table import aligned
 
 MOST_ROWS = 16
@@ -94,11 +94,9 @@ def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, format="png")
-        os.replace(part, path)
+        with atomic(path) as part:
+            figure.savefig(part, format="png")
     except OSError as error:
         raise ConfigError(f"plot={path} cannot be written: {error.strerror}") from None
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pixelwizard.evaluation.score import TooFew
-from pixelwizard.models.wan.files import write
+from pixelwizard.io.files import atomic
 
 STATISTICS = "stats.safetensors"
 
@@ -84,7 +84,8 @@ def keep_moments(folder: Path, found: dict[str, Moments], content: str) -> None:
     }
     known = {"content": content, "recipes": json.dumps(sorted(found))}
     try:
-        write(folder / STATISTICS, lambda part: save_file(tensors, part, metadata=known))
+        with atomic(folder / STATISTICS) as part:
+            save_file(tensors, part, metadata=known)
     except OSError:
         return
 

@@ -11,8 +11,8 @@ from typing import Any
 from pixelwizard.evaluation.names import FeatureNetwork
 from pixelwizard.evaluation.score import Score
 from pixelwizard.evaluation.score_cache import JSON
+from pixelwizard.io.files import write_text
 from pixelwizard.io.text_table import aligned
-from pixelwizard.records.run_folder import write_text
 
 MARKDOWN = "evaluate.md"
 

@@ -12,7 +12,7 @@ from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import decided, network_folder, network_label, wanted
 from pixelwizard.io.digests import file_digest
-from pixelwizard.records.provenance import write_json
+from pixelwizard.io.files import write_json
 from pixelwizard.records.run_folder import short_hash
 
 SCORE_FORMAT = 1

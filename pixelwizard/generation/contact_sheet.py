@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pixelwizard.io.files import atomic
 from pixelwizard.io.video import read_frames
 
 COLUMNS = 5
@@ -28,9 +28,8 @@ def write_contact_sheet(path: Path, rows: Sequence[tuple[str, Path]]) -> None:
         strips = [strip(file) for file in (anchor, video) if file.is_file()]
         blocks.append(_block(label, strips))
     sheet = np.concatenate(blocks, axis=0)
-    part = path.with_name(path.name + ".part")
-    Image.fromarray(sheet).save(part, format="png")
-    os.replace(part, path)
+    with atomic(path) as part:
+        Image.fromarray(sheet).save(part, format="png")
 
 
 def strip(video: Path) -> np.ndarray:

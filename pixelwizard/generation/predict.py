@@ -29,11 +29,12 @@ from pixelwizard.generation.loops import (
 )
 from pixelwizard.generation.placement import Networks, device_name, plan_of
 from pixelwizard.generation.scoring import check_reference, score_run
+from pixelwizard.io.files import write_json
 from pixelwizard.io.progress import Display, silence_lightning
 from pixelwizard.io.video import check_ffmpeg
 from pixelwizard.parallel.mesh import Rank, trainer_options
 from pixelwizard.records.jobs import Job
-from pixelwizard.records.provenance import finished, record, write_json
+from pixelwizard.records.provenance import finished, record
 from pixelwizard.records.status import Status
 from pixelwizard.records.store import Store
 from pixelwizard.tracking import open_tracker

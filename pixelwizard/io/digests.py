@@ -8,6 +8,8 @@ import os
 from functools import cache
 from pathlib import Path
 
+from pixelwizard.io.files import write_json
+
 LARGE = 1 << 26
 _CHUNK = 1 << 20
 
@@ -23,10 +25,7 @@ def remember(path: Path, digest: str) -> None:
         return
     place = _place()
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f"{place.name}.{os.getpid()}.part")
-        part.write_text(json.dumps({**_remembered(), _entry(*_key(path)): digest}, indent=1))
-        os.replace(part, place)
+        write_json(place, {**_remembered(), _entry(*_key(path)): digest})
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else
 

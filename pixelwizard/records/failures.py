@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pixelwizard.records.run_folder import write_text
+from pixelwizard.io.files import write_text
 
 FAILURE = "failure.json"
 OUT_OF_MEMORY = "out of memory"

@@ -17,7 +17,7 @@ from pixelwizard import __version__
 from pixelwizard.config.generate import Config
 from pixelwizard.diffusion.schedule_table import stage_schedules
 from pixelwizard.records.jobs import CODE_FORMAT, Job
-from pixelwizard.records.run_folder import config_hash, determining, write_text
+from pixelwizard.records.run_folder import config_hash, determining
 
 PACKAGES = ("torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
 
@@ -84,8 +84,3 @@ def git_revision() -> str | None:
     except OSError:
         return None
     return commit.stdout.strip() + "+" * (changed.returncode == 1) if commit.stdout else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from pixelwizard.config.schema import ConfigError, differences, to_plain
 from pixelwizard.config.tasks import load
+from pixelwizard.io.files import write_text
 
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
 INCIDENTAL = (
@@ -75,13 +75,6 @@ def claim(config: Any, command: Sequence[str]) -> Path:
     except OSError as error:
         raise ConfigError(f"run_dir={folder} cannot be written: {error.strerror}") from None
     return folder
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", errors="surrogateescape")
-    os.replace(part, path)
 
 
 def _refuse_foreign(config: Any, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pixelwizard.records.provenance import write_json
+from pixelwizard.io.files import write_json
 
 
 class Status:

@@ -2,80 +2,92 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import platform
+import logging
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-STALE_SECONDS = 3600
+from pixelwizard.io.files import atomic, remove_unfinished
+
+log = logging.getLogger(__name__)
 
 
 class Store:
-    """Tensors by kind and key, written atomically: a file is either whole or not there.
+    """Tensors by kind and key, in files that hold the sha256 of their content.
 
-    Raises ValueError if ``root`` cannot be written.
+    A damaged file is removed and counts as missing; ``say`` is told. Files written before there
+    were hashes are only checked for their form. Raises ValueError if ``root`` cannot be written.
     """
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, say: Callable[[str], None] = log.warning) -> None:
+        self.root, self.say = Path(root), say
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except OSError as error:
             raise self._unwritable(error) from None
-        self._sweep()
+        remove_unfinished(self.root, "*/*/*")
 
     def path(self, kind: str, key: str) -> Path:
         """Where the result lies, or would lie."""
         return self.root / kind / key[:2] / f"{key}.safetensors"
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether the result is there and whole; a damaged file is removed."""
+        """Whether there is a file of the result, damaged or not."""
+        return self.path(kind, key).is_file()
+
+    def find(self, kind: str, key: str) -> dict[str, Tensor] | None:
+        """The tensors of a result, None where it is missing or damaged."""
         path = self.path(kind, key)
         try:
-            with safe_open(path, "pt"):
-                return True
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                written = file.metadata() or {}
         except FileNotFoundError:
-            return False
+            return None
         except SafetensorError:
-            path.unlink(missing_ok=True)
-            return False
+            tensors, written = {}, {"sha256": "none"}
+        if written.get("sha256") in (None, _digest(tensors, written.get("facts", ""))):
+            return tensors
+        path.unlink(missing_ok=True)
+        self.say(f"{path} is damaged; it was removed and is computed again")
+        return None
 
     def load(self, kind: str, key: str) -> dict[str, Tensor]:
-        """The tensors of a result that is there."""
-        with safe_open(self.path(kind, key), "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+        """The tensors of a result that has to be there. Raises ValueError where it is not."""
+        tensors = self.find(kind, key)
+        if tensors is None:
+            raise ValueError(f"{self.path(kind, key)} is gone; the same command computes it again")
+        return tensors
 
     def facts(self, kind: str, key: str) -> dict[str, Any]:
-        """What was noted beside the tensors of a result that is there (seconds, memory)."""
+        """What was noted with the tensors of a result that is there (seconds, memory)."""
         with safe_open(self.path(kind, key), "pt") as file:
-            return json.loads((file.metadata() or {}).get("facts", "{}"))
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
+            return found
 
     def save(
         self, kind: str, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> None:
         """Write a result under its key; ``facts`` are plain values that do not determine it."""
-        path = self.path(kind, key)
-        part = path.with_name(f"{key}.{platform.node()}.{os.getpid()}.part")
         plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         plain = {name: tensor.contiguous() for name, tensor in plain.items()}
+        noted = json.dumps(dict(facts))
+        size = sum(tensor.nbytes for tensor in plain.values())
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(plain, part, {"facts": json.dumps(dict(facts))})
-            os.replace(part, path)
+            with atomic(self.path(kind, key), size) as part:
+                save_file(plain, part, {"facts": noted, "sha256": _digest(plain, noted)})
         except (OSError, SafetensorError) as error:
             raise self._unwritable(error) from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def remove(self, kind: str, key: str) -> None:
         """Forget a result; nothing happens if it is not there."""
@@ -87,11 +99,11 @@ class Store:
             f"store.dir={self.root} cannot be written ({reason}); choose another folder"
         )
 
-    def _sweep(self) -> None:
-        """Remove what killed writers left behind."""
-        for part in self.root.glob("*/*/*.part"):
-            try:
-                if time.time() - part.stat().st_mtime > STALE_SECONDS:
-                    part.unlink()
-            except FileNotFoundError:
-                continue
+
+def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    """sha256 of all that a file holds, whatever the order of its tensors."""
+    sha = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

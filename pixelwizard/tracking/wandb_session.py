@@ -14,7 +14,8 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import WandbLogger
 
 from pixelwizard.config.output import TrackerSettings
-from pixelwizard.records.run_folder import LEDGER, short_hash, write_text
+from pixelwizard.io.files import write_text
+from pixelwizard.records.run_folder import LEDGER, short_hash
 
 log = logging.getLogger(__name__)
 

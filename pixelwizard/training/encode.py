@@ -13,9 +13,9 @@ from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill
 from pixelwizard.data.sources import MANIFEST, PROBED, open_clips
+from pixelwizard.io.files import write_text
 from pixelwizard.io.progress import Line, clock
 from pixelwizard.models.checkpoints import weights_digest
-from pixelwizard.records.run_folder import write_text
 
 
 def encode(config: EncodeConfig) -> int:

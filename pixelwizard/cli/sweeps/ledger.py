@@ -14,8 +14,9 @@ from typing import Any
 
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.io.files import write_text
 from pixelwizard.records.failures import OUT_OF_MEMORY, Failure, kernel_kills, read_failure
-from pixelwizard.records.run_folder import CONFIG, LEDGER, short_hash, write_text
+from pixelwizard.records.run_folder import CONFIG, LEDGER, short_hash
 
 PENDING, DONE, FAILED = "pending", "done", "failed"
 NAME_LENGTH = 100

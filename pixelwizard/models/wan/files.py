@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pixelwizard.io.files import atomic
 from pixelwizard.models.checkpoints import weight_files
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -73,36 +74,20 @@ def unwrap(loaded: Mapping[str, object], path: Path, ema: str = "auto") -> dict[
 def save(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
     """Write tensors as one safetensors file in ``dtype``, names cleaned of wrappers."""
     cleaned = unwrap(tensors, path)
-    write(path, lambda part: _write_safetensors(part, cleaned, dtype))
+    size = sum(tensor.numel() for tensor in cleaned.values()) * dtype.itemsize
+    with atomic(path, size) as part:
+        _write_safetensors(part, cleaned, dtype)
 
 
 def save_pickle(value: object, path: Path) -> None:
     """Write what ``torch.load`` reads without running code; raises OSError if there is no space."""
-
-    def writer(part: Path) -> None:
+    with atomic(path) as part, open(part, "wb") as file:
         try:
-            with open(part, "wb") as file:
-                torch.save(value, file)
-                file.flush()
-                os.fsync(file.fileno())
+            torch.save(value, file)
         except RuntimeError as error:  # what torch makes of a failed write
             raise OSError(" ".join(str(error).split())[:120]) from error
-
-    write(path, writer)
-
-
-def write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Let ``writer`` write a file beside ``path``, then put it in its place in one step.
-
-    Several processes may write the same file: the last one's stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        writer(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _chosen(container: Mapping[str, object], path: Path, ema: str) -> Mapping[str, object]:

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.io.files import write_text
 from pixelwizard.models.checkpoints import (
     CONFIG,
     NAMES,
@@ -33,7 +34,7 @@ from pixelwizard.models.checkpoints import (
     weights_digest,
 )
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.files import read_tensors, save, unwrap, write
+from pixelwizard.models.wan.files import read_tensors, save, unwrap
 from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
 from pixelwizard.models.wan.sharding import fill_slices, shard
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
@@ -132,7 +133,7 @@ def save_anchor(network: WanDiT, folder: Path | str, dtype: torch.dtype = torch.
 def write_config(sizes: DiTSizes, folder: Path) -> None:
     """Write the ``config.json`` of an anchor network, keyed as the official one."""
     text = json.dumps({"_class_name": "WanModel", "model_type": "ti2v", **asdict(sizes)})
-    write(folder / CONFIG, lambda part: part.write_text(text + "\n"))
+    write_text(folder / CONFIG, text + "\n")
 
 
 def save_vae(network: WanVAE, folder: Path | str, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -145,7 +146,7 @@ def write_statistics(mean: Sequence[float], std: Sequence[float], folder: Path) 
     pairs = (("latent_mean", mean), ("latent_std", std))
     rounded = {name: [round(value, 4) for value in values] for name, values in pairs}
     text = yaml.safe_dump(rounded, default_flow_style=None, width=1000)
-    write(folder / STATISTICS, lambda part: part.write_text(text))
+    write_text(folder / STATISTICS, text)
 
 
 def save_text_encoder(

@@ -1,0 +1,119 @@
+"""Files written whole or not at all. Imports no torch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.config.schema import ConfigError
+
+PART = ".part"
+STALE_SECONDS = 3600
+"""After this long an unfinished file of another machine has lost its writer."""
+
+
+@contextmanager
+def atomic(path: Path, size: int = 0) -> Iterator[Path]:
+    """A place beside ``path`` for a file or a folder that replaces it once the block ends well.
+
+    Otherwise what was there stays, and nothing else. Several processes may write the same path: the
+    last one's stays. ``size`` is how many bytes will be written, so that the OSError of a full disk
+    can say how many are missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}{PART}")
+    try:
+        yield part
+        if part.is_dir():
+            remove(path)
+        os.replace(part, path)
+    except Exception as error:
+        remove(part)
+        if is_full(error):
+            raise disk_full(path.parent, size) from error
+        raise
+    finally:
+        remove(part)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk or a quota was full, as Python, Rust and ffmpeg say it."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def disk_full(folder: Path, size: int = 0) -> OSError:
+    """The error of a folder that has no room for ``size`` bytes (0: unknown)."""
+    free = shutil.disk_usage(folder).free
+    room = f"{_megabytes(size - free)} are missing" if size > free else f"{_megabytes(free)} free"
+    return OSError(errno.ENOSPC, f"the disk is full, {room}", str(folder))
+
+
+def _megabytes(size: int) -> str:
+    return f"{max(size, 1e5) / 1e6:.1f} MB"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file."""
+    data = text.encode("utf-8", "surrogateescape")
+    with atomic(path, len(data)) as part:
+        part.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises OSError without one, ConfigError where it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is damaged: it holds no JSON object; remove it")
+    return value
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, pattern: str = "*") -> None:
+    """Remove what killed writers left in ``folder``; ``pattern`` as for ``Path.glob``."""
+    for part in folder.glob(pattern + PART):
+        name, _, process = part.name.removesuffix(PART).rpartition(".")
+        here = name.endswith(f".{platform.node()}")
+        try:
+            if not (is_alive(int(process)) if here else _is_fresh(part)):
+                remove(part)
+        except (FileNotFoundError, ValueError):
+            continue  # another process was faster, or the file is not ours
+
+
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_fresh(part: Path) -> bool:
+    return time.time() - part.stat().st_mtime < STALE_SECONDS
