@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
-SOURCES = pixelwizard tests
+SOURCES = pixelwizard tests measure
 
 .PHONY: demo test gpu clean
 

@@ -1,7 +1,7 @@
 """Measures how far tiles are from the decode of whole frames: run by hand, or imported.
 
-    python tests/seams.py --out outputs/seams
-    python tests/seams.py --vae random --cells 12x12 --tiles 2x2
+    python measure/seams.py --out outputs/seams
+    python measure/seams.py --vae random --cells 12x12 --tiles 2x2
 
 tiny     the shipped autoencoder on the latent of a real clip of ``resolution=demo``
 random   Wan2.2's sizes with random weights, float32, on a random latent of one frame

@@ -1,6 +1,6 @@
 """Draws how FVD and HD-FVD grow with damage: run by hand, needs matplotlib.
 
-    python tests/curves.py docs/fvd_curves.svg
+    python measure/curves.py docs/fvd_curves.svg
 
 Held-out clips of 256x160 are damaged and measured with ``tiny-video``, against themselves and
 against as many other clips, both clean.

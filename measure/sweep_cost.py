@@ -1,6 +1,6 @@
 """What a sweep costs beside its stages, and whether SIGKILL changes what comes out of it.
 
-``python tests/sweep_cost.py FOLDER [--kills 3] [--prompts 1]``: 24 jobs, eight schedules of three
+``python measure/sweep_cost.py FOLDER [--kills 3] [--prompts 1]``: 24 jobs, eight schedules of three
 seeds, whole processes from the command line. The high-resolution stage is detail and decode.
 """
 

@@ -1,7 +1,7 @@
 """Measures how much the pixels depend on every channel of a latent: run by hand.
 
-    python tests/response.py
-    python tests/response.py backbone.folder=EXPORT
+    python measure/response.py
+    python measure/response.py backbone.folder=EXPORT
 
 The mean square change of the pixels when one channel of three encoded clips gets noise of deviation
 0.2, and its square root with mean 1, as objective.flow.channels takes it.

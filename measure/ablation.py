@@ -1,7 +1,7 @@
 """Compares trainings of the detail network, the ablations in miniature: run by hand.
 
-    python tests/ablation.py --runs outputs/ablation --out outputs/ablation --clips 24
-    python tests/ablation.py --cross EXPORT --out outputs/ablation --clips 24
+    python measure/ablation.py --runs outputs/ablation --out outputs/ablation --clips 24
+    python measure/ablation.py --cross EXPORT --out outputs/ablation --clips 24
 
 ``--runs`` holds a folder per training, and in it one per seed, with exports. Given the encoded
 anchor of real held-out clips and the same noise, each network's few-step latents are compared with

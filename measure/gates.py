@@ -1,7 +1,7 @@
 """Measures a backbone against what it should reach: run by hand, or imported.
 
-    python tests/gates.py --prompts 64 --out outputs/gates
-    python tests/gates.py --folder EXPORT --part pipeline --anchors-only anchor.guidance=3
+    python measure/gates.py --prompts 64 --out outputs/gates
+    python measure/gates.py --folder EXPORT --part pipeline --anchors-only anchor.guidance=3
 
 Everything runs through the package's own loaders and stages on captions that no training sees, one
 clip at a time. Each clip's figures are kept under ``--out``, so that a repeated or interrupted
