@@ -21,8 +21,8 @@ from pixelwizard.data import shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAPERS = ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/benchmarks.md")
-PAPERS += ("docs/schedules.md", "docs/parallel.md", "docs/training.md")
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+PAPERS = ("README.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in DOCS))
 HEREDOC = re.compile(r"^cat > (\S+) <<'END'\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
 
 
@@ -41,6 +41,9 @@ def commands(text: str) -> list[str]:
     """The ``pixelwizard`` lines of all bash blocks, without the files that they write."""
     shell = HEREDOC.sub("", "".join(blocks("bash", text)))
     return [line for line in shell.splitlines() if line.split()[:1] == ["pixelwizard"]]
+
+
+TOUR = section("## What you get only here") + section("## Tour")
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
-@pytest.mark.parametrize("line", commands(section("## Tour")))
+@pytest.mark.parametrize("line", commands(TOUR))
 def test_every_command_of_the_tour_is_accepted(nothing_runs: list[Path], line: str) -> None:
     words = shlex.split(line)[1:]
     assert main(words) == 0
@@ -82,11 +85,7 @@ def test_every_command_of_the_tour_is_accepted(nothing_runs: list[Path], line: s
 
 @pytest.mark.parametrize(
     "line",
-    [
-        line
-        for page in ("docs/parallel.md", "docs/training.md")
-        for line in commands((ROOT / page).read_text(encoding="utf-8"))
-    ],
+    [line for page in ("parallel", "training") for line in commands(DOCS[page])],
 )
 def test_every_command_about_devices_and_training_is_accepted(
     nothing_runs: list[Path], line: str
@@ -95,14 +94,14 @@ def test_every_command_about_devices_and_training_is_accepted(
 
 
 def test_the_tour_shows_every_kind_of_override() -> None:
-    tour = "\n".join(commands(section("## Tour")))
+    tour = "\n".join(commands(TOUR))
     for kind in ("--prompt", "prompts=", "schedule=", "schedule.timesteps=", "seed=", " -m "):
         assert kind in tour
     assert {line.split()[1] for line in tour.splitlines() if " train " in line} == {"train"}
 
 
 def test_repeating_the_sweep_of_the_tour_runs_nothing(nothing_runs: list[Path]) -> None:
-    (line,) = (line for line in commands(section("## Tour")) if "sweep_dir=" in line)
+    (line,) = (line for line in commands(TOUR) if "sweep_dir=" in line)
     assert main(shlex.split(line)[1:]) == 0 and len(nothing_runs) == 3
     assert main(shlex.split(line)[1:]) == 0 and len(nothing_runs) == 3
 
@@ -111,7 +110,7 @@ def test_the_message_of_missing_weights_is_the_real_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (shown,) = blocks("console", README)
+    (shown,) = blocks("console", DOCS["weights"])
     command, message = shown.split("\n", 1)
     assert main(shlex.split(command)[2:]) == 2
     assert capsys.readouterr().err.replace(f"{tmp_path}/", "").split() == message.split()
@@ -119,7 +118,7 @@ def test_the_message_of_missing_weights_is_the_real_one(
 
 def groups_of_the_readme() -> dict[str, list[str]]:
     """Group -> [tasks, options] of the table."""
-    table = [line for line in section("## Configuration").splitlines() if line.startswith("| `")]
+    table = [line for line in DOCS["configuration"].splitlines() if line.startswith("| `")]
     cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
     return {group.strip("`"): [tasks, options] for group, tasks, options in cells}
 
@@ -142,7 +141,7 @@ def test_the_table_has_every_option_and_the_default(group: str) -> None:
 
 
 def test_the_keys_worth_knowing_exist() -> None:
-    keys = section("## Configuration").split("Keys worth knowing:")[1].split("\n\n")[0]
+    keys = DOCS["configuration"].split("Keys worth knowing:")[1].split("\n\n")[0]
     known: set[str] = {"sweep_dir", "[2,3]", *CODECS, "auto", "seamless", "tiled"}
     for task in TASKS:
         known |= dotted(to_plain(compose(task, [])[0].config))
@@ -158,7 +157,7 @@ def dotted(values: object, prefix: str = "") -> set[str]:
 
 
 def test_the_limits_name_the_words_of_the_miniature() -> None:
-    rows = re.findall(r"^  \| (\w+) \| (.+) \|$", section("## Limits"), re.MULTILINE)
+    rows = re.findall(r"^  \| (\w+) \| (.+) \|$", DOCS["limits"], re.MULTILINE)
     words = {slot: tuple(listed.split(", ")) for slot, listed in rows if slot != "slot"}
     assert words == {
         "colour": tuple(shapes.COLOURS),
