@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pixelwizard.cli.tasks import TASKS
+from pixelwizard.diffusion.schedules import SOLVER
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pixelwizard"
@@ -20,7 +21,8 @@ HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("config.tasks", "config.catalog", "config.sweep", "config.geometry"),
     *("io.digests", "io.files", "io.hub", "io.rows", "io.text_table", "io.video"),
-    *("data.prompts", "data.table", "models.checkpoints", "diffusion.schedule_table"),
+    *("data.prompts", "data.table", "models.checkpoints"),
+    *("diffusion.schedule_table", *(f"diffusion.solvers.{name}" for name in SOLVER.names)),
     *(
         "records.run_folder",
         "records.jobs",

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.diffusion.sampling import sample
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.diffusion.solvers import sample
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
 from pixelwizard.models.wan.umt5 import official_shapes

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.flow import add_noise, initial_noise, velocity, x0_from_velocity
 from pixelwizard.diffusion.guidance import guided
-from pixelwizard.diffusion.schedules import Step, make_schedule, step_sizes
-from pixelwizard.diffusion.solvers import SOLVERS, SolverState, sample
+from pixelwizard.diffusion.sampling import SolverState, sample
+from pixelwizard.diffusion.schedules import SOLVER, Step, grid_version, make_schedule, step_sizes
+from pixelwizard.diffusion.solvers.base import Solver
 
 UNIPC4 = SamplerSettings(solver="unipc", steps=4, guidance=1.0)
 
@@ -53,6 +57,39 @@ def test_published_schedules(
         schedule = make_schedule(settings, shift)
         assert [step.timestep for step in schedule.steps] == timesteps
         assert [step.dt for step in schedule.steps] == sizes
+
+
+def official_timesteps(solver: str, steps: int, shift: float) -> list[int]:
+    """Those of Wan2.2's ``fm_solvers.py`` (dpmpp) and ``fm_solvers_unipc.py``."""
+    if solver == "dpmpp":
+        first, last = 1.0, 0.0
+    else:
+        alphas = np.linspace(1, 1 / 1000, 1000)[::-1].copy()
+        sigmas = torch.from_numpy(1.0 - alphas).to(torch.float32)
+        first, last = sigmas[0].item(), sigmas[-1].item()
+    even = np.linspace(first, last, steps + 1)[:-1]
+    shifted = shift * even / (1 + (shift - 1) * even)
+    return torch.from_numpy(shifted * 1000).to(torch.int64).tolist()
+
+
+@pytest.mark.parametrize("solver", SOLVER.names)
+@pytest.mark.parametrize("shift", [1, 2, 3, 4, 5, 5.5, 5.8, 6, 7, 8, 3.17])
+def test_timesteps_equal_the_official_ones_for_every_number_of_steps(
+    solver: str, shift: float
+) -> None:
+    for steps in range(1, 201):
+        schedule = make_schedule(replace(UNIPC4, solver=solver, steps=steps), shift)
+        found = [step.timestep for step in schedule.steps]
+        assert found == official_timesteps(solver, steps, shift), steps
+
+
+def test_only_grids_that_had_a_wrong_timestep_carry_a_version() -> None:
+    def versions(solver: str, counts: Sequence[int]) -> list[int]:
+        return [grid_version(replace(UNIPC4, solver=solver, steps=n), 5.0) for n in counts]
+
+    assert versions("dpmpp", [6, 12, 18, 24, 28, 36, 42, 48]) == [2] * 8
+    assert versions("dpmpp", [4, 8, 20, 50]) == [1] * 4
+    assert versions("unipc", range(1, 101)) == [1] * 100
 
 
 def test_step_sizes_are_even_and_at_least_two() -> None:
@@ -120,7 +157,7 @@ def test_noise_belongs_to_its_seed() -> None:
     assert not torch.equal(first, initial_noise((2, 3), seed=8))
 
 
-@pytest.mark.parametrize("solver", sorted(SOLVERS))
+@pytest.mark.parametrize("solver", SOLVER.names)
 @pytest.mark.parametrize("start", [1000.0, 999.0])
 def test_every_solver_is_exact_on_a_straight_flow(solver: str, start: float) -> None:
     x0, noise = torch.randn(1, 4, 2, 2, 2), torch.randn(1, 4, 2, 2, 2)
@@ -146,12 +183,12 @@ def test_solvers_converge_and_the_second_order_ones_faster() -> None:
         result = sample(flow, noise, make_schedule(settings, 1.0))
         return (result - mean - deviation * noise).abs().max().item()
 
-    for solver in SOLVERS:
+    for solver in SOLVER.names:
         assert error(solver, 40) < 0.55 * error(solver, 20)
     assert max(error("unipc", 20), error("dpmpp", 20)) < error("euler", 20) / 4
 
 
-@pytest.mark.parametrize("solver", sorted(SOLVERS))
+@pytest.mark.parametrize("solver", SOLVER.names)
 def test_resuming_from_any_step_gives_the_same_bits(solver: str) -> None:
     schedule = make_schedule(replace(UNIPC4, solver=solver, steps=6), 5.5)
     noise = initial_noise((1, 4, 2, 3, 3), seed=0)
@@ -176,3 +213,50 @@ def test_guidance_runs_the_second_pass_on_guided_steps_only() -> None:
     assert torch.equal(velocity(x, Step(0.9, 900, None, guided=True)), torch.full((1, 2), 11.0))
     assert torch.equal(velocity(x, Step(0.5, 500, None, guided=False)), torch.full((1, 2), 3.0))
     assert calls == [0.9]
+
+
+class Heun(Solver):
+    """Second order by asking at both ends of every step but the last."""
+
+    def evaluations(self, index: int, steps: int) -> int:
+        return 2 if index < steps - 1 else 1
+
+    def step(self, sigmas, index, x, velocity, history):  # type: ignore[no-untyped-def]
+        s, t = sigmas[index], sigmas[index + 1]
+        v = velocity(x, s)
+        ahead = x + (t - s) * v
+        if t == 0:
+            return ahead, ()
+        return x + (t - s) * (v + velocity(ahead, t)) / 2, ()
+
+
+class Miscounting(Heun):
+    """Says that it asks once."""
+
+    def evaluations(self, index: int, steps: int) -> int:
+        return 1
+
+
+def test_a_solver_may_ask_twice_a_step_and_every_evaluation_counts() -> None:
+    settings = replace(UNIPC4, solver=Target(f"{__name__}.Heun"), guidance=5.0, guided_steps=[0])
+    schedule = make_schedule(replace(settings, step_sizes="raw"), 5.5)
+    assert [step.nfe for step in schedule.steps] == [4, 2, 2, 1]
+    asked = []
+
+    def velocity(x: Tensor, step: Step) -> Tensor:
+        asked.append((round(step.timestep), step.dt, step.guided))
+        return curved(x, step)
+
+    sample(velocity, initial_noise((1, 4, 2, 3, 3), seed=0), schedule)
+    assert asked == [
+        *[(999, 56, True), (943, 56, True)],
+        *[(942, 96, False), (846, 96, False)],
+        *[(845, 198, False), (647, 198, False)],
+        (646, 646, False),
+    ]
+
+
+def test_a_solver_that_miscounts_its_evaluations_is_stopped() -> None:
+    schedule = make_schedule(replace(UNIPC4, solver=Target(f"{__name__}.Miscounting")), 5.0)
+    with pytest.raises(ValueError, match=r"Miscounting asked the network 2 times in step 0;"):
+        sample(curved, initial_noise((1, 4, 2, 3, 3), seed=0), schedule)

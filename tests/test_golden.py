@@ -17,8 +17,8 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.diffusion.guidance import guided
+from pixelwizard.diffusion.sampling import SolverState, sample
 from pixelwizard.diffusion.schedules import Step, make_schedule
-from pixelwizard.diffusion.solvers import SolverState, sample
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.dit import WanDiT

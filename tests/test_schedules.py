@@ -17,9 +17,10 @@ from pixelwizard.cli.main import main
 from pixelwizard.config import catalog
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.targets import Target
+from pixelwizard.diffusion.sampling import sample
 from pixelwizard.diffusion.schedule_table import schedule_table, stage_schedules
 from pixelwizard.diffusion.schedules import Schedule, Step, make_schedule
-from pixelwizard.diffusion.solvers import SOLVERS, Advance, sample
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "schedules.md").read_text(encoding="utf-8")
@@ -100,20 +101,22 @@ def test_the_file_of_the_page_is_a_schedule_at_once(
     assert "\n".join(shown) in capsys.readouterr().out
 
 
-def test_the_function_of_the_page_is_a_solver_of_second_order(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_class_of_the_page_is_a_solver_of_second_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names: dict[str, Advance] = {}
-    exec(block("python"), names)
-    (name,) = set(names) - {"__builtins__"}
-    monkeypatch.setitem(SOLVERS, name, names[name])
+    (tmp_path / "heun.py").write_text(block("python"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    heun = Target("heun.Heun")
+    assert make_schedule(SamplerSettings(solver=heun, steps=5, guidance=1.0), 5.0).nfe == 9
 
     def velocity(x: Tensor, step: Step) -> Tensor:
         return x  # dx/dsigma = x: from sigma 1 to 0 it falls by e
 
     errors = []
     for count in (16, 32):
-        steps = tuple(Step(1 - i / count, 0.0, None, False) for i in range(count))
-        end = sample(velocity, torch.ones(1, dtype=torch.float32), Schedule(name, steps))
+        steps = tuple(
+            Step(1 - i / count, 0.0, None, False, 1 + (i < count - 1)) for i in range(count)
+        )
+        end = sample(velocity, torch.ones(1, dtype=torch.float32), Schedule(heun, steps))
         errors.append(abs(float(end) - math.exp(-1)))
     assert 3.5 < errors[0] / errors[1] < 4.5

@@ -10,8 +10,8 @@ from small import SIZE, write_backbone
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.flow import initial_noise
+from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.diffusion.solvers import SolverState
 from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
 from pixelwizard.stages.anchor import Anchor

@@ -23,8 +23,8 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.flow import initial_noise
+from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
-from pixelwizard.diffusion.solvers import SolverState
 from pixelwizard.generation.placement import Networks
 from pixelwizard.io.progress import STAGES
 from pixelwizard.planning.decode_cost import precision
@@ -103,7 +103,7 @@ class Pipeline:
         """The few steps of the anchor, then one forward beside the reference's."""
         config = self.case.short
         noise = self._noise(config.resolution.anchor_geometry)
-        schedule = make_schedule(config.anchor, config.resolution.anchor_shift)
+        schedule = make_schedule(config.anchor, config.resolution.anchor_shift, "anchor")
 
         def run(network: Any, clock: Clock) -> None:
             stage = Anchor(network, schedule, config.anchor.guidance)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
 from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.targets import Part, door
+
+DIFFUSION = "pixelwizard.diffusion"
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class SamplerSettings:
     the step sizes it was trained with.
     """
 
-    solver: Literal["euler", "unipc", "dpmpp"] = "unipc"
+    solver: Part = field(
+        default="unipc", metadata=door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
+    )
     steps: int = 50
     timesteps: Optional[List[float]] = None
     shift: Optional[float] = None

@@ -60,6 +60,11 @@ Part = Union[str, Target]
 """A shipped part by its name, or a class of the user's."""
 
 
+def title(part: Part) -> str:
+    """What a part is called in tables: its name, or the class in full."""
+    return part.path if isinstance(part, Target) else part
+
+
 @dataclasses.dataclass(frozen=True)
 class Door:
     """What a part must be: ``base`` is its class, ``package`` has the shipped ones, a file each.

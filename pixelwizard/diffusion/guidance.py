@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pixelwizard.diffusion.sampling import Velocity
 from pixelwizard.diffusion.schedules import Step
-from pixelwizard.diffusion.solvers import Velocity
 from pixelwizard.parallel.guidance import CFGParallel
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, to_plain
+from pixelwizard.config.targets import title
 from pixelwizard.diffusion.schedules import Schedule, Step, make_schedule
 from pixelwizard.io.files import atomic
 from pixelwizard.io.text_table import aligned
@@ -31,7 +32,7 @@ class StageSchedule:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "solver": self.schedule.solver,
+            "solver": to_plain(self.schedule.solver),
             "guidance": self.guidance,
             "nfe": self.schedule.nfe,
             "steps": [asdict(step) for step in self.schedule.steps],
@@ -43,7 +44,9 @@ def stage_schedules(
 ) -> list[StageSchedule]:
     """Both stages, in the order they run. Raises ConfigError for an impossible schedule."""
     return [
-        StageSchedule("anchor", anchor.guidance, make_schedule(anchor, size.anchor_shift)),
+        StageSchedule(
+            "anchor", anchor.guidance, make_schedule(anchor, size.anchor_shift, "anchor")
+        ),
         StageSchedule("detail", detail.guidance, make_schedule(detail, size.shift)),
     ]
 
@@ -54,7 +57,7 @@ def schedule_table(stages: Sequence[StageSchedule]) -> str:
     for stage in stages:
         count, schedule = len(stage.schedule.steps), stage.schedule
         plural = "s" if count > 1 else ""
-        head = f"{stage.stage}: {schedule.solver}, {count} step{plural}, {schedule.nfe} NFE"
+        head = f"{stage.stage}: {title(schedule.solver)}, {count} step{plural}, {schedule.nfe} NFE"
         rows: list[tuple[str, ...]] = [("step", "sigma", "timestep", "dt", "guidance", "NFE")]
         rows += [_row(index, step, stage.guidance) for index, step in enumerate(schedule.steps)]
         lines = aligned(rows)
@@ -77,8 +80,8 @@ def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
     for stage, colour, marker in zip(stages, COLOURS, "so", strict=True):
         sigmas, nfe = stage.schedule.sigmas, [0]
         for step in stage.schedule.steps:
-            nfe.append(nfe[-1] + (2 if step.guided else 1))
-        label = f"{stage.stage}: {stage.schedule.solver}, {nfe[-1]} NFE"
+            nfe.append(nfe[-1] + step.nfe)
+        label = f"{stage.stage}: {title(stage.schedule.solver)}, {nfe[-1]} NFE"
         axes.step(nfe, sigmas, where="post", color=colour, lw=1.2, alpha=0.6)
         axes.plot(nfe, sigmas, marker, color=colour, ms=5, label=label)
         for x, step in zip(nfe, stage.schedule.steps, strict=False):
@@ -108,5 +111,5 @@ def _row(index: int, step: Step, guidance: float) -> tuple[str, ...]:
         f"{step.timestep:g}",
         "-" if step.dt is None else str(step.dt),
         f"{guidance:g}" if step.guided else "-",
-        "2" if step.guided else "1",
+        str(step.nfe),
     )

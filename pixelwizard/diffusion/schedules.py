@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.sampler import SamplerSettings, check_sampler
+from pixelwizard.config.targets import Part, door_of
 
 TRAIN_TIMESTEPS = 1000
+SOLVER = door_of(SamplerSettings, "solver")
 
 
 @dataclass(frozen=True)
@@ -18,20 +20,27 @@ class Step:
     """Where a step starts and what the network is told there.
 
     ``timestep`` is the network's time in [0, 1000]; ``dt`` the step size in timesteps, ``None``
-    for a network without step-size conditioning; ``guided`` asks for classifier-free guidance.
+    for a network without step-size conditioning; ``guided`` asks for classifier-free guidance;
+    ``evaluations`` is how often the solver asks.
     """
 
     sigma: float
     timestep: float
     dt: int | None
     guided: bool
+    evaluations: int = 1
+
+    @property
+    def nfe(self) -> int:
+        """Network passes of one video in this step: two an evaluation where it is guided."""
+        return self.evaluations * (2 if self.guided else 1)
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The steps of one sampling run, from noise to data, and the solver that takes them."""
 
-    solver: str
+    solver: Part
     steps: tuple[Step, ...]
 
     @property
@@ -41,41 +50,67 @@ class Schedule:
 
     @property
     def nfe(self) -> int:
-        """Number of function evaluations: network passes of one video, two for a guided step."""
-        return sum(2 if step.guided else 1 for step in self.steps)
+        """Number of function evaluations: network passes of one video."""
+        return sum(step.nfe for step in self.steps)
 
 
-def make_schedule(settings: SamplerSettings, shift: float) -> Schedule:
+def make_schedule(settings: SamplerSettings, shift: float, key: str = "schedule") -> Schedule:
     """The schedule of one stage; ``shift`` is the resolution's, used unless the settings have one.
 
-    Raises ValueError for settings outside their ranges (``check_sampler``).
+    ``key`` is the stage's, for messages. Raises ValueError for settings outside their ranges
+    (``check_sampler``) and for a solver that cannot be made.
     """
-    check_sampler(settings, "schedule")
+    check_sampler(settings, key)
+    solver = SOLVER.make(settings.solver, f"{key}.solver")
     if settings.timesteps is not None:
         timesteps = [float(t) for t in settings.timesteps]
         sigmas = [t / TRAIN_TIMESTEPS for t in timesteps]
     else:
-        sigmas = solver_sigmas(settings.solver, settings.steps, settings.shift or shift)
+        sigmas = shifted_grid(solver.first_sigma, settings.steps, settings.shift or shift)
         timesteps = [float(int(sigma * TRAIN_TIMESTEPS)) for sigma in sigmas]
-    sizes: list[int | None] = [None] * len(sigmas)
+    count = len(sigmas)
+    sizes: list[int | None] = [None] * count
     if settings.step_sizes != "none":
         sizes = list(step_sizes(timesteps, snapped=settings.step_sizes == "snapped"))
-    guided = range(len(sigmas)) if settings.guided_steps is None else settings.guided_steps
+    guided = range(count) if settings.guided_steps is None else settings.guided_steps
     steps = (
-        Step(sigma, timestep, dt, guided=settings.guidance != 1 and index in guided)
-        for index, (sigma, timestep, dt) in enumerate(zip(sigmas, timesteps, sizes, strict=True))
+        Step(
+            sigma=sigmas[index],
+            timestep=timesteps[index],
+            dt=sizes[index],
+            guided=settings.guidance != 1 and index in guided,
+            evaluations=solver.evaluations(index, count),
+        )
+        for index in range(count)
     )
     return Schedule(settings.solver, tuple(steps))
 
 
-def solver_sigmas(solver: str, steps: int, shift: float) -> list[float]:
-    """The starting sigmas of ``steps`` even steps in unshifted sigma, shifted towards noise.
+def shifted_grid(first: float, steps: int, shift: float) -> list[float]:
+    """The starting sigmas of ``steps`` even steps from ``first`` to 0, shifted towards noise.
 
-    DPM++ starts at 1, the others at 0.999 (Wan2.2 ``fm_solvers.py``, ``fm_solvers_unipc.py``).
+    In the order of operations of numpy's ``linspace`` and of Wan2.2's ``fm_solvers.py``, bit for
+    bit: timesteps are cut down to whole numbers.
     """
-    start = 1.0 if solver == "dpmpp" else 0.999
-    even = [start * (1 - index / steps) for index in range(steps)]
-    return [shift * sigma / (1 + (shift - 1) * sigma) for sigma in even]
+    return [_shifted(first - index * (first / steps), shift) for index in range(steps)]
+
+
+def _shifted(sigma: float, shift: float) -> float:
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def grid_version(settings: SamplerSettings, shift: float) -> int:
+    """2 where version 1, in another order of operations, cut a timestep down to one less."""
+    if settings.timesteps is not None:
+        return 1
+    first = SOLVER.make(settings.solver, "solver").first_sigma
+    steps, shift = settings.steps, settings.shift or shift
+    new = shifted_grid(first, steps, shift)
+    old = (_shifted(round(first, 3) * (1 - index / steps), shift) for index in range(steps))
+    differ = (
+        int(a * TRAIN_TIMESTEPS) != int(b * TRAIN_TIMESTEPS) for a, b in zip(old, new, strict=True)
+    )
+    return 2 if any(differ) else 1
 
 
 def step_sizes(timesteps: list[float], snapped: bool = False) -> list[int]:

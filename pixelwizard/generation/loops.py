@@ -17,8 +17,8 @@ from torch import Tensor
 from pixelwizard.config.generate import Config
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.diffusion.flow import initial_noise
+from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
-from pixelwizard.diffusion.solvers import SolverState
 from pixelwizard.generation.placement import Networks
 from pixelwizard.io.progress import Display
 from pixelwizard.io.video import VideoError, VideoWriter
@@ -211,7 +211,7 @@ class AnchorLoop(SamplingLoop):
     state_seconds = ANCHOR_STATE_SECONDS
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
-        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
+        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift, "anchor")
         network = self.networks.load(self.name, load_anchor, device, dtype)
         return Anchor(network, schedule, self.config.anchor.guidance, self.rank.halves)
 

@@ -59,7 +59,7 @@ def _anchor(config: Settings, mesh: Mesh) -> Sampling:
         controlled=0,
         geometry=size.anchor_geometry,
         anchor=None,
-        schedule=make_schedule(config.anchor, size.anchor_shift),
+        schedule=make_schedule(config.anchor, size.anchor_shift, "anchor"),
         guidance=config.anchor.guidance,
         dtype=getattr(torch, config.backbone.dtype),
         residual=getattr(torch, config.memory.residual),

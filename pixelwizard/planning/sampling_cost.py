@@ -129,10 +129,10 @@ def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
     layer = ulysses_bytes(tokens, sizes.dim, mesh.sequence, stage.dtype.itemsize)
     patches = tokens_per_rank(tokens, mesh.sequence) * sizes.out_dim * PATCH**2
     forward = sizes.num_layers * layer + gather_bytes(patches, mesh.sequence)
-    guided = sum(step.guided for step in stage.schedule.steps) if mesh.guidance > 1 else 0
+    guided = sum(step.evaluations for step in stage.schedule.steps if step.guided)
     return Counter(
         sequence=calls * forward,
-        guidance=guided * guidance_bytes(tokens * sizes.out_dim * PATCH**2),
+        guidance=(mesh.guidance > 1) * guided * guidance_bytes(tokens * sizes.out_dim * PATCH**2),
         shards=calls * shard_bytes(weights, mesh.shards),
     )
 

@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pixelwizard.config.generate import Config
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.targets import identity
 from pixelwizard.data.prompts import Prompt
+from pixelwizard.diffusion.schedules import grid_version
 
 CODE_FORMAT = 1
 """To be raised when a stage computes something else: older results are then left alone."""
@@ -57,7 +60,7 @@ def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
         stage="anchor",
         texts=[text_key, negative_key],
         seed=prompt.anchor_seed,
-        sampler=asdict(config.anchor),
+        sampler=_sampler(config.anchor, size.anchor_shift),
         video=[size.anchor_width, size.anchor_height, size.frames, size.anchor_shift],
         sizes=asdict(backbone.dit),
         weights=digests["anchor"],
@@ -69,7 +72,7 @@ def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
         texts=[text_key, negative_key],
         anchor=anchor_key,
         seed=prompt.detail_seed,
-        sampler=asdict(config.schedule),
+        sampler=_sampler(config.schedule, size.shift),
         video=[size.width, size.height, size.frames, size.shift],
         sizes=asdict(backbone.detail_dit),
         weights=digests["detail"],
@@ -86,6 +89,12 @@ def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
         dtype=backbone.dtype,
     )
     return Job(prompt, text_key, negative_key, anchor_key, detail_key, video_key)
+
+
+def _sampler(settings: SamplerSettings, shift: float) -> dict[str, Any]:
+    """What determines a schedule; grids that were computed otherwise once carry their version."""
+    version = grid_version(settings, shift)
+    return {**identity(settings), **({"grid": version} if version > 1 else {})}
 
 
 def key(**recipe: Any) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pixelwizard.diffusion.guidance import guided
+from pixelwizard.diffusion.sampling import SolverState, Velocity, sample
 from pixelwizard.diffusion.schedules import Schedule, Step
-from pixelwizard.diffusion.solvers import SolverState, Velocity, sample
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.parallel.guidance import CFGParallel
 

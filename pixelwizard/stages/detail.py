@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.diffusion.guidance import guided
+from pixelwizard.diffusion.sampling import SolverState, Velocity, sample
 from pixelwizard.diffusion.schedules import Schedule, Step
-from pixelwizard.diffusion.solvers import SolverState, Velocity, sample
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.parallel.guidance import CFGParallel
 from pixelwizard.stages.anchor import OnStep

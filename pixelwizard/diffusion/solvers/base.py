@@ -1,0 +1,56 @@
+"""What a solver is. Neither this file nor a shipped solver imports torch: schedules need it not."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIRST_SIGMA = 0.9990000128746033
+"""0.999 in float32, where Wan2.2's ``fm_solvers_unipc.py`` begins."""
+
+
+class Solver(ABC):
+    """Takes a latent along dx/dsigma = v(x, sigma) from noise to data, a step at a time.
+
+    An instance remembers nothing: what a solver needs of earlier steps are the tensors that it
+    returns, so that an interrupted run continues to the same bits.
+    """
+
+    first_sigma = FIRST_SIGMA
+    """Where the even grid of ``steps`` begins, before the shift; it ends at 0."""
+
+    def evaluations(self, index: int, steps: int) -> int:
+        """How often step ``index`` of ``steps`` asks the network."""
+        return 1
+
+    @abstractmethod
+    def step(
+        self,
+        sigmas: Sequence[float],
+        index: int,
+        x: Tensor,
+        velocity: Callable[[Tensor, float], Tensor],
+        history: tuple[Tensor, ...],
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The latent at ``sigmas[index + 1]``, and the tensors to remember; all float32.
+
+        ``x`` is the latent at ``sigmas[index]``, ``velocity(x, sigma)`` asks the network, and
+        ``history`` is what the step before returned, empty at first.
+        """
+
+
+def data_weight(s: float, t: float) -> float:
+    """Weight of x0 in an exponential step from sigma s to t: alpha_t (1 - exp(-h))."""
+    return (1 - t) - (1 - s) * t / s
+
+
+def log_snr(sigma: float) -> float:
+    """lambda = log(alpha / sigma), minus infinity at pure noise and infinity at data."""
+    if sigma <= 0:
+        return math.inf
+    return math.log((1 - sigma) / sigma) if sigma < 1 else -math.inf
