@@ -1,4 +1,4 @@
-"""How large and how deep the package is: lines, files from the command line to the mp4, stack depth.
+"""How large and deep the package is: lines, files from the command line to the mp4, stack depth.
 
 Runs one small video in this process, the command line's part and then the worker's, and notes every
 file of the package of which a function runs. ``python measure/structure.py [--package FOLDER]``.
@@ -22,7 +22,7 @@ PROMPT = "a red circle moves left over a gray background"
 
 
 class Walk:
-    """The package's files and functions that ran, and the deepest stack at each place of interest."""
+    """The files and functions of the package that ran, and the stack at some places."""
 
     def __init__(self, package: Path, places: dict[str, tuple[str, str]]) -> None:
         self.package, self.places = f"{package}{os.sep}", places
@@ -78,8 +78,9 @@ def walk(package: Path) -> Walk:
         from pixelwizard.cli.main import main
         from pixelwizard.cli.tasks import generate
     except ImportError:  # before the rooms were named by purpose
-        from pixelwizard.cli import main
         from pixelwizard.commands import generate
+
+        from pixelwizard.cli import main
 
     places = {
         "the start of the worker": ("", "run"),
