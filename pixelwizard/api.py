@@ -44,7 +44,7 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     from pixelwizard.cli.tasks import command
     from pixelwizard.launch.devices import mesh_of
     from pixelwizard.records.run_folder import claim
-    from pixelwizard.worker import Interrupted, dispatch, interruptible, logging_to
+    from pixelwizard.worker import Interrupted, session, work_of
 
     jobs = compose("generate", overrides, prompts)
     if len(jobs) > 1:
@@ -59,8 +59,8 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
         if (world := mesh_of(config).world) > 1:
             _launched(folder, world)
         else:
-            with interruptible(), logging_to(folder / "run.log"):
-                dispatch(folder)
+            with session(folder) as (config, rank):
+                work_of(config)(config, rank)
     except Interrupted:  # not KeyboardInterrupt on its way here: Lightning would exit on that
         raise KeyboardInterrupt from None
     return read_run(folder)

@@ -24,8 +24,10 @@ from pixelwizard.config.data import EncodeConfig
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import Config
 from pixelwizard.config.parallel import mesh_of_world
+from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
+from pixelwizard.io.reasons import reason, say
 from pixelwizard.models.checkpoints import weights_digests
 from pixelwizard.records.failures import (
     OUT_OF_MEMORY,
@@ -38,7 +40,9 @@ from pixelwizard.records.failures import (
     write_failure,
 )
 from pixelwizard.records.jobs import make_jobs
+from pixelwizard.records.lock import locked
 from pixelwizard.records.provenance import finished
+from pixelwizard.records.run_folder import CONFIG, OVERRIDES
 from pixelwizard.records.status import Status
 
 if TYPE_CHECKING:
@@ -73,45 +77,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(folder: Path) -> int:
     """Run the job of ``folder``; what goes wrong becomes a sentence on stderr and an exit code."""
-    rank = int(os.environ.get("RANK", "0"))
-    log_file = folder / (f"rank{rank}.log" if rank else "run.log")
     try:
-        with interruptible(), logging_to(log_file):
-            if rank == 0:
-                forget_failure(folder)
-            try:
-                return dispatch(folder)
-            except Exception as error:
-                log.exception("the run stopped")
-                _leave_reason(folder, error)
-                raise
+        with session(folder) as (config, rank):
+            return work_of(config)(config, rank)
     except Interrupted as interruption:
-        _say(f"{interruption}; everything finished is kept, the same command continues")
+        say(f"{interruption}; everything finished is kept, the same command continues")
         return interruption.exit_code
-    except ValueError as error:
-        _say(str(error))
-        return 2
-    except PromptFailed as error:
-        _say(f"{error}; everything finished is kept")
-        return SOME_FAILED
-    except OSError as error:
-        _say(f"the run cannot go on: {error}; everything finished is kept")
-        return 2
     except Exception as error:
-        if is_lost_rank(error):
-            cause = read_failure(folder)
-            why = f": {cause.reason}" if cause and cause.reason != LOST_RANK else ""
-            _say(f"{LOST_RANK}{why}; everything finished is kept")
-            return SOME_FAILED
-        _say(f"{_name(error)} (the trace is in {log_file})")
-        return 1
+        return _explain(error, folder)
 
 
-def dispatch(folder: Path) -> int:
-    """Read ``config.yaml`` and do its task."""
-    config = tasks.load(folder / "config.yaml")
+@contextlib.contextmanager
+def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
+    """The configuration of a run folder, and this process as one of its ranks (None: it is alone).
+
+    Meanwhile the folder is locked, signals raise ``Interrupted``, and what is logged goes to a file
+    in it. An error leaves its reason there.
+    """
+    number = _rank()
+    command = folder / OVERRIDES
+    text = command.read_text("utf-8", "replace").strip() if command.is_file() else ""
+    lock = contextlib.nullcontext() if number else locked(folder, text)
+    with interruptible(), lock, logging_to(folder / _log_name(number)):
+        if number == 0:
+            forget_failure(folder)
+        try:
+            config = tasks.load(folder / CONFIG)
+            with _as_rank(config) as rank:
+                yield config, rank
+        except Exception as error:
+            log.exception("the run stopped")
+            _leave_reason(folder, error)
+            raise
+
+
+def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
+    """What does a task, its libraries imported only now; it returns the exit code."""
     if isinstance(config, Config):
-        return _as_rank(config, _generate)
+        return _generate
+    if isinstance(config, TrainConfig):
+        from pixelwizard.training.train import train
+
+        return train
+    return lambda config, rank: _alone(config)
+
+
+def _alone(config: Any) -> int:
+    """A task of one process."""
     if isinstance(config, BenchConfig):
         from pixelwizard.bench.run import bench
 
@@ -120,29 +132,52 @@ def dispatch(folder: Path) -> int:
         from pixelwizard.evaluation.evaluate import evaluate
 
         return evaluate(config)
-    if isinstance(config, EncodeConfig):
-        from pixelwizard.training.encode import encode
+    assert isinstance(config, EncodeConfig)
+    from pixelwizard.training.encode import encode
 
-        return encode(config)
-    from pixelwizard.training.train import train
-
-    return _as_rank(config, train)
+    return encode(config)
 
 
-def _as_rank(config: Any, work: Callable[[Any, Rank | None], int]) -> int:
-    """Do a job as the rank that this process was started as, or alone."""
+@contextlib.contextmanager
+def _as_rank(config: Any) -> Iterator[Rank | None]:
+    """This process as the rank that it was started as; None where it is alone."""
+    if not isinstance(config, (Config, TrainConfig)):
+        yield None
+        return
     world = int(os.environ.get("WORLD_SIZE", "1"))
     mesh = mesh_of_world(config.parallel, config.backbone.dit.num_heads, world, config.guided)
     if mesh.world == 1:
-        return work(config, None)
+        yield None
+        return
     from pixelwizard.parallel.mesh import joined
 
     with joined(mesh) as rank:
         try:
-            return work(config, rank)
+            yield rank
         except Exception as error:
             _leave_reason(Path(config.run_dir), error)  # before the others can miss this rank
             raise
+
+
+def _explain(error: Exception, folder: Path) -> int:
+    """Say why a job stopped; its exit code."""
+    if isinstance(error, ValueError):
+        say(str(error))
+        return 2
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"the run cannot go on: {where}{reason(error)}; everything finished is kept")
+        return 2
+    if isinstance(error, PromptFailed):
+        say(f"{error}; everything finished is kept")
+        return SOME_FAILED
+    if is_lost_rank(error):
+        cause = read_failure(folder)
+        why = f": {cause.reason}" if cause and cause.reason != LOST_RANK else ""
+        say(f"{LOST_RANK}{why}; everything finished is kept")
+        return SOME_FAILED
+    say(f"{_name(error)} (the trace is in {folder / _log_name(_rank())})")
+    return 1
 
 
 def _leave_reason(folder: Path, error: Exception) -> None:
@@ -151,9 +186,9 @@ def _leave_reason(folder: Path, error: Exception) -> None:
     if left is not None and left.reason != LOST_RANK:
         return
     clear = isinstance(error, (ValueError, PromptFailed))
-    reason = str(error) if clear else LOST_RANK if is_lost_rank(error) else _name(error)
+    why = str(error) if clear else LOST_RANK if is_lost_rank(error) else _name(error)
     with contextlib.suppress(OSError):  # ranks may write at once, a disk may be full
-        write_failure(folder, Failure(reason, is_out_of_memory(error)))
+        write_failure(folder, Failure(why, is_out_of_memory(error)))
 
 
 def _generate(config: Config, rank: Rank | None) -> int:
@@ -191,7 +226,7 @@ def _report(folder: Path, videos: Mapping[str, Path], failed: Mapping[str, str])
             print(path)
     sentences = [f"prompt {id} failed: {why}" for id, why in failed.items()]
     for sentence in sentences:
-        _say(sentence)
+        say(sentence)
     if sentences:
         full = any(OUT_OF_MEMORY in why for why in failed.values())
         write_failure(folder, Failure("; ".join(sentences), full))
@@ -254,8 +289,12 @@ def _name(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _say(sentence: str) -> None:
-    print(f"pixelwizard: {sentence}", file=sys.stderr)
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _log_name(rank: int) -> str:
+    return f"rank{rank}.log" if rank else "run.log"
 
 
 if __name__ == "__main__":

@@ -24,12 +24,15 @@ from pixelwizard.config.memory import MemorySettings
 from pixelwizard.config.output import DecodeSettings, VideoSettings
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.generation import placement, predict
 from pixelwizard.io import video
 from pixelwizard.io.progress import Display, clock
 from pixelwizard.models.wan.weights import load_vae
 from pixelwizard.planning import planner
 from pixelwizard.planning.decode_cost import cost_of_decode
+from pixelwizard.records.lock import LOCK, locked
+from pixelwizard.records.run_folder import claim
 from pixelwizard.stages.decode import Decode
 
 FIRST, SECOND = "001-a-red-circle", "002-a-blue-square-moves-left"
@@ -101,6 +104,20 @@ def test_the_same_command_again_computes_nothing(
     monkeypatch.setattr(predict, "generate", None)
     assert run(config) == 0
     assert capfd.readouterr().out == first
+
+
+def test_a_folder_that_is_in_use_is_refused_and_left_alone(
+    config: Config, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_config(config)
+    with locked(folder, "pixelwizard seed=1"):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(ConfigError, match="is in use by process"):
+            claim(config, ["pixelwizard"])
+        assert worker.run(folder) == 2
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert re.search(r"run_dir=\S+ is in use by process \d+.*seed=1", capfd.readouterr().err)
+    assert worker.run(folder) == 0 and not (folder / LOCK).exists()
 
 
 def test_two_fresh_runs_are_equal_bit_for_bit(backbone: BackboneSettings, tmp_path: Path) -> None:

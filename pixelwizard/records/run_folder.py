@@ -14,6 +14,7 @@ import yaml
 from pixelwizard.config.schema import ConfigError, differences, to_plain
 from pixelwizard.config.tasks import load
 from pixelwizard.io.files import write_text
+from pixelwizard.records.lock import locked
 
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
 INCIDENTAL = (
@@ -63,15 +64,16 @@ def short_hash(value: Any) -> str:
 def claim(config: Any, command: Sequence[str]) -> Path:
     """Make the run folder of ``config``, or continue in the one that has the same configuration.
 
-    Raises ConfigError if the folder belongs to another configuration or cannot be written.
+    Raises ConfigError if the folder belongs to another configuration, is in use or cannot be
+    written.
     """
     folder = Path(config.run_dir)
     _refuse_foreign(config, folder)
+    text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=100)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=100)
-        write_text(folder / CONFIG, text)
-        write_text(folder / OVERRIDES, shlex.join(command) + "\n")
+        with locked(folder, shlex.join(command)):
+            write_text(folder / CONFIG, text)
+            write_text(folder / OVERRIDES, shlex.join(command) + "\n")
     except OSError as error:
         raise ConfigError(f"run_dir={folder} cannot be written: {error.strerror}") from None
     return folder

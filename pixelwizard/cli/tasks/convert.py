@@ -9,6 +9,7 @@ from pixelwizard.cli.tasks import Command
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.weights import ConvertConfig
 from pixelwizard.models.checkpoints import MissingWeights, require_weights, there, weights_folder
+from pixelwizard.records.lock import locked
 
 EXAMPLES = """\
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/bf16
@@ -40,8 +41,9 @@ def run(config: ConvertConfig, command_line: Sequence[str]) -> int:
     from pixelwizard.models.shortcut.convert import convert
 
     assert config.out is not None
-    for path in convert(config.backbone, config.out, config.dtype):
-        print(path)
+    with locked(Path(config.out), key="out"):
+        for path in convert(config.backbone, config.out, config.dtype):
+            print(path)
     return 0
 
 
