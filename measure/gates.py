@@ -38,7 +38,7 @@ from torch import Tensor
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.data import DegradationSettings
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.data import shapes
@@ -93,7 +93,7 @@ class Clip:
 class Model:
     """The networks of a configuration, each loaded when it is first needed."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GenerateConfig) -> None:
         self.config = config
 
     @cached_property
@@ -295,7 +295,7 @@ def measure(part: str, model: Model, count: int, out: Path | None) -> list[Row]:
     return rows
 
 
-def recipe_of(config: Config, needed: Iterable[str]) -> str:
+def recipe_of(config: GenerateConfig, needed: Iterable[str]) -> str:
     """A name for everything that determines the figures, other than the clip."""
     digests = [weights_digest(config.backbone, part) for part in needed]
     values = [asdict(part) for part in (config.anchor, config.schedule, config.resolution)]

@@ -22,7 +22,7 @@ from pixelwizard.config import tasks
 from pixelwizard.config.bench import BenchConfig
 from pixelwizard.config.data import EncodeConfig
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.prompts import prompts_of
@@ -113,7 +113,7 @@ def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
 
 def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
     """What does a task, its libraries imported only now; it returns the exit code."""
-    if isinstance(config, Config):
+    if isinstance(config, GenerateConfig):
         return _generate
     if isinstance(config, TrainConfig):
         from pixelwizard.training.train import train
@@ -141,7 +141,7 @@ def _alone(config: Any) -> int:
 @contextlib.contextmanager
 def _as_rank(config: Any) -> Iterator[Rank | None]:
     """This process as the rank that it was started as; None where it is alone."""
-    if not isinstance(config, (Config, TrainConfig)):
+    if not isinstance(config, (GenerateConfig, TrainConfig)):
         yield None
         return
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -191,7 +191,7 @@ def _leave_reason(folder: Path, error: Exception) -> None:
         write_failure(folder, Failure(why, is_out_of_memory(error)))
 
 
-def _generate(config: Config, rank: Rank | None) -> int:
+def _generate(config: GenerateConfig, rank: Rank | None) -> int:
     prompts = prompts_of(config)
     first = rank is None or rank.is_first
     agreed: Callable[[Any], Any] = rank.everyone.from_first if rank else lambda value: value

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.generate import GenerateConfig, StoreSettings
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
@@ -40,9 +40,9 @@ def make_run(
     recipe: str = "score/of=this",
     size: ResolutionSettings = SIZE,
     seconds: float | None = None,
-) -> Config:
+) -> GenerateConfig:
     """A run whose latents are ``error`` away from those of the same prompts and seed."""
-    config = Config(
+    config = GenerateConfig(
         run_dir=str(folder),
         backbone=BackboneSettings(name="tiny"),
         resolution=size,
@@ -93,7 +93,7 @@ def make_sweep(folder: Path, seeds: Sequence[int] = (0, 1)) -> Path:
     return folder
 
 
-def _write_video(path: Path, config: Config, error: float) -> None:
+def _write_video(path: Path, config: GenerateConfig, error: float) -> None:
     """A bar that is as far to the right as the frame is late, over a grey that tells the error."""
     size = config.resolution
     with VideoWriter(path, size.width, size.height, config.video) as writer:

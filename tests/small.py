@@ -12,7 +12,7 @@ from torch import nn
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.data import DataSettings, DegradationSettings
-from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.generate import GenerateConfig, StoreSettings
 from pixelwizard.config.objective import ConditionSettings, FlowSettings, ObjectiveSettings
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.resolution import ResolutionSettings
@@ -85,9 +85,9 @@ def write_backbone(folder: Path) -> BackboneSettings:
     return replace(BACKBONE, folder=str(folder))
 
 
-def small_config(backbone: BackboneSettings, folder: Path, **changes: Any) -> Config:
+def small_config(backbone: BackboneSettings, folder: Path, **changes: Any) -> GenerateConfig:
     """A run of two prompts, three anchor and two detail steps in ``folder``."""
-    config = Config(
+    config = GenerateConfig(
         run_dir=str(folder / "run"),
         backbone=backbone,
         resolution=SIZE,
@@ -100,7 +100,7 @@ def small_config(backbone: BackboneSettings, folder: Path, **changes: Any) -> Co
     return replace(config, **changes)
 
 
-def write_config(config: Config) -> Path:
+def write_config(config: GenerateConfig) -> Path:
     """Lay out the run folder as the command does; the folder."""
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)

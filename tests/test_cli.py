@@ -40,9 +40,9 @@ class Launched:
         self.ranks = ranks
         return self.code(folder)
 
-    def config(self, index: int = -1) -> tasks.Config:
+    def config(self, index: int = -1) -> tasks.GenerateConfig:
         loaded = tasks.load(self.folders[index] / "config.yaml")
-        assert isinstance(loaded, tasks.Config)
+        assert isinstance(loaded, tasks.GenerateConfig)
         return loaded
 
 

@@ -16,7 +16,7 @@ from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.sampler import SamplerSettings
 
 PRELOAD = [
@@ -32,18 +32,20 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory) -> Config:
+def undisturbed(
+    backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory
+) -> GenerateConfig:
     config = small(backbone, tmp_path_factory.mktemp("undisturbed"))
     assert work(config) == 0
     return config
 
 
-def small(backbone: BackboneSettings, folder: Path) -> Config:
+def small(backbone: BackboneSettings, folder: Path) -> GenerateConfig:
     """Both prompts in one group, so that one may be half done while the other is done."""
     return replace(small_config(backbone, folder), anchor=SamplerSettings(steps=4))
 
 
-def work(config: Config, *stop: object) -> int:
+def work(config: GenerateConfig, *stop: object) -> int:
     """Run a worker in a process of its own; its exit code. ``stop``: see ``child``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -78,7 +80,7 @@ def child(folder: str, stage: str = "", prompt: int = 0, step: int = 0, number: 
     sys.exit(worker.run(Path(folder)))
 
 
-def files(config: Config) -> dict[str, bytes]:
+def files(config: GenerateConfig) -> dict[str, bytes]:
     """Every tensor in the store and every video, without what timing notes beside them."""
     found = {path.name: path.read_bytes() for path in Path(config.run_dir).rglob("*.mp4")}
     for path in Path(config.store.dir).rglob("*.safetensors"):
@@ -127,7 +129,7 @@ def test_a_repeated_signal_does_not_disturb_the_way_out() -> None:
 )
 def test_the_same_command_continues_and_ends_in_the_same_bits(
     backbone: BackboneSettings,
-    undisturbed: Config,
+    undisturbed: GenerateConfig,
     tmp_path: Path,
     stage: str,
     prompt: int,

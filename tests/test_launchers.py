@@ -19,7 +19,7 @@ from pixelwizard.cli.sweeps.launchers import launcher_of, on_node, submit
 from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Choice, LauncherSettings, Span
 from pixelwizard.launch.devices import mesh_of
@@ -124,15 +124,15 @@ def trials(said: str) -> list[list[str]]:
 
 
 def test_the_ranks_of_a_job_fit_the_gpus_that_slurm_gives_it() -> None:
-    def job(*words: str) -> Config:
+    def job(*words: str) -> GenerateConfig:
         (made,) = compose("generate", ["hydra/launcher=slurm", "hydra.launcher.gpus=4", *words])
         config = on_node(made.config, made.launcher)
-        assert isinstance(config, Config)
+        assert isinstance(config, GenerateConfig)
         return config
 
     assert mesh_of(job("parallel=prompts")).world == 4  # whatever this machine has
     assert mesh_of(job("parallel=hybrid", "parallel.guidance=2")).world == 4
-    assert job("seed=1").parallel == Config("none").parallel
+    assert job("seed=1").parallel == GenerateConfig("none").parallel
     for words in (["parallel.sequence=3", "parallel.guidance=2"], ["parallel.prompts=6"]):
         with pytest.raises(ConfigError, match="gpus=4 is too little for the 6 ranks"):
             job("parallel=hybrid", *words)

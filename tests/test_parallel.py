@@ -33,7 +33,7 @@ from torch import Tensor
 
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import Mesh, ParallelSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sizes import DiTSizes
@@ -143,7 +143,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
     return write_backbone(tmp_path_factory.mktemp("weights"))
 
 
-def config_of(backbone: BackboneSettings, folder: Path, name: str) -> Config:
+def config_of(backbone: BackboneSettings, folder: Path, name: str) -> GenerateConfig:
     """A run of its own store; the first prompts are the same in all."""
     _, parallel, count = LAYOUTS.get(name, (1, ParallelSettings(), len(PROMPTS)))
     config = small_config(backbone, folder / name, prompt=PROMPTS[:count], group_size=2)

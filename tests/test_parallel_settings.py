@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pixelwizard.config import schema, tasks
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import (
     Mesh,
     ParallelSettings,
@@ -104,7 +104,7 @@ def test_another_number_of_ranks_is_refused(given: dict[str, Any]) -> None:
 
 
 def plain(**parallel: Any) -> dict[str, Any]:
-    return {"run_dir": "run", **schema.defaults(Config), "parallel": parallel}
+    return {"run_dir": "run", **schema.defaults(GenerateConfig), "parallel": parallel}
 
 
 def test_the_layout_does_not_change_what_a_video_is() -> None:

@@ -18,7 +18,7 @@ from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.generate import GenerateConfig, StoreSettings
 from pixelwizard.config.geometry import WHOLE
 from pixelwizard.config.memory import MemorySettings
 from pixelwizard.config.output import DecodeSettings, VideoSettings
@@ -44,11 +44,11 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
 
 
 @pytest.fixture
-def config(backbone: BackboneSettings, tmp_path: Path) -> Config:
+def config(backbone: BackboneSettings, tmp_path: Path) -> GenerateConfig:
     return small_config(backbone, tmp_path)
 
 
-def run(config: Config) -> int:
+def run(config: GenerateConfig) -> int:
     return worker.run(write_config(config))
 
 
@@ -56,13 +56,13 @@ def read(path: Path) -> dict[str, dict[str, str]]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def results(config: Config, kind: str) -> dict[str, torch.Tensor]:
+def results(config: GenerateConfig, kind: str) -> dict[str, torch.Tensor]:
     """The latents of one stage in the store, by key."""
     files = Path(config.store.dir).glob(f"{kind}/*/*.safetensors")
     return {path.stem: load_file(path)["latent"] for path in files}
 
 
-def test_a_run_leaves_its_folder(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_its_folder(config: GenerateConfig, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(config) == 0
     folder = Path(config.run_dir)
     videos = [folder / "videos" / f"{name}.mp4" for name in (FIRST, SECOND)]
@@ -79,7 +79,7 @@ def test_a_run_leaves_its_folder(config: Config, capfd: pytest.CaptureFixture[st
     assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.anchor.mp4"))
 
 
-def test_the_provenance_is_beside_the_video_and_in_it(config: Config) -> None:
+def test_the_provenance_is_beside_the_video_and_in_it(config: GenerateConfig) -> None:
     assert run(replace(config, seed=5)) == 0
     path = Path(config.run_dir) / "videos" / f"{SECOND}.mp4"
     beside = json.loads(path.with_suffix(".json").read_text())
@@ -97,7 +97,7 @@ def test_the_provenance_is_beside_the_video_and_in_it(config: Config) -> None:
 
 
 def test_the_same_command_again_computes_nothing(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(config) == 0
     first = capfd.readouterr().out
@@ -107,7 +107,7 @@ def test_the_same_command_again_computes_nothing(
 
 
 def test_a_folder_that_is_in_use_is_refused_and_left_alone(
-    config: Config, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_config(config)
     with locked(folder, "pixelwizard seed=1"):
@@ -150,7 +150,7 @@ def test_own_seeds_make_results_independent_of_the_order(
     assert len(alone) == 1 and all(torch.equal(both[key], alone[key]) for key in alone)
 
 
-def test_another_schedule_reuses_texts_and_anchors(config: Config) -> None:
+def test_another_schedule_reuses_texts_and_anchors(config: GenerateConfig) -> None:
     assert run(config) == 0
     folder = Path(config.store.dir)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
@@ -164,7 +164,7 @@ def test_another_schedule_reuses_texts_and_anchors(config: Config) -> None:
     assert all(after[path] == before[path] for path in before)
 
 
-def test_the_video_shows_the_latent(config: Config, backbone: BackboneSettings) -> None:
+def test_the_video_shows_the_latent(config: GenerateConfig, backbone: BackboneSettings) -> None:
     config = replace(config, video=VideoSettings(codec="ffv1"), prompt=["a red circle"])
     assert run(config) == 0
     (latent,) = results(config, "detail").values()
@@ -173,7 +173,7 @@ def test_the_video_shows_the_latent(config: Config, backbone: BackboneSettings) 
     assert np.array_equal(np.stack(list(video.read_frames(path))), expected)
 
 
-def test_anchor_previews_can_be_added_later(config: Config) -> None:
+def test_anchor_previews_can_be_added_later(config: GenerateConfig) -> None:
     assert run(config) == 0
     assert run(replace(config, save_anchor=True)) == 0
     path = Path(config.run_dir) / "videos" / f"{FIRST}.anchor.mp4"
@@ -182,7 +182,7 @@ def test_anchor_previews_can_be_added_later(config: Config) -> None:
 
 
 def test_a_failing_prompt_is_named_and_the_others_go_on(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     detail = predict.DetailLoop.compute
 
@@ -207,7 +207,7 @@ def test_a_failing_prompt_is_named_and_the_others_go_on(
 
 @pytest.mark.parametrize("tool", ["/bin/false", "/no/such/ffmpeg"])
 def test_without_ffmpeg_nothing_is_begun(
-    config: Config,
+    config: GenerateConfig,
     tool: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -221,7 +221,7 @@ def test_without_ffmpeg_nothing_is_begun(
 
 
 def test_ffmpeg_failing_at_the_end_loses_nothing(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(video, "_encoder", lambda _: ["-c:v", "no_such_codec"])
@@ -238,7 +238,7 @@ def test_ffmpeg_failing_at_the_end_loses_nothing(
 
 
 def test_the_users_mistakes_are_one_sentence(
-    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     store = replace(config.store, dir=str(tmp_path / "file" / "store"))
@@ -253,7 +253,7 @@ def test_the_users_mistakes_are_one_sentence(
 
 
 def test_a_defect_is_not_called_a_mistake(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pixelwizard.generation.loops.load_anchor", lose)
     assert run(config) == 1
@@ -315,7 +315,7 @@ def test_clock() -> None:
 
 @pytest.mark.parametrize("mode", ["offload", "stream"])
 def test_wherever_the_weights_wait_the_latents_are_the_same_bits(
-    config: Config, tmp_path: Path, mode: Literal["offload", "stream"]
+    config: GenerateConfig, tmp_path: Path, mode: Literal["offload", "stream"]
 ) -> None:
     assert run(config) == 0
     other = replace(
@@ -336,7 +336,7 @@ def test_wherever_the_weights_wait_the_latents_are_the_same_bits(
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(planner, "CONTEXT", 5e9)
     assert run(replace(config, memory=MemorySettings(budget_gb=4.0))) == 2
@@ -345,7 +345,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(
     assert not list(Path(config.store.dir).rglob("*.safetensors"))
 
 
-def test_a_run_does_what_the_plan_says(config: Config) -> None:
+def test_a_run_does_what_the_plan_says(config: GenerateConfig) -> None:
     config = replace(config, memory=MemorySettings(budget_gb=8.0))
     same = {name: getattr(config, name) for name in ("backbone", "resolution", "memory", "decode")}
     asked = PlanConfig("none", anchor=config.anchor, schedule=config.schedule, **same)
@@ -355,7 +355,7 @@ def test_a_run_does_what_the_plan_says(config: Config) -> None:
 
 
 def test_a_decode_is_tiled_where_little_memory_is_free(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, decode=DecodeSettings(overlap=1), prompt=["a red circle"])
     free = config.resolution.geometry.clip_bytes + cost_of_decode(config, WHOLE).peak - 1

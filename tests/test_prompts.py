@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import SAFE_ID, Prompt, prompts_of
 
@@ -16,7 +16,7 @@ from pixelwizard.data.prompts import SAFE_ID, Prompt, prompts_of
 def read(path: Path, content: str | bytes, **changes: Any) -> list[Prompt]:
     data = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(data)
-    return prompts_of(Config(run_dir="run", prompts=str(path), **changes))
+    return prompts_of(GenerateConfig(run_dir="run", prompts=str(path), **changes))
 
 
 def test_three_formats_give_the_same_prompts(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_columns_and_keys_set_id_seed_and_negative_prompt(tmp_path: Path) -> Non
 
 
 def test_seeds_follow_the_reference() -> None:
-    prompts = prompts_of(Config(run_dir="run", prompt=["a", "b", "c"], seed=7))
+    prompts = prompts_of(GenerateConfig(run_dir="run", prompt=["a", "b", "c"], seed=7))
     assert [p.anchor_seed for p in prompts] == [107, 207, 307]
     assert [p.detail_seed for p in prompts] == [10007, 10107, 10207]
 
@@ -62,22 +62,25 @@ def test_a_seed_of_its_own_makes_a_prompt_independent_of_its_place(tmp_path: Pat
 
 def test_the_negative_prompt_of_the_backbone_is_the_default() -> None:
     backbone = BackboneSettings(negative_prompt="noise")
-    assert prompts_of(Config("run", backbone=backbone, prompt=["a"]))[0].negative_prompt == "noise"
-    config = Config("run", backbone=backbone, prompt=["a"], negative_prompt="")
+    assert (
+        prompts_of(GenerateConfig("run", backbone=backbone, prompt=["a"]))[0].negative_prompt
+        == "noise"
+    )
+    config = GenerateConfig("run", backbone=backbone, prompt=["a"], negative_prompt="")
     assert prompts_of(config)[0].negative_prompt == ""
 
 
 def test_without_prompts_four_unseen_captions_run() -> None:
     from pixelwizard.data import shapes
 
-    prompts = prompts_of(Config(run_dir="run"))
+    prompts = prompts_of(GenerateConfig(run_dir="run"))
     assert {prompt.text for prompt in prompts} <= set(shapes.prompts("heldout", 144))
     assert len({prompt.id for prompt in prompts}) == 4
 
 
 def test_any_text_gets_a_safe_file_name() -> None:
     texts = ["../../etc/passwd", "视频", "a" * 300, "CON", ".hidden", 'x"; rm -rf / #', "ü\u202e"]
-    prompts = prompts_of(Config(run_dir="run", prompt=texts))
+    prompts = prompts_of(GenerateConfig(run_dir="run", prompt=texts))
     assert all(SAFE_ID.fullmatch(prompt.id) for prompt in prompts)
     assert [prompt.text for prompt in prompts] == texts
 
@@ -125,13 +128,13 @@ def test_a_broken_file_is_refused_with_its_line(
 
 def test_a_file_that_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
-        prompts_of(Config(run_dir="run", prompts=str(tmp_path / "none.txt")))
+        prompts_of(GenerateConfig(run_dir="run", prompts=str(tmp_path / "none.txt")))
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(ConfigError, match="is a folder"):
-        prompts_of(Config(run_dir="run", prompts=str(tmp_path / "folder.txt")))
+        prompts_of(GenerateConfig(run_dir="run", prompts=str(tmp_path / "folder.txt")))
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "\udcff"])
 def test_an_empty_or_broken_text_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--prompt number 2 is"):
-        prompts_of(Config(run_dir="run", prompt=["good", text]))
+        prompts_of(GenerateConfig(run_dir="run", prompt=["good", text]))

@@ -11,7 +11,7 @@ import torch
 from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
-from pixelwizard.config.generate import Config, StoreSettings
+from pixelwizard.config.generate import GenerateConfig, StoreSettings
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.generation.replay import changed_versions, provenance_of, repetition
@@ -21,7 +21,7 @@ from pixelwizard.records.store import Store
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Path]]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[GenerateConfig, list[Path]]:
     """A finished run of two prompts and its videos."""
     folder = tmp_path_factory.mktemp("made")
     config = small_config(write_backbone(folder / "weights"), folder, seed=3)
@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Path]]:
 
 
 def test_a_replayed_video_has_the_same_latents_to_the_bit(
-    made: tuple[Config, list[Path]], tmp_path: Path
+    made: tuple[GenerateConfig, list[Path]], tmp_path: Path
 ) -> None:
     config, videos = made
     again = repetition(videos[1], str(tmp_path / "again"))
@@ -45,7 +45,7 @@ def test_a_replayed_video_has_the_same_latents_to_the_bit(
 
 
 def test_nothing_in_a_video_says_where_to_write(
-    made: tuple[Config, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, videos = made
     record = provenance_of(videos[0])
@@ -59,7 +59,7 @@ def test_nothing_in_a_video_says_where_to_write(
 
 
 def test_other_weights_or_code_are_refused(
-    made: tuple[Config, list[Path]], monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, videos = made
     record = provenance_of(videos[0])

@@ -17,7 +17,7 @@ from pixelwizard import worker
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks.generate import check
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.evaluation import names
@@ -36,7 +36,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def rerun(config: Config) -> int:
+def rerun(config: GenerateConfig) -> int:
     """The same command again, as far as its worker."""
     return worker.run(claim(config, ["pixelwizard"]))
 
@@ -53,7 +53,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, reference: Path) -> Config:
+def config(tmp_path_factory: pytest.TempPathFactory, reference: Path) -> GenerateConfig:
     """A run of two videos, finished: scored, with a reference, and tracked by W&B."""
     backbone = write_backbone(tmp_path_factory.mktemp("weights"))
     config = small_config(
@@ -68,13 +68,15 @@ def config(tmp_path_factory: pytest.TempPathFactory, reference: Path) -> Config:
     return config
 
 
-def videos(config: Config) -> dict[str, tuple[int, int]]:
+def videos(config: GenerateConfig) -> dict[str, tuple[int, int]]:
     """What tells whether a video was written again."""
     paths = sorted(Path(config.run_dir).glob("videos/*.mp4"))
     return {path.stem: (path.stat().st_mtime_ns, path.stat().st_ino) for path in paths}
 
 
-def test_a_run_writes_the_scores_that_evaluate_computes(config: Config, tmp_path: Path) -> None:
+def test_a_run_writes_the_scores_that_evaluate_computes(
+    config: GenerateConfig, tmp_path: Path
+) -> None:
     parts = {name: getattr(config, name) for name in ("reference", "metrics")}
     evaluate(EvaluateConfig(str(tmp_path), videos=config.run_dir, **parts))
     found, same = read(Path(config.run_dir) / "metrics.json"), read(tmp_path / "metrics.json")
@@ -83,7 +85,7 @@ def test_a_run_writes_the_scores_that_evaluate_computes(config: Config, tmp_path
     assert found == same
 
 
-def test_every_video_has_its_scores_beside_it(config: Config) -> None:
+def test_every_video_has_its_scores_beside_it(config: GenerateConfig) -> None:
     found = read(Path(config.run_dir) / "metrics.json")
     for id in IDS:
         beside = read(Path(config.run_dir) / "videos" / f"{id}.json")["metrics"]
@@ -92,7 +94,7 @@ def test_every_video_has_its_scores_beside_it(config: Config) -> None:
         assert beside["flicker"]["recipe"] == "flicker/mae255/all/n=1"
 
 
-def test_wandb_has_every_score_with_recipe_and_interval(config: Config) -> None:
+def test_wandb_has_every_score_with_recipe_and_interval(config: GenerateConfig) -> None:
     (folder,) = Path(config.run_dir).glob("wandb/offline-run-*")
     found, logged = read(Path(config.run_dir) / "metrics.json"), history(folder)
     recipes = settings_of(folder)["recipes"]
@@ -112,7 +114,7 @@ def test_wandb_has_every_score_with_recipe_and_interval(config: Config) -> None:
     assert len(list(folder.glob("files/media/videos/**/*.mp4"))) == 2
 
 
-def test_a_scored_run_is_instant(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scored_run_is_instant(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict, "generate", None)
     before = read(Path(config.run_dir) / "metrics.json")
     assert rerun(config) == 0
@@ -120,7 +122,7 @@ def test_a_scored_run_is_instant(config: Config, monkeypatch: pytest.MonkeyPatch
 
 
 def test_other_metrics_leave_the_videos_alone(
-    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = videos(config)
     tracker = TrackerSettings(kind="csv")
@@ -143,14 +145,14 @@ def test_other_metrics_leave_the_videos_alone(
     assert read(Path(config.run_dir) / "metrics.json") == found and videos(config) == before
 
 
-def test_a_video_that_was_made_again_is_scored_again(config: Config) -> None:
+def test_a_video_that_was_made_again_is_scored_again(config: GenerateConfig) -> None:
     (Path(config.run_dir) / "videos" / f"{IDS[1]}.mp4").unlink()
     assert rerun(config) == 0
     assert "clip" in read(Path(config.run_dir) / "videos" / f"{IDS[1]}.json")["metrics"]
     assert rerun(config) == 0
 
 
-def test_a_run_of_one_video_has_all_scores_but_fvd(config: Config, tmp_path: Path) -> None:
+def test_a_run_of_one_video_has_all_scores_but_fvd(config: GenerateConfig, tmp_path: Path) -> None:
     alone = replace(config, run_dir=str(tmp_path), prompt=["a red circle"])
     assert rerun(replace(alone, tracker=TrackerSettings(kind="none"))) == 0
     found = read(tmp_path / "metrics.json")
@@ -160,7 +162,7 @@ def test_a_run_of_one_video_has_all_scores_but_fvd(config: Config, tmp_path: Pat
 
 
 def test_short_videos_are_not_scored_and_that_is_said(
-    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     short = replace(config, resolution=SIZE, metrics=MetricsSettings(), reference=None)
     short = replace(short, run_dir=str(tmp_path), prompt=["a red circle"])
@@ -170,7 +172,7 @@ def test_short_videos_are_not_scored_and_that_is_said(
 
 
 def test_a_reference_that_cannot_be_used_is_refused_before_anything_is_computed(
-    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    config: GenerateConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.mp4").write_bytes(b"no video")
@@ -209,7 +211,9 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_computed(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_automatic_metrics_need_nothing_but_what_is_there(config: Config, tmp_path: Path) -> None:
+def test_automatic_metrics_need_nothing_but_what_is_there(
+    config: GenerateConfig, tmp_path: Path
+) -> None:
     folder = tmp_path / "clip-vit-l14"
     auto = MetricsSettings(folder=str(tmp_path))
     assert names.decided(auto, "tiny") == replace(TINY, folder=auto.folder)

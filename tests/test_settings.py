@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pixelwizard.config import schema, tasks
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.sampler import SamplerSettings, check_sampler
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.records.run_folder import claim, config_hash
@@ -16,7 +16,7 @@ from pixelwizard.records.run_folder import claim, config_hash
 
 def plain(**changes: Any) -> dict[str, Any]:
     """The defaults of generate with dotted keys changed (``schedule__steps=4``)."""
-    values = {"run_dir": "run", **schema.defaults(Config)}
+    values = {"run_dir": "run", **schema.defaults(GenerateConfig)}
     for key, value in changes.items():
         node = values
         *groups, name = key.split("__")

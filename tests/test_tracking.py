@@ -16,7 +16,7 @@ from PIL import Image
 from small import BACKBONE, small_config
 from wandb_files import Server, history, records, settings_of
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings, VideoSettings, check_tracker
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
@@ -52,7 +52,7 @@ def record(number: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> tuple[Config, list[Path]]:
+def made(tmp_path: Path) -> tuple[GenerateConfig, list[Path]]:
     """A run folder with two finished videos."""
     config = small_config(BACKBONE, tmp_path)
     videos = Path(config.run_dir) / "videos"
@@ -65,11 +65,11 @@ def made(tmp_path: Path) -> tuple[Config, list[Path]]:
     return config, paths
 
 
-def tracked(config: Config, **settings: Any) -> Config:
+def tracked(config: GenerateConfig, **settings: Any) -> GenerateConfig:
     return replace(config, tracker=TrackerSettings(**settings))
 
 
-def play(tracker: Tracker, config: Config, paths: list[Path]) -> None:
+def play(tracker: Tracker, config: GenerateConfig, paths: list[Path]) -> None:
     """Tell a tracker of a run as the predict loops do."""
     for number, path in enumerate(paths):
         tracker.stage(path.stem, "detail", COSTS["detail"])
@@ -89,7 +89,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def test_the_contact_sheet_has_a_row_per_video(made: tuple[Config, list[Path]]) -> None:
+def test_the_contact_sheet_has_a_row_per_video(made: tuple[GenerateConfig, list[Path]]) -> None:
     config, paths = made
     sheet, one = Path(config.run_dir) / "sheet.png", Path(config.run_dir) / "one.png"
     write_contact_sheet(sheet, list(zip(PROMPTS, paths, strict=True)))
@@ -102,7 +102,7 @@ def test_the_contact_sheet_has_a_row_per_video(made: tuple[Config, list[Path]]) 
 
 
 def test_wandb_offline_keeps_everything_in_the_run_folder(
-    made: tuple[Config, list[Path]], home: Path
+    made: tuple[GenerateConfig, list[Path]], home: Path
 ) -> None:
     config, paths = made
     config = tracked(config, artifact=True)
@@ -125,7 +125,9 @@ def test_wandb_offline_keeps_everything_in_the_run_folder(
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-def test_a_continued_run_is_the_same_wandb_run(made: tuple[Config, list[Path]], home: Path) -> None:
+def test_a_continued_run_is_the_same_wandb_run(
+    made: tuple[GenerateConfig, list[Path]], home: Path
+) -> None:
     config, paths = made
     for path in paths:
         play(open_tracker(tracked(config)), config, [path])
@@ -135,7 +137,7 @@ def test_a_continued_run_is_the_same_wandb_run(made: tuple[Config, list[Path]], 
 
 
 def test_a_server_that_does_not_answer_leaves_the_run_offline(
-    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -149,7 +151,7 @@ def test_a_server_that_does_not_answer_leaves_the_run_offline(
 
 
 def test_a_server_that_goes_away_costs_nothing_but_a_warning(
-    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_session, "FINISH_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -177,7 +179,7 @@ def test_a_server_that_goes_away_costs_nothing_but_a_warning(
 
 
 def test_a_continued_run_is_the_same_on_the_server(
-    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_session, "FINISH_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
@@ -206,7 +208,7 @@ def test_wandb_is_online_only_with_a_key(home: Path) -> None:
 
 
 def test_a_large_video_is_shown_small(
-    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_run, "PREVIEW_HEIGHT", 16)
     config, paths = made
@@ -217,7 +219,7 @@ def test_a_large_video_is_shown_small(
 
 
 def test_csv_has_a_line_of_costs_per_video_also_when_continued(
-    made: tuple[Config, list[Path]],
+    made: tuple[GenerateConfig, list[Path]],
 ) -> None:
     config, paths = made
     config = tracked(config, kind="csv")
@@ -233,7 +235,7 @@ def test_csv_has_a_line_of_costs_per_video_also_when_continued(
 
 
 def test_a_logger_of_lightning_can_be_named_and_nothing_else(
-    made: tuple[Config, list[Path]],
+    made: tuple[GenerateConfig, list[Path]],
 ) -> None:
     config, paths = made
     named = Target("lightning.pytorch.loggers.CSVLogger", {"name": "mine"})
@@ -271,7 +273,7 @@ def test_an_interrupted_training_leaves_the_csv_of_one_that_was_not(tmp_path: Pa
 
 
 def test_the_loggers_of_a_tracker_are_attached_to_a_trainer(
-    made: tuple[Config, list[Path]], home: Path
+    made: tuple[GenerateConfig, list[Path]], home: Path
 ) -> None:
     config, _ = made
     tracker = open_tracker(tracked(config, name="mine", tags=["a"], notes="why", group="we"))
@@ -287,7 +289,7 @@ def test_the_loggers_of_a_tracker_are_attached_to_a_trainer(
 
 
 def test_the_variables_of_wandb_hold_where_nothing_is_set(
-    made: tuple[Config, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = made
     for name in ("NAME", "NOTES", "RUN_GROUP", "TAGS", "PROJECT", "RUN_ID"):
@@ -307,7 +309,7 @@ def test_settings_of_another_tracker_are_refused() -> None:
 
 
 def test_an_error_of_an_attached_logger_ends_only_its_record(
-    made: tuple[Config, list[Path]], monkeypatch: pytest.MonkeyPatch
+    made: tuple[GenerateConfig, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = made
     said: list[str] = []
@@ -321,7 +323,7 @@ def test_an_error_of_an_attached_logger_ends_only_its_record(
 
 
 def test_a_failing_tracker_is_said_once_and_the_run_goes_on(
-    made: tuple[Config, list[Path]],
+    made: tuple[GenerateConfig, list[Path]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

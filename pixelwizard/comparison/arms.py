@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_hash
@@ -109,17 +109,17 @@ def _label(name: str, overrides: Sequence[str]) -> str:
     return ",".join(telling) or name
 
 
-def _config(folder: Path) -> Config:
+def _config(folder: Path) -> GenerateConfig:
     try:
         config = load(folder / CONFIG)
     except (OSError, ValueError, yaml.YAMLError):
         config = None
-    if not isinstance(config, Config):
+    if not isinstance(config, GenerateConfig):
         raise ConfigError(f"{folder} is neither a sweep nor a run folder of generate")
     return config
 
 
-def _videos(run: _Run, config: Config, notes: list[str]) -> Iterator[Video]:
+def _videos(run: _Run, config: GenerateConfig, notes: list[str]) -> Iterator[Video]:
     """The finished videos of a run; the others are noted."""
     try:
         states = json.loads((run.folder / STATUS).read_text(encoding="utf-8"))

@@ -30,7 +30,7 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
-class Config:
+class GenerateConfig:
     """Everything that determines one ``generate`` run: the root of ``config.yaml``.
 
     ``prompt`` holds the texts of ``--prompt``, ``prompts`` names a prompt file; with neither, the

@@ -11,7 +11,7 @@ from pixelwizard.config.bench import BenchConfig
 from pixelwizard.config.compare import CompareConfig
 from pixelwizard.config.data import EncodeConfig
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.replay import ReplayConfig
 from pixelwizard.config.schema import ConfigError, build, choice
@@ -26,7 +26,7 @@ GONE_FROM_TRACKER = ("options",)
 def roots() -> dict[str, type]:
     """The root dataclass of every task; each has a method ``check``."""
 
-    tasks: tuple[Any, ...] = (Config, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
+    tasks: tuple[Any, ...] = (GenerateConfig, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
     tasks += (EncodeConfig, CompareConfig, FetchConfig, ConvertConfig, ReplayConfig)
     return {root.task: root for root in tasks}
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError, show
 from pixelwizard.io.rows import csv_rows, jsonl_rows, read_text
 
@@ -51,7 +51,7 @@ class Entry:
     seed: int | None = None
 
 
-def prompts_of(config: Config) -> list[Prompt]:
+def prompts_of(config: GenerateConfig) -> list[Prompt]:
     """All prompts of a run in order. Raises ConfigError for anything that cannot be used."""
     where = config.prompts
     if where is not None:

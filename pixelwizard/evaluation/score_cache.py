@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import decided, network_folder, network_label, wanted
@@ -20,22 +20,22 @@ SCORE_FORMAT = 1
 JSON = "metrics.json"
 
 
-def wants_scores(config: Config) -> bool:
+def wants_scores(config: GenerateConfig) -> bool:
     """Whether the videos of a run are scored at all."""
     return config.metrics.enabled and config.resolution.frames >= SCORED_FRAMES
 
 
-def settings_of(config: Config) -> MetricsSettings:
+def settings_of(config: GenerateConfig) -> MetricsSettings:
     """The metrics of a run, ``auto`` decided."""
     return decided(config.metrics, config.backbone.name)
 
 
-def reference_of(config: Config) -> list[Path]:
+def reference_of(config: GenerateConfig) -> list[Path]:
     """The real videos that a run's are compared with."""
     return [] if config.reference is None else find_videos(Path(config.reference), "reference")
 
 
-def identity(config: Config, videos: Mapping[str, Path]) -> str:
+def identity(config: GenerateConfig, videos: Mapping[str, Path]) -> str:
     """Eight digits of all that determines the scores: files, networks, the reference."""
     settings = settings_of(config)
     networks = wanted(settings, config.reference is not None)
@@ -50,7 +50,7 @@ def identity(config: Config, videos: Mapping[str, Path]) -> str:
     )
 
 
-def kept_scores(config: Config, videos: Mapping[str, Path]) -> dict[str, Any] | None:
+def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str, Any] | None:
     """The content of ``metrics.json`` if it is of these very videos and stands beside each too."""
     try:
         kept: dict[str, Any] = _read(Path(config.run_dir) / JSON)
@@ -60,7 +60,7 @@ def kept_scores(config: Config, videos: Mapping[str, Path]) -> dict[str, Any] | 
         return None
 
 
-def keep_scores(config: Config, videos: Mapping[str, Path], scores: dict[str, Any]) -> None:
+def keep_scores(config: GenerateConfig, videos: Mapping[str, Path], scores: dict[str, Any]) -> None:
     """Write every video's values into its ``ID.json``, then all of them into ``metrics.json``."""
     for id, path in videos.items():
         values, recipes = scores["per_video"].get(id, {}), scores["recipes"]

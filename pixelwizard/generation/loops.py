@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.sampling import SolverState
@@ -72,7 +72,9 @@ class StageLoop(LightningModule, ABC):
 
     name = ""
 
-    def __init__(self, config: Config, store: Store, display: Display, networks: Networks) -> None:
+    def __init__(
+        self, config: GenerateConfig, store: Store, display: Display, networks: Networks
+    ) -> None:
         super().__init__()
         self.config, self.store, self.display, self.networks = config, store, display, networks
         self.rank = networks.rank
@@ -255,7 +257,7 @@ class DecodeLoop(StageLoop):
 
     def __init__(
         self,
-        config: Config,
+        config: GenerateConfig,
         store: Store,
         display: Display,
         networks: Networks,

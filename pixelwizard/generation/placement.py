@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import Tiles
 from pixelwizard.io.memory import GB, available
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -33,7 +33,7 @@ SHARDED = ("anchor", "detail")
 log = logging.getLogger(__name__)
 
 
-def plan_of(config: Config, rank: Rank | None = None) -> Plan | None:
+def plan_of(config: GenerateConfig, rank: Rank | None = None) -> Plan | None:
     """The plan of a rank; None on a CPU without a budget, where memory is the system's affair.
 
     But there ``decode=auto`` is planned for what is free beside the clip, unless whole frames fit

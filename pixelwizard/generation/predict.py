@@ -17,7 +17,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.generation.callbacks import Keep, Progress
 from pixelwizard.generation.contact_sheet import write_contact_sheet
 from pixelwizard.generation.loops import (
@@ -53,7 +53,7 @@ class Outcome:
 
 
 def generate(
-    config: Config,
+    config: GenerateConfig,
     jobs: Sequence[Job],
     digests: Mapping[str, str],
     display: Display | None = None,
@@ -95,7 +95,7 @@ class _Run:
 
     def __init__(
         self,
-        config: Config,
+        config: GenerateConfig,
         jobs: Sequence[Job],
         digests: Mapping[str, str],
         display: Display,

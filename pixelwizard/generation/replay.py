@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import from_plain
 from pixelwizard.io.video import VideoError, probe
@@ -42,7 +42,7 @@ def provenance_of(video: Path) -> dict[str, Any]:
     )
 
 
-def repetition(video: Path, out: str | None) -> Config:
+def repetition(video: Path, out: str | None) -> GenerateConfig:
     """The configuration that makes the video again in ``out`` (None: a folder of its own).
 
     Raises ConfigError where that is not possible: other weights, another format of the code.
@@ -59,7 +59,9 @@ def repetition(video: Path, out: str | None) -> Config:
     own |= {"metrics": {"enabled": False}, "tracker": {}}
     settings = determining(from_plain({**record["config"], **own}))
     settings |= {"prompt": [record["prompt"]], "prompts": None, "seed": record["seed"]}
-    config: Config = from_plain({**settings, **own, "negative_prompt": record["negative_prompt"]})
+    config: GenerateConfig = from_plain(
+        {**settings, **own, "negative_prompt": record["negative_prompt"]}
+    )
     _require_same_weights(config, record["weights"])
     return config
 
@@ -72,7 +74,7 @@ def changed_versions(video: Path) -> list[str]:
     ]
 
 
-def _require_same_weights(config: Config, digests: dict[str, str]) -> None:
+def _require_same_weights(config: GenerateConfig, digests: dict[str, str]) -> None:
     require_weights(config.backbone)
     differ = [p for p in PARTS if weights_digest(config.backbone, p) != digests.get(p)]
     if differ:

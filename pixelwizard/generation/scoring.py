@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.metrics import SCORED_FRAMES
 from pixelwizard.evaluation.clips import inspect
 from pixelwizard.evaluation.files import find_captions
@@ -23,7 +23,7 @@ from pixelwizard.io.video import VideoError
 from pixelwizard.tracking.base import Tracker
 
 
-def check_reference(config: Config) -> None:
+def check_reference(config: GenerateConfig) -> None:
     """Raises ValueError if the reference of a run has no video that can be used."""
     why = ""
     for path in reference_of(config):
@@ -37,7 +37,7 @@ def check_reference(config: Config) -> None:
 
 
 def score_run(
-    config: Config, videos: Mapping[str, Path], tracker: Tracker, display: Display
+    config: GenerateConfig, videos: Mapping[str, Path], tracker: Tracker, display: Display
 ) -> None:
     """Score the videos, by prompt id, unless that was done; tell the tracker in any case.
 
@@ -57,7 +57,9 @@ def score_run(
     display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
 
 
-def _computed(config: Config, videos: Mapping[str, Path], display: Display) -> dict[str, Any]:
+def _computed(
+    config: GenerateConfig, videos: Mapping[str, Path], display: Display
+) -> dict[str, Any]:
     from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
 
     display.enter("metrics", len(videos))

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from typing import Union
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import AXES, Mesh, is_open, resolve
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.train import TrainConfig
@@ -23,7 +23,7 @@ def count_gpus() -> int:
     return int(asked.stdout) if asked.stdout.strip().isdigit() else 0
 
 
-def mesh_of(config: Union[Config, TrainConfig]) -> Mesh:
+def mesh_of(config: Union[GenerateConfig, TrainConfig]) -> Mesh:
     """The mesh of a job on this machine; without a GPU ranks are as many processes as asked for.
 
     GPUs are counted only where a size depends on them. Raises ConfigError where the settings ask
@@ -40,16 +40,16 @@ def planned_mesh(config: PlanConfig) -> Mesh:
     return _mesh(config, max(_gpus_of(config), asked_ranks(config)))
 
 
-def _mesh(config: Union[Config, PlanConfig, TrainConfig], devices: int) -> Mesh:
+def _mesh(config: Union[GenerateConfig, PlanConfig, TrainConfig], devices: int) -> Mesh:
     return resolve(config.parallel, config.backbone.dit.num_heads, devices, config.guided)
 
 
-def _gpus_of(config: Union[Config, PlanConfig, TrainConfig]) -> int:
+def _gpus_of(config: Union[GenerateConfig, PlanConfig, TrainConfig]) -> int:
     """The GPUs of this machine, or 0 where no size depends on them."""
     parallel = config.parallel
     return count_gpus() if is_open(parallel) and parallel.devices is None else 0
 
 
-def asked_ranks(config: Union[Config, PlanConfig, TrainConfig]) -> int:
+def asked_ranks(config: Union[GenerateConfig, PlanConfig, TrainConfig]) -> int:
     """How many ranks the given sizes make."""
     return math.prod(getattr(config.parallel, axis) or 1 for axis in AXES)

@@ -14,7 +14,7 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import (
     TEMPORAL_STRIDE,
     WHOLE,
@@ -33,7 +33,7 @@ from pixelwizard.planning.tracing import Trace
 
 TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""
-Settings = Union[Config, PlanConfig]
+Settings = Union[GenerateConfig, PlanConfig]
 
 
 def choose_tiles(config: Settings, limit: float, ranks: int = 1) -> tuple[Tiles, Cost]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.targets import identity
 from pixelwizard.data.prompts import Prompt
@@ -39,12 +39,14 @@ class Job:
         return self.prompt.id
 
 
-def make_jobs(config: Config, prompts: Sequence[Prompt], digests: Mapping[str, str]) -> list[Job]:
+def make_jobs(
+    config: GenerateConfig, prompts: Sequence[Prompt], digests: Mapping[str, str]
+) -> list[Job]:
     """The jobs of a run; ``digests`` are those of the weights, by part of the backbone."""
     return [_job(config, prompt, digests) for prompt in prompts]
 
 
-def _job(config: Config, prompt: Prompt, digests: Mapping[str, str]) -> Job:
+def _job(config: GenerateConfig, prompt: Prompt, digests: Mapping[str, str]) -> Job:
     size, backbone = config.resolution, config.backbone
     text_key, negative_key = (
         key(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.diffusion.schedule_table import stage_schedules
 from pixelwizard.records.jobs import CODE_FORMAT, Job
 from pixelwizard.records.run_folder import config_hash, determining
@@ -22,7 +22,9 @@ from pixelwizard.records.run_folder import config_hash, determining
 PACKAGES = ("torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
 
 
-def record(config: Config, job: Job, digests: Mapping[str, str], device: str) -> dict[str, Any]:
+def record(
+    config: GenerateConfig, job: Job, digests: Mapping[str, str], device: str
+) -> dict[str, Any]:
     """All that determines a video, as plain values; equal for equal runs.
 
     ``seed`` as the prompt's own makes the same noise again without the other prompts.
@@ -49,7 +51,7 @@ def record(config: Config, job: Job, digests: Mapping[str, str], device: str) ->
     }
 
 
-def finished(config: Config, job: Job) -> bool:
+def finished(config: GenerateConfig, job: Job) -> bool:
     """Whether the run folder holds this very video, whole, and its anchor's if wanted."""
     videos = Path(config.run_dir) / "videos"
     try:

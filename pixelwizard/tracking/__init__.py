@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.reasons import reason
 from pixelwizard.tracking.base import Tracker
@@ -20,7 +20,9 @@ RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_c
 """What a trainer tells a logger."""
 
 
-def open_tracker(config: Config | TrainConfig, warn: Callable[[str], None] = print) -> Tracker:
+def open_tracker(
+    config: GenerateConfig | TrainConfig, warn: Callable[[str], None] = print
+) -> Tracker:
     """What ``config.tracker`` names, opened at its first use; no error of it can end the run.
 
     The first error is told to ``warn`` in a sentence, and its trace goes to the log. W&B then goes
@@ -30,7 +32,7 @@ def open_tracker(config: Config | TrainConfig, warn: Callable[[str], None] = pri
 
 
 def makers(
-    config: Config | TrainConfig, warn: Callable[[str], None]
+    config: GenerateConfig | TrainConfig, warn: Callable[[str], None]
 ) -> dict[str, Callable[[], Tracker]]:
     """What makes each tracker of a run, by what selects it."""
     found: dict[str, Callable[[], Tracker]] = {}
@@ -51,7 +53,7 @@ def makers(
 class FallbackTracker(Tracker):
     """Several trackers; one that fails recovers or is given up, alone."""
 
-    def __init__(self, config: Config | TrainConfig, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config, self.warn = config, warn
         self._opened: dict[str, Tracker] | None = None
 

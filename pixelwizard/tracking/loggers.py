@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.loggers import Logger
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.targets import door_of
@@ -27,7 +27,7 @@ class LoggerRun(Tracker):
     Loggers begin anew when a run is continued, so earlier videos are logged again.
     """
 
-    def __init__(self, config: Config | TrainConfig, logger: Logger) -> None:
+    def __init__(self, config: GenerateConfig | TrainConfig, logger: Logger) -> None:
         self.config, self.logger = config, logger
         self.loggers = [logger]
         logger.log_hyperparams(to_plain(config))
@@ -112,7 +112,7 @@ class CSVRows(Logger):
         return [{name: value for name, value in row.items() if value} for row in whole]
 
 
-def own_logger(config: Config | TrainConfig) -> Logger:
+def own_logger(config: GenerateConfig | TrainConfig) -> Logger:
     """The logger of ``tracker.logger``; a class that takes ``save_dir`` gets the run folder."""
     door = door_of(TrackerSettings, "logger")
     assert config.tracker.logger is not None

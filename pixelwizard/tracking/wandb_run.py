@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.video import probe, write_preview
@@ -24,7 +24,7 @@ COLUMNS = ("id", "prompt", "negative_prompt", "seed")
 class WandbRun(Tracker):
     """What a run tells goes to W&B: videos, figures, tables, and in the end the sheet."""
 
-    def __init__(self, config: Config | TrainConfig, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config = config
         self.folder = Path(config.run_dir).resolve()
         self.rows: list[dict[str, Any]] = []
@@ -32,7 +32,7 @@ class WandbRun(Tracker):
         overrides = self.folder / OVERRIDES
         command = overrides.read_text(encoding="utf-8").strip() if overrides.is_file() else ""
         facts = {"command": command, "git_revision": git_revision()}
-        job = config.task if isinstance(config, Config) else f"{config.task}-{config.part}"
+        job = config.task if isinstance(config, GenerateConfig) else f"{config.task}-{config.part}"
         self.session = Session(self.folder, config.tracker, warn, job, to_plain(config) | facts)
         self.loggers = [self.session]
         if isinstance(config, TrainConfig):
@@ -52,7 +52,10 @@ class WandbRun(Tracker):
         """A video as W&B shows it: in h264 and not too high."""
         import wandb
 
-        shown, codec = path, self.config.video.codec if isinstance(self.config, Config) else "h264"
+        shown, codec = (
+            path,
+            self.config.video.codec if isinstance(self.config, GenerateConfig) else "h264",
+        )
         if codec != "h264" or probe(path).height > PREVIEW_HEIGHT:
             shown = self.folder / "wandb" / "previews" / f"{path.stem}.mp4"
             shown.parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.generate import Config
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import decided, require
@@ -28,7 +28,7 @@ EXAMPLES = """\
   pixelwizard backbone=wan2_2_ti2v_5b resolution=2k backbone.folder=DIR backbone.detail=FILE"""
 
 
-def check(config: Config) -> None:
+def check(config: GenerateConfig) -> None:
     """Refuse what cannot run before anything is written: prompts, weights, feature networks.
 
     Raises ValueError.
@@ -44,7 +44,7 @@ def check(config: Config) -> None:
         require(settings, config.reference is not None)
 
 
-def run(config: Config, command_line: Sequence[str]) -> int:
+def run(config: GenerateConfig, command_line: Sequence[str]) -> int:
     """Make the videos of ``config`` in its run folder; returns the exit code."""
     folder = claim(config, command_line)
     if not config.parallel.launch:
@@ -52,7 +52,7 @@ def run(config: Config, command_line: Sequence[str]) -> int:
     return launch(folder, mesh_of(config).world)
 
 
-def finished(config: Config) -> bool:
+def finished(config: GenerateConfig) -> bool:
     """Whether all videos are there, made by these settings and the weights as they are now."""
     jobs = make_jobs(config, prompts_of(config), weights_digests(config.backbone))
     return all(provenance.finished(config, job) for job in jobs)
