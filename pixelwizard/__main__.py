@@ -1,8 +1,14 @@
-"""``python -m pixelwizard`` is the command ``pixelwizard``."""
+"""``python -m pixelwizard`` is the command ``pixelwizard``.
+
+Python put the working directory first on its path; files there replace no module.
+"""
 
 import sys
 
-from pixelwizard.cli.main import main
+if not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
+
+from pixelwizard.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

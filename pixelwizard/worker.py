@@ -23,6 +23,7 @@ from pixelwizard.config.bench import BenchConfig
 from pixelwizard.config.data import EncodeConfig
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.importing import search_in
 from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.prompts import prompts_of
@@ -103,6 +104,9 @@ def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
             forget_failure(folder)
         try:
             config = tasks.load(folder / CONFIG)
+            search_in(config.search)
+            for sentence in config.replaced:
+                log.info("%s", sentence)
             with _as_rank(config) as rank:
                 yield config, rank
         except Exception as error:

@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__
+from pixelwizard.cli.overrides import SEARCH_PATH, quoted, split_folders
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, Command, command
 from pixelwizard.config import catalog
 from pixelwizard.config.schema import ConfigError, to_plain, unknown
 from pixelwizard.launch.launch import kept_warm
 
-OPTIONS = ("--help", "-h", "--version", "--multirun", "-m", "--cfg", "--prompt")
+OPTIONS = (
+    "--help",
+    "-h",
+    "--version",
+    "--multirun",
+    "-m",
+    "--cfg",
+    "--prompt",
+    "--config-dir",
+    "-cd",
+)
 USER_ERROR, INTERRUPTED = 2, 130
 
 
@@ -46,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.show == "help":
-        print(_help(arguments.task))
+        print(_help(arguments))
         return 0
     if arguments.show == "version":
         print(f"pixelwizard {__version__}")
@@ -89,11 +100,11 @@ def _parse(argv: Sequence[str]) -> Arguments:
             raise ConfigError(unknown(f"task {arguments.task!r}", arguments.task, TASKS))
     while rest:
         word = rest.pop(0)
-        if word == "--prompt" or word == "--cfg":
+        if word in _VALUES:
             if not rest:
                 raise ConfigError(f"{word} needs a value, like {word} " + _VALUES[word])
             _set(arguments, word, rest.pop(0))
-        elif word.startswith(("--prompt=", "--cfg=")):
+        elif word.split("=", 1)[0] in _VALUES:
             _set(arguments, *word.split("=", 1))
         elif word in ("-m", "--multirun"):
             arguments.sweep = True
@@ -130,20 +141,25 @@ def _is_word(arguments: Arguments, word: str) -> bool:
 
 def _override_of_words(task: Command, words: Sequence[str]) -> list[str]:
     """The bare words as an override."""
-    from pixelwizard.cli.overrides import quoted
-
     if not words:
         return []
     value = f"[{','.join(map(quoted, words))}]" if task.words else words[0]
     return [f"{task.word}={value}"]
 
 
-_VALUES = {"--prompt": '"a red circle moves left over a gray background"', "--cfg": "job"}
+_VALUES = {
+    "--prompt": '"a red circle moves left over a gray background"',
+    "--cfg": "job",
+    "--config-dir": "FOLDER",
+    "-cd": "FOLDER",
+}
 
 
 def _set(arguments: Arguments, option: str, value: str) -> None:
     if option == "--prompt":
         arguments.prompts.append(value)
+    elif option in ("--config-dir", "-cd"):
+        arguments.overrides.append(f"{SEARCH_PATH}={value}")
     elif value == "job":
         arguments.show = arguments.show or "job"
     else:
@@ -157,11 +173,12 @@ def _yaml(config: Any) -> str:
     return text
 
 
-def _help(task: str) -> str:
-    chosen = command(task)
+def _help(arguments: Arguments) -> str:
+    chosen = command(arguments.task)
+    own = catalog.own_folders(split_folders(arguments.overrides)[0])
     lines = [
-        f"  {group}={{{','.join(catalog.options(group)) or 'NAME'}}}"
-        for group in catalog.groups(task)
+        f"  {group}={{{','.join(catalog.options(group, own)) or 'NAME'}}}"
+        for group in catalog.groups(arguments.task, own)
     ]
     tasks = "\n".join(f"  {name:<10} {command(name).summary}" for name in TASKS)
     return f"""\
@@ -178,6 +195,7 @@ examples
 options
   --prompt TEXT   make this video; any punctuation; may be repeated
   -m, --multirun  run every combination of comma-separated values (key=a,b), ledger in sweep.json
+  --config-dir DIR, -cd DIR   groups and experiments of your own, laid out like conf/
   --cfg job       print the composed configuration and stop
   --version, -h, --help
 

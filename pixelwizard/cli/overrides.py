@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Optional, get_args, get_origin
 
 from pixelwizard.config import catalog, schema, tasks
@@ -12,14 +13,29 @@ from pixelwizard.config.sweep import LauncherSettings, SweeperSettings
 
 OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 SWEPT = re.compile(r",|(range|glob|choice)\(")
+SEARCH_PATH = "hydra.searchpath"
 HYDRA_PARTS: dict[str, type] = {"launcher": LauncherSettings, "sweeper": SweeperSettings}
 HYDRA_GROUPS = tuple(f"hydra/{part}" for part in HYDRA_PARTS)
 """What of Hydra's own can be chosen: where the jobs of a sweep run, and who chooses them."""
 
 
-def checked(task: str, overrides: Sequence[str], sweep: bool) -> list[str]:
-    """The overrides as Hydra shall read them: keys that exist, texts quoted."""
-    leaves, groups = schema.leaves(tasks.roots()[task]), catalog.groups(task)
+def split_folders(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The folders of ``hydra.searchpath=DIR`` or ``=[DIR,...]``, and the other overrides."""
+    words = [word for word in overrides if word.startswith(f"{SEARCH_PATH}=")]
+    values = [word.split("=", 1)[1] for word in words]
+    lists = [v[1:-1].split(",") if re.fullmatch(r"\[.*\]", v) else [v] for v in values]
+    folders = [one.strip(" '\"").removeprefix("file://") for several in lists for one in several]
+    return folders, [word for word in overrides if word not in words]
+
+
+def checked(
+    task: str, overrides: Sequence[str], sweep: bool, own: Sequence[Path] = ()
+) -> list[str]:
+    """The overrides as Hydra shall read them: keys that exist, texts quoted.
+
+    ``own`` are the user's configuration folders, which may bring groups.
+    """
+    leaves, groups = schema.leaves(tasks.roots()[task]), catalog.groups(task, own)
     return [_checked_one(override, leaves, groups, sweep) for override in overrides]
 
 
@@ -36,15 +52,32 @@ def _checked_one(override: str, leaves: dict[str, Any], groups: Sequence[str], s
         return f"{key}={value}"
     if key == "hydra" or key.startswith("hydra."):
         return _of_sweep(key, value)
-    if key in groups:
+    key = catalog.EXPERIMENTS if key == "experiment" else key
+    node = value.lstrip().startswith("{")
+    if key in groups and not node:
         return f"{key}={value}"
     if key in leaves:
-        text = _is_text(leaves[key]) and not (sweep and SWEPT.search(value))
-        return f"{key}={quoted(value) if text else value}"
-    parents = [key[:end] for end, letter in enumerate(key) if letter == "."]
-    if any(leaves.get(parent) in (Any, dict[str, Any]) for parent in parents):
-        return f"++{key}={value}"
+        free = node and schema.takes_node(leaves[key]) or sweep and SWEPT.search(value)
+        return f"{key}={quoted(value) if _is_text(leaves[key]) and not free else value}"
+    if any(schema.takes_node(leaves.get(parent)) for parent in _parents(key)):
+        return f"{key}={value}"
     raise ConfigError(_unknown_key(key, leaves, groups))
+
+
+def _parents(key: str) -> list[str]:
+    """The keys of the groups that a key lies in."""
+    return [key[:end] for end, letter in enumerate(key) if letter == "."]
+
+
+def fills_node(task: str, override: str) -> bool:
+    """Whether a checked override gives a node to a key that takes one, or a key below such a one.
+
+    Hydra would merge it into what the node was before.
+    """
+    leaves = schema.leaves(tasks.roots()[task])
+    key, value = override.split("=", 1)
+    keys = [*_parents(key), *([key] if value.lstrip().startswith("{") else [])]
+    return any(schema.takes_node(leaves.get(key)) for key in keys)
 
 
 def _of_sweep(key: str, value: str) -> str:
@@ -84,13 +117,16 @@ def quoted(value: str) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
 
 
-def check_option(task: str, override: str) -> None:
+def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     """Refuse an option that its group does not have, before Hydra does at length."""
     group, value = override.split("=", 1)
     value = value.strip("'\"")
-    several = group == "experiments" and (value == "null" or value.startswith("["))
-    if group in HYDRA_GROUPS and value not in ("basic", *catalog.options(group)):
-        raise ConfigError(schema.choice(group, value, ["basic", *catalog.options(group)]))
-    if group in catalog.groups(task) and not several and value not in catalog.options(group):
-        own = f", or a file ./experiments/{value}.yaml" if group == "experiments" else ""
-        raise ConfigError(schema.choice(group, value, catalog.options(group)) + own)
+    hint = schema.leaves(tasks.roots()[task]).get(group.replace("/", "."))
+    several = group == catalog.EXPERIMENTS or get_origin(hint) is dict
+    several = several and (value == "null" or value.startswith("["))
+    known = catalog.options(group, own)
+    if group in HYDRA_GROUPS and value not in ("basic", *known):
+        raise ConfigError(schema.choice(group, value, ["basic", *known]))
+    if group in catalog.groups(task, own) and not several and value not in known:
+        files = f", or a file ./experiments/{value}.yaml" if group == catalog.EXPERIMENTS else ""
+        raise ConfigError(schema.choice(group, value, known) + files)

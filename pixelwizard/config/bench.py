@@ -11,6 +11,7 @@ from pixelwizard.config.memory import MemorySettings
 from pixelwizard.config.output import DecodeSettings
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.run import RunSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import check_range
 
@@ -24,10 +25,9 @@ class BenchSettings:
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(RunSettings):
     """Everything that determines one ``bench``: networks of random weights at one or two sizes."""
 
-    run_dir: str
     task: Literal["bench"] = "bench"
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)

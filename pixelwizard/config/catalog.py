@@ -1,13 +1,20 @@
-"""Where the configuration files are, and what can be chosen: read from the folders, no Hydra."""
+"""Where the configuration files are, and what can be chosen: read from the folders, no Hydra.
+
+The user's folders are laid out like ``conf`` and come first, so that a name which both have is the
+user's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from pixelwizard.config import tasks
+from pixelwizard.config.schema import ConfigError, leaves
 
 PACKAGE = Path(__file__).resolve().parents[1]
+EXPERIMENTS = "experiments"
 
 
 def asset_root(name: str) -> Path:
@@ -18,24 +25,66 @@ def asset_root(name: str) -> Path:
     raise FileNotFoundError(f"{name}/ is neither in {PACKAGE} nor beside it; reinstall pixelwizard")
 
 
-def search_roots() -> list[Path]:
-    """Folders that may hold ``experiments`` besides ``conf``: the working directory comes first."""
-    own = Path.cwd()
-    roots = [own] if (own / "experiments").is_dir() else []
-    shipped = asset_root("experiments")
-    return roots if shipped in roots else [*roots, shipped]
+def shipped() -> Path:
+    """The folder ``conf`` of pixelwizard."""
+    return asset_root("conf") / "conf"
 
 
-def groups(task: str) -> list[str]:
-    """The config groups of a task: folders of ``conf`` that fill a key of its root dataclass."""
-    conf = asset_root("conf") / "conf"
-    keys = [field.name for field in fields(tasks.roots()[task])]
-    composed = ["experiments"] if "run_dir" in keys else []
-    return [key for key in keys if (conf / key).is_dir()] + composed
+def own_folders(given: Sequence[str] = ()) -> list[Path]:
+    """The user's configuration folders: those of ``--config-dir``, then ``./conf``.
+
+    Raises ConfigError for one that is no folder or has nothing to choose in it.
+    """
+    folders = [Path.cwd() / Path(folder).expanduser() for folder in given]
+    for folder, text in zip(folders, given, strict=True):
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir={text} is no folder; name one laid out like conf/")
+        if not _has_options(folder):
+            raise ConfigError(
+                f"--config-dir={text} has no GROUP/NAME.yaml; lay it out like conf/, for example"
+                f" {text}/schedule/mine.yaml"
+            )
+    beside = Path.cwd() / "conf"
+    found = [*folders, *([beside] if _has_options(beside) and beside != shipped() else [])]
+    return list(dict.fromkeys(found))
 
 
-def options(group: str) -> list[str]:
+def _has_options(folder: Path) -> bool:
+    return next(folder.glob("*/*.yaml"), None) is not None
+
+
+def experiment_roots() -> list[Path]:
+    """Folders that hold ``experiments`` beside ``conf``: the working directory comes first."""
+    roots = dict.fromkeys((Path.cwd(), asset_root(EXPERIMENTS)))
+    return [root for root in roots if (root / EXPERIMENTS).is_dir()]
+
+
+def groups(task: str, own: Sequence[Path] = ()) -> list[str]:
+    """The config groups of a task: folders that fill a key of its root dataclass.
+
+    ``own`` are the user's folders; a group inside a group (``metrics/extra``) fills a key below.
+    """
+    root = tasks.roots()[task]
+    top = [field.name for field in fields(root)]
+    found = [key for key in top if any((conf / key).is_dir() for conf in (*own, shipped()))]
+    composed = [EXPERIMENTS] if "run_dir" in top else []
+    inner = [key.replace(".", "/") for key in leaves(root) if "." in key]
+    return found + composed + [key for key in inner if any((conf / key).is_dir() for conf in own)]
+
+
+def options(group: str, own: Sequence[Path] = ()) -> list[str]:
     """The names that ``group=NAME`` can take."""
-    folders = [root / group for root in search_roots()] if group == "experiments" else []
-    folders.append(asset_root("conf") / "conf" / group)
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return sorted({path.stem for path in _files(group, own)})
+
+
+def replaced(group: str, name: str, own: Sequence[Path]) -> str:
+    """The sentence on a name that two files have, of which the first holds; else empty."""
+    found = [path for path in _files(group, own) if path.stem == name]
+    return f"{group}={name} is {found[0]}, not {found[-1]}" if len(found) > 1 else ""
+
+
+def _files(group: str, own: Sequence[Path]) -> Iterator[Path]:
+    """The files of a group, the user's first."""
+    roots = experiment_roots() if group == EXPERIMENTS else []
+    for root in (*own, *roots, shipped()):
+        yield from (root / group).glob("*.yaml")

@@ -9,6 +9,7 @@ from pixelwizard.config.backbone import BackboneSettings, check_backbone
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from pixelwizard.config.objective import Stage
 from pixelwizard.config.resolution import ResolutionSettings, check_resolution
+from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError, check_range, show
 
 
@@ -66,14 +67,13 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class EncodeConfig:
+class EncodeConfig(RunSettings):
     """Everything that determines one ``encode`` run: clips and captions become latents.
 
     ``stage`` is the network that shall train on them: clips at the anchor's size, or at the video's
     with the anchor that each is given. ``seed`` draws the degradations and where clips start.
     """
 
-    run_dir: str
     task: Literal["encode"] = "encode"
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import Literal, Optional
 
 from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(RunSettings):
     """Everything that determines one ``evaluate``: the root of its ``config.yaml``.
 
     ``captions`` is a prompt file whose ids are the videos' names; without it a run's own prompts
     are used. ``reference`` is a folder of real videos.
     """
 
-    run_dir: str
     task: Literal["evaluate"] = "evaluate"
     videos: Optional[str] = None
     captions: Optional[str] = None

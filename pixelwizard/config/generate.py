@@ -18,6 +18,7 @@ from pixelwizard.config.output import (
 )
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
 from pixelwizard.config.resolution import ResolutionSettings, check_resolution
+from pixelwizard.config.run import RunSettings
 from pixelwizard.config.sampler import SamplerSettings, any_guided, check_sampler
 from pixelwizard.config.schema import ConfigError, check_range
 
@@ -30,7 +31,7 @@ class StoreSettings:
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(RunSettings):
     """Everything that determines one ``generate`` run: the root of ``config.yaml``.
 
     ``prompt`` holds the texts of ``--prompt``, ``prompts`` names a prompt file; with neither, the
@@ -39,7 +40,6 @@ class GenerateConfig:
     videos that the finished ones are compared with.
     """
 
-    run_dir: str
     task: Literal["generate"] = "generate"
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)

@@ -12,19 +12,19 @@ from pixelwizard.config.objective import Stage
 from pixelwizard.config.output import DecodeSettings, check_decode
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.resolution import ResolutionSettings, check_resolution
+from pixelwizard.config.run import RunSettings
 from pixelwizard.config.sampler import SamplerSettings, any_guided, check_sampler
 from pixelwizard.config.schema import ConfigError, check_range
 
 
 @dataclass(frozen=True)
-class PlanConfig:
+class PlanConfig(RunSettings):
     """What determines time and memory of a run: the root of ``plan``; it writes no folder.
 
     ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
     network in place of a run, on each number of ``gpus``.
     """
 
-    run_dir: str
     task: Literal["plan"] = "plan"
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)

@@ -23,6 +23,8 @@ from typing import (
 )
 
 T = TypeVar("T")
+HIDDEN = {"hidden": True}
+"""Metadata of a field that no key sets."""
 
 
 class ConfigError(ValueError):
@@ -201,9 +203,20 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool)
 
 
+def visible(cls: type) -> list[dataclasses.Field[Any]]:
+    """The fields of a settings dataclass that keys set."""
+    return [field for field in dataclasses.fields(cls) if "hidden" not in field.metadata]
+
+
+def takes_node(hint: Any) -> bool:
+    """Whether keys of the user's own choice may stand below a key of this type."""
+    options = get_args(hint) or (hint,)
+    return hint is Any or get_origin(hint) is dict or any(hasattr(o, "from_plain") for o in options)
+
+
 def _hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+    return {field.name: hints[field.name] for field in visible(cls)}
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -8,20 +8,36 @@ which base class a part has and which arguments it is given. Nothing here import
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Union
 
-from pixelwizard.config.schema import ConfigError, choice, join, show, to_plain, unknown
+from pixelwizard.config.importing import (
+    TARGET,
+    check_arguments,
+    check_class,
+    imported,
+    located,
+    parameters_of,
+    source_digest,
+)
+from pixelwizard.config.schema import (
+    HIDDEN,
+    ConfigError,
+    build,
+    choice,
+    join,
+    show,
+    to_plain,
+    visible,
+)
 
-TARGET, NAME = "_target_", "name"
-DOOR = "door"
+NAME, DOOR, STAY = "name", "door", "stays"
+STAYS = {STAY: True}
+"""Metadata of a field that keeps its meaning where a class of the user's does the work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +56,10 @@ class Target:
         return "." in self.path
 
     @classmethod
-    def from_plain(cls, node: Mapping[str, Any], key: str) -> Target:
-        """The target of a node. Raises ConfigError without a name, or with one that is none."""
+    def from_plain(cls, node: Any, key: str) -> Part:
+        """The part of a node. Raises ConfigError without a name, or with one that is none."""
+        if not isinstance(node, Mapping):
+            raise ConfigError(f"{key}={show(node)} must be a node with {TARGET}, or a name")
         named = TARGET if TARGET in node else NAME
         path = node.get(named)
         if not isinstance(path, str) or (named == TARGET) != ("." in path.strip(".")):
@@ -49,7 +67,8 @@ class Target:
                 f"{join(key, named)}={show(path)} must be a shipped name as {join(key, NAME)}, or"
                 f" module.Name as {join(key, TARGET)}, like heun.Heun for class Heun in heun.py"
             )
-        return cls(path, {str(name): node[name] for name in node if name != named})
+        arguments = {str(name): node[name] for name in node if name != named}
+        return cls(path, arguments) if arguments or named == TARGET else path
 
     def to_plain(self) -> dict[str, Any]:
         """The node that gives this target."""
@@ -63,6 +82,43 @@ Part = Union[str, Target]
 def title(part: Part) -> str:
     """What a part is called in tables: its name, or the class in full."""
     return part.path if isinstance(part, Target) else part
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnPart:
+    """Settings of a group whose work a class of the user's may do: an optimizer, a data source.
+
+    With ``_target_`` in the group, fields marked ``metadata=STAYS`` keep their meaning and every
+    other key that was given is an argument of that class. Without it ``target`` is None.
+    """
+
+    target: Target | None = dataclasses.field(default=None, kw_only=True, metadata=HIDDEN)
+
+    @classmethod
+    def from_plain(cls, node: Any, key: str) -> Any:
+        """The settings of a group, with or without a class of the user's."""
+        if not isinstance(node, Mapping) or TARGET not in node:
+            return build(cls, node, key)
+        stay = [field.name for field in visible(cls) if STAY in field.metadata]
+        ours = build(cls, {name: node[name] for name in node if name in stay}, key)
+        rest = {name: node[name] for name in node if name not in stay}
+        target: Any = Target.from_plain(rest, key)
+        return dataclasses.replace(ours, target=target)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The group that gives these settings."""
+        return self._held(to_plain)
+
+    def identity(self) -> dict[str, Any]:
+        """The same with the source of the user's class."""
+        return self._held(identity)
+
+    def _held(self, plain: Callable[[Any], Any]) -> dict[str, Any]:
+        fields = visible(type(self))
+        if self.target is not None:
+            fields = [field for field in fields if STAY in field.metadata]
+        values = {field.name: plain(getattr(self, field.name)) for field in fields}
+        return {**values, **plain(self.target or {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,21 +153,22 @@ class Door:
 
     def load(self, part: Part, key: str) -> type:
         """The class of a part. Raises ConfigError where it cannot be imported or is another."""
-        base = _imported(self.base)
+        base = imported(self.base)
         made = part if isinstance(part, Target) else Target(part)
         if made.is_foreign:
-            found = _located(made, key)
-            _check_class(found, base, made, key)
+            found = located(made.path, key)
+            check_class(found, base, made.path, key)
         else:
             self.check_name(made.path, key)
             found = _only_subclass(importlib.import_module(f"{self.package}.{made.path}"), base)
-        _check_arguments(found, self.given, self.offered, made, key)
+        passed = (self.given, self.offered)
+        check_arguments(found, passed, made.arguments, made.path, key)
         return found
 
     def make(self, part: Part, key: str, **given: Any) -> Any:
         """An instance of a part; what a user's class raises is named as that class's error."""
         made, found = part if isinstance(part, Target) else Target(part), self.load(part, key)
-        taken = _parameters(found) or {}
+        taken = parameters_of(found) or {}
         given = {k: v for k, v in given.items() if k not in self.offered or k in taken}
         try:
             return found(**{**given, **made.arguments})
@@ -136,6 +193,11 @@ def door_of(settings: type, name: str) -> Door:
     return made
 
 
+def is_own_part(hint: Any) -> bool:
+    """Whether a field of this type is a group that a class of the user's may fill."""
+    return inspect.isclass(hint) and issubclass(hint, OwnPart)
+
+
 def doors(settings: Any, prefix: str = "") -> Iterator[tuple[str, Door, Any]]:
     """Every door below ``settings``: its key, the door, and what stands there.
 
@@ -144,7 +206,9 @@ def doors(settings: Any, prefix: str = "") -> Iterator[tuple[str, Door, Any]]:
     for field in dataclasses.fields(settings):
         value, key = getattr(settings, field.name), join(prefix, field.name)
         found = field.metadata.get(DOOR)
-        if found is not None and isinstance(value, dict):
+        if found is not None and isinstance(value, OwnPart):
+            yield key, found, value.target
+        elif found is not None and isinstance(value, dict):
             yield from ((join(key, name), found, part) for name, part in value.items())
         elif found is not None:
             yield key, found, value
@@ -152,16 +216,21 @@ def doors(settings: Any, prefix: str = "") -> Iterator[tuple[str, Door, Any]]:
             yield from doors(value, key)
 
 
-def check_doors(settings: Any) -> None:
-    """Refuse a part that is not what its door needs, before anything is loaded or written.
+def check_names(settings: Any) -> None:
+    """Refuse the name of a part that is not shipped; raises ConfigError. Imports nothing."""
+    for key, found, part in doors(settings):
+        if part is not None and not (isinstance(part, Target) and part.is_foreign):
+            found.check_name(title(part), key)
 
-    Raises ConfigError. Names are compared with the shipped files; only a target is imported.
+
+def check_doors(settings: Any) -> None:
+    """Refuse a node that its door cannot take, before anything is loaded or written.
+
+    Raises ConfigError. This runs the files of the user's classes.
     """
     for key, found, part in doors(settings):
         if isinstance(part, Target):
             found.load(part, key)
-        elif part is not None:
-            found.check_name(part, key)
 
 
 def targets(settings: Any) -> dict[str, Target]:
@@ -173,8 +242,10 @@ def targets(settings: Any) -> dict[str, Target]:
 def identity(value: Any) -> Any:
     """Plain values of settings, every target with the sha256 of its source: for keys of results."""
     if isinstance(value, Target):
-        source = {"source": source_digest(value)} if value.is_foreign else {}
+        source = {"source": source_digest(value.path)} if value.is_foreign else {}
         return {**value.to_plain(), **source}
+    if isinstance(value, OwnPart):
+        return value.identity()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: identity(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -184,109 +255,8 @@ def identity(value: Any) -> Any:
     return value
 
 
-def source_digest(target: Target) -> str:
-    """sha256 of the file that holds a target's module; of the module's name where there is none."""
-    origin = _spec(target.path.rpartition(".")[0])
-    if origin is None or not Path(origin).is_file():
-        return hashlib.sha256(target.path.encode()).hexdigest()
-    return hashlib.sha256(Path(origin).read_bytes()).hexdigest()
-
-
-def search_in(folders: Sequence[str]) -> None:
-    """Find the user's modules in these folders too, after everything that is installed.
-
-    They are appended: a ``random.py`` beside a configuration never replaces the standard library's.
-    """
-    sys.path.extend(folder for folder in folders if folder not in sys.path)
-
-
 def _only_subclass(module: ModuleType, base: type) -> type:
     """The class that a shipped file is about."""
     classes = (value for value in vars(module).values() if inspect.isclass(value))
     (found,) = (c for c in classes if c.__module__ == module.__name__ and issubclass(c, base))
     return found
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def _located(target: Target, key: str) -> Any:
-    """What a target names; importing it runs the user's file."""
-    module, _, name = target.path.rpartition(".")
-    place = f"{join(key, TARGET)}={target.path}"
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and not f"{module}.".startswith(f"{error.name}."):
-            raise ConfigError(f"{place}: {module} needs {error.name}, which is missing") from None
-        raise ConfigError(
-            f"{place}: there is no module {module} on PYTHONPATH, in the working directory or"
-            " beside the configuration; put the file there"
-        ) from None
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"{place}: {module} cannot be imported ({reason})") from error
-    if not hasattr(imported, name):
-        if module.partition(".")[0] in sys.stdlib_module_names:
-            raise ConfigError(
-                f"{place}: {module} is a module of Python's own, which yours does not replace;"
-                " give your file another name"
-            )
-        own = [n for n, v in vars(imported).items() if inspect.isclass(v) and not n.startswith("_")]
-        raise ConfigError(unknown(f"class {target.path!r} in {key}", name, own, module))
-    return getattr(imported, name)
-
-
-def _check_class(found: Any, base: type, target: Target, key: str) -> None:
-    if not inspect.isclass(found) or not issubclass(found, base):
-        raise ConfigError(
-            f"{join(key, TARGET)}={target.path} must be a subclass of"
-            f" {base.__module__}.{base.__qualname__}"
-        )
-    abstract: Any = found
-    if inspect.isabstract(abstract):
-        missing = ", ".join(sorted(abstract.__abstractmethods__))
-        raise ConfigError(f"{join(key, TARGET)}={target.path} does not define {missing}")
-
-
-def _parameters(found: type) -> Mapping[str, inspect.Parameter] | None:
-    """The arguments of a class; None of one written in C that does not tell."""
-    try:
-        return inspect.signature(found).parameters
-    except ValueError:
-        return None
-
-
-def _check_arguments(
-    found: type, given: Sequence[str], offered: Sequence[str], target: Target, key: str
-) -> None:
-    """Arguments that the class takes, none of those that are passed anyway, all that it needs."""
-    if (parameters := _parameters(found)) is None:
-        return
-    kinds = {p.kind for p in parameters.values()}
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
-    own = [name for name in parameters if name not in given]
-    for name in target.arguments:
-        if name in given:
-            raise ConfigError(f"{join(key, name)} is passed by pixelwizard itself; leave it out")
-        if name not in parameters and not takes_any:
-            raise ConfigError(unknown(f"argument {join(key, name)!r}", name, own, target.path))
-    for name, parameter in parameters.items():
-        needed = parameter.default is inspect.Parameter.empty
-        needed = needed and parameter.kind not in (
-            inspect.Parameter.VAR_KEYWORD,
-            inspect.Parameter.VAR_POSITIONAL,
-        )
-        if needed and name not in (*given, *offered) and name not in target.arguments:
-            raise ConfigError(f"{join(key, name)} is missing; {target.path} needs it")
-
-
-def _spec(module: str) -> str | None:
-    """The file of a module."""
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return found.origin if found else None

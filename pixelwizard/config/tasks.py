@@ -15,7 +15,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.replay import ReplayConfig
 from pixelwizard.config.schema import ConfigError, build, choice
-from pixelwizard.config.targets import check_doors
+from pixelwizard.config.targets import check_names
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.config.weights import ConvertConfig, FetchConfig
 
@@ -49,6 +49,6 @@ def from_plain(values: Any) -> Any:
     if task not in roots():
         raise ConfigError(choice("task", task, roots()))
     config: Any = build(roots()[task], values)
-    check_doors(config)
+    check_names(config)
     config.check()
     return config

@@ -19,6 +19,7 @@ from pixelwizard.config.objective import (
 from pixelwizard.config.output import TrackerSettings, check_tracker
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
 from pixelwizard.config.resolution import ResolutionSettings, check_resolution
+from pixelwizard.config.run import RunSettings
 from pixelwizard.config.sampler import SamplerSettings, check_sampler
 from pixelwizard.config.schema import ConfigError, check_range
 
@@ -89,7 +90,7 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(RunSettings):
     """Everything that determines one ``train`` run: the root of its ``config.yaml``.
 
     ``stage`` is the network that a flow or shortcut objective trains (None: the detail network for
@@ -97,7 +98,6 @@ class TrainConfig:
     stages; ``sampling=schedules`` takes its steps from the grid of ``schedule.solver``.
     """
 
-    run_dir: str
     task: Literal["train"] = "train"
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     resolution: ResolutionSettings = field(default_factory=ResolutionSettings)

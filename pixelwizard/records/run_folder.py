@@ -18,7 +18,7 @@ from pixelwizard.records.lock import locked
 
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
 INCIDENTAL = (
-    *("run_dir", "store", "tracker", "group_size", "save_anchor", "format"),
+    *("run_dir", "search", "replaced", "store", "tracker", "group_size", "save_anchor", "format"),
     *("memory.mode", "memory.budget_gb", "memory.chunk", "parallel"),
 )
 """Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""

@@ -1,0 +1,227 @@
+"""Hydra: checked overrides to one plain, resolved, checked configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pixelwizard.cli.overrides import check_option, fills_node
+from pixelwizard.config import catalog, schema, tasks
+from pixelwizard.config.importing import TARGET, search_in
+from pixelwizard.config.run import RunSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import check_doors, is_own_part, targets
+from pixelwizard.models.checkpoints import own_statistics
+from pixelwizard.records.run_folder import config_hash, incidental
+
+PATHS = (
+    *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
+    *("data.dir", "data.captions", "objective.init_from", "source.folder", "file", "plot"),
+    *("out", "runs", "videos", "captions", "reference", "metrics.folder"),
+)
+"""Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
+NAMING = ("bench", "backbone", "resolution", "schedule", "metrics")
+"""Groups whose choices name the default run folder, unless an experiment does."""
+PENDING = "pending"
+
+
+class OwnFiles(SearchPathPlugin):
+    """Lets Hydra find the user's files before the shipped ones, and ``experiments`` anywhere."""
+
+    folders: ClassVar[list[Path]] = []
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(self.folders):
+            search_path.prepend("own", f"file://{folder}")
+        for root in catalog.experiment_roots():
+            search_path.append("experiments", f"file://{root}")
+
+
+@contextmanager
+def composer(task: str, own: list[Path]) -> Iterator[Composer]:
+    """Hydra over the user's folders, ``conf`` and the defaults of the task's dataclass.
+
+    Errors of Hydra become ConfigError.
+    """
+    root = tasks.roots()[task]
+    hints = schema.leaves(root)
+    defaults = {**({"run_dir": None} if has_run_folder(root) else {}), **schema.defaults(root)}
+    for name in [name for name in defaults if is_own_part(hints[name])]:
+        del defaults[name]  # they would be arguments of a class of the user's
+    ConfigStore.instance().store(name=f"{task}_defaults", node=defaults)
+    OwnFiles.folders = own
+    Plugins.instance().register(OwnFiles)
+    try:
+        with hydra.initialize_config_dir(str(catalog.shipped()), version_base="1.3"):
+            yield Composer(task, own)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_sentence(error)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
+
+
+def has_run_folder(root: type) -> bool:
+    """Whether a task, known by its root dataclass, puts its results into a run folder."""
+    return issubclass(root, RunSettings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Composer:
+    """Hydra for one task, with the configuration folders of the user's."""
+
+    task: str
+    own: list[Path]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """What Hydra makes of checked overrides; nodes of the user's replace what was there."""
+        nodes = [override for override in overrides if fills_node(self.task, override)]
+        options = [override for override in overrides if override not in nodes]
+        for option in options:
+            check_option(self.task, option, self.own)
+        words = [self._of_group(option) for option in options]
+        words += self._left_out(words, nodes)
+        composed = hydra.compose(self.task, words, return_hydra_config=True)
+        for node in parsed(nodes):
+            OmegaConf.update(composed, node.key_or_group, node.value(), merge=False, force_add=True)
+        return composed
+
+    def _of_group(self, override: str) -> str:
+        """A group of the user's is added to the task's defaults."""
+        group = override.split("=", 1)[0]
+        mine = group in catalog.groups(self.task, self.own) and group not in self._composed
+        return f"+{override}" if mine else override
+
+    def _left_out(self, words: Sequence[str], nodes: Sequence[str]) -> list[str]:
+        """Without the usual option of a group whose work a class of the user's does."""
+        chosen = {word.split("=", 1)[0] for word in words}
+        named = {
+            node.split("=", 1)[0].removesuffix(f".{TARGET}") for node in nodes if TARGET in node
+        }
+        return [f"~{group}" for group in self._composed if group in named - chosen]
+
+    @property
+    def _composed(self) -> list[str]:
+        """The groups in the task's defaults list."""
+        text = catalog.shipped().joinpath(f"{self.task}.yaml").read_text(encoding="utf-8")
+        listed = yaml.safe_load(text)["defaults"]
+        return [name for item in listed if isinstance(item, dict) for name in item]
+
+    def config(self, composed: DictConfig, prompts: Sequence[str]) -> Any:
+        """The checked settings of what Hydra composed: paths absolute, the run folder named."""
+        choices = composed.hydra.runtime.choices
+        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        values: Any = OmegaConf.to_container(ours, resolve=True)
+        if prompts:
+            values["prompt"] = list(prompts)
+        for key in PATHS:
+            if (values["task"], key) != ("compare", "reference"):  # there it is one of the runs
+                _make_absolute(values, key)
+        _take_statistics(values, composed.hydra.overrides.task)
+        if "run_dir" not in values:
+            return self._with_targets(tasks.from_plain(values))
+        given = values["run_dir"]
+        values["replaced"] = [
+            sentence
+            for group, name in choices.items()
+            if (sentence := catalog.replaced(group, str(name), self.own))
+        ]
+        config = self._with_targets(tasks.from_plain({**values, "run_dir": given or PENDING}))
+        if given:
+            return config
+        names = [choices["experiments"]] if choices.get("experiments") else []
+        naming = [group for group in NAMING if group not in incidental(config.task)]
+        names = names or [choices[group] for group in naming if group in choices]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "+", "-".join([*names, config_hash(config)]))
+        return dataclasses.replace(config, run_dir=str(Path.cwd() / "outputs" / name))
+
+    def _with_targets(self, config: Any) -> Any:
+        """The configuration with the folders of the user's classes, which are checked."""
+        if targets(config):
+            around = [folder for own in self.own for folder in (own, own.parent)]
+            search = list(dict.fromkeys(map(str, (Path.cwd(), *around))))
+            search_in(search)
+            if isinstance(config, RunSettings):
+                config = dataclasses.replace(config, search=search)
+        check_doors(config)
+        return config
+
+
+def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
+    """Of an autoencoder with statistics in its folder those hold, unless ``words`` name others."""
+    backbone = values.get("backbone")
+    if not isinstance(backbone, dict) or not isinstance(backbone.get("folder"), str):
+        return
+    named = {word.split("=", 1)[0].lstrip("+") for word in words}
+    if {f"backbone.vae.{name}" for name in ("latent_mean", "latent_std")} <= named:
+        return
+    try:
+        found = own_statistics(Path(backbone["folder"]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for name, numbers in found.items():
+        if f"backbone.vae.{name}" not in named:
+            backbone["vae"][name] = numbers
+
+
+def _make_absolute(values: dict[str, Any], key: str) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        values = values.get(group, {})
+        if not isinstance(values, dict):
+            return
+    path = values.get(name)
+    if isinstance(path, list):
+        values[name] = [str(Path.cwd() / Path(str(one)).expanduser()) for one in path]
+    elif isinstance(path, str) and path.strip():
+        values[name] = str(Path.cwd() / Path(path).expanduser())
+    elif path is not None and not isinstance(path, (int, float)):
+        raise ConfigError(f"{key} is empty; give a path or leave it out")
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Overrides by Hydra's grammar; one that breaks it raises ConfigError."""
+    loader = GlobalHydra.instance().config_loader()
+    parser = OverridesParser.create(config_loader=loader)
+    return [_parsed(parser, text) for text in overrides]
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        return parser.parse_overrides([text])[0]
+    except HydraException:
+        raise ConfigError(
+            f"{text}: this value cannot be read; close every bracket and quote, and put the whole"
+            " argument into quotes for the shell"
+        ) from None
+
+
+def _sentence(error: BaseException) -> str:
+    """One line that says what Hydra or OmegaConf could not do, the key first where there is one."""
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None)
+    text = _one_line(cause) or _one_line(error)
+    if cause is not error and not isinstance(cause, OmegaConfBaseException):
+        text = _one_line(error)
+    return f"{key}: {text}" if key and str(key) not in text else text
+
+
+def _one_line(error: BaseException) -> str:
+    text = re.split(r"\n\s*(?:full_key|object_type|See https?://)|See https?://", str(error))[0]
+    return " ".join(text.split()).rstrip(".")
