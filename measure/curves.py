@@ -17,65 +17,66 @@ import torch
 from torch import Tensor
 
 from pixelwizard.data import labelled, shapes
-from pixelwizard.evaluation.clips import Clip
 from pixelwizard.evaluation.frechet import Moments, frechet_distance
-from pixelwizard.evaluation.fvd import ClipFeatures, PatchFeatures
+from pixelwizard.evaluation.metrics.fvd import FrechetVideoDistance
+from pixelwizard.evaluation.metrics.hd_fvd import HDFrechetVideoDistance
 from pixelwizard.evaluation.names import ASSETS, NETWORKS
 from pixelwizard.evaluation.networks import VideoNetwork
 
 CLIPS, LEVELS = 72, (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-SIZE = Clip(Path(), 256, 160, 16)
+WIDTH, HEIGHT, FRAMES = 256, 160, 16
 DAMAGES: dict[str, Callable[[Tensor, float, random.Random], Tensor]] = {
     "blur (deviation up to 3 px)": labelled.blurred,
     "noise (deviation up to 25)": labelled.noisy,
     "shuffled frames (share)": labelled.shuffled,
     "dropped frames (share)": labelled.frozen,
 }
-Probes = dict[str, ClipFeatures | PatchFeatures]
+Metrics = dict[str, FrechetVideoDistance]
 Curves = dict[str, dict[str, list[float]]]
 """Title of an axis -> reference -> a distance at every level."""
 
 
 def clip(seed: int) -> Tensor:
     """uint8 [16, 3, H, W]."""
-    frames = shapes.render(shapes.scene(seed, "heldout"), SIZE.width, SIZE.height, SIZE.frames)
+    frames = shapes.render(shapes.scene(seed, "heldout"), WIDTH, HEIGHT, FRAMES)
     return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
 
-def moments(probes: Probes, clips: list[Tensor]) -> dict[str, Moments]:
-    """Of what every probe finds in the clips, seen frame by frame as in an evaluation."""
-    found: dict[str, list[Tensor]] = {name: [] for name in probes}
+def moments(metrics: Metrics, clips: list[Tensor]) -> dict[str, Moments]:
+    """Of the features of the clips, seen frame by frame as in an evaluation."""
+    found: dict[str, list[Tensor]] = {name: [] for name in metrics}
     for video in clips:
-        watchers = {name: probe.watch(SIZE) for name, probe in probes.items()}
-        for frame in video:
-            for watcher in watchers.values():
-                watcher.see(frame.permute(1, 2, 0))
-        for name, watcher in watchers.items():
-            found[name].append(watcher.found())
+        for name, metric in metrics.items():
+            seen = [metric.look(frame.permute(1, 2, 0), None) for frame in video]
+            found[name].append(
+                metric.features(torch.stack([one for one in seen if torch.is_tensor(one)]))
+            )
     return {name: Moments.of(torch.cat(samples)) for name, samples in found.items()}
 
 
 def curves() -> Curves:
     """Both distances at every level of every damage, to both references."""
     network = VideoNetwork(NETWORKS["tiny-video"], ASSETS / "video", torch.device("cpu"))
-    probes: Probes = {"FVD": ClipFeatures(network), "HD-FVD": PatchFeatures(network)}
+    metrics: Metrics = {"FVD": FrechetVideoDistance(), "HD-FVD": HDFrechetVideoDistance()}
+    for metric in metrics.values():
+        metric.use(network)
     clips = [clip(seed) for seed in range(CLIPS)]
-    clean = moments(probes, clips)
+    clean = moments(metrics, clips)
     references = {
         "to themselves": clean,
-        "to other clips": moments(probes, [clip(CLIPS + seed) for seed in range(CLIPS)]),
+        "to other clips": moments(metrics, [clip(CLIPS + seed) for seed in range(CLIPS)]),
     }
     found: Curves = {
         f"{name}, {damage}": {reference: [] for reference in references}
-        for name in probes
+        for name in metrics
         for damage in DAMAGES
     }
     for damage, change in DAMAGES.items():
         for level in LEVELS:
             draw = random.Random(0)
-            now = clean if not level else moments(probes, [change(c, level, draw) for c in clips])
+            now = clean if not level else moments(metrics, [change(c, level, draw) for c in clips])
             for reference, known in references.items():
-                for name in probes:
+                for name in metrics:
                     distance = frechet_distance(now[name], known[name])
                     found[f"{name}, {damage}"][reference].append(distance)
     return found

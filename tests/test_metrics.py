@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +12,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.data import labelled, shapes
 from pixelwizard.evaluation import names
-from pixelwizard.evaluation.clip import CLIPScore, FrameConsistency, FrameEmbeddings
-from pixelwizard.evaluation.clips import Sampling
-from pixelwizard.evaluation.detail import NOISE_KEPT, hd_mse, hd_mse_of_noise
 from pixelwizard.evaluation.frechet import Moments, frechet_distance, keep_moments, kept_moments
-from pixelwizard.evaluation.fvd import ClipFeatures, FrechetVideoDistance, patches
-from pixelwizard.evaluation.names import ASSETS, NETWORKS, network_label
+from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
+from pixelwizard.evaluation.metrics.clip import CLIPScore
+from pixelwizard.evaluation.metrics.frame_consistency import FrameConsistency
+from pixelwizard.evaluation.metrics.fvd import FrechetVideoDistance
+from pixelwizard.evaluation.metrics.hd_fvd import patches
+from pixelwizard.evaluation.metrics.hd_mse import hd_mse
+from pixelwizard.evaluation.metrics.hd_mse_noise import NOISE_KEPT, hd_mse_of_noise
+from pixelwizard.evaluation.names import ASSETS, NETWORKS
 from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
-from pixelwizard.evaluation.score import VideoMetric, difference
+from pixelwizard.evaluation.score import mean_with_interval
 
-ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 
 
@@ -122,63 +123,44 @@ def test_fvd_grows_with_every_damage() -> None:
         assert curve == sorted(curve) and curve[-1] > curve[1] > 1e-6
 
 
-def fed(samples: Tensor, owners: list[int]) -> FrechetVideoDistance:
-    """A metric that has seen the samples of the reference ONE, one update for each video."""
-    probe = ClipFeatures(video_network())
-    metric = FrechetVideoDistance(probe, Moments.of(features(200, 64, 1)), "0123456789")
-    for owner in owners:
-        metric.update(owner, samples[owner : owner + 1])
+def fed(samples: Tensor) -> FrechetVideoDistance:
+    """A metric that has seen a sample of each video, and the samples of the reference."""
+    metric = FrechetVideoDistance()
+    metric.reference = Moments.of(features(200, 64, 1))
+    metric.features = lambda seen: seen  # type: ignore[method-assign]
+    for sample in samples:
+        metric.update(sample[None])
     return metric
 
 
-def test_a_distance_carries_recipe_interval_and_warning() -> None:
+def test_a_distance_has_an_interval_and_a_warning() -> None:
     samples = features(70, 64, 2)
-    few, many = fed(samples, [*range(20)]).score(), fed(samples, [*range(70)]).score()
-    digest = network_label(NETWORKS["tiny-video"], ASSETS / "video")
-    assert many.recipe == f"fvd/{digest}/stretch64/16f/n=70/ref=01234567"
-    assert many.low < many.value < many.high and not many.warnings
-    assert few.high - few.low > many.high - many.low
+    few, many = fed(samples[:20]), fed(samples)
+    value, low, high = many.compute().tolist()
+    assert low < value < high and not many.warnings
+    assert value == pytest.approx(distance(samples, features(200, 64, 1)))
+    wide = few.compute()
+    assert wide[2] - wide[1] > high - low
     assert "20 samples here are fewer than the 64 features" in few.warnings[0]
-    assert fed(samples, [*range(70)][::-1]).score() == many
-    with pytest.raises(ValueError, match="n=20.* and .*n=70.* are different recipes"):
-        difference(few, many)
-    assert difference(many, many) == 0
-
-
-class Looked:
-    """What a CLIP score asks of its network: vectors, and whether a text is too long."""
-
-    label, facts = "looked", NETWORKS["tiny-clip"]
-
-    def texts(self, texts: list[str]) -> Tensor:
-        return torch.tensor([[len(texts[0]) / 100]])
-
-    def is_cut(self, text: str) -> bool:
-        return len(text) > 20
-
-
-def captioned(videos: list[int]) -> CLIPScore:
-    """A CLIP score that has seen some videos, one of whose captions is too long."""
-    metric = CLIPScore(FrameEmbeddings(Looked()))  # type: ignore[arg-type]
-    for number in videos:
-        metric.update(number, torch.full((8, 1), 0.3 + number), "x" * (15 + 3 * number))
-    return metric
 
 
 def test_an_interval_of_a_mean_is_that_of_the_normal_law() -> None:
-    metric = VideoMetric("m", None, "m/n={n}", dim=1, higher=True)
-    values = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    for number, value in enumerate(values):
-        metric.update(number, value.view(1, 1))
-    score = metric.score()
+    values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    value, low, high = mean_with_interval(values)
     half = 1.96 * float(values.std()) / math.sqrt(400)
-    assert score.value == pytest.approx(float(values.mean()))
-    assert score.high - score.value == pytest.approx(half, rel=0.1)
-    assert score.value - score.low == pytest.approx(half, rel=0.1)
+    assert value == pytest.approx(float(values.mean()))
+    assert high - value == pytest.approx(half, rel=0.1)
+    assert value - low == pytest.approx(half, rel=0.1)
+
+
+def prepared(metric: VideoMetric) -> VideoMetric:
+    """A metric that looks with the CLIP of tiny."""
+    metric.prepare(Given(MetricsSettings(clip="tiny-clip"), CPU, []))
+    return metric
 
 
 def embedded(network: CLIPNetwork, frames: list[Tensor]) -> Tensor:
-    return network.images(torch.cat([network.fit(frame) for frame in frames]))
+    return torch.stack([network.embed(frame) for frame in frames])
 
 
 def stills(text: str, seed: int) -> list[Tensor]:
@@ -188,18 +170,16 @@ def stills(text: str, seed: int) -> list[Tensor]:
 
 
 def test_right_captions_beat_shuffled_ones() -> None:
-    probe = FrameEmbeddings(clip_network())
-    right, wrong, steady = CLIPScore(probe), CLIPScore(probe), FrameConsistency(probe)
-    texts = shapes.prompts("heldout", 16)
+    right, wrong, steady = (prepared(m()) for m in (CLIPScore, CLIPScore, FrameConsistency))
+    network, texts = clip_network(), shapes.prompts("heldout", 16)
     for number, text in enumerate(texts):
-        found = embedded(probe.network, stills(text, number))
-        right.update(number, found, text)
-        wrong.update(number, found, texts[number - 5])
-        steady.update(number, found)
-    one, two = right.score(), wrong.score()
-    print(f"right captions {one.value:.1f}, shuffled captions {two.value:.1f}")
-    assert one.value > two.value + 30 and one.low > two.high
-    assert 0.8 < steady.score().value <= 1
+        found = embedded(network, stills(text, number))
+        right.update(found, text)
+        wrong.update(found, texts[number - 5])
+        steady.update(found)
+    one, two = float(right.compute()), float(wrong.compute())
+    print(f"right captions {one:.1f}, shuffled captions {two:.1f}")
+    assert one > two + 30 and 0.8 < float(steady.compute()) <= 1
 
 
 def test_the_clip_score_is_that_of_torchmetrics() -> None:
@@ -231,30 +211,27 @@ def test_the_clip_score_is_that_of_torchmetrics() -> None:
     with torch.no_grad():
         images = [frame.permute(2, 0, 1) for frame in frames]
         known = clip_score(images, [text] * 8, lambda: (Wrapped(), processor))
-    metric = CLIPScore(FrameEmbeddings(network))
-    metric.update(0, embedded(network, frames), text)
-    assert metric.score().value == pytest.approx(float(known), rel=1e-5)
+    metric = prepared(CLIPScore())
+    metric.update(embedded(network, frames), text)
+    assert float(metric.compute()) == pytest.approx(float(known), rel=1e-5)
 
 
 def test_long_captions_are_cut_and_counted() -> None:
-    network = clip_network()
-    metric = CLIPScore(FrameEmbeddings(network))
-    text = "a red circle grows over a white background " * 3
-    metric.update(0, embedded(network, stills(text.split(" a red")[0].strip(), 0)[:1]), text)
-    cut, alone = metric.score().warnings
-    assert cut == "1 captions were cut after 16 tokens" and alone == "one video has no interval"
+    metric, text = prepared(CLIPScore()), "a red circle grows over a white background "
+    metric.update(embedded(clip_network(), stills(text.strip(), 0)[:1]), 3 * text)
+    assert metric.warnings == ["1 captions were cut after 16 tokens"]
 
 
 def test_hd_mse_is_the_published_sum() -> None:
     """Of an image that is black and white in turn, all is lost at each of the three factors."""
-    stripes = torch.arange(128).remainder(2).float().expand(1, 3, 128, 128)
+    stripes = torch.arange(128).remainder(2).float().expand(3, 128, 128)
     assert hd_mse(stripes) == pytest.approx(3 * 0.25, rel=1e-5)
-    assert hd_mse(torch.full((1, 3, 64, 96), 0.3)) == pytest.approx(0, abs=1e-12)
+    assert hd_mse(torch.full((3, 64, 96), 0.3)) == pytest.approx(0, abs=1e-12)
 
 
 def test_noise_is_told_from_detail() -> None:
     frame = torch.from_numpy(shapes.render(shapes.scene(0), 256, 160, 1)[0]).permute(2, 0, 1)
-    clean = frame[None].float() / 255
+    clean = frame.float() / 255
     noise = 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     added = hd_mse(clean + noise) - hd_mse(clean)
     control = hd_mse_of_noise(clean + noise) - hd_mse_of_noise(clean)
@@ -274,34 +251,6 @@ def test_patches_are_cut_and_not_resized() -> None:
     cut = patches(frame, 2)
     assert cut.shape == (6, 2, 2, 3)
     assert torch.equal(cut[4], frame[2:4, 2:4])
-
-
-def test_two_processes_arrive_at_the_bits_of_one(tmp_path: Path) -> None:
-    code = """
-import sys, torch
-from test_metrics import captioned, fed, features
-rank, file = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
-share = [number for number in range(70) if bool(number % 3) == bool(rank)]
-metrics = fed(features(70, 64, 2), share), captioned([] if rank else [0, 1, 2])
-for metric in metrics:
-    metric.sync()
-print(*[repr(metric.score()) for metric in metrics], flush=True)
-"""
-    path = f"{ROOT}:{ROOT / 'tests'}"
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE,
-            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [worker.communicate(timeout=100)[0].strip() for worker in workers]
-    alone = fed(features(70, 64, 2), [*range(70)]).score()
-    assert said[0] == said[1]
-    assert said[0] == f"{alone!r} {captioned([0, 1, 2]).score()!r}"
 
 
 class Script(nn.Module):

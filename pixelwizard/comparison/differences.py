@@ -16,10 +16,9 @@ from pixelwizard.comparison.arms import Arm, Sample
 from pixelwizard.comparison.distance import distances
 from pixelwizard.config.compare import AGAINST_REAL, DISTANCE
 from pixelwizard.config.schema import ConfigError, choice
-from pixelwizard.evaluation.score import Score, difference, draws, interval
+from pixelwizard.evaluation.score import Score, mean_with_interval
 
 COSTS = ("seconds", "nfe")
-RESAMPLINGS = 1000
 Sign = Literal["better", "worse", "unclear", "equal"]
 
 
@@ -197,23 +196,15 @@ def _column(arm: Arm, name: str, samples: Sequence[Sample]) -> _Column | None:
 
 def _score(column: _Column, name: str, samples: Sequence[Sample]) -> Score:
     values = torch.tensor([column.values[sample] for sample in samples], dtype=torch.float64)
-    mean, low, high = _mean(values)
+    mean, low, high = mean_with_interval(values)
     return Score(name, mean, low, high, column.recipe, len(samples), column.higher)
 
 
-def _mean(values: torch.Tensor) -> tuple[float, float, float]:
-    """The mean with its interval."""
-    mean = float(values.mean())
-    resampled = values[draws(len(values), RESAMPLINGS)].mean(dim=1)
-    return mean, *interval(mean, resampled)
-
-
 def _paired(table: _Table, name: str, arm: Arm, base: Arm, samples: Sequence[Sample]) -> Difference:
-    """Arm minus baseline, sample by sample. Raises ValueError for unequal recipes."""
+    """Arm minus baseline, sample by sample."""
     ours, theirs = table[name][arm.name], table[name][base.name]
     pairs = [ours.values[sample] - theirs.values[sample] for sample in samples]
-    mean, low, high = _mean(torch.tensor(pairs, dtype=torch.float64))
-    difference(_score(ours, name, samples), _score(theirs, name, samples))
+    mean, low, high = mean_with_interval(torch.tensor(pairs, dtype=torch.float64))
     if low == high == 0:
         return Difference(mean, low, high, "equal")
     if low <= 0 <= high:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pixelwizard.comparison.arms import Arm, Sample, Video
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.evaluation.paired import MOST_PSNR
-from pixelwizard.evaluation.paired import compare as compare_files
+from pixelwizard.evaluation.paired import MOST_PSNR, similarity
 from pixelwizard.records.store import Store
 
 Values = dict[str, dict[Sample, float]]
@@ -60,4 +59,4 @@ def _latent_distance(video: Video, end: Video) -> float:
 def _video_distance(video: Video, end: Video) -> float:
     if video.path == end.path:
         return 0.0
-    return MOST_PSNR - float(compare_files(video.path, end.path)["psnr"])
+    return MOST_PSNR - similarity("psnr", video.path, end.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
-from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.metrics import MetricsSettings, check_extra
 from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError
 
@@ -27,5 +27,6 @@ class EvaluateConfig(RunSettings):
 
     def check(self) -> None:
         """Refuse an evaluation of nothing; folders are looked at when the task starts."""
+        check_extra(self.metrics)
         if not self.metrics.enabled:
             raise ConfigError("metrics=none leaves nothing to evaluate; nearest: metrics=auto")

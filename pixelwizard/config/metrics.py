@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, field, replace
+from typing import Dict, Optional
 
 from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.config.targets import Part, door
 
 SCORED_FRAMES = 16
 """What the video networks look at; shorter clips are not scored."""
@@ -17,7 +18,8 @@ class MetricsSettings:
 
     ``None`` leaves out what that network sees. ``auto`` takes the networks in the package for
     videos that ``backbone=tiny`` made, for others I3D and, once it was fetched, CLIP ViT-L/14.
-    ``lpips`` adds HD-LPIPS, which needs the extra of that name.
+    ``lpips`` adds HD-LPIPS, which needs the extra of that name; ``extra`` adds metrics by the name
+    of their score.
     """
 
     enabled: bool = True
@@ -25,17 +27,28 @@ class MetricsSettings:
     clip: Optional[str] = "auto"
     folder: str = "checkpoints/metrics"
     lpips: bool = False
+    extra: Dict[str, Part] = field(
+        default_factory=dict, metadata=door("torchmetrics.Metric", "pixelwizard.evaluation.metrics")
+    )
+
+    @property
+    def parts(self) -> Dict[str, Part]:
+        """Every metric by the name of its score: those that are always tried, then ``extra``."""
+        standard = ["hd_mse", "hd_mse_noise", "flicker", *["hd_lpips"] * self.lpips]
+        standard += ["frame_consistency", "clip", "fvd", "hd_fvd", "psnr", "ssim", "vmaf"]
+        return {**{name.replace("_", "-"): name for name in standard}, **self.extra}
 
     @property
     def asked(self) -> str:
         """The first setting that asks for more than the default, as written; empty if none."""
-        own = {"video": "auto", "clip": "auto", "lpips": False}
+        own = {"video": "auto", "clip": "auto", "lpips": False, "extra": {}}
         asked = (f"metrics.{n}={show(getattr(self, n))}" for n in own if getattr(self, n) != own[n])
         return next(asked, "")
 
 
 def check_metrics(metrics: MetricsSettings, reference: Optional[str], frames: int) -> None:
     """No wish for scores beside ``metrics=none``, none for those of clips that are too short."""
+    check_extra(metrics)
     asked = metrics.asked if reference is None else f"reference={reference}"
     if asked and not metrics.enabled:
         raise ConfigError(f"{asked} asks for scores, and metrics=none for no scores; leave one out")
@@ -44,3 +57,14 @@ def check_metrics(metrics: MetricsSettings, reference: Optional[str], frames: in
             f"{asked} asks for scores, and videos of resolution.frames={frames} are too short for"
             f" them; nearest: {SCORED_FRAMES + 1}"
         )
+
+
+def check_extra(metrics: MetricsSettings) -> None:
+    """A metric of the user's has a name that no other score has."""
+    taken = replace(metrics, lpips=True, extra={}).parts
+    for name in metrics.extra:
+        if name in taken or not name.replace("-", "_").isidentifier():
+            raise ConfigError(
+                f"metrics.extra.{name} must be a new name of letters, digits, _ and -; these are"
+                f" taken: {', '.join(taken)}"
+            )

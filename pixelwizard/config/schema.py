@@ -166,6 +166,12 @@ def show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def check_range(key: str, value: float, low: float, high: float | None = None) -> None:
     """Refuse a number outside ``low <= value <= high``, naming the nearest that is inside."""
     if value < low:

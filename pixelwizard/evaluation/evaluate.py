@@ -11,26 +11,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.metrics import MetricsSettings
-from pixelwizard.evaluation.clip import CLIPScore, FrameConsistency, FrameEmbeddings
-from pixelwizard.evaluation.clips import Clip, Found, inspect, look_at_all
-from pixelwizard.evaluation.detail import hd_lpips, hd_metrics
-from pixelwizard.evaluation.files import backbone_of, content_hash, find_captions, find_videos
-from pixelwizard.evaluation.flicker import flicker
-from pixelwizard.evaluation.frechet import Moments, keep_moments, kept_moments
-from pixelwizard.evaluation.fvd import FRAMES, ClipFeatures, FrechetVideoDistance, PatchFeatures
-from pixelwizard.evaluation.names import decided, network_folder, network_of
-from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
-from pixelwizard.evaluation.paired import compare, paired_metrics
-from pixelwizard.evaluation.report import Report, listed
-from pixelwizard.evaluation.score import TooFew, VideoMetric
+from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
+from pixelwizard.config.schema import listed
+from pixelwizard.evaluation.clips import Clip, inspect
+from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos
+from pixelwizard.evaluation.look import look, look_at_all
+from pixelwizard.evaluation.measure import Measure
+from pixelwizard.evaluation.metrics.base import Given
+from pixelwizard.evaluation.names import decided
+from pixelwizard.evaluation.report import Report
+from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.progress import Line
 from pixelwizard.io.video import VideoError
 
 SOME_SKIPPED = 3
-FrechetProbe = ClipFeatures | PatchFeatures
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -52,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> int:
     else:
         print(report.table())
         print(config.run_dir)
-    return SOME_SKIPPED if report.skipped else 0
+    return SOME_SKIPPED if report.skipped or report.failed else 0
 
 
 class Evaluation:
@@ -69,64 +66,82 @@ class Evaluation:
         reference: Sequence[Path] = (),
         line: Line | None = None,
     ) -> None:
-        self.captions, self.settings = captions, settings
-        self.report, self.line = Report(), line or Line()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.clips = self.usable(videos, "")
-        if not self.clips:
+        self.captions, self.report, self.line = captions, Report(), line or Line()
+        clips = self.usable(videos, "")
+        if not clips:
             raise ValueError(f"no video can be scored; {self.first_skipped()}")
-        self.metrics: list[VideoMetric] = [*hd_metrics(), flicker()]
-        if settings.lpips:
-            self.metrics.append(hd_lpips())
-        self.add_clip()
-        self.pairs: dict[str, Clip] = {}
-        self.paired: dict[str, VideoMetric] = {}
-        if reference:
-            self.add_reference(reference)
-        else:
-            self.report.notes.append("fvd, hd-fvd, psnr, ssim and vmaf need reference=DIR")
+        real = self.usable(reference, "reference/")
+        if reference and not real:
+            folder = reference[0].parent
+            raise ValueError(
+                f"reference={folder}: no video there can be used; {self.first_skipped()}"
+            )
+        same = {(clip.id, clip.size, clip.frames): clip for clip in real}
+        pairs = {c.id: same[key] for c in clips if (key := (c.id, c.size, c.frames)) in same}
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.given = Given(settings, device, clips, real, pairs, self.line.show)
+        self.missing: dict[str, str] = {}
+        self.measures: list[Measure] = []
+        for name, part in settings.parts.items():
+            try:
+                self.measures.append(Measure(name, part, self.given))
+            except Unavailable as error:
+                self.missing[name] = str(error)
+            except Exception as error:
+                if name not in settings.extra:
+                    raise
+                self.missing[name] = self.report.failed[name] = str(error)
 
     def run(self) -> Report:
-        """Decode and score every clip; the report."""
-        probes = list(dict.fromkeys(m.probe for m in self.metrics if m.probe is not None))
-        for number, (clip, found) in enumerate(look_at_all(self.clips, probes)):
-            self.line.show(f"video {number + 1} of {len(self.clips)}", clip.id)
+        """Decode and score every clip; the report. Raises ValueError if none can be scored."""
+        metrics, clips = [m.metric for m in self.measures], self.given.clips
+        for number, (clip, looked) in enumerate(look_at_all(clips, metrics)):
+            self.line.show(f"video {number + 1} of {len(clips)}", clip.id)
             try:
-                self.score(number, clip, found)
+                self.score(clip, looked())
             except VideoError as error:
                 self.report.skipped[clip.path.name] = str(error)
         self.line.show("")
-        scored = [m for m in [*self.metrics, *self.paired.values()] if m.update_called]
-        if not scored:
+        if self.report.skipped and not any(measure.videos for measure in self.measures):
             raise ValueError(f"no video can be scored; {self.first_skipped()}")
-        for metric in scored:
-            try:
-                self.report.scores.append(metric.score())
-            except TooFew as error:
-                self.report.notes.append(f"no {metric.name}: {error}")
-        for metric in (m for m in scored if m.dim == 1):
-            values = {self.clips[n].id: value for n, value in metric.per_video().items()}
-            self.report.add_per_video(metric.name, metric.recipe.format(n=1), values)
+        for measure in self.measures:
+            self.add(measure)
+        for reason in dict.fromkeys(self.missing.values()):
+            names = [name for name, why in self.missing.items() if why == reason]
+            self.report.notes.append(f"no {', '.join(names)}: {reason}")
+        for network in self.given.networks.values():
+            self.report.add_network(network.facts)
         return self.report
+
+    def score(self, clip: Clip, seen: Sequence[Tensor | Exception]) -> None:
+        """One clip through all metrics. Raises VideoError before any of them has taken it."""
+        pair = self.given.pairs.get(clip.id)
+        looking = [measure for measure in self.measures if measure.wants_real_frames and pair]
+        real = look(pair, [m.metric for m in looking]) if pair and looking else []
+        of_pair = dict(zip((m.name for m in looking), real, strict=True))
+        for measure, found in zip(self.measures, seen, strict=True):
+            frames = of_pair.get(measure.name)
+            facts = {"caption": self.captions.get(clip.id), "clip": clip, "pair": pair}
+            measure.take(clip.id, found, {**facts, "reference": frames, "target": frames})
+
+    def add(self, measure: Measure) -> None:
+        """What a metric has to say, into the report."""
+        try:
+            self.report.scores.append(measure.score())
+        except Unavailable as error:
+            self.missing[measure.name] = str(error)
+        else:
+            if measure.problem:
+                self.report.notes.append(f"{measure.name}: {measure.problem}")
+        if measure.failed:
+            self.report.failed[measure.name] = measure.problem
+        if measure.values:
+            self.report.add_per_video(measure.name, measure.recipe(1), measure.values)
 
     def first_skipped(self) -> str:
         """The first video that was skipped, and why."""
         name, why = next(iter(self.report.skipped.items()))
         return f"{name}: {why}"
-
-    def score(self, number: int, clip: Clip, look: Found) -> None:
-        """One clip through all metrics. Raises VideoError before any of them has taken it."""
-        found = look()
-        pair = self.pairs.get(clip.id)
-        compared = compare(clip.path, pair.path) if pair else {}
-        for metric in self.metrics:
-            assert metric.probe is not None
-            if not isinstance(metric, CLIPScore):
-                metric.update(number, found[metric.probe])
-            elif clip.id in self.captions:
-                metric.update(number, found[metric.probe], self.captions[clip.id])
-        for name, value in compared.items():
-            self.paired[name].update(number, value)
 
     def usable(self, paths: Sequence[Path], prefix: str) -> list[Clip]:
         """The clips that can be scored together; the others are reported as skipped."""
@@ -135,99 +150,14 @@ class Evaluation:
             try:
                 if path.stem in {clip.id for clip in clips}:
                     raise VideoError("another video has its name without suffix")
-                clips.append(inspect(path, FRAMES))
+                clips.append(inspect(path, SCORED_FRAMES))
             except VideoError as error:
                 self.report.skipped[prefix + path.name] = str(error)
-        sizes = Counter((clip.width, clip.height) for clip in clips)
-        common = sizes.most_common(1)[0][0] if sizes else (0, 0)
+        common, _ = (Counter(clip.size for clip in clips).most_common(1) or [((0, 0), 0)])[0]
         for clip in clips:
-            if (clip.width, clip.height) != common:
+            if clip.size != common:
                 self.report.skipped[prefix + clip.path.name] = (
                     f"its size {clip.width}x{clip.height} is not that of the most,"
                     f" {common[0]}x{common[1]}; score each size in a folder of its own"
                 )
-        return [clip for clip in clips if (clip.width, clip.height) == common]
-
-    def add_clip(self) -> None:
-        """The metrics that look with a CLIP."""
-        if self.settings.clip is None:
-            self.report.notes.append(
-                "no clip score and frame consistency without a network: pixelwizard fetch"
-                " clip-vit-l14, and metrics.clip=clip-vit-l14"
-            )
-            return
-        facts = network_of(self.settings, "clip")
-        network = CLIPNetwork(facts, network_folder(facts, self.settings), self.device)
-        self.report.add_network(facts)
-        probe = FrameEmbeddings(network)
-        self.metrics.append(FrameConsistency(probe))
-        without = [clip.id for clip in self.clips if clip.id not in self.captions]
-        if len(without) < len(self.clips):
-            self.metrics.append(CLIPScore(probe))
-        if without:
-            self.report.notes.append(f"no clip score without a caption: {listed(without)}")
-
-    def add_reference(self, paths: Sequence[Path]) -> None:
-        """The metrics that compare with a reference: as a set, and file by file."""
-        others = self.usable(paths, "reference/")
-        if not others:
-            raise ValueError(
-                f"reference={paths[0].parent}: no video there can be used; {self.first_skipped()}"
-            )
-        if self.settings.video is None:
-            self.report.notes.append("no fvd and hd-fvd: metrics.video=null names no network")
-        else:
-            self.add_distances(others)
-        same = {(clip.id, clip.width, clip.height, clip.frames): clip for clip in others}
-        for clip in self.clips:
-            if pair := same.get((clip.id, clip.width, clip.height, clip.frames)):
-                self.pairs[clip.id] = pair
-        self.add_pairs()
-
-    def add_distances(self, others: Sequence[Clip]) -> None:
-        """The distances to the reference as a set."""
-        facts = network_of(self.settings, "video")
-        network = VideoNetwork(facts, network_folder(facts, self.settings), self.device)
-        self.report.add_network(facts)
-        probes: list[FrechetProbe] = [ClipFeatures(network)]
-        if min(self.clips[0].width, self.clips[0].height, others[0].width, others[0].height) >= (
-            facts.side
-        ):
-            probes.append(PatchFeatures(network))
-        else:
-            self.report.notes.append(f"no hd-fvd: a video is smaller than {facts.side} pixels")
-        content = content_hash([clip.path for clip in others])
-        moments = self.reference_moments(others, probes, content)
-        for probe in probes:
-            metric = FrechetVideoDistance(probe, moments[probe.recipe], content)
-            self.metrics.append(metric)
-
-    def add_pairs(self) -> None:
-        """PSNR and its like, where there are pairs; a remark where there are none."""
-        if not self.pairs:
-            self.report.notes.append(
-                "no psnr, ssim and vmaf: no reference has the name, size and length of a video"
-            )
-            return
-        self.paired = paired_metrics()
-        if "vmaf" not in self.paired:
-            self.report.notes.append("no vmaf: this ffmpeg was built without libvmaf")
-
-    def reference_moments(
-        self, clips: Sequence[Clip], probes: Sequence[FrechetProbe], content: str
-    ) -> dict[str, Moments]:
-        """The moments of the reference by recipe, from its folder's cache where it has them."""
-        folder = clips[0].path.parent
-        found = kept_moments(folder, content)
-        missing = [probe for probe in probes if probe.recipe not in found]
-        if not missing:
-            return found
-        for number, (clip, look) in enumerate(look_at_all(clips, missing)):
-            self.line.show(f"reference {number + 1} of {len(clips)}", clip.id)
-            for probe, samples in look().items():
-                assert isinstance(probe, FrechetProbe)
-                moments = Moments.of(samples)
-                known = found.get(probe.recipe)
-                found[probe.recipe] = moments if known is None else known + moments
-        keep_moments(folder, found, content)
-        return found
+        return [clip for clip in clips if clip.size == common]

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pixelwizard.evaluation.score import TooFew
+from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.files import atomic
 
 STATISTICS = "stats.safetensors"
@@ -47,9 +47,9 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """[D, D], unbiased. Raises TooFew for fewer than two samples."""
+        """[D, D], unbiased. Raises Unavailable for fewer than two samples."""
         if self.count < 2:
-            raise TooFew("a Fréchet distance needs at least two videos in each set")
+            raise Unavailable("a Fréchet distance needs at least two videos in each set")
         centred = self.outer - torch.outer(self.total, self.mean)
         return (centred + centred.T) / (2 * (self.count - 1))
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.config.schema import ConfigError, choice
+from pixelwizard.config.targets import door_of
+from pixelwizard.evaluation.signature import check_metric
 from pixelwizard.io.digests import file_digest
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "tiny" / "metrics"
@@ -123,20 +125,15 @@ NETWORKS = {network.name: network for network in _FOUND}
 
 
 def decided(settings: MetricsSettings, backbone: str) -> MetricsSettings:
-    """What ``auto`` means for the videos of a backbone; what was not fetched is left out.
-
-    Only a reference needs the video network, so that one is named in any case.
-    """
+    """What ``auto`` means for the videos of a backbone; what was not fetched is left out."""
     own = backbone == "tiny"
     video, clip = ("tiny-video", "tiny-clip") if own else ("i3d-k400", "clip-vit-l14")
-    decided = replace(
-        settings,
-        video=video if settings.video == "auto" else settings.video,
-        clip=clip if settings.clip == "auto" else settings.clip,
-    )
-    if settings.clip == "auto" and missing_files(network_of(decided, "clip"), decided):
-        decided = replace(decided, clip=None)
-    return decided
+    found = {
+        kind: None if missing_files(NETWORKS[name], settings) else name
+        for kind, name in (("video", video), ("clip", clip))
+        if getattr(settings, kind) == "auto"
+    }
+    return replace(settings, **found)  # type: ignore[arg-type]
 
 
 def wanted(settings: MetricsSettings, reference: bool) -> list[FeatureNetwork]:
@@ -151,6 +148,9 @@ def require(settings: MetricsSettings, reference: bool) -> None:
         network_label(network, network_folder(network, settings))
     if settings.lpips:
         _require_lpips()
+    for name, part in settings.extra.items():
+        key = f"metrics.extra.{name}"
+        check_metric(door_of(MetricsSettings, "extra").load(part, key), key)
 
 
 def _require_lpips() -> None:

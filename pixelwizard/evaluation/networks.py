@@ -27,7 +27,7 @@ class VideoNetwork:
         self.label = network_label(facts, folder)  # also refuses a file that is not the pinned one
         self._features = _LOADERS[facts.name](folder, device)
 
-    def fit(self, frame_HWC: Tensor) -> Tensor:
+    def fit(self, frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
         """One uint8 frame -> uint8 [3, S, S], stretched: areas averaged, or bilinear if smaller."""
         frame = frame_HWC.permute(2, 0, 1)[None].float()
         side = self.facts.side
@@ -109,6 +109,15 @@ class CLIPNetwork:
         images = self.processor(images=frame_HWC.numpy(), return_tensors="pt")
         pixels: Tensor = images["pixel_values"]
         return pixels
+
+    @property
+    def convention(self) -> str:
+        """How recipes call what it sees."""
+        return f"{self.label}/{self.facts.resize}"
+
+    def embed(self, frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
+        """One uint8 frame -> [D] of length 1."""
+        return self.images(self.fit(frame_HWC))[0]
 
     @torch.no_grad()
     def images(self, pixels_KCSS: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and VMAF of a video against the reference video of the same name, by ffmpeg's filters.
+"""PSNR, SSIM and VMAF of a video against the real video of the same name, by ffmpeg's filters.
 
 Both are compared as 8-bit yuv420p, frame by frame, whatever their clocks say.
 """
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 
+from pixelwizard.evaluation.clips import Clip
 from pixelwizard.evaluation.ffmpeg import described, has_filter
-from pixelwizard.evaluation.score import VideoMetric
+from pixelwizard.evaluation.metrics.base import Given, VideoMetric
+from pixelwizard.evaluation.score import NO_PAIRS, Unavailable
 
 MOST_PSNR = 100.0
 """Decibels that equal videos get, whose PSNR has no bound."""
@@ -22,37 +24,44 @@ _FILTERS = {
 }
 
 
+class Paired(VideoMetric):
+    """A metric of a video against the real video of its name, size and length."""
+
+    convention = "ffmpeg-yuv420p/n={n}"
+    score = ""
+    """Which of the three."""
+
+    def prepare(self, given: Given) -> None:
+        """Raises Unavailable where there are no pairs, or where ffmpeg lacks the filter."""
+        if not given.reference:
+            raise Unavailable("needs reference=DIR")
+        if not given.pairs:
+            raise Unavailable(NO_PAIRS)
+        if self.score not in available():
+            raise Unavailable(f"this ffmpeg was built without {_FILTERS[self.score][0]}")
+
+    def update(self, clip: Clip, pair: Clip) -> None:
+        """Take a video and its pair."""
+        value = similarity(self.score, clip.path, pair.path)
+        self.values.append(torch.tensor(value, dtype=torch.float64))
+
+
 def available() -> list[str]:
     """Those of the three that this ffmpeg can compute."""
     return [name for name, (filter_, _) in _FILTERS.items() if has_filter(filter_)]
 
 
-def paired_metrics() -> dict[str, VideoMetric]:
-    """A metric for each; ``update`` takes one value per video."""
-    return {
-        name: VideoMetric(name, None, f"{name}/ffmpeg-yuv420p/n={{n}}", dim=1, higher=True)
-        for name in available()
-    }
-
-
-def compare(video: Path, reference: Path) -> dict[str, torch.Tensor]:
-    """The scores [1, 1] of a video against a reference of the same size and length.
+def similarity(score: str, video: Path, reference: Path) -> float:
+    """``psnr``, ``ssim`` or ``vmaf`` of a video against one of the same size and length.
 
     Raises VideoError if one of them cannot be read.
     """
-    names = available()
+    name, pattern = _FILTERS[score]
     clock = "settb=AVTB,setpts=N/24/TB,format=yuv420p"
-    graph = [
-        f"[{number}:v]{clock},split={len(names)}" + "".join(f"[{side}{name}]" for name in names)
-        for number, side in enumerate("vr")
-    ]
-    graph += [f"[v{name}][r{name}]{_FILTERS[name][0]}=shortest=1[{name}]" for name in names]
-    outputs = [word for name in names for word in ("-map", f"[{name}]", "-f", "null", "-")]
+    graph = f"[0:v]{clock}[v];[1:v]{clock}[r];[v][r]{name}=shortest=1"
     said = described(
-        ["-i", str(video), "-i", str(reference), "-lavfi", ";".join(graph), *outputs],
+        ["-i", str(video), "-i", str(reference), "-lavfi", graph, "-f", "null", "-"],
         f"{video.name} cannot be compared with its reference",
     )
-    found = {name: re.findall(_FILTERS[name][1], said)[-1] for name in names}
-    values = {name: float(text) for name, text in found.items()}
-    values["psnr"] = min(values["psnr"], MOST_PSNR)
-    return {name: torch.tensor([[value]], dtype=torch.float64) for name, value in values.items()}
+    value = float(re.findall(pattern, said)[-1])
+    return min(value, MOST_PSNR) if score == "psnr" else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ MARKDOWN = "evaluate.md"
 class Report:
     """Values of the set and of each video, what was skipped and why, what is to be known.
 
-    ``recipes`` are those of the values of single videos, by the name of the metric.
+    ``failed`` has the metrics that raised an error, and which. ``recipes`` are those of the values
+    of single videos, by the name of the metric.
     """
 
     scores: list[Score] = field(default_factory=list)
     per_video: dict[str, dict[str, float]] = field(default_factory=dict)
     recipes: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     networks: list[FeatureNetwork] = field(default_factory=list)
 
@@ -50,6 +52,7 @@ class Report:
             "per_video": self.per_video,
             "recipes": self.recipes,
             "skipped": self.skipped,
+            "failed": self.failed,
             "notes": self.notes,
             "networks": [asdict(network) for network in self.networks],
         }
@@ -101,8 +104,3 @@ def _arrow(score: Score) -> str:
 
 def _figures(score: Score) -> tuple[str, str]:
     return f"{score.value:.5g}", f"{score.low:.5g} to {score.high:.5g}"
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first of some names."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

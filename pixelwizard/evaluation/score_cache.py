@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.config import targets
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
 from pixelwizard.evaluation.files import find_videos
@@ -39,15 +40,15 @@ def identity(config: GenerateConfig, videos: Mapping[str, Path]) -> str:
     """Eight digits of all that determines the scores: files, networks, the reference."""
     settings = settings_of(config)
     networks = wanted(settings, config.reference is not None)
-    return short_hash(
-        [
-            SCORE_FORMAT,
-            {id: file_digest(path) for id, path in videos.items()},
-            [network_label(network, network_folder(network, settings)) for network in networks],
-            settings.lpips,
-            {path.name: file_digest(path) for path in reference_of(config)},
-        ]
-    )
+    labels = [network_label(network, network_folder(network, settings)) for network in networks]
+    determining = [
+        SCORE_FORMAT,
+        {id: file_digest(path) for id, path in videos.items()},
+        labels,
+        settings.lpips,
+        {path.name: file_digest(path) for path in reference_of(config)},
+    ]
+    return short_hash(determining + [targets.identity(settings.extra)] * bool(settings.extra))
 
 
 def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str, Any] | None:

@@ -53,6 +53,8 @@ def score_run(
     if scores is None:
         scores = _computed(config, videos, display)
         keep_scores(config, videos, scores)
+    for name, why in scores.get("failed", {}).items():
+        display.line(f"metrics.extra.{name}: {why}")
     tracker.scores(scores)
     display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
 

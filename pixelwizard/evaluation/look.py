@@ -1,0 +1,110 @@
+"""Clips as their metrics look at them: each file is decoded once, a frame at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelwizard.evaluation.clips import Clip
+from pixelwizard.evaluation.metrics.base import Look, Sampling, VideoMetric
+from pixelwizard.io.video import VideoError, read_frames
+
+AT_ONCE = 2
+"""Clips that are looked at together."""
+
+
+class _View:
+    """One way of looking at a clip, and what it has kept; metrics that look alike share it."""
+
+    def __init__(self, sampling: Sampling, look: Look, frames: int) -> None:
+        self.sampling, self.look = sampling, look
+        self.numbers = set(sampling.numbers(frames))
+        self.before: Tensor | None = None
+        self.kept: list[Tensor | float] = []
+        self.error: Exception | None = None
+
+    def see(self, frame_HWC: Tensor) -> None:
+        """The next chosen frame. An error of the look ends it, and nothing else."""
+        try:
+            kept = None if self.error else self.look(frame_HWC, self.before)
+            self.kept += [] if kept is None else [kept]
+        except Exception as error:
+            self.error = error
+        self.before = frame_HWC
+
+    def seen(self) -> Tensor | Exception:
+        """[T, ...], numbers as float64; or the error."""
+        try:
+            if self.error or torch.is_tensor(self.kept[0]):
+                return self.error or torch.stack(cast("list[Tensor]", self.kept))
+            return torch.tensor(self.kept, dtype=torch.float64)
+        except Exception as error:
+            return error
+
+
+def look(clip: Clip, metrics: Sequence[VideoMetric]) -> list[Tensor | Exception]:
+    """What every metric sees of a clip, decoded once and no further than needed.
+
+    Raises VideoError if the file ends early or is damaged. What a look raises stands in its place.
+    """
+    views: list[_View] = []
+    found = []
+    for metric in metrics:
+        alike = (v for v in views if v.sampling == metric.sampling and v.look == metric.look)
+        view = next(alike, None)
+        if view is None:
+            view = _View(metric.sampling, metric.look, clip.frames)
+            views.append(view)
+        found.append(view)
+    last = max((number for view in views for number in view.numbers), default=-1)
+    stream = cast("Generator[np.ndarray, None, None]", read_frames(clip.path))
+    number = -1
+    try:
+        while number < last and (frame := next(stream, None)) is not None:
+            number += 1
+            if watching := [view for view in views if number in view.numbers]:
+                seen = torch.from_numpy(frame.copy())  # the stream's own memory is read-only
+                for view in watching:
+                    view.see(seen)
+    finally:
+        stream.close()
+    if number < last:
+        raise VideoError(f"{clip.path.name} ends after {number + 1} of {clip.frames} frames")
+    return [view.seen() for view in found]
+
+
+def look_at_all(
+    clips: Sequence[Clip], metrics: Sequence[VideoMetric]
+) -> Iterator[tuple[Clip, Callable[[], list[Tensor | Exception]]]]:
+    """Every clip in turn, with what is seen of it; the next two are looked at meanwhile.
+
+    The cores are divided between the clips: layers on small frames gain less from a second thread
+    than a second clip does.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // AT_ONCE))
+    left = iter(clips)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            waiting = deque((c, pool.submit(look, c, metrics)) for c in islice(left, AT_ONCE))
+            while waiting:
+                clip, looked = waiting.popleft()
+                yield clip, looked.result
+                waiting.extend((c, pool.submit(look, c, metrics)) for c in islice(left, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+
+def raised(seen: Tensor | Exception) -> Tensor:
+    """What was seen; raises what stands in its place."""
+    if isinstance(seen, Exception):
+        raise seen
+    return seen

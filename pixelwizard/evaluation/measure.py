@@ -1,0 +1,133 @@
+"""One metric in one evaluation: what it has said of the videos, and what went wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.schema import listed, show
+from pixelwizard.config.targets import Part, Target, door_of, source_digest
+from pixelwizard.evaluation.look import raised
+from pixelwizard.evaluation.metrics.base import Given, VideoMetric, completed
+from pixelwizard.evaluation.score import NO_PAIRS, Score, Unavailable, mean_with_interval
+from pixelwizard.evaluation.signature import asked, check_metric
+
+log = logging.getLogger(__name__)
+
+
+class Measure:
+    """A metric under the name of its score, and its values of single videos by id.
+
+    ``lacking`` are the videos without what it asks for; ``failed`` has its own errors by video,
+    which cost its values and nothing else.
+    """
+
+    def __init__(self, name: str, part: Part, given: Given) -> None:
+        """Make and prepare the metric. Raises Unavailable where these videos cannot be scored."""
+        self.name, key = name, f"metrics.extra.{name}"
+        made = door_of(MetricsSettings, "extra").make(part, key)
+        check_metric(type(made), key)
+        if not isinstance(made, VideoMetric):
+            made.to(given.device)
+        self.metric: VideoMetric = completed(made)
+        self.metric.distributed_available_fn = lambda: False  # one process scores, in any group
+        self.metric.prepare(given)
+        self.convention = self.metric.convention or _convention(part, self.metric)
+        self.wants_frames, self.asked = asked(type(made))
+        self.values: dict[str, float] = {}
+        self.lacking: list[str] = []
+        self.failed: dict[str, str] = {}
+        self.videos = 0
+
+    @property
+    def wants_real_frames(self) -> bool:
+        """Whether it looks at the real video too."""
+        return not self.asked.keys().isdisjoint(("reference", "target"))
+
+    def take(self, id: str, seen: Tensor | Exception, facts: Mapping[str, Any]) -> None:
+        """One video: what was seen of it, and by name what ``update`` may ask for."""
+        named = {n: facts[n] for n in self.asked if facts.get(n) is not None}
+        if any(needed and name not in named for name, needed in self.asked.items()):
+            self.lacking.append(id)
+            return
+        try:
+            frames = [raised(seen)] if self.wants_frames else []
+            if self.metric.per_video:
+                self.metric.reset()
+            device = self.metric.device
+            named = {n: raised(v).to(device) if _is_seen(v) else v for n, v in named.items()}
+            self.metric.update(*(frame.to(device) for frame in frames), **named)
+            if self.metric.per_video:
+                (self.values[id],) = self._computed()
+            self.videos += 1
+        except Exception as error:
+            log.exception("%s failed for %s", self.name, id)
+            self.failed[id] = _reason(error)
+
+    def score(self) -> Score:
+        """The score of all videos. Raises Unavailable where there is none, with the reason."""
+        if not self.videos:
+            raise Unavailable(self.problem or NO_PAIRS)
+        bounds = self._of_the_set()
+        value, low, high = bounds if len(bounds) == 3 else (*bounds, *bounds, *bounds)
+        warnings = list(self.metric.warnings)
+        if self.videos == 1:
+            warnings.append("one video has no interval")
+        elif len(bounds) == 1:
+            warnings.append("a score of the whole set, which has no interval")
+        recipe, higher = self.recipe(self.videos), bool(self.metric.higher_is_better)
+        return Score(self.name, value, low, high, recipe, self.videos, higher, tuple(warnings))
+
+    def recipe(self, videos: int) -> str:
+        """How the value of so many videos was computed."""
+        return f"{self.name}/{self.convention.replace('{n}', str(videos))}"
+
+    @property
+    def problem(self) -> str:
+        """What went wrong or was missing, in a line; empty if nothing."""
+        if self.failed:
+            (id, why), *_ = self.failed.items()
+            return f"it failed for {listed([*self.failed])} ({why})"
+        if self.lacking and "caption" in self.asked:
+            return f"no caption for {listed(self.lacking)}"
+        return ""  # most videos have no real video of their name
+
+    def _of_the_set(self) -> tuple[float, ...]:
+        if self.metric.per_video:
+            return mean_with_interval(torch.tensor([*self.values.values()], dtype=torch.float64))
+        try:
+            return self._computed()
+        except Unavailable:
+            raise
+        except Exception as error:
+            log.exception("%s failed", self.name)
+            self.failed["the set"] = _reason(error)
+            raise Unavailable(self.problem) from error
+
+    def _computed(self) -> tuple[float, ...]:
+        """What ``compute`` gives: a value, for a set also the ends of its interval."""
+        values = torch.as_tensor(self.metric.compute()).double().flatten()
+        if len(values) not in (1, 3) or not values.isfinite().all():
+            raise ValueError(f"compute() gave {values.tolist()}, and not a finite number")
+        return tuple(values.tolist())
+
+
+def _is_seen(value: Any) -> bool:
+    return isinstance(value, (Tensor, Exception))
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _convention(part: Part, metric: VideoMetric) -> str:
+    """What a metric of the user's is called in recipes: class, file, arguments, frames."""
+    made = part if isinstance(part, Target) else Target(part)
+    digest = f"@{source_digest(made.path)[:8]}" if made.is_foreign else ""
+    arguments = [f"{name}={show(value)}" for name, value in made.arguments.items()]
+    return "/".join([f"{made.path}{digest}", *arguments, str(metric.sampling), "n={n}"])

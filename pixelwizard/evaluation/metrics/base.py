@@ -1,0 +1,134 @@
+"""What a metric is: any ``torchmetrics.Metric``, updated once for each video.
+
+``update`` is given the chosen frames, [T, ...] as ``look`` left them, and whatever else its
+parameters name: ``caption`` (str), ``reference`` or ``target`` (the same frames of the real video
+of that name), ``clip`` and ``pair`` (the two files). A metric that gives no ``look`` gets float32
+images [T, 3, H, W] in 0..1, as torchmetrics' own take them. ``compute`` gives the value.
+T frames; H, W: pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.evaluation.clips import Clip
+from pixelwizard.evaluation.names import network_folder, network_of
+from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
+from pixelwizard.evaluation.score import Unavailable
+
+Look = Callable[[Tensor, "Tensor | None"], "Tensor | float | None"]
+"""What is kept of a frame, uint8 [H, W, 3], given the chosen frame before it; None keeps nothing.
+
+It changes nothing: two clips are looked at together.
+"""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames: the ``first`` ones, ``uniform`` over the clip (ends included), or ``all``."""
+
+    rule: str
+    count: int = 0
+
+    def numbers(self, frames: int) -> list[int]:
+        """The chosen frames of a clip that has at least ``count``."""
+        if self.rule == "all":
+            return list(range(frames))
+        if self.rule == "first":
+            return list(range(self.count))
+        return np.linspace(0, frames - 1, self.count).round().astype(int).tolist()
+
+    def __str__(self) -> str:
+        """As recipes write it."""
+        names = {"all": "all", "first": f"{self.count}f", "uniform": f"{self.count}f-uniform"}
+        return names[self.rule]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What an evaluation has for its metrics: the videos, the real ones, those of a video's
+    name, size and length by its id, networks by request."""
+
+    settings: MetricsSettings
+    device: torch.device
+    clips: Sequence[Clip]
+    reference: Sequence[Clip] = ()
+    pairs: Mapping[str, Clip] = field(default_factory=dict)
+    show: Callable[[str, str], None] = lambda what, which: None
+    networks: dict[str, CLIPNetwork | VideoNetwork] = field(default_factory=dict)
+
+    def clip_network(self) -> CLIPNetwork:
+        """The network of ``metrics.clip``, loaded once. Raises Unavailable without one."""
+        made = self._network("clip", CLIPNetwork)
+        assert isinstance(made, CLIPNetwork)
+        return made
+
+    def video_network(self) -> VideoNetwork:
+        """The network of ``metrics.video``, loaded once. Raises Unavailable without one."""
+        made = self._network("video", VideoNetwork)
+        assert isinstance(made, VideoNetwork)
+        return made
+
+    def _network(self, kind: str, make: type[CLIPNetwork | VideoNetwork]) -> Any:
+        if getattr(self.settings, kind) is None:
+            name = {"clip": "clip-vit-l14", "video": "i3d-k400"}[kind]
+            raise Unavailable(
+                f"metrics.{kind} names no network; pixelwizard fetch {name}, then"
+                f" metrics.{kind}={name}"
+            )
+        if kind not in self.networks:
+            facts = network_of(self.settings, kind)
+            self.networks[kind] = make(facts, network_folder(facts, self.settings), self.device)
+        return self.networks[kind]
+
+
+def as_image(frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
+    """A uint8 frame -> float32 [3, H, W] in 0..1."""
+    return frame_HWC.permute(2, 0, 1).float() / 255
+
+
+class VideoMetric(Metric):
+    """A metric with all that can be said of one; of a plain ``Metric`` these defaults hold.
+
+    ``sampling`` chooses the frames. With ``per_video`` the value of a set is the mean of its
+    videos' values, with an interval; without, ``compute`` is asked once and may give [value, low,
+    high]. ``convention`` is what recipes say of it, ``{n}`` the number of videos.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    sampling = Sampling("uniform", 16)
+    per_video = True
+    convention = ""
+    values: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__(sync_on_compute=False)
+        self.look: Look = as_image
+        self.warnings: list[str] = []
+        self.add_state("values", default=[], dist_reduce_fx="cat")
+
+    def prepare(self, given: Given) -> None:
+        """Load what it needs. Raises Unavailable where these videos cannot be scored."""
+
+    def compute(self) -> Tensor:
+        """The mean of the videos' values."""
+        return torch.stack(self.values).mean()
+
+
+def completed(metric: Metric) -> Any:
+    """A metric, with the defaults of VideoMetric for whatever it does not say."""
+    known = {"sampling": VideoMetric.sampling, "per_video": True, "look": as_image}
+    known |= {"convention": "", "warnings": [], "prepare": lambda given: None}
+    for name, value in known.items():
+        if not hasattr(metric, name):
+            setattr(metric, name, value)
+    return metric

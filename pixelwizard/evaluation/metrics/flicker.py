@@ -1,0 +1,37 @@
+"""Temporal flicker: how much pixels change from one frame to the next.
+
+The mean absolute difference over all pixels and pairs of frames, 0..255, as VBench's temporal
+flickering has it before it is turned round. Motion counts too: compare videos of the same prompts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric
+
+
+class Flicker(VideoMetric):
+    """Temporal flicker; less is steadier."""
+
+    higher_is_better = False
+    sampling = Sampling("all")
+    convention = "mae255/all/n={n}"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look = change
+
+    def update(self, changes_T: Tensor) -> None:
+        """Take the changes between the frames of a video."""
+        self.values.append(changes_T.mean())
+
+
+def change(frame_HWC: Tensor, before: Tensor | None) -> float | None:
+    """The mean absolute difference of two uint8 frames; None for the first frame."""
+    if before is None:
+        return None
+    # of unsigned values: the larger minus the smaller
+    apart = frame_HWC.maximum(before) - frame_HWC.minimum(before)
+    return float(apart.sum(dtype=torch.int64)) / apart.numel()

@@ -1,0 +1,52 @@
+"""HD-FVD: FVD over patches that are cut and not resized (UltraGen, arXiv 2510.18775, appendix D).
+
+16 frames spread over the clip are cut into patches of the network's size, side by side. P patches,
+S the side of the network's input, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.metrics import SCORED_FRAMES
+from pixelwizard.evaluation.metrics import fvd
+from pixelwizard.evaluation.metrics.base import Given, Sampling
+from pixelwizard.evaluation.networks import VideoNetwork
+from pixelwizard.evaluation.score import Unavailable
+
+PATCHES_AT_ONCE = 4
+
+
+class HDFrechetVideoDistance(fvd.FrechetVideoDistance):
+    """Distance to the real videos, patch by patch."""
+
+    sampling = Sampling("uniform", SCORED_FRAMES)
+    name = "hd-fvd"
+
+    def prepare(self, given: Given) -> None:
+        """As FVD; patches need videos that are as large as the network's input."""
+        if given.reference and given.settings.video is not None:
+            side = given.video_network().facts.side
+            sizes = [size for c in (given.clips[0], given.reference[0]) for size in c.size]
+            if min(sizes) < side:
+                raise Unavailable(f"a video is smaller than {side} pixels")
+        super().prepare(given)
+
+    def use(self, network: VideoNetwork) -> None:
+        """Cut patches for this network."""
+        super().use(network)
+        side = network.facts.side
+        self.resize, self.look = f"patch{side}", lambda frame, before: patches(frame, side)
+
+    def features(self, seen: Tensor) -> Tensor:
+        """A sample per patch, [P, D], from uint8 [16, P, S, S, 3]; a few are floats at a time."""
+        parts = seen.transpose(0, 1).split(PATCHES_AT_ONCE)
+        return torch.cat([self.network.features(part.permute(0, 4, 1, 2, 3)) for part in parts])
+
+
+def patches(frame_HWC: Tensor, side: int) -> Tensor:
+    """[H, W, 3] -> [P, side, side, 3], row by row; what is left at the lower right is dropped."""
+    rows, columns = frame_HWC.shape[0] // side, frame_HWC.shape[1] // side
+    whole = frame_HWC[: rows * side, : columns * side]
+    return whole.reshape(rows, side, columns, side, 3).transpose(1, 2).reshape(-1, side, side, 3)

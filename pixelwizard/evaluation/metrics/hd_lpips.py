@@ -1,0 +1,39 @@
+"""HD-LPIPS: as HD-MSE, by the distance of AlexNet's features; needs torchvision.
+
+LPIPS v0.1 of torchmetrics; its AlexNet comes from torchvision, which fetches it once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pixelwizard.evaluation.metrics.base import Given, VideoMetric, as_image
+from pixelwizard.evaluation.metrics.hd_mse import lost
+
+
+class HDLPIPS(VideoMetric):
+    """HD-LPIPS with AlexNet; more is more detail."""
+
+    convention = "alex@7be5be79/k345/16f-uniform/n={n}"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look = lambda frame, before: frame
+
+    def prepare(self, given: Given) -> None:
+        """Load the network."""
+        from torchmetrics.image import LearnedPerceptualImagePatchSimilarity as LPIPS
+
+        self.network = LPIPS(net_type="alex", normalize=True, sync_on_compute=False)
+
+    @torch.no_grad()
+    def update(self, frames_THWC: Tensor) -> None:
+        """Take the frames of a video, uint8."""
+        values = [lost(as_image(frame), self._distance) for frame in frames_THWC]
+        self.values.append(torch.tensor(math.fsum(values) / len(values), dtype=torch.float64))
+
+    def _distance(self, one: Tensor, two: Tensor) -> float:
+        return float(self.network(one, two.clamp(0, 1)))

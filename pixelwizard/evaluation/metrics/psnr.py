@@ -1,0 +1,11 @@
+"""PSNR of a video against the real video of its name, by ffmpeg's filter."""
+
+from __future__ import annotations
+
+from pixelwizard.evaluation.paired import Paired
+
+
+class PSNR(Paired):
+    """Peak signal-to-noise ratio, in dB; more is more alike."""
+
+    score = "psnr"

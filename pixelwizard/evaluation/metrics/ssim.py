@@ -1,0 +1,11 @@
+"""SSIM of a video against the real video of its name, by ffmpeg's filter."""
+
+from __future__ import annotations
+
+from pixelwizard.evaluation.paired import Paired
+
+
+class SSIM(Paired):
+    """Structural similarity, 0..1; more is more alike."""
+
+    score = "ssim"

@@ -1,0 +1,11 @@
+"""VMAF of a video against the real video of its name, by ffmpeg's filter."""
+
+from __future__ import annotations
+
+from pixelwizard.evaluation.paired import Paired
+
+
+class VMAF(Paired):
+    """VMAF, 0..100; more is more alike."""
+
+    score = "vmaf"
