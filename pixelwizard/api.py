@@ -42,9 +42,10 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     """
     from pixelwizard.cli.compose import compose
     from pixelwizard.cli.tasks import command
+    from pixelwizard.io.interrupts import Interrupted
     from pixelwizard.launch.devices import mesh_of
     from pixelwizard.records.run_folder import claim
-    from pixelwizard.worker import Interrupted, session, work_of
+    from pixelwizard.worker import session, work_of
 
     jobs = compose("generate", overrides, prompts)
     if len(jobs) > 1:

@@ -9,13 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pixelwizard.config import tasks
@@ -28,6 +24,7 @@ from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
+from pixelwizard.io.interrupts import Interrupted, interruptible
 from pixelwizard.io.reasons import reason, say
 from pixelwizard.models.checkpoints import weights_digests
 from pixelwizard.records.failures import (
@@ -53,18 +50,6 @@ log = logging.getLogger(__name__)
 
 SOME_FAILED = 3
 LOST_RANK = "another rank of this job is gone"
-REPEAT_SECONDS = 5.0
-"""Signals that follow each other faster mean the same wish to stop."""
-AGAIN_SECONDS = 0.02
-"""How soon a signal that was dropped is sent again."""
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to stop. Not an Exception: no prompt is blamed for it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.number, self.exit_code = number, 128 + number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -234,41 +219,6 @@ def _report(folder: Path, videos: Mapping[str, Path], failed: Mapping[str, str])
     if sentences:
         full = any(OUT_OF_MEMORY in why for why in failed.values())
         write_failure(folder, Failure("; ".join(sentences), full))
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into ``Interrupted``; repeats do not disturb its way out.
-
-    Python drops what is raised while it destroys an object; the signal is then sent once more.
-    """
-    last = float("-inf")
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        before, last = last, time.monotonic()
-        if last - before >= REPEAT_SECONDS:
-            raise Interrupted(number)
-
-    def dropped(error: sys.UnraisableHookArgs) -> None:
-        nonlocal last
-        if not isinstance(error.exc_value, Interrupted):
-            return unraisable(error)
-        last, number = float("-inf"), error.exc_value.number
-        threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, stop) for number in numbers]
-    unraisable, sys.unraisablehook = sys.unraisablehook, dropped
-    try:
-        yield
-    finally:
-        sys.unraisablehook = unraisable
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

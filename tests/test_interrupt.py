@@ -18,6 +18,7 @@ from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.io.interrupts import Interrupted, interruptible
 
 PRELOAD = [
     *("small", "pixelwizard.worker", "pixelwizard.generation.predict"),
@@ -96,7 +97,7 @@ def test_a_signal_while_an_object_is_destroyed_is_not_lost() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
 
-    with pytest.raises(worker.Interrupted) as stopped, worker.interruptible():
+    with pytest.raises(Interrupted) as stopped, interruptible():
         Closing()
         time.sleep(10)
     assert stopped.value.exit_code == 143
@@ -104,7 +105,7 @@ def test_a_signal_while_an_object_is_destroyed_is_not_lost() -> None:
 
 def test_a_repeated_signal_does_not_disturb_the_way_out() -> None:
     way_out = []
-    with pytest.raises(worker.Interrupted), worker.interruptible():
+    with pytest.raises(Interrupted), interruptible():
         try:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)
