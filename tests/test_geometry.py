@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.geometry import MOST_SQUEEZED, Geometry, squeezed
+from pixelwizard.config.resolution import ResolutionSettings, check_resolution
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,33 @@ def test_sizes_off_the_grid_are_refused_with_their_neighbours(
     with pytest.raises(ValueError) as error:
         Geometry(*size)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("video", "anchor"),
+    [
+        *(((w, h), (448, 256)) for w, h in ((2560, 1440), (3840, 2144), (1280, 704), (960, 544))),
+        *(((w, h), (256, 448)) for w, h in ((1440, 2560), (2144, 3840), (704, 1280), (544, 960))),
+        *[((512, 320), (256, 160)), ((320, 512), (160, 256)), ((128, 64), (64, 32))],
+        *[((96, 64), (96, 64)), ((32, 32), (32, 32)), ((640, 640), (320, 320))],
+    ],
+)
+def test_an_anchor_that_is_not_given_has_the_shape_of_the_video(
+    video: tuple[int, int], anchor: tuple[int, int]
+) -> None:
+    size = ResolutionSettings(*video, frames=5)
+    assert (size.anchor_width, size.anchor_height) == anchor
+
+
+def test_of_one_given_side_the_other_follows() -> None:
+    assert ResolutionSettings(320, 512, anchor_width=96).anchor_height == 160
+    assert ResolutionSettings(512, 320, anchor_height=320).anchor_width == 512
+
+
+def test_no_video_on_the_grid_squeezes_its_anchor() -> None:
+    for width in range(32, 1300, 96):
+        for height in range(32, 1300, 64):
+            size = ResolutionSettings(width, height, frames=5)
+            check_resolution(size)
+            low = size.anchor_geometry
+            assert squeezed((low.width, low.height), (width, height)) <= MOST_SQUEEZED

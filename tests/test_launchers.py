@@ -27,8 +27,8 @@ from pixelwizard.launch.devices import mesh_of
 pytest.importorskip("joblib")
 pytest.importorskip("submitit")
 pytest.importorskip("optuna")
-QUICK = ["resolution.frames=5", "resolution.width=128", "resolution.height=96", "metrics=none"]
-QUICK += ["resolution.anchor_width=64", "resolution.anchor_height=64", "anchor.steps=2"]
+QUICK = ["resolution.frames=5", "resolution.width=128", "resolution.height=64", "metrics=none"]
+QUICK += ["anchor.steps=2"]
 QUICK += ["tracker=none"]
 
 

@@ -17,8 +17,7 @@ import pixelwizard
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SMALL = ["resolution.frames=5", "resolution.width=128", "resolution.height=96", "anchor.steps=1"]
-SMALL += ["resolution.anchor_width=64", "resolution.anchor_height=64"]
+SMALL = ["resolution.frames=5", "resolution.width=128", "resolution.height=64", "anchor.steps=1"]
 QUICK = ["resolution.frames=5", "anchor.steps=2", "tracker=none"]
 
 

@@ -147,7 +147,9 @@ def config_of(backbone: BackboneSettings, folder: Path, name: str) -> GenerateCo
     """A run of its own store; the first prompts are the same in all."""
     _, parallel, count = LAYOUTS.get(name, (1, ParallelSettings(), len(PROMPTS)))
     config = small_config(backbone, folder / name, prompt=PROMPTS[:count], group_size=2)
-    size = replace(config.resolution, frames=9, anchor_width=96)  # 3 x 1 x 3 tokens: no half of 9
+    size = replace(
+        config.resolution, frames=9, width=192, anchor_width=96
+    )  # 3 x 1 x 3 tokens: no half of 9
     return replace(config, parallel=parallel, resolution=size)
 
 

@@ -76,6 +76,12 @@ def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> No
         ({"resolution__frames": -3}, "resolution.frames=-3 is not 4n+1"),
         ({"resolution__anchor_width": 544}, "is larger than resolution.width=512; nearest: 512"),
         (
+            {"resolution__width": 320, "resolution__height": 512, "resolution__anchor_width": 256}
+            | {"resolution__anchor_height": 160},
+            "(by 156%, at most 10%); leave both out, or nearest: resolution.anchor_width=160"
+            " resolution.anchor_height=256",
+        ),
+        (
             {"decode": {"mode": "tiled", "tiles": [2, 99]}},
             "decode.overlap=3 allow; nearest: [2, 5]",
         ),

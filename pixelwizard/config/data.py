@@ -163,7 +163,8 @@ def check_shapes(size: ResolutionSettings) -> None:
 def check_crops(data: DataSettings, size: ResolutionSettings) -> None:
     """Crops on the autoencoder's grid that fit into the clips; raises ConfigError."""
     check_range("data.anchor_share", data.anchor_share, 0.0, 1.0)
-    check_range("data.crop", data.crop, SPATIAL_STRIDE, min(size.anchor_width, size.anchor_height))
+    anchor = size.anchor_geometry
+    check_range("data.crop", data.crop, SPATIAL_STRIDE, min(anchor.width, anchor.height))
     check_range("data.crop_frames", data.crop_frames, 1, size.frames)
     side = data.crop // SPATIAL_STRIDE * SPATIAL_STRIDE
     if data.crop != side:

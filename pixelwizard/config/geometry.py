@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,6 +10,8 @@ TEMPORAL_STRIDE = 4
 SPATIAL_STRIDE = 16
 PATCH = 2
 PIXELS_PER_TOKEN = SPATIAL_STRIDE * PATCH
+MOST_SQUEEZED = 1.1
+"""The factor between two aspect ratios that still count as one shape."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,37 @@ def nearest_sizes(value: int) -> tuple[int, int]:
     """The multiples of 32 around ``value``, at least 32."""
     low = max(PIXELS_PER_TOKEN, value // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN)
     return low, low + PIXELS_PER_TOKEN
+
+
+def on_grid(side: float) -> int:
+    """The multiple of 32 nearest to a side, at least 32."""
+    return max(1, round(side / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN
+
+
+def squeezed(size: tuple[int, int], other: tuple[int, int]) -> float:
+    """The factor between the aspect ratios of two sizes, at least 1."""
+    ratio = size[0] * other[1] / (size[1] * other[0])
+    return max(ratio, 1 / ratio)
+
+
+def alike(width: int, height: int, pixels: int) -> tuple[int, int]:
+    """The size on the grid of about ``pixels`` in the shape of ``width`` x ``height``, no larger.
+
+    The aspect ratios differ by at most ``MOST_SQUEEZED``, if need be at more pixels.
+    """
+    highest = int(min(height, 2 * math.sqrt(pixels * height / width)))
+    sizes = (
+        (min(width, max(PIXELS_PER_TOKEN, side)), rows)
+        for rows in range(PIXELS_PER_TOKEN, highest + 1, PIXELS_PER_TOKEN)
+        for side in nearest_sizes(rows * width // height)
+    )
+
+    def misfit(size: tuple[int, int]) -> float:
+        amount = size[0] * size[1] / pixels
+        return squeezed(size, (width, height)) * max(amount, 1 / amount)
+
+    fitting = (size for size in sizes if squeezed(size, (width, height)) <= MOST_SQUEEZED)
+    return min(fitting, key=misfit, default=(width, height))
 
 
 def nearest_frames(value: int) -> tuple[int, int]:

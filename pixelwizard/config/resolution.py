@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
-from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.geometry import MOST_SQUEEZED, Geometry, alike, on_grid, squeezed
 from pixelwizard.config.schema import ConfigError, check_range
+
+ANCHOR_PIXELS = 448 * 256
+"""Pixels of an anchor's frame, unless half the video's sides are fewer: PixelWizard's 2K and 4K."""
 
 
 @dataclass(frozen=True)
 class ResolutionSettings:
-    """Sizes in pixels and frames, and the shift of both stages."""
+    """Sizes in pixels and frames, and the shift of both stages.
+
+    An anchor that is not given (``None``) has the shape of the video and about half its sides, or
+    ``ANCHOR_PIXELS`` if those are fewer; where one side is given, the other follows.
+    """
 
     width: int = 512
     height: int = 320
     frames: int = 17
-    anchor_width: int = 256
-    anchor_height: int = 160
+    anchor_width: Optional[int] = None
+    anchor_height: Optional[int] = None
     anchor_shift: float = 5.0
     shift: float = 5.5
+
+    def __post_init__(self) -> None:
+        """Put numbers where the anchor is not given, unless ``check_resolution`` refuses anyway."""
+        video, anchor = (self.width, self.height), [self.anchor_width, self.anchor_height]
+        if None not in anchor or video != tuple(map(on_grid, video)):
+            return
+        if anchor == [None, None]:
+            anchor = [*alike(*video, min(ANCHOR_PIXELS, self.width * self.height // 4))]
+        elif anchor[0] is None:
+            anchor[0] = on_grid((self.anchor_height or 0) * self.width / self.height)
+        else:
+            anchor[1] = on_grid(anchor[0] * self.height / self.width)
+        object.__setattr__(self, "anchor_width", anchor[0])
+        object.__setattr__(self, "anchor_height", anchor[1])
 
     @property
     def geometry(self) -> Geometry:
@@ -28,11 +50,11 @@ class ResolutionSettings:
     @property
     def anchor_geometry(self) -> Geometry:
         """The grid of the anchor."""
-        return Geometry(self.anchor_width, self.anchor_height, self.frames)
+        return Geometry(self.anchor_width or 0, self.anchor_height or 0, self.frames)
 
 
 def check_resolution(size: ResolutionSettings) -> None:
-    """Sizes on the backbone's grid, the anchor no larger than the video."""
+    """Sizes on the backbone's grid, an anchor no larger than the video and of its shape."""
     for prefix, name in (("", "geometry"), ("anchor_", "anchor_geometry")):
         try:
             getattr(size, name)
@@ -46,5 +68,19 @@ def check_resolution(size: ResolutionSettings) -> None:
                 f"resolution.anchor_{side}={small} is larger than resolution.{side}={large};"
                 f" nearest: {large}"
             )
+    _check_shape(size)
     check_range("resolution.shift", size.shift, 0.01)
     check_range("resolution.anchor_shift", size.anchor_shift, 0.01)
+
+
+def _check_shape(size: ResolutionSettings) -> None:
+    video, anchor = size.geometry, size.anchor_geometry
+    factor = squeezed((anchor.width, anchor.height), (video.width, video.height))
+    if factor > MOST_SQUEEZED:
+        fit = alike(video.width, video.height, anchor.width * anchor.height)
+        raise ConfigError(
+            f"resolution.anchor_width={anchor.width} resolution.anchor_height={anchor.height} has"
+            f" another shape than {video.width}x{video.height} (by {factor - 1:.0%}, at most"
+            f" {MOST_SQUEEZED - 1:.0%}); leave both out, or nearest:"
+            f" resolution.anchor_width={fit[0]} resolution.anchor_height={fit[1]}"
+        )

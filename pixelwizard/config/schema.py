@@ -110,7 +110,9 @@ def defaults(cls: type) -> dict[str, Any]:
     """The defaults of ``cls`` as plain values; keys without a default are left out."""
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
-        if field.default_factory is not dataclasses.MISSING:
+        if dataclasses.is_dataclass(field.default_factory):
+            plain[field.name] = defaults(field.default_factory)
+        elif field.default_factory is not dataclasses.MISSING:
             plain[field.name] = to_plain(field.default_factory())
         elif field.default is not dataclasses.MISSING:
             plain[field.name] = to_plain(field.default)

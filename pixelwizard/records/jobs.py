@@ -47,7 +47,7 @@ def make_jobs(
 
 
 def _job(config: GenerateConfig, prompt: Prompt, digests: Mapping[str, str]) -> Job:
-    size, backbone = config.resolution, config.backbone
+    size, low, backbone = config.resolution, config.resolution.anchor_geometry, config.backbone
     text_key, negative_key = (
         key(
             stage="text",
@@ -63,7 +63,7 @@ def _job(config: GenerateConfig, prompt: Prompt, digests: Mapping[str, str]) -> 
         texts=[text_key, negative_key],
         seed=prompt.anchor_seed,
         sampler=_sampler(config.anchor, size.anchor_shift),
-        video=[size.anchor_width, size.anchor_height, size.frames, size.anchor_shift],
+        video=[low.width, low.height, size.frames, size.anchor_shift],
         sizes=asdict(backbone.dit),
         weights=digests["anchor"],
         dtype=backbone.dtype,
