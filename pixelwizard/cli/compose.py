@@ -99,6 +99,9 @@ def _part(composed: DictConfig, name: str) -> Any:
     node = OmegaConf.to_container(composed.hydra[name], resolve=True)
     assert isinstance(node, dict)
     if "_target_" in node:
+        for key in sorted(schema.leaves(HYDRA_PARTS[name]).keys() & node.keys() - {"params"}):
+            other = {"launcher": "joblib or submitit_slurm", "sweeper": "optuna"}[name]
+            raise ConfigError(f"hydra.{name}.{key} is for hydra/{name}={other}; add that one")
         return HYDRA_PARTS[name]()
     part: Any = schema.build(HYDRA_PARTS[name], node, f"hydra.{name}")
     part.check()

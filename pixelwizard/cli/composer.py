@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +24,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pixelwizard.cli.overrides import check_option, fills_node
+from pixelwizard.cli.overrides import check_option, checked, fills_node, split_folders
 from pixelwizard.config import catalog, schema, tasks
 from pixelwizard.config.importing import TARGET, search_in
 from pixelwizard.config.run import RunSettings
@@ -40,6 +42,8 @@ PATHS = (
 NAMING = ("bench", "backbone", "resolution", "schedule", "metrics")
 """Groups whose choices name the default run folder, unless an experiment does."""
 PENDING = "pending"
+BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Hydra 1.3 has to be told that it behaves like itself; 1.4 does not want to hear it."""
 
 
 class OwnFiles(SearchPathPlugin):
@@ -60,21 +64,51 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
 
     Errors of Hydra become ConfigError.
     """
-    root = tasks.roots()[task]
-    hints = schema.leaves(root)
-    defaults = {**({"run_dir": None} if has_run_folder(root) else {}), **schema.defaults(root)}
-    for name in [name for name in defaults if is_own_part(hints[name])]:
-        del defaults[name]  # they would be arguments of a class of the user's
-    ConfigStore.instance().store(name=f"{task}_defaults", node=defaults)
-    OwnFiles.folders = own
-    Plugins.instance().register(OwnFiles)
+    _introduce(task, own)
     try:
-        with hydra.initialize_config_dir(str(catalog.shipped()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(catalog.shipped()), **BASE):
             yield Composer(task, own)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_sentence(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
+
+
+def shown_by_hydra(task: str, options: Mapping[str, str], overrides: Sequence[str]) -> str:
+    """What Hydra itself prints for its ``options`` (``--info``, ``--cfg hydra``, ...).
+
+    Raises ConfigError where Hydra refuses them.
+    """
+    folders, overrides = split_folders(overrides)
+    own = catalog.own_folders(folders)
+    _introduce(task, own)
+    flags = [word for option, value in options.items() for word in (option, value) if word]
+    argv, sys.argv = sys.argv, [sys.argv[0], *flags, *checked(task, overrides, False, own)]
+    shown, refused = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(shown), redirect_stderr(refused):
+            hydra.main(config_path=str(catalog.shipped()), config_name=task, **BASE)(print)()
+    except (SystemExit, HydraException, ValueError) as ended:
+        if not isinstance(ended, SystemExit) or ended.code:
+            said = refused.getvalue().strip().split("\n\n")[0] or str(ended)
+            raise ConfigError(f"{' '.join(flags)}: {said.splitlines()[-1]}") from None
+    finally:
+        sys.argv = argv
+    return shown.getvalue()
+
+
+def _introduce(task: str, own: list[Path]) -> None:
+    """Tell Hydra of the defaults of a task and of the user's folders."""
+    root = tasks.roots()[task]
+    hints = schema.leaves(root)
+    defaults = {**({"run_dir": None} if has_run_folder(root) else {}), **schema.defaults(root)}
+    for name in [name for name in defaults if is_own_part(hints[name])]:
+        del defaults[name]  # they would be arguments of a class of the user's
+    name = f"{task}_defaults"
+    if f"{name}.yaml" not in ConfigStore.instance().repo:
+        ConfigStore.instance().store(name=name, node=defaults)
+    OwnFiles.folders = own
+    Plugins.instance().register(OwnFiles)
 
 
 def has_run_folder(root: type) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, get_args, get_origin
 
+from pixelwizard.cli.habits import habit
 from pixelwizard.config import catalog, schema, tasks
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import LauncherSettings, SweeperSettings
@@ -15,7 +16,7 @@ OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 SWEPT = re.compile(r",|(range|glob|choice)\(")
 SEARCH_PATH = "hydra.searchpath"
 HYDRA_PARTS: dict[str, type] = {"launcher": LauncherSettings, "sweeper": SweeperSettings}
-HYDRA_GROUPS = tuple(f"hydra/{part}" for part in HYDRA_PARTS)
+HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler")
 """What of Hydra's own can be chosen: where the jobs of a sweep run, and who chooses them."""
 
 
@@ -35,11 +36,11 @@ def checked(
 
     ``own`` are the user's configuration folders, which may bring groups.
     """
+    return [_checked_one(override, task, own, sweep) for override in overrides]
+
+
+def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> str:
     leaves, groups = schema.leaves(tasks.roots()[task]), catalog.groups(task, own)
-    return [_checked_one(override, leaves, groups, sweep) for override in overrides]
-
-
-def _checked_one(override: str, leaves: dict[str, Any], groups: Sequence[str], sweep: bool) -> str:
     if override.startswith("~"):
         raise ConfigError(f"{override}: a key cannot be removed; give it another value")
     match = OVERRIDE.fullmatch(override)
@@ -50,18 +51,20 @@ def _checked_one(override: str, leaves: dict[str, Any], groups: Sequence[str], s
         raise ConfigError(f"{override}: the task is the first word, like pixelwizard {value}")
     if key in HYDRA_GROUPS:
         return f"{key}={value}"
-    if key == "hydra" or key.startswith("hydra."):
+    if re.match(r"hydra\b", key):
         return _of_sweep(key, value)
     key = catalog.EXPERIMENTS if key == "experiment" else key
     node = value.lstrip().startswith("{")
     if key in groups and not node:
         return f"{key}={value}"
+    if not value.lstrip().startswith(("{", "[")) and key in leaves and (answer := habit(key)):
+        raise ConfigError(answer)
     if key in leaves:
         free = node and schema.takes_node(leaves[key]) or sweep and SWEPT.search(value)
         return f"{key}={quoted(value) if _is_text(leaves[key]) and not free else value}"
     if any(schema.takes_node(leaves.get(parent)) for parent in _parents(key)):
         return f"{key}={value}"
-    raise ConfigError(_unknown_key(key, leaves, groups))
+    raise ConfigError(_elsewhere(task, key) or habit(key) or _unknown_key(key, leaves, groups))
 
 
 def _parents(key: str) -> list[str]:
@@ -83,17 +86,35 @@ def fills_node(task: str, override: str) -> bool:
 def _of_sweep(key: str, value: str) -> str:
     """A setting of the launcher or the sweeper; everything else is Hydra's own."""
     group, _, name = key.removeprefix("hydra.").partition(".")
+    known = schema.leaves(HYDRA_PARTS[group]) if group in HYDRA_PARTS else {}
+    if name.split(".")[0] not in known and (answer := habit(key)):
+        raise ConfigError(answer)
     if group not in HYDRA_PARTS:
         raise ConfigError(
             f"{key} is Hydra's own; use run_dir, sweep_dir, -m, --cfg job, hydra/launcher and"
             " hydra/sweeper instead"
         )
-    known = schema.leaves(HYDRA_PARTS[group])
     if name.split(".")[0] not in known:
         raise ConfigError(schema.unknown(f"key {key!r}", name, known, f"hydra.{group}"))
     if known.get(name) in (str, Optional[str]):
         value = quoted(value)
-    return f"++{key}={value}" if name not in known else f"{key}={value}"
+    return f"++{key}={value}"
+
+
+def _elsewhere(task: str, key: str) -> str | None:
+    """The sentence on a key that other tasks have, or that lies deeper in this one."""
+    roots = {name: schema.leaves(root) for name, root in tasks.roots().items()}
+    owners = [
+        name
+        for name, leaves in roots.items()
+        if key in leaves or any(schema.takes_node(leaves.get(parent)) for parent in _parents(key))
+    ]
+    if owners:
+        return f"{key} is a key of {' and '.join(owners)}, not of {task}; leave it out"
+    deeper = [leaf for leaf in roots[task] if leaf.endswith(f".{key}")]
+    if deeper:
+        return f"unknown key {key!r}; did you mean {' or '.join(deeper)}?"
+    return None
 
 
 def _unknown_key(key: str, leaves: dict[str, Any], groups: Sequence[str]) -> str:
@@ -125,8 +146,8 @@ def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     several = group == catalog.EXPERIMENTS or get_origin(hint) is dict
     several = several and (value == "null" or value.startswith("["))
     known = catalog.options(group, own)
-    if group in HYDRA_GROUPS and value not in ("basic", *known):
-        raise ConfigError(schema.choice(group, value, ["basic", *known]))
+    if group in HYDRA_GROUPS and value not in (known := ["basic", *known]):
+        raise ConfigError(schema.choice(group, value, known))
     if group in catalog.groups(task, own) and not several and value not in known:
         files = f", or a file ./experiments/{value}.yaml" if group == catalog.EXPERIMENTS else ""
         raise ConfigError(schema.choice(group, value, known) + files)

@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run, besides one after the other: beside each other, or on SLURM."""
+"""Where the jobs of a sweep run: one after the other, in parallel, or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pixelwizard.cli.sweeps.ledger import Ended, Launch, SweepJob, in_turn
 from pixelwizard.config.parallel import is_open
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import LauncherSettings
+from pixelwizard.io.reasons import reason
 from pixelwizard.launch.devices import asked_ranks, mesh_of
 from pixelwizard.launch.launch import stay_warm
 from pixelwizard.launch.parents import die_with_parent
@@ -19,13 +20,20 @@ from pixelwizard.records.failures import Failure
 
 POLL_SECONDS = 2.0
 EXTRA = 'pip install "pixelwizard[sweeps]"'
+CLUSTERS = {"submitit_slurm": "slurm", "submitit_local": "local"}
+ANYWHERE = ("name", "timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb")
+ON_SLURM = (
+    *("partition", "account", "qos", "constraint", "exclude", "comment"),
+    *("array_parallelism", "setup", "additional_parameters"),
+)
+"""Settings of submitit: of every cluster, and those that it knows as ``slurm_...``."""
 
 
 def launcher_of(settings: LauncherSettings, folder: Path) -> Launch:
     """How the jobs of the sweep in ``folder`` are run. Raises ConfigError without its library."""
     if settings.kind == "basic":
         return in_turn
-    library = {"joblib": "joblib", "slurm": "submitit"}[settings.kind]
+    library = settings.kind.partition("_")[0]
     try:
         __import__(library)
     except ImportError:
@@ -33,22 +41,22 @@ def launcher_of(settings: LauncherSettings, folder: Path) -> Launch:
             f"hydra/launcher={settings.kind} needs {library}; install it with: {EXTRA}"
         ) from None
     if settings.kind == "joblib":
-        return lambda jobs: _beside_each_other(jobs, settings.jobs)
+        return lambda jobs: _in_parallel(jobs, settings.n_jobs)
     return lambda jobs: _on_cluster(jobs, settings, folder)
 
 
 def on_node(config: Any, settings: LauncherSettings) -> Any:
-    """A job's configuration where it will run: on SLURM open sizes follow from ``settings.gpus``.
+    """A job's configuration where it will run: on SLURM open sizes follow from ``gpus_per_node``.
 
     Raises ConfigError for more ranks than those, and for a job that starts none.
     """
-    parallel, gpus = getattr(config, "parallel", None), settings.gpus
+    parallel, gpus = getattr(config, "parallel", None), settings.gpus_per_node
     if parallel is not None and not parallel.launch:
         raise ConfigError(
             "parallel.launch=false is for one run; a sweep starts the ranks of its jobs itself,"
             " so leave it out"
         )
-    if settings.kind != "slurm" or not gpus or parallel is None:
+    if settings.kind != "submitit_slurm" or not gpus or parallel is None:
         return config
     if is_open(parallel) and parallel.devices is None:
         devices = max(gpus, asked_ranks(config))
@@ -56,13 +64,14 @@ def on_node(config: Any, settings: LauncherSettings) -> Any:
     ranks = mesh_of(config).world
     if ranks > gpus:
         raise ConfigError(
-            f"hydra.launcher.gpus={gpus} is too little for the {ranks} ranks of"
-            f" parallel={parallel.mode}, which have one each; use hydra.launcher.gpus={ranks}"
+            f"hydra.launcher.gpus_per_node={gpus} is too little for the {ranks} ranks of"
+            f" parallel={parallel.mode}, which have one each; use"
+            f" hydra.launcher.gpus_per_node={ranks}"
         )
     return config
 
 
-def _beside_each_other(jobs: Mapping[str, SweepJob], count: int) -> Iterator[tuple[str, Ended]]:
+def _in_parallel(jobs: Mapping[str, SweepJob], count: int) -> Iterator[tuple[str, Ended]]:
     """``count`` processes of this machine, each with a server of workers of its own."""
     from joblib import Parallel, delayed
 
@@ -98,21 +107,15 @@ def submit(
     """Hand every job to submitit; its own files go into ``.submitit`` of the sweep's folder."""
     import submitit
 
-    executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=settings.cluster)
-    given = {
-        "name": "pixelwizard",
-        "timeout_min": settings.minutes,
-        "gpus_per_node": settings.gpus,
-        "cpus_per_task": settings.cpus,
-        "mem_gb": settings.memory_gb,
-    }
-    if settings.partition is not None:
-        given["slurm_partition"] = settings.partition
+    cluster = CLUSTERS[settings.kind]
+    executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=cluster)
+    given = {name: getattr(settings, name) for name in ANYWHERE}
+    slurm = {name: getattr(settings, name) for name in ON_SLURM}
+    given |= {f"slurm_{name}": value for name, value in slurm.items() if value}
     try:
-        executor.update_parameters(**given, **settings.options)
+        executor.update_parameters(**given)
     except (NameError, TypeError, ValueError) as error:
-        options = f"hydra.launcher.options={settings.options}"
-        raise ConfigError(f"{options} do not fit: {error}") from None
+        raise ConfigError(f"hydra.launcher: submitit refuses this ({reason(error)})") from None
     if not jobs:
         return {}
     with executor.batch():
@@ -126,5 +129,5 @@ def _result(job: Any) -> Ended:
         ended: Ended = job.result()
         return ended
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return Ended(1, Failure(reason[:500], "oom" in reason.lower()))
+        why = reason(error, 500)
+        return Ended(1, Failure(why, "oom" in why.lower()))

@@ -15,7 +15,9 @@ from typing import Any
 from pixelwizard.cli.sweeps.launchers import EXTRA
 from pixelwizard.cli.sweeps.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.sweep import Choice, Search
+from pixelwizard.config.sweep import Choice, Search, SweeperSettings
+from pixelwizard.config.targets import door_of
+from pixelwizard.io.reasons import say
 from pixelwizard.io.text_table import aligned
 
 MakeJob = Callable[[Sequence[str]], SweepJob]
@@ -42,59 +44,64 @@ def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) 
     without Optuna.
     """
     optuna, settings = _optuna(), search.settings
+    part = settings.sampler
+    assert part is not None
+    sampler = door_of(SweeperSettings, "sampler").make(part, "hydra.sweeper.sampler")
     reference = make_job([settings.reference])
     if code := run_sweep(folder, {reference.folder.name: reference}, launch):
         return code
-    sampler = optuna.samplers.TPESampler(seed=settings.seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     found: dict[int, tuple[str, _Value]] = {}
-    for number in range(settings.trials):
-        trial = study.ask(_distributions(search, optuna))
-        overrides = [f"{key}={value}" for key, value in trial.params.items()]
-        print(f"trial {number + 1} of {settings.trials}: {' '.join(overrides)}", file=sys.stderr)
-        code, value = _try(folder, overrides, reference, search, launch, make_job)
-        if code in INTERRUPTS:
+    while (begun := len(study.trials)) < settings.n_trials:
+        count = min(settings.n_jobs, settings.n_trials - begun)
+        trials = [study.ask(_distributions(search, optuna)) for _ in range(count)]
+        made = {trial.number: _job(trial, settings.n_trials, make_job) for trial in trials}
+        jobs = {job.folder.name: job for job in made.values() if job}
+        if (code := run_sweep(folder, jobs, launch)) in INTERRUPTS:
             return code
-        if value is None:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(trial, value.minimised)
-            found[trial.number] = (" ".join(overrides), value)
+        for trial in trials:
+            job = made[trial.number]
+            value = _measured(reference, job, search) if job and job.finished() else None
+            if value is None:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, value.minimised)
+                found[trial.number] = (" ".join(_overrides(trial)), value)
     best = [trial.number for trial in study.best_trials] if found else []
     print(_table(found, best, search))
-    failed = settings.trials - len(found)
-    if failed:
-        print(f"{failed} of {settings.trials} trials failed", file=sys.stderr)
+    if failed := settings.n_trials - len(found):
+        print(f"{failed} of {settings.n_trials} trials failed", file=sys.stderr)
     return SOME_FAILED if failed else 0
 
 
-def _try(
-    folder: Path,
-    overrides: Sequence[str],
-    reference: SweepJob,
-    search: Search,
-    launch: Launch,
-    make_job: MakeJob,
-) -> tuple[int, _Value | None]:
-    """Run a trial: its exit code and what it came to, if it did."""
+def _job(trial: Any, count: int, make_job: MakeJob) -> SweepJob | None:
+    """The job of a trial; None, and a sentence, for one that no run can have."""
+    overrides = _overrides(trial)
+    print(f"trial {trial.number + 1} of {count}: {' '.join(overrides)}", file=sys.stderr)
     try:
-        job = make_job(overrides)
-        code = run_sweep(folder, {job.folder.name: job}, launch)
-        return code, None if code else _measured(reference, job, search)
+        return make_job(overrides)
     except ConfigError as error:
-        print(f"pixelwizard: {error}", file=sys.stderr)
-        return SOME_FAILED, None
+        say(str(error))
+        return None
 
 
-def _measured(reference: SweepJob, job: SweepJob, search: Search) -> _Value:
-    """Means over the prompts. Raises ConfigError if the score is not there."""
+def _overrides(trial: Any) -> list[str]:
+    return [f"{key}={value}" for key, value in trial.params.items()]
+
+
+def _measured(reference: SweepJob, job: SweepJob, search: Search) -> _Value | None:
+    """Means over the prompts; None, and a sentence, where the score is not there."""
     from pixelwizard.comparison.arms import read_arms  # torch: only where something is measured
     from pixelwizard.comparison.differences import compare
 
-    arms, _ = read_arms([reference.folder, job.folder])
-    own, names = arms[-1].name, search.settings
-    rows = compare(arms, quality=names.quality, reference=arms[0].name).rows
-    scores = next(row.scores for row in rows if row.arm.name == own)
+    names = search.settings
+    try:
+        arms, _ = read_arms([reference.folder, job.folder])
+        rows = compare(arms, quality=names.quality, reference=arms[0].name).rows
+    except ConfigError as error:
+        say(str(error))
+        return None
+    scores = next(row.scores for row in rows if row.arm.name == arms[-1].name)
     quality = scores[names.quality]
     return _Value(quality.value, scores[names.cost].value, quality.higher_is_better)
 
