@@ -32,6 +32,7 @@ LIGHT = (
     ),
     *("evaluation.names", "evaluation.files", "evaluation.score_cache", "generation.replay"),
     *("launch.launch", "launch.forked", "launch.parents", "launch.devices"),
+    *("io.reasons", "io.streams", "cli.arguments", "cli.completion", "cli.habits"),
     *("cli.main", "cli.compose", "cli.composer", "cli.overrides"),
     *("cli.sweeps.ledger", "cli.sweeps.launchers", "cli.sweeps.search"),
     *(f"cli.tasks.{task}" for task in TASKS),

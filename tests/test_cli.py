@@ -143,7 +143,7 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["+schedule.stepz=3"], "did you mean schedule.steps?"),
         (["++schedule.stepz=3"], "did you mean schedule.steps?"),
         (["+sedule.steps=3"], "did you mean schedule.steps?"),
-        (["objective=vae"], "unknown key 'objective'"),
+        (["objective=vae"], "objective is a key of train, not of generate"),
         (["schedule.steps=abc"], "schedule.steps=abc must be an integer"),
         (["schedule.steps="], "schedule.steps= must be an integer"),
         (["schedule.steps=0"], "schedule.steps=0 must be at least 1"),
@@ -156,7 +156,6 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["video=3"], "video=3 must be a group of keys"),
         (["~tracker"], "a key cannot be removed"),
         (["task=train"], "the task is the first word, like pixelwizard train"),
-        (["hydra.run.dir=x"], "hydra.run.dir is Hydra's own"),
         (["experiments=nothing"], "or a file ./experiments/nothing.yaml"),
         (["run_dir="], "run_dir is empty"),
         (["sweep_dir=x"], "sweep_dir is for sweeps"),
@@ -166,7 +165,14 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["--promt", "x"], "unknown option '--promt'; did you mean --prompt?"),
         (["--prompt"], "--prompt needs a value"),
         (["--prompt", ""], "--prompt number 1 is empty"),
-        (["--cfg", "all"], "--cfg=all must be job"),
+        (["--cfg", "run"], "--cfg=run must be one of all, hydra, job"),
+        (["--cfg", "job", "-p", "schedule.step"], "did you mean schedule.steps?"),
+        (["--resolve"], "--resolve goes with --cfg"),
+        (["--help=x"], "--help takes no value"),
+        (["-sc", "install=tcsh"], "must be one of install=bash"),
+        (["--seed=3"], "--seed=3: a key has no hyphens; write seed=3"),
+        (["-cd", "nowhere"], "--config-dir=nowhere is no folder"),
+        (["width=512"], "did you mean resolution.width?"),
         (["--prompt", "a", "prompts=x.txt"], "exclude each other"),
         (["prompts=none.txt"], "none.txt does not exist"),
     ],
@@ -182,6 +188,144 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert error.startswith("pixelwizard: ") and error.count("\n") == 1
     assert sentence in error
     assert not launched.folders and not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        ("logger=wandb", "tracker=wandb"),
+        ("trainer=ddp", "parallel=prompts"),
+        ("trainer.devices=2", "parallel.devices"),
+        ("trainer.accelerator=gpu", "CUDA_VISIBLE_DEVICES"),
+        ("ckpt_path=last.ckpt", "repeat the command"),
+        ("callbacks=default", "callbacks.mine._target_=module.Class"),
+        ("callbacks.early_stopping.patience=3", "callbacks"),
+        ("hparams_search=optuna", "hydra/sweeper=optuna"),
+        ("optimized_metric=fvd", "hydra.sweeper.quality"),
+        ("tags=[a,b]", "tracker.tags"),
+        ("debug=default", "trainer.fast_dev_run=true"),
+        ("paths.output_dir=x", "run_dir"),
+        ("extras.print_config=true", "--cfg job"),
+        ("model=wan", "backbone=NAME"),
+        ("prompt=cat", "--prompt"),
+        ("prompts=cat.txt", "a key of generate"),
+        ("hydra.job.chdir=true", "run_dir"),
+        ("hydra.sweep.subdir=x", "sweep_dir"),
+        ("hydra/job_logging=disabled", "run.log"),
+        ("hydra.mode=MULTIRUN", "-m"),
+        ("hydra.launcher.gpus=2", "hydra.launcher.gpus_per_node"),
+        ("hydra.launcher.n_jobs=2", "hydra/launcher=joblib"),
+        ("hydra.sweeper.trials=2", "hydra.sweeper.n_trials"),
+        ("--config-name=train", "pixelwizard train"),
+        ("--config-path=x", "--config-dir"),
+    ],
+)
+@pytest.mark.parametrize("task", ["generate", "train"])
+def test_a_habit_from_elsewhere_is_answered_by_what_it_is_called_here(
+    launched: Launched, capsys: pytest.CaptureFixture[str], task: str, words: str, ours: str
+) -> None:
+    if (task, words) in (("generate", "prompts=cat.txt"),):
+        return
+    assert main([task, words]) == 2
+    error = capsys.readouterr().err
+    assert ours in error and error.count("\n") == 1
+    assert not launched.folders
+
+
+def test_what_hydra_calls_otherwise_does_the_same(launched: Launched) -> None:
+    assert main(["hydra.run.dir=here", "--run"]) == 0
+    assert launched.folders[-1] == Path.cwd() / "here"
+    assert main(["-m", "seed=0,1", "hydra.sweep.dir=there"]) == 0
+    assert {folder.parent.name for folder in launched.folders[-2:]} == {"there"}
+
+
+def test_a_part_of_the_configuration_is_printed(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-c", "job", "--resolve", "--package", "resolution", "resolution.frames=21"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("# @package resolution\n") and yaml.safe_load(shown)["frames"] == 21
+    assert main(["--cfg=job", "-p", "schedule.steps", "schedule=euler4"]) == 0
+    assert capsys.readouterr().out == "# @package schedule.steps\n4\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["--cfg", "hydra", "-p", "hydra.launcher", "hydra/launcher=joblib"], "kind: joblib"),
+        (["--info", "defaults", "train"], "objective/flow"),
+        (["-i", "searchpath"], "/conf"),
+        (["-sc", "install=bash"], "hydra_bash_completion"),
+        (["-sc", "uninstall=fish"], "complete -e"),
+    ],
+)
+def test_hydra_shows_what_it_is_asked_for(
+    launched: Launched, capsys: pytest.CaptureFixture[str], options: list[str], shown: str
+) -> None:
+    task = [word for word in options if word in TASKS]
+    assert main([*task, *(word for word in options if word not in TASKS)]) == 0
+    assert shown in capsys.readouterr().out
+
+
+def test_a_shell_completes_tasks_options_groups_keys_and_values(
+    launched: Launched, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("conf/schedule").mkdir(parents=True)
+    Path("conf/schedule/shortest.yaml").write_text("steps: 1\n")
+
+    def completed(line: str) -> list[str]:
+        monkeypatch.setenv("COMP_LINE", line)
+        assert main(["-sc", "query=fish"]) == 0
+        return capsys.readouterr().out.split()
+
+    assert {"train", "schedule=", "schedule.", "seed="} <= set(completed("pixelwizard "))
+    assert completed("pixelwizard trai") == ["train"]
+    assert completed("pixelwizard train obj") == ["objective.", "objective="]
+    assert completed("pixelwizard schedule=shortes") == ["schedule=shortest"]
+    assert completed("pixelwizard --prompt a schedule.st") == [
+        "schedule.step_sizes=",
+        "schedule.steps=",
+    ]
+    assert completed("pixelwizard decode.mode=se") == ["decode.mode=seamless"]
+    assert completed("pixelwizard hydra.launcher.n") == [
+        "hydra.launcher.n_jobs=",
+        "hydra.launcher.name=",
+        "hydra.launcher.nodes=",
+    ]
+    assert completed("pixelwizard --c") == ["--cfg", "--config-dir"]
+    assert completed("pixelwizard --info de") == ["defaults", "defaults-tree"]
+
+
+@pytest.mark.parametrize("name", ["a=b, c=d", "schedule=euler8,seed=0/001.mp4"])
+def test_a_word_may_be_any_path(
+    launched: Launched, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for path in (Path("runs", name), Path(name)):
+        path.mkdir(parents=True)
+        for task, key in (("replay", "file"), ("compare", "runs")):
+            assert main([task, str(path), "--cfg", "job", "-p", key]) == 0
+            assert str(path.resolve()) in capsys.readouterr().out
+    assert main(["replay", "out/seed=0/gone.mp4"]) == 2
+    assert "out/seed=0/gone.mp4 does not exist" in capsys.readouterr().err
+
+
+def test_nobody_who_stops_reading_or_reads_ascii_only_stops_a_command(tmp_path: Path) -> None:
+    """Through ``| head -1``, without a stdout, and in ASCII."""
+    show = shlex.join(program("--cfg", "job", "--prompt", "ein Würfel 视频 \udcff"))
+    for line, shown in (
+        (f"{show} | head -1", "run_dir: "),
+        (f"{show} >&-", ""),
+        (f"PYTHONIOENCODING=ascii {show} | grep -A1 ^prompt:", "ein W\\xfcrfel \\u89c6\\u9891"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {line}"],
+            env=environment(),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), line
+        assert shown in done.stdout
 
 
 def test_missing_weights_are_named_with_their_place(

@@ -15,7 +15,7 @@ from test_sweep import fakes, plain_jobs
 from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.cli.sweeps.launchers import launcher_of, on_node, submit
+from pixelwizard.cli.sweeps.launchers import CLUSTERS, launcher_of, on_node, submit
 from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
@@ -41,11 +41,15 @@ def test_launcher_and_sweeper_compose_and_are_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.gpus=2"]
-    words += ["hydra.launcher.options.slurm_account=us", "seed=0,1"]
+    words = [
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.partition=gpu",
+        "hydra.launcher.gpus_per_node=2",
+    ]
+    words += ["hydra.launcher.account=us", "seed=0,1"]
     jobs = compose("generate", words, sweep=True)
-    expected = LauncherSettings("slurm", partition="gpu", gpus=2)
-    assert jobs[0].launcher == replace(expected, options={"slurm_account": "us"})
+    expected = LauncherSettings("submitit_slurm", partition="gpu", gpus_per_node=2, account="us")
+    assert jobs[0].launcher == expected
     (study,) = compose(
         "generate",
         [
@@ -61,10 +65,10 @@ def test_launcher_and_sweeper_compose_and_are_checked(
         "schedule.solver": Choice(("euler", "unipc")),
     }
     for wrong, sentence in (
-        ("hydra/launcher=slrum", "did you mean slurm?"),
-        ("hydra.launcher.job=2", "did you mean hydra.launcher.jobs?"),
-        ("hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must be at least 1"),
-        ("hydra.run.dir=x", "hydra.run.dir is Hydra's own"),
+        ("hydra/launcher=submitit_slrum", "did you mean submitit_slurm?"),
+        ("hydra.launcher.njobs=2", "did you mean hydra.launcher.n_jobs?"),
+        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0 must be at least 1"),
+        ("hydra.launcher.timeout_min=9", "is for hydra/launcher=submitit_slurm, not joblib"),
     ):
         assert main(["-m", "seed=0,1", "hydra/launcher=joblib", wrong]) == 2
         assert sentence in capsys.readouterr().err
@@ -77,7 +81,7 @@ def test_jobs_run_beside_each_other(backbone: BackboneSettings, tmp_path: Path) 
         for name in ("good", "bad")
     }
     (tmp_path / "bad").write_text("no folder")
-    launch = launcher_of(LauncherSettings("joblib", jobs=2), tmp_path)
+    launch = launcher_of(LauncherSettings("joblib", n_jobs=2), tmp_path)
     assert run_sweep(tmp_path, jobs, launch) == 3
     states = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
     assert {name: state["status"] for name, state in states.items()} == {
@@ -91,7 +95,8 @@ def test_a_cluster_that_is_this_process_runs_the_sweep(
     backbone: BackboneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran = fakes(tmp_path, monkeypatch, {"seed=1": 3})
-    launch = launcher_of(LauncherSettings("slurm", cluster="debug"), tmp_path)
+    monkeypatch.setitem(CLUSTERS, "submitit_local", "debug")
+    launch = launcher_of(LauncherSettings("submitit_local"), tmp_path)
     assert run_sweep(tmp_path, plain_jobs(backbone, tmp_path), launch) == 3
     states = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
     assert [states[name]["status"] for name in ran] == ["done", "failed", "done"]
@@ -107,13 +112,20 @@ def test_slurm_is_asked_for_what_the_settings_say(
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     settings = LauncherSettings(
-        "slurm", partition="gpu", minutes=90, gpus=2, options={"slurm_account": "us"}
+        "submitit_slurm",
+        partition="gpu",
+        timeout_min=90,
+        gpus_per_node=2,
+        account="us",
+        setup=["module load ffmpeg"],
+        additional_parameters={"reservation": "ours"},
     )
     jobs = submit(plain_jobs(backbone, tmp_path), settings, tmp_path)
     assert [job.job_id for job in jobs.values()] == ["17_0", "17_1", "17_2"]
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", (tmp_path / "script").read_text(), re.M))
     expected = {"partition": "gpu", "time": "90", "gpus-per-node": "2", "account": "us"}
     expected |= {"cpus-per-task": "8", "mem": "64GB", "job-name": "pixelwizard"}
+    expected |= {"reservation": "ours"}
     assert expected.items() <= asked.items() and asked["array"].startswith("0-2%")
 
 
@@ -125,7 +137,9 @@ def trials(said: str) -> list[list[str]]:
 
 def test_the_ranks_of_a_job_fit_the_gpus_that_slurm_gives_it() -> None:
     def job(*words: str) -> GenerateConfig:
-        (made,) = compose("generate", ["hydra/launcher=slurm", "hydra.launcher.gpus=4", *words])
+        (made,) = compose(
+            "generate", ["hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=4", *words]
+        )
         config = on_node(made.config, made.launcher)
         assert isinstance(config, GenerateConfig)
         return config
@@ -134,12 +148,12 @@ def test_the_ranks_of_a_job_fit_the_gpus_that_slurm_gives_it() -> None:
     assert mesh_of(job("parallel=hybrid", "parallel.guidance=2")).world == 4
     assert job("seed=1").parallel == GenerateConfig("none").parallel
     for words in (["parallel.sequence=3", "parallel.guidance=2"], ["parallel.prompts=6"]):
-        with pytest.raises(ConfigError, match="gpus=4 is too little for the 6 ranks"):
+        with pytest.raises(ConfigError, match="gpus_per_node=4 is too little for the 6 ranks"):
             job("parallel=hybrid", *words)
     with pytest.raises(ConfigError, match="launch=false is for one run"):
         job("parallel.launch=false")
-    with pytest.raises(ConfigError, match="options.nodes=2 is not possible"):
-        LauncherSettings("slurm", options={"nodes": 2}).check()
+    with pytest.raises(ConfigError, match="nodes=2 is not possible"):
+        LauncherSettings("submitit_slurm", nodes=2).check()
 
 
 def test_optuna_weighs_quality_against_passes_and_goes_on(
@@ -153,7 +167,7 @@ def test_optuna_weighs_quality_against_passes_and_goes_on(
         return worker.run(folder)
 
     monkeypatch.setattr(generate, "launch", launch)
-    words = [*QUICK, "-m", "hydra/sweeper=optuna", "hydra.sweeper.trials=3", "sweep_dir=found"]
+    words = [*QUICK, "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "sweep_dir=found"]
     words += ["schedule.steps=range(2,5)", "schedule.shift=interval(2.0,8.0)"]
     words += ["hydra.sweeper.reference=schedule=unipc8", "--prompt", "a red circle grows"]
     assert main(words) == 0

@@ -18,8 +18,6 @@ HABITS = {
     "paths": "results go to run_dir=FOLDER, shared ones to store.dir; data of your own is data.dir",
     "extras": "the composed configuration is printed by --cfg job and written to config.yaml",
     "model": "the networks are backbone=NAME and its keys",
-    "train": "training is a task: pixelwizard train",
-    "test": "scores are a task: pixelwizard evaluate videos=DIR; while training, samples.every",
     "local": "settings of your own are files ./conf/GROUP/NAME.yaml or ./experiments/NAME.yaml",
     "trainer": "devices are laid out by parallel=prompts, fsdp or another layout;"
     " trainer.NAME=VALUE is an argument of Lightning's",

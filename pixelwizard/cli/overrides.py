@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, get_args, get_origin
 
-from pixelwizard.cli.habits import habit
+from pixelwizard.cli.habits import HABITS, habit
 from pixelwizard.config import catalog, schema, tasks
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import LauncherSettings, SweeperSettings
@@ -57,8 +57,8 @@ def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> 
     node = value.lstrip().startswith("{")
     if key in groups and not node:
         return f"{key}={value}"
-    if not value.lstrip().startswith(("{", "[")) and key in leaves and (answer := habit(key)):
-        raise ConfigError(answer)
+    if key in HABITS and not (key in leaves and value.lstrip().startswith(("{", "["))):
+        raise ConfigError(habit(key))
     if key in leaves:
         free = node and schema.takes_node(leaves[key]) or sweep and SWEPT.search(value)
         return f"{key}={quoted(value) if _is_text(leaves[key]) and not free else value}"
