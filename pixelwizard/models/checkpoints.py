@@ -225,8 +225,7 @@ def _missing(backbone: BackboneSettings, part: str) -> list[str]:
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         alone = len(candidates) == 1
-        names = [str(candidates[0])] if alone else _layout(backbone)[part]
-        missing = [f"{' or '.join(names)} ({part})"]
+        missing = [f"{candidates[0] if alone else _layout(backbone)[part][-1]} ({part})"]
     else:
         shards = [path for path in weight_files(found) if not path.is_file()]
         missing = [f"{path.name} ({part}, named by {found.name})" for path in shards]
