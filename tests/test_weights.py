@@ -262,7 +262,7 @@ def test_missing_files_are_named_in_one_sentence_with_the_folder(backbone, tmp_p
         assert name in text
     (Path(backbone.folder) / DETAIL).unlink()
     require_weights(backbone, ["anchor", "vae"])
-    with pytest.raises(MissingWeights, match="detail/model.safetensors or detail/model.pt"):
+    with pytest.raises(MissingWeights, match="detail/model.pt"):
         load_detail(backbone)
 
 
