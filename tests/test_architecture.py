@@ -20,7 +20,7 @@ HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenize
 HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("config.tasks", "config.catalog", "config.sweep", "config.geometry"),
-    *("io.digests", "io.files", "io.hub", "io.rows", "io.text_table", "io.video"),
+    *("io.digests", "io.files", "io.hub", "io.reading", "io.rows", "io.text_table", "io.video"),
     *("data.prompts", "data.table", "models.checkpoints"),
     *("diffusion.schedule_table", *(f"diffusion.solvers.{name}" for name in SOLVER.names)),
     *(

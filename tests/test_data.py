@@ -31,7 +31,8 @@ from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, Shards
 from pixelwizard.data.sources import open_sources
 from pixelwizard.data.table import read_table
-from pixelwizard.io.video import VideoWriter, read_clip
+from pixelwizard.io.reading import read_clip
+from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
 from pixelwizard.training.encode import encode
 from pixelwizard.training.train import train
@@ -55,7 +56,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four good clips of 160x96, one too short, one cut off in the middle of its frames."""
+    """Four good clips of 160x96, one too short, one damaged in the middle of its frames."""
     folder = tmp_path_factory.mktemp("videos")
     lengths = {"a": FRAMES, "b": FRAMES, "c": FRAMES, "d": FRAMES, "short": 3, "torn": 40}
     for number, (name, frames) in enumerate(lengths.items()):
@@ -65,7 +66,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with VideoWriter(folder / f"{name}.mp4", 160, 96, settings) as writer:
             writer.write(clip // 2 + noisy)
     whole = (folder / "torn.mp4").read_bytes()
-    (folder / "torn.mp4").write_bytes(whole[: len(whole) // 8])
+    part = len(whole) // 8
+    (folder / "torn.mp4").write_bytes(whole[:part] + b"\x7f" * 6 * part + whole[7 * part :])
     (folder / "table.csv").write_text(TABLE)
     return folder
 

@@ -83,5 +83,5 @@ def test_a_foreign_video_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         provenance_of(tmp_path / "none.mp4")
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(ConfigError, match="not a video"):
+    with pytest.raises(ConfigError, match="cannot be read as a video"):
         provenance_of(tmp_path / "text.mp4")

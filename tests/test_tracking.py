@@ -21,7 +21,8 @@ from pixelwizard.config.output import TrackerSettings, VideoSettings, check_trac
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.generation.contact_sheet import write_contact_sheet
-from pixelwizard.io.video import VideoWriter, probe
+from pixelwizard.io.reading import probe
+from pixelwizard.io.video import VideoWriter
 from pixelwizard.tracking import open_tracker, wandb_run, wandb_session
 from pixelwizard.tracking.base import Tracker, figures
 from pixelwizard.tracking.loggers import CSVRows

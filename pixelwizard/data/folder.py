@@ -19,7 +19,8 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, read_table
 from pixelwizard.io.files import write_text
-from pixelwizard.io.video import VideoError, probe, read_clip
+from pixelwizard.io.reading import PIXELS, probe, read_clip
+from pixelwizard.io.video import VideoError
 
 PROBES_AT_ONCE = 8
 TOLERANCE = 0.5
@@ -76,7 +77,7 @@ class FolderClips(Clips):
     def __init__(self, folder: Path, rows: list[Row], found: list[Probed], fps: float) -> None:
         self.folder, self.rows, self.found, self.fps = folder, rows, found, fps
         facts = [(row.file, row.captions, one.bytes) for row, one in zip(rows, found, strict=True)]
-        digest = hashlib.sha256(json.dumps([fps, facts]).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(json.dumps([PIXELS, fps, facts]).encode()).hexdigest()[:16]
         self.identity = f"{len(rows)} clips {digest}"
 
     def __len__(self) -> int:

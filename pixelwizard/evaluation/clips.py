@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelwizard.evaluation.ffmpeg import described
-from pixelwizard.io.video import VideoError, probe
+from pixelwizard.io.reading import probe
+from pixelwizard.io.video import VideoError
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,7 @@ class Clip:
 
 def inspect(path: Path, least: int = 0) -> Clip:
     """Size and number of frames of a video. Raises VideoError if it is none or has too few."""
-    info = probe(path)
-    said = described(
-        ["-i", str(path), "-map", "0:v:0", "-c", "copy", "-f", "null", "-"],
-        f"{path.name} cannot be read",
-    )
-    counts = re.findall(r"frame=\s*(\d+)", said)
-    frames = int(counts[-1]) if counts else 0
-    if frames < least:
-        raise VideoError(f"it has {frames} frames, and at least {least} are needed")
-    return Clip(path, info.width, info.height, frames)
+    info = probe(path, count=True)
+    if info.frames < least:
+        raise VideoError(f"it has {info.frames} frames, and at least {least} are needed")
+    return Clip(path, info.width, info.height, info.frames)

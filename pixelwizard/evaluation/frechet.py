@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.files import atomic
+from pixelwizard.io.reading import PIXELS
 
 STATISTICS = "stats.safetensors"
 
@@ -82,7 +83,7 @@ def keep_moments(folder: Path, found: dict[str, Moments], content: str) -> None:
         for recipe, moments in found.items()
         for name in ("count", "total", "outer")
     }
-    known = {"content": content, "recipes": json.dumps(sorted(found))}
+    known = {"content": content, "pixels": str(PIXELS), "recipes": json.dumps(sorted(found))}
     try:
         with atomic(folder / STATISTICS) as part:
             save_file(tensors, part, metadata=known)
@@ -91,14 +92,14 @@ def keep_moments(folder: Path, found: dict[str, Moments], content: str) -> None:
 
 
 def kept_moments(folder: Path, content: str) -> dict[str, Moments]:
-    """The statistics that a folder keeps by recipe; none if its videos are others by now."""
+    """The statistics that a folder keeps by recipe; none if its videos or their pixels differ."""
     path = folder / STATISTICS
     if not path.is_file():
         return {}
     try:
         with safe_open(path, framework="pt") as file:
             known = file.metadata() or {}
-            if known.get("content") != content:
+            if (known.get("content"), known.get("pixels")) != (content, str(PIXELS)):
                 return {}
             return {
                 recipe: Moments(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pixelwizard.evaluation.clips import Clip
 from pixelwizard.evaluation.metrics.base import Look, Sampling, VideoMetric
-from pixelwizard.io.video import VideoError, read_frames
+from pixelwizard.io.reading import read_frames
+from pixelwizard.io.video import VideoError
 
 AT_ONCE = 2
 """Clips that are looked at together."""

@@ -16,7 +16,7 @@ from pixelwizard.io.digests import file_digest
 from pixelwizard.io.files import write_json
 from pixelwizard.records.run_folder import short_hash
 
-SCORE_FORMAT = 1
+SCORE_FORMAT = 2
 """To be raised when a score computes something else: older values are then computed again."""
 JSON = "metrics.json"
 

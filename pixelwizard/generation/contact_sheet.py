@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pixelwizard.io.files import atomic
-from pixelwizard.io.video import read_frames
+from pixelwizard.io.reading import read_stills
 
 COLUMNS = 5
 FRAME_WIDTH = 256
@@ -34,10 +34,9 @@ def write_contact_sheet(path: Path, rows: Sequence[tuple[str, Path]]) -> None:
 
 def strip(video: Path) -> np.ndarray:
     """``COLUMNS`` frames evenly over the whole video, side by side: ``[H, W, 3]`` uint8."""
-    frames = list(read_frames(video, FRAME_WIDTH))
-    chosen = np.linspace(0, len(frames) - 1, COLUMNS).round().astype(int)
+    frames = read_stills(video, COLUMNS, FRAME_WIDTH)
     gap = np.full((frames[0].shape[0], MARGIN, 3), 255, np.uint8)
-    pieces = [piece for index in chosen for piece in (frames[index], gap)]
+    pieces = [piece for frame in frames for piece in (frame, gap)]
     return np.concatenate([gap, *pieces], axis=1)
 
 

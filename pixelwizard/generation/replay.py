@@ -13,7 +13,8 @@ from typing import Any
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import from_plain
-from pixelwizard.io.video import VideoError, probe
+from pixelwizard.io.packets import comment_of
+from pixelwizard.io.video import VideoError
 from pixelwizard.models.checkpoints import PARTS, require_weights, weights_digest
 from pixelwizard.records.jobs import CODE_FORMAT
 from pixelwizard.records.provenance import versions
@@ -25,7 +26,7 @@ def provenance_of(video: Path) -> dict[str, Any]:
     if not video.is_file():
         raise ConfigError(f"{video} does not exist; name a video that pixelwizard made")
     try:
-        text = probe(video).comment
+        text = comment_of(video)
     except VideoError as error:
         raise ConfigError(str(error)) from None
     beside = video.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""Frames <-> video files, streamed through ffmpeg: one clip is never held whole.
+"""Frames -> video files, streamed through ffmpeg: one clip is never held whole.
 
 Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so that
 players show the colours that were written, and start with their index, so that browsers play them
@@ -13,8 +13,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -22,7 +20,6 @@ from typing import IO
 import imageio_ffmpeg
 import numpy as np
 
-from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.output import CODECS, VideoSettings
 
 BT709 = (
@@ -32,18 +29,7 @@ BT709 = (
 
 
 class VideoError(RuntimeError):
-    """ffmpeg could not read or write a file; the text is one sentence with ffmpeg's own reason."""
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """Size in pixels, frames per second, the comment in the metadata, and (0: unknown) seconds."""
-
-    width: int
-    height: int
-    fps: float
-    comment: str
-    seconds: float = 0.0
+    """A video file cannot be read or written; the text is one sentence with ffmpeg's reason."""
 
 
 def check_size(width: int, height: int, settings: VideoSettings) -> None:
@@ -158,67 +144,11 @@ class VideoWriter:
         )
 
 
-def read_frames(path: Path, width: int | None = None) -> Iterator[np.ndarray]:
-    """The frames of a file as ``[H, W, 3]`` uint8, one at a time, scaled to ``width`` if given.
-
-    Raises VideoError if the file cannot be read to its end.
-    """
-    info = probe(path)
-    width = width or info.width
-    height = max(2, round(info.height * width / info.width / 2) * 2)
-    height = info.height if width == info.width else height
-    size = width * height * 3
-    with tempfile.TemporaryFile() as errors:
-        process = _start(
-            ["-i", str(path), "-vf", f"scale={width}:{height}:flags=area+accurate_rnd"]
-            + ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-        assert process.stdout is not None
-        try:
-            while len(data := process.stdout.read(size)) == size:
-                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            if process.wait():
-                errors.seek(0)
-                reason = _reason(errors.read(), process.returncode)
-                raise VideoError(f"ffmpeg could not read {path.name}: {reason}")
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def read_clip(path: Path, size: Geometry, fps: float, start: float = 0.0) -> np.ndarray:
-    """``size.frames`` frames at ``fps`` from ``start`` seconds on, uint8 [T, H, W, 3].
-
-    Frames are scaled to cover the size, and what juts out is cut off evenly. Raises VideoError if
-    the file cannot be read or ends before.
-    """
-    cover = f"scale={size.width}:{size.height}:force_original_aspect_ratio=increase"
-    graph = f"fps={fps},{cover}:flags=area+accurate_rnd,crop={size.width}:{size.height}"
-    with tempfile.TemporaryFile() as errors:
-        process = _start(
-            ["-ss", f"{start:.3f}", "-i", str(path), "-vf", graph, "-frames:v", str(size.frames)]
-            + ["-an", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-        data, _ = process.communicate()
-        errors.seek(0)
-        reason = _reason(errors.read(), process.returncode)
-    frame = size.width * size.height * 3
-    if process.returncode:
-        raise VideoError(f"ffmpeg could not read {path.name}: {reason}")
-    if len(data) != size.frames * frame:
-        raise VideoError(f"{path.name} ends after {len(data) // frame} of {size.frames} frames")
-    return np.frombuffer(data, np.uint8).reshape(size.frames, size.height, size.width, 3).copy()
-
-
 def write_preview(path: Path, preview: Path, height: int) -> None:
     """Write an h264 copy of a video, at most ``height`` pixels high. Raises VideoError."""
     with tempfile.TemporaryFile() as errors:
         process = _start(
-            ["-i", str(path), "-vf", f"scale=-2:'min({height},ih)':flags=area+accurate_rnd"]
+            ["-i", str(path), "-vf", f"scale=-2:'min({height},ih)':flags=area,{BT709}"]
             + ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(preview)],
             stderr=errors,
         )
@@ -226,31 +156,6 @@ def write_preview(path: Path, preview: Path, height: int) -> None:
             errors.seek(0)
             reason = _reason(errors.read(), process.returncode)
             raise VideoError(f"ffmpeg could not make a preview of {path.name}: {reason}")
-
-
-def probe(path: Path) -> VideoInfo:
-    """Size, rate and comment of a video file. Raises VideoError if it is not one."""
-    process = _start(
-        ["-i", str(path), "-f", "ffmetadata", "-"],
-        level="info",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    metadata, described = (stream.decode(errors="replace") for stream in process.communicate())
-    found = re.search(r"Video:.*?\b(\d{2,})x(\d{2,})\b.*?([\d.]+) fps", described)
-    if not found:
-        last = "".join(described.splitlines()[-1:])
-        reason = _reason(last.encode(), process.returncode)
-        raise VideoError(f"{path.name} is not a video that ffmpeg can read: {reason}")
-    length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", described)
-    comment = re.search(r"^comment=((?:\\.|[^\\\n])*)", metadata, re.MULTILINE | re.DOTALL)
-    return VideoInfo(
-        int(found[1]),
-        int(found[2]),
-        float(found[3]),
-        re.sub(r"\\(.)", r"\1", comment[1], flags=re.DOTALL) if comment else "",
-        int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else 0.0,
-    )
 
 
 def _remove(path: Path) -> None:
@@ -279,18 +184,16 @@ def _encoder(settings: VideoSettings) -> list[str]:
 
 def _start(
     arguments: list[str],
-    level: str = "error",
     stdin: int = subprocess.DEVNULL,
-    stdout: int = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start ffmpeg in a session of its own: Ctrl-C in the terminal is ours to handle, not its."""
     try:
         tool = imageio_ffmpeg.get_ffmpeg_exe()
         return subprocess.Popen(
-            [tool, "-hide_banner", "-nostdin", "-v", level, "-y", *arguments],
+            [tool, "-hide_banner", "-nostdin", "-v", "error", "-y", *arguments],
             stdin=stdin,
-            stdout=stdout,
+            stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,
         )

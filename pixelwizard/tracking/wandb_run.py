@@ -9,7 +9,8 @@ from typing import Any
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.io.video import probe, write_preview
+from pixelwizard.io.reading import probe
+from pixelwizard.io.video import write_preview
 from pixelwizard.records.provenance import git_revision
 from pixelwizard.records.run_folder import OVERRIDES
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes

@@ -1,0 +1,239 @@
+"""Video files -> frames: upright, in square pixels, RGB, each once and at its own time.
+
+One reader for training, scores, pages and sheets. Frames are uint8 [H, W, 3]. Times are seconds
+from the first frame, by the stream's timestamps, whatever its container says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.io.packets import (
+    EARLIER,
+    all_ends,
+    explained,
+    last_ends,
+    opened,
+    patiently,
+    rate,
+    tick,
+    video_stream,
+)
+from pixelwizard.io.video import VideoError
+
+PIXELS = 2
+"""To be raised when the same file gives other pixels: what was made of the old ones is not used."""
+EXACT = Interpolation.AREA | Interpolation.ACCURATE_RND
+EXACT |= Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+"""Without these flags swscale makes 253 of white and 126 of 128."""
+HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics (ITU-T H.273) that need tone mapping."""
+UNTAGGED, BT709, HD = 2, "ITU709", 720
+"""A stream without a matrix tag has that of bt709 from 720 lines on, below that of bt601."""
+THREADS = 1
+"""Of a decoder, a scaler, a filter: a process forked later would wait for the others for ever."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Size as shown, average frames per second, seconds until the last frame ends.
+
+    ``frames`` is 0 unless they were counted.
+    """
+
+    width: int
+    height: int
+    fps: float
+    seconds: float
+    frames: int = 0
+
+
+def probe(path: Path, count: bool = False) -> VideoInfo:
+    """Size, rate and length of a video; with ``count`` the number of frames, by all its packets.
+
+    Raises VideoError if it is no video, an HDR one, or one that was cut off.
+    """
+
+    def read() -> VideoInfo:
+        with Video(path) as video, explained(path):
+            ends = [] if count else last_ends(path)
+            ends = ends or all_ends(path)
+            known = [end for end in ends if end is not None]
+            seconds = max(known) - video.zero if known else len(ends) / video.fps
+            frames = len(ends) if count else 0
+            return VideoInfo(video.width, video.height, video.fps, seconds, frames)
+
+    return patiently(read)
+
+
+def read_frames(path: Path, width: int | None = None) -> Iterator[np.ndarray]:
+    """Every frame once, scaled to ``width`` if given.
+
+    Raises VideoError if the file cannot be read to its end.
+    """
+    with Video(path) as video:
+        for _, frame in video.frames():
+            yield video.picture(frame, *video.scaled(width))
+
+
+def read_stills(path: Path, count: int, width: int) -> list[np.ndarray]:
+    """``count`` frames, evenly from first to last, scaled to ``width``. Raises VideoError."""
+    info = probe(path)
+    times = np.linspace(0.0, max(0.0, info.seconds - 1 / info.fps), count).tolist()
+    with Video(path) as video:
+        return [video.picture(frame, *video.scaled(width)) for frame in video.at(times)]
+
+
+def read_clip(path: Path, size: Geometry, fps: float, start: float = 0.0) -> np.ndarray:
+    """``size.frames`` frames at ``fps`` from ``start`` seconds on, uint8 [T, H, W, 3].
+
+    Each is the frame nearest to its time. Frames are scaled to cover the size, and what juts out is
+    cut off evenly. Raises VideoError if the file ends before or cannot be read.
+    """
+    times = [start + number / fps for number in range(size.frames)]
+    return patiently(lambda: _covering(path, size, times))
+
+
+class Video:
+    """An open video whose first frame was decoded; a context.
+
+    ``width`` and ``height`` are those shown, ``fps`` is the average rate, ``zero`` the time of the
+    first frame in the stream. Raises VideoError if it holds no video, or an HDR one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with explained(path):
+            self._begin()
+        first, self.fps = self._first, rate(self._stream)
+        if first.color_trc in HDR:
+            self._container.close()
+            raise VideoError(
+                f"{path.name} is HDR ({HDR[first.color_trc]}); convert it to SDR (bt709) first"
+            )
+        turn: Any = first.side_data.get("DISPLAYMATRIX")
+        matrix = (1, 0, 0, 0, 1) if turn is None else memoryview(bytes(turn)).cast("i")
+        self._matrix = (matrix[0], matrix[1], matrix[3], matrix[4])
+        self._turned = abs(matrix[1]) > abs(matrix[0])
+        wide = max(1, round(first.width * (self._stream.sample_aspect_ratio or 1)))
+        self.width, self.height = (first.height, wide) if self._turned else (wide, first.height)
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def scaled(self, width: int | None) -> tuple[int, int]:
+        """Width and height at another width; the height becomes even."""
+        if width is None or width == self.width:
+            return self.width, self.height
+        return width, max(2, round(self.height * width / self.width / 2) * 2)
+
+    def frames(self, start: float = 0.0) -> Iterator[tuple[float, av.VideoFrame]]:
+        """The frames with their times, from a keyframe at or before ``start`` on."""
+        with explained(self.path):
+            found = self._sought(start) or self._rewound()
+            moment = -1 / self.fps
+            for frame in found if not self._first.interlaced_frame else self._deinterlaced(found):
+                moment = moment + 1 / self.fps if frame.time is None else frame.time - self.zero
+                if frame.is_corrupt:
+                    raise VideoError(f"{self.path.name} is damaged after {moment:.2f} s")
+                yield moment, frame
+
+    def at(self, times: Sequence[float]) -> Iterator[av.VideoFrame]:
+        """The frames nearest to rising ``times``. Raises VideoError if the video ends before."""
+        frames = chain(self.frames(times[0]), [None])
+        before, after = None, next(frames)
+        for done, moment in enumerate(times):
+            while after is not None and after[0] < moment:
+                before, after = after, next(frames)
+            near = [one for one in (before, after) if one is not None]
+            if not near or (after is None and moment > near[0][0] + self._duration(near[0][1])):
+                raise VideoError(f"{self.path.name} ends after {done} of {len(times)} frames")
+            yield min(near, key=lambda one: abs(one[0] - moment))[1]
+
+    def picture(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+        """A frame as uint8 [height, width, 3]."""
+        coded = (height, width) if self._turned else (width, height)
+        matrix = BT709 if frame.colorspace == UNTAGGED and frame.height >= HD else None
+        shown = frame.reformat(*coded, "rgb24", matrix, interpolation=EXACT, threads=THREADS)
+        a, b, c, d = self._matrix
+        pixels = shown.to_ndarray()
+        pixels = pixels.swapaxes(0, 1) if self._turned else pixels
+        flip_x, flip_y = (c < 0, b < 0) if self._turned else (a < 0, d < 0)
+        return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+    def _begin(self) -> None:
+        """Open the file and decode the first frame, whose time is zero."""
+        self._container = opened(self.path)
+        self._stream = video_stream(self._container, self.path)
+        self._stream.codec_context.thread_count = THREADS
+        self._decoder = self._container.decode(self._stream)
+        first = next(self._decoder, None)
+        if first is None:
+            raise VideoError(f"{self.path.name} holds no frame")
+        self._first, self.zero, self._used = first, first.time or 0.0, False
+
+    def _rewound(self) -> Iterable[av.VideoFrame]:
+        """All frames from the first one on."""
+        if self._used:
+            self._container.close()
+            self._begin()
+        self._used = True
+        return chain([self._first], self._decoder)
+
+    def _sought(self, start: float) -> Iterable[av.VideoFrame] | None:
+        """The frames from a keyframe before ``start`` on; None if only reading from 0 on does."""
+        if start <= 0:
+            return None
+        self._used = True
+        for early in EARLIER:
+            try:
+                place = int((self.zero + max(0.0, start - early)) / tick(self._stream))
+                self._container.seek(place, stream=self._stream)
+                frames = self._container.decode(self._stream)
+                first = next(frames, None)
+            except av.FFmpegError:
+                return None
+            if first is not None and first.time is not None and first.time - self.zero <= start:
+                return chain([first], frames)
+        return None
+
+    def _deinterlaced(self, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """One progressive frame for each, by ffmpeg's bwdif."""
+        graph = av.filter.Graph()
+        graph.threads = THREADS
+        source = graph.add_buffer(template=self._stream, time_base=self._stream.time_base)
+        graph.link_nodes(source, graph.add("bwdif", "send_frame"), graph.add("buffersink"))
+        graph.configure()
+        for frame in chain(frames, [None]):
+            graph.push(frame)
+            while True:
+                try:
+                    yield cast(av.VideoFrame, graph.pull())
+                except (av.error.BlockingIOError, av.error.EOFError):
+                    break
+
+    def _duration(self, frame: av.VideoFrame) -> float:
+        """How long the frame is shown, in seconds."""
+        return max(frame.duration * tick(frame), 1 / self.fps)
+
+
+def _covering(path: Path, size: Geometry, times: Sequence[float]) -> np.ndarray:
+    with Video(path) as video:
+        factor = max(size.width / video.width, size.height / video.height)
+        width = max(size.width, round(video.width * factor))
+        height = max(size.height, round(video.height * factor))
+        left, top = (width - size.width) // 2, (height - size.height) // 2
+        part = slice(top, top + size.height), slice(left, left + size.width)
+        return np.stack([video.picture(frame, width, height)[part] for frame in video.at(times)])
