@@ -21,7 +21,8 @@ from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.parallel import MODES, ParallelSettings
-from pixelwizard.io.video import VideoWriter, read_frames
+from pixelwizard.io.reading import read_frames
+from pixelwizard.io.video import VideoWriter
 from pixelwizard.launch.launch import launch
 from pixelwizard.records.failures import read_failure
 
