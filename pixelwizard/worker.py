@@ -30,7 +30,7 @@ from pixelwizard.models.checkpoints import weights_digests
 from pixelwizard.records.failures import (
     OUT_OF_MEMORY,
     Failure,
-    PromptFailed,
+    WorkStopped,
     forget_failure,
     is_lost_rank,
     is_out_of_memory,
@@ -157,7 +157,7 @@ def _explain(error: Exception, folder: Path) -> int:
         where = f"{error.filename}: " if error.filename else ""
         say(f"the run cannot go on: {where}{reason(error)}; everything finished is kept")
         return 2
-    if isinstance(error, PromptFailed):
+    if isinstance(error, WorkStopped):
         say(f"{error}; everything finished is kept")
         return SOME_FAILED
     if is_lost_rank(error):
@@ -174,7 +174,7 @@ def _leave_reason(folder: Path, error: Exception) -> None:
     left = read_failure(folder)
     if left is not None and left.reason != LOST_RANK:
         return
-    clear = isinstance(error, (ValueError, PromptFailed))
+    clear = isinstance(error, (ValueError, WorkStopped))
     why = str(error) if clear else LOST_RANK if is_lost_rank(error) else _name(error)
     with contextlib.suppress(OSError):  # ranks may write at once, a disk may be full
         write_failure(folder, Failure(why, is_out_of_memory(error)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ from torch import nn
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.data import DataSettings, DegradationSettings
 from pixelwizard.config.generate import GenerateConfig, StoreSettings
-from pixelwizard.config.objective import ConditionSettings, FlowSettings, ObjectiveSettings
+from pixelwizard.config.objective import (
+    RANDOM,
+    ConditionSettings,
+    FlowSettings,
+    ObjectiveSettings,
+)
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.schema import to_plain
 from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.config.train import (
     CheckpointSettings,
@@ -104,7 +110,7 @@ def write_config(config: GenerateConfig) -> Path:
     """Lay out the run folder as the command does; the folder."""
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config)), encoding="utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)), encoding="utf-8")
     return folder
 
 
@@ -122,7 +128,9 @@ def small_training(
             degradation=DegradationSettings(shrink=[]),
             **dict(crop=32, crop_frames=5, crops=2, window=2),
         ),
-        objective=ObjectiveSettings(batch=2, **{**OBJECTIVES[part], **objective}),
+        objective=ObjectiveSettings(
+            batch=2, **{"init_from": RANDOM, **OBJECTIVES[part], **objective}
+        ),
         optimizer=OptimizerSettings(decay=0.0, warmup=2),
         trainer=TrainerSettings(max_steps=6, log_every=1),
         checkpoint=CheckpointSettings(every=3),

@@ -13,8 +13,7 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.data import labelled, shapes
 from pixelwizard.evaluation.names import NETWORKS
 from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
-from pixelwizard.training.encoders import maker
-from pixelwizard.training.train import export, make_module, train
+from pixelwizard.training.train import make_module, train
 
 CPU = torch.device("cpu")
 KINDS = ("clip_encoder", "video_encoder")
@@ -29,10 +28,9 @@ def training(kind: str, folder: Path, *more: str) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_of_a_fixed_batch_falls(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = training(kind, tmp_path)
-    module = make_module(config)
+    module = make_module(training(kind, tmp_path))
     optimizer, losses = module.configure_optimizers(), []
-    batch = maker(config)(random.Random(0), "train")
+    batch = next(iter(module.open_data().batches(0, 0, 1)))
     for _ in range(8):
         loss = module.loss(module.network, batch)
         optimizer.zero_grad()
@@ -44,10 +42,10 @@ def test_the_loss_of_a_fixed_batch_falls(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_depends_on_seed_and_step_alone(kind: str, tmp_path: Path) -> None:
-    make = maker(training(kind, tmp_path))
-    first = iter(labelled.LabelledBatches(make, 7, 0))
+    batches = make_module(training(kind, tmp_path)).open_data().batches
+    first = iter(batches(0, 0, 1))
     next(first)
-    one, two = next(first), next(iter(labelled.LabelledBatches(make, 7, 1)))
+    one, two = next(first), next(iter(batches(1, 0, 1)))
     assert one.keys() == two.keys() and one["step"] == two["step"] == 1
     for name in one:
         equal = torch.equal if torch.is_tensor(one[name]) else lambda a, b: a == b
@@ -65,7 +63,7 @@ def test_a_training_writes_what_evaluate_reads(tmp_path: Path) -> None:
 def test_an_exported_clip_is_that_which_was_trained(tmp_path: Path) -> None:
     config = training("clip_encoder", tmp_path)
     module = make_module(config)
-    export(config, tmp_path / "export", module.network, module.network)
+    module.export(tmp_path / "export", module.network, module.network)
     network = CLIPNetwork(NETWORKS["tiny-clip"], tmp_path / "export", CPU)
     text = "a red circle grows over a white background"
     frame = torch.from_numpy(shapes.render(shapes.scene_for(text, 0), 64, 64, 1)[0].copy())

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from small import small_training, write_backbone
 from torch import Tensor
 
+from pixelwizard.cli.compose import compose
 from pixelwizard.config.objective import (
-    FlowSettings,
+    OBJECTIVES,
     ObjectiveSettings,
     ShortcutSettings,
     check_objective,
@@ -29,12 +30,13 @@ from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.targets import Target
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.training.objectives import SHORTCUTS, make_objective, schedules_to_use
-from pixelwizard.training.objectives.flow import FLOW, FlowObjective
-from pixelwizard.training.objectives.shortcut import CONSISTENCY, ShortcutObjective
-from pixelwizard.training.objectives.targets import (
+from pixelwizard.training.objectives.base import FLOW
+from pixelwizard.training.objectives.flow import Flow
+from pixelwizard.training.objectives.shortcut import CONSISTENCY, Shortcut, schedules_to_use
+from pixelwizard.training.targets import (
     TrainingGrid,
     noise_span_weights,
     reference_steps,
@@ -77,8 +79,17 @@ def exact(x: Tensor, time_B: Tensor, size_B: Tensor) -> Tensor:
     return factor.view(-1, 1, 1, 1, 1) * x.double()
 
 
-def objective(**settings: Any) -> ShortcutObjective:
-    return ShortcutObjective(FlowSettings(), 5.5, ShortcutSettings(**settings), [])
+def config_of(**settings: Any) -> TrainConfig:
+    shortcut = ShortcutSettings(**settings)
+    return TrainConfig(
+        run_dir="",
+        resolution=ResolutionSettings(shift=5.5),
+        objective=ObjectiveSettings(kind="shortcut", shortcut=shortcut),
+    )
+
+
+def objective(**settings: Any) -> Shortcut:
+    return Shortcut(config_of(**settings))
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -136,7 +147,7 @@ def test_halvings_are_as_frequent_as_their_bias_says(grid: TrainingGrid, bias: f
 
 
 def test_flow_matching_is_the_slope_of_the_path_at_spread_times() -> None:
-    x0, rule = torch.randn(8, *SHAPE[1:], generator=draw()), FlowObjective(FlowSettings(), 3.0)
+    x0, rule = torch.randn(8, *SHAPE[1:], generator=draw()), Flow(TrainConfig(run_dir=""))
     target = rule.target(FLOW, exact, x0, draw(1))
     sigma = (target.timestep_B / 1000).view(-1, 1, 1, 1, 1)
     assert torch.allclose(target.x_t, x0 + sigma * target.velocity, atol=1e-5)
@@ -151,19 +162,10 @@ def test_calibration_can_be_left_out(grid: TrainingGrid) -> None:
 
 
 def test_scheduled_steps_are_those_of_all_schedules_and_their_halves() -> None:
-    config = TrainConfig(
-        run_dir="",
-        resolution=ResolutionSettings(shift=5.5),
-        schedule=SamplerSettings(solver="unipc"),
-        objective=ObjectiveSettings(
-            kind="shortcut",
-            shortcut=ShortcutSettings(sampling="schedules", steps=[1, 4], shifts=[5.5, 5.8]),
-        ),
-    )
+    config = config_of(sampling="schedules", steps=[1, 4], shifts=[5.5, 5.8])
+    config = replace(config, schedule=SamplerSettings(solver="unipc"))
     assert len(schedules_to_use(config)) == 4
-    rule = make_objective(config)
-    assert isinstance(rule, ShortcutObjective)
-    time, size = rule.sample(6000, draw())
+    time, size = Shortcut(config).sample(6000, draw())
     pairs = list(zip(time.tolist(), size.tolist(), strict=True))
     published = [(999, 56), (942, 96), (845, 198), (646, 646), (945, 92), (658, 658)]
     assert {(float(t), float(dt)) for t, dt in published} <= set(pairs)
@@ -173,9 +175,7 @@ def test_scheduled_steps_are_those_of_all_schedules_and_their_halves() -> None:
 
 
 def test_a_share_of_the_steps_still_follows_the_reference() -> None:
-    schedules = schedules_to_use(TrainConfig(run_dir=""))
-    settings = ShortcutSettings(sampling="schedules", reference_share=0.25)
-    rule = ShortcutObjective(FlowSettings(), 5.5, settings, schedules)
+    rule = objective(sampling="schedules", reference_share=0.25)
     time, _ = rule.sample(4000, draw())
     by_rule = torch.isin(time, reference_steps(rule.grid).timesteps).float().mean()
     assert float(by_rule) == pytest.approx(0.25, abs=0.03)
@@ -183,8 +183,8 @@ def test_a_share_of_the_steps_still_follows_the_reference() -> None:
 
 def test_a_step_has_one_kind_of_target_and_none_of_consistency_before_the_start() -> None:
     rule = objective(start=0.5, probability=0.3)
-    assert {rule.branch(draw(seed), 0.49) for seed in range(50)} == {FLOW}
-    found = [rule.branch(draw(seed), 0.5) for seed in range(2000)]
+    assert {rule.target_kind(draw(seed), 0.49) for seed in range(50)} == {FLOW}
+    found = [rule.target_kind(draw(seed), 0.5) for seed in range(2000)]
     assert found.count(CONSISTENCY) / 2000 == pytest.approx(0.3, abs=0.04)
 
 
@@ -251,23 +251,26 @@ def test_objectives_that_cannot_be_are_refused_in_a_sentence(
 
 
 @pytest.fixture
-def of_the_page(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of the page's objective, which is known from then on."""
+def of_the_page(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> TrainConfig:
+    """A training by the page's objective, composed from the page's files."""
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     (values,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    kind = yaml.safe_load(values)["kind"]
-    assert (
-        f"conf/objective/{kind}.yaml" in PAGE
-        and f"pixelwizard/training/objectives/{kind}.py" in PAGE
-    )
-    monkeypatch.setitem(SHORTCUTS, kind, names["ThirdsObjective"])
-    return str(kind)
+    (tmp_path / "thirds.py").write_text(code)
+    (tmp_path / "conf/objective").mkdir(parents=True)
+    (tmp_path / "conf/objective/thirds.yaml").write_text(values)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (job,) = compose("train", ["objective=thirds", "run_dir=run"])
+    assert job.config.objective.target == Target("thirds.Thirds", {"parts": 3})
+    return job.config  # type: ignore[no-any-return]
 
 
-def test_the_objective_of_the_page_asks_of_an_exact_network_what_it_says(of_the_page: str) -> None:
-    rule = SHORTCUTS[of_the_page](FlowSettings(), 5.5, ShortcutSettings(), [])
+def test_the_objective_of_the_page_asks_of_an_exact_network_what_it_says(
+    of_the_page: TrainConfig,
+) -> None:
+    rule = OBJECTIVES.make(of_the_page.objective.part, "objective", config=of_the_page)
     x0 = SPREAD * torch.randn(64, *SHAPE[1:], generator=draw(), dtype=torch.float64)
     target = rule.target(CONSISTENCY, exact, x0, draw(1))
     found = exact(target.x_t, target.timestep_B, target.step_size_B)
@@ -275,11 +278,13 @@ def test_the_objective_of_the_page_asks_of_an_exact_network_what_it_says(of_the_
     assert rule.target(FLOW, exact, x0, draw(1)).step_size_B.max() == 0
 
 
-def test_the_objective_of_the_page_trains_and_exports(of_the_page: str, tmp_path: Path) -> None:
+def test_the_objective_of_the_page_trains_and_exports(
+    of_the_page: TrainConfig, tmp_path: Path
+) -> None:
     backbone = write_backbone(tmp_path / "weights")
     config = small_training(backbone, tmp_path / "run", tmp_path / "latents", "detail")
     rule = ShortcutSettings(probability=0.5)
-    objective = replace(config.objective, kind=of_the_page, shortcut=rule)
+    objective = replace(config.objective, target=of_the_page.objective.target, shortcut=rule)
     train(replace(config, objective=objective))
     kinds = [row.split(",")[1] for row in (tmp_path / "run/buckets.csv").read_text().splitlines()]
     assert {FLOW, CONSISTENCY} <= set(kinds)

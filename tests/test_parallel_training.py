@@ -20,12 +20,11 @@ from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import CheckpointSettings, TrainConfig, TrainerSettings
-from pixelwizard.data.batches import Batches
 from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.training.checkpointing import read_checkpoint
+from pixelwizard.training.data import TrainingData
 from pixelwizard.training.train import train
-from pixelwizard.training.training_data import TrainingData
-from pixelwizard.training.velocity import VelocityModule
+from pixelwizard.training.velocity import VelocityNetwork
 
 RANKS, STEPS, BETWEEN = 2, 4, 2
 EQUAL = 1e-5
@@ -49,32 +48,28 @@ def config_of(
     )
 
 
-def joined_batches(config: TrainConfig, data: TrainingData) -> Iterator[dict[str, Any]]:
+def joined_batches(data: TrainingData) -> Iterator[dict[str, Any]]:
     """What all ranks see, side by side."""
-    assert data.sources is not None
-    shared = (data.sources.train, config.objective.batch, config.seed, 0)
-    own = [Batches(*shared, rank, RANKS) for rank in range(RANKS)]
+    own = [data.examples.batches(0, rank, RANKS) for rank in range(RANKS)]
     for batches in zip(*own, strict=True):
         yield {"ranks": batches, "step": batches[0]["step"]}
 
 
 def train_joined(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train in this process on the batches of all ranks, each with its rank's random numbers."""
-    loss = VelocityModule.loss
+    loss = VelocityNetwork.loss
 
-    def joined(self: VelocityModule, network: Any, batch: dict[str, Any]) -> Tensor:
+    def joined(self: VelocityNetwork, network: Any, batch: dict[str, Any]) -> Tensor:
         losses = []
         for rank, own in enumerate(batch.get("ranks", [batch])):
-            monkeypatch.setattr(VelocityModule, "global_rank", rank, raising=False)
+            monkeypatch.setattr(VelocityNetwork, "global_rank", rank, raising=False)
             losses.append(loss(self, network, own))
-        monkeypatch.setattr(VelocityModule, "global_rank", 0, raising=False)
+        monkeypatch.setattr(VelocityNetwork, "global_rank", 0, raising=False)
         return torch.stack(losses).mean()
 
     with monkeypatch.context() as patch:
-        patch.setattr(VelocityModule, "loss", joined)
-        patch.setattr(
-            TrainingData, "train_dataloader", lambda self: joined_batches(self.config, self)
-        )
+        patch.setattr(VelocityNetwork, "loss", joined)
+        patch.setattr(TrainingData, "train_dataloader", lambda self: joined_batches(self))
         assert train(config) == 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,17 +27,18 @@ from torch import Tensor
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.data import DataSettings
 from pixelwizard.config.objective import ShortcutSettings
+from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.train import CheckpointSettings, TrainConfig
 from pixelwizard.models.checkpoints import own_statistics, weights_digest
 from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.weights import load_anchor, load_vae
-from pixelwizard.training import modules
 from pixelwizard.training.checkpointing import (
     OURS,
     CheckpointFiles,
     last_checkpoint,
     read_checkpoint,
 )
+from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.train import train
 
 LOADERS: dict[str, Any] = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
@@ -45,10 +47,10 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from pixelwizard.config import tasks
-from pixelwizard.training import modules
+from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.train import train
 
-save, step = torch.save, modules.TrainingModule.training_step
+save, step = torch.save, TrainedNetwork.training_step
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -75,7 +77,7 @@ def killed(folder):
 
 torch.save = half_a_checkpoint
 killed(sys.argv[1])
-torch.save, modules.TrainingModule.training_step = save, half_a_step
+torch.save, TrainedNetwork.training_step = save, half_a_step
 killed(sys.argv[1])
 """
 """Two processes kill themselves: with half of a checkpoint written, in the middle of a step."""
@@ -112,6 +114,7 @@ def finished(
         config,
         trainer=replace(config.trainer, accumulate=2),
         checkpoint=CheckpointSettings(every=2, container=True),
+        tracker=TrackerSettings(kind="csv"),
     )
     assert train(config) == 0
     return config
@@ -124,18 +127,21 @@ def test_after_sigkill_losses_average_and_order_are_those_of_a_whole_training(
     write_config(torn)
     command = [sys.executable, "-c", KILLED, torn.run_dir]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = [re.sub(r"\.\d+\.part", ".N.part", line) for line in ended.stdout.splitlines() if line]
-    assert said == [
+    said = [re.sub(r"ckpt\.\S+\.part", "ckpt.part", line) for line in ended.stdout.splitlines()]
+    assert [line for line in said if line.startswith((torn.run_dir, "step-"))] == [
         f"{torn.run_dir} {-signal.SIGKILL}",
-        "step-00000002.ckpt step-00000004.ckpt.N.part",
+        "step-00000002.ckpt step-00000004.ckpt.part",
         f"{torn.run_dir} {-signal.SIGKILL}",
         "step-00000002.ckpt step-00000004.ckpt",
     ]
     assert last(torn)[OURS]["next_batch"] == 8
     assert train(torn) == 0
     assert_same(finished, torn)
-    assert column(finished, "flow") == column(torn, "flow")
-    assert any(column(torn, "consistency")) and len(column(torn, "loss")) == 6
+    for name in ("log.csv", "buckets.csv", "csv/metrics.csv"):
+        assert rows(finished, name) == rows(torn, name)
+    told = rows(torn, "log.csv")
+    assert any(row["consistency"] for row in told) and any(row["held_out"] for row in told)
+    assert sum(int(row["samples"]) for row in rows(torn, "buckets.csv")) == 6 * 2 * 2
 
 
 @pytest.mark.parametrize("part", ["vae", "anchor"])
@@ -150,7 +156,7 @@ def test_other_networks_continue_too(
     torn = replace(whole, run_dir=str(tmp_path / "torn"))
     assert train(whole) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(modules.TrainingModule, "training_step", stopped_at_step_4)
+        patch.setattr(TrainedNetwork, "training_step", stopped_at_step_4)
         with pytest.raises(Stopped):
             train(torn)
     assert train(torn) == 0
@@ -168,7 +174,7 @@ def stopped_at_step_4(module: Any, batch: dict[str, Any], batch_idx: int) -> Ten
     return step(module, batch, batch_idx)
 
 
-step = modules.TrainingModule.training_step
+step = TrainedNetwork.training_step
 
 
 def assert_same(whole: TrainConfig, torn: TrainConfig) -> None:
@@ -185,6 +191,15 @@ def last(config: TrainConfig) -> dict[str, Any]:
     path = last_checkpoint(Path(config.run_dir) / "checkpoints")
     assert path is not None
     return read_checkpoint(path)
+
+
+def rows(config: TrainConfig, name: str) -> list[dict[str, str]]:
+    """A table of a run without the columns that measure the machine."""
+    with open(Path(config.run_dir) / name, newline="") as file:
+        return [
+            {k: v for k, v in row.items() if not re.search("seconds?|minutes|peak", k)}
+            for row in csv.DictReader(file)
+        ]
 
 
 def column(config: TrainConfig, name: str) -> list[str]:
@@ -237,7 +252,7 @@ def test_a_signal_waits_for_the_step_and_its_checkpoint(
         return step(module, batch, batch_idx)
 
     signal.signal(signal.SIGTERM, stop)
-    monkeypatch.setattr(modules.TrainingModule, "training_step", signalled)
+    monkeypatch.setattr(TrainedNetwork, "training_step", signalled)
     config = small_training(backbone, tmp_path, latents, "anchor")
     with pytest.raises(Stopped):
         train(config)
@@ -254,6 +269,21 @@ def test_both_exports_are_read_by_generate(finished: TrainConfig) -> None:
     weights = {k: v for k, v in last(finished)["state_dict"].items() if k.startswith("network.")}
     assert_equal({f"network.{k}": v for k, v in newest.items()}, weights)
     assert weights_digest(backbone, "detail") != weights_digest(finished.backbone, "detail")
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_used(
+    finished: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = replace(finished, run_dir=str(tmp_path / "torn"))
+    shutil.copytree(finished.run_dir, torn.run_dir)
+    newest = Path(torn.run_dir) / "checkpoints" / "step-00000006.ckpt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    assert train(torn) == 0
+    assert f"{newest} is damaged; the training continues from" in capsys.readouterr().out
+    assert_same(finished, torn)
+    assert rows(finished, "log.csv") == rows(torn, "log.csv")
 
 
 def test_old_checkpoints_make_room_and_nothing_else_is_left(finished: TrainConfig) -> None:

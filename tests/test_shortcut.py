@@ -9,7 +9,7 @@ from torch import Tensor
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.training.objectives.targets import (
+from pixelwizard.training.targets import (
     TrainingGrid,
     flow_matching_target,
     noise_span_weights,

@@ -21,12 +21,12 @@ from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.weights import load_anchor, load_vae
 from pixelwizard.training import optimizers
+from pixelwizard.training.networks.detail import pass_through
 from pixelwizard.training.optimizers import MuonAdamW, orthogonalised
-from pixelwizard.training.starts import make_module, pass_through
-from pixelwizard.training.train import train
+from pixelwizard.training.train import make_module, train
 
 LOADERS = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
-DECODER = ReconstructionSettings(decoder_only=True)
+DECODER = dict(reconstruction=ReconstructionSettings(decoder_only=True), init_from=None)
 SHORTCUTS = ShortcutSettings(probability=1.0)
 
 
@@ -58,7 +58,7 @@ def fixed_batch() -> dict[str, Any]:
     "kind, objective",
     [
         ("vae", {}),
-        ("vae", {"reconstruction": DECODER}),
+        ("vae", DECODER),
         ("anchor", {}),
         ("detail", {"shortcut": ShortcutSettings(probability=0.0)}),
         ("detail", {"shortcut": SHORTCUTS, "condition": ConditionSettings(pass_through=True)}),
@@ -132,7 +132,7 @@ def test_weights_that_no_latent_has_are_refused_in_a_sentence(
 def test_a_decoder_alone_leaves_the_encoder_as_it_was(
     backbone: BackboneSettings, tmp_path: Path
 ) -> None:
-    config = small_training(backbone, tmp_path, tmp_path, "vae", reconstruction=DECODER)
+    config = small_training(backbone, tmp_path, tmp_path, "vae", **DECODER)
     train(replace(config, trainer=TrainerSettings(max_steps=2)))
     before = load_vae(backbone).state_dict()
     after = load_file(tmp_path / "export" / "Wan2.2_VAE.safetensors")
@@ -233,7 +233,10 @@ def test_impossible_data_is_refused_in_a_sentence(
 
 def test_a_start_that_does_not_fit_is_refused(backbone: BackboneSettings, tmp_path: Path) -> None:
     path = Path(str(backbone.folder)) / "Wan2.2_VAE.safetensors"
-    for given, problem in ((path, "has no tensor that fits"), (tmp_path / "none", "is no file")):
+    for given, problem in (
+        (path, "is of another network: 0 of"),
+        (tmp_path / "none", "is no file"),
+    ):
         config = small_training(backbone, tmp_path, tmp_path, "anchor", init_from=str(given))
         with pytest.raises(ValueError, match=problem):
             make_module(config)

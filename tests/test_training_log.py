@@ -16,12 +16,12 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ShortcutSettings
 from pixelwizard.config.train import SampleSettings
 from pixelwizard.tracking.base import Tracker
+from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.training import stopwatch
 from pixelwizard.training.objectives.shortcut import CONSISTENCY
-from pixelwizard.training.starts import make_module
-from pixelwizard.training.train import train
-from pixelwizard.training.training_log import Table, bucketed
-from pixelwizard.training.velocity import Seen, VelocityModule
+from pixelwizard.training.train import make_module, train
+from pixelwizard.training.training_log import RunLog, Table, TrainingLog, bucketed
+from pixelwizard.training.velocity import VelocityNetwork
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def batch(step: int = 0) -> dict[str, Any]:
     }
 
 
-def module_of(backbone: BackboneSettings, folder: Path, **changes: Any) -> VelocityModule:
+def module_of(backbone: BackboneSettings, folder: Path, **changes: Any) -> VelocityNetwork:
     torch.manual_seed(0)
     shortcut = ShortcutSettings(probability=0.5)
     condition = ConditionSettings(pass_through=True, adapter_init_std=0.1)
@@ -48,7 +48,7 @@ def module_of(backbone: BackboneSettings, folder: Path, **changes: Any) -> Veloc
         backbone, folder, folder, "detail", shortcut=shortcut, condition=condition
     )
     found = make_module(replace(config, **changes))
-    assert isinstance(found, VelocityModule)
+    assert isinstance(found, VelocityNetwork)
     return found
 
 
@@ -73,9 +73,9 @@ def test_all_ranks_have_the_same_kind_of_target_and_their_own_noise(
 ) -> None:
     kinds, losses = [], []
     for rank in range(2):
-        monkeypatch.setattr(VelocityModule, "global_rank", rank)
+        monkeypatch.setattr(VelocityNetwork, "global_rank", rank)
         module = module_of(backbone, tmp_path)
-        kinds.append([module.branch(batch(step)) for step in range(40)])
+        kinds.append([module.target_kind(batch(step)) for step in range(40)])
         losses.append(float(module.loss(module.network, batch()).detach()))
     assert kinds[0] == kinds[1] and 10 < kinds[0].count(CONSISTENCY) < 30
     assert losses[0] != losses[1]
@@ -87,8 +87,8 @@ def test_batches_that_make_a_step_have_the_same_kind_of_target(
     plain = module_of(backbone, tmp_path)
     trainer = replace(plain.config.trainer, accumulate=4)
     several = module_of(backbone, tmp_path, trainer=trainer)
-    kinds = [several.branch(batch(step)) for step in range(40)]
-    assert kinds[::4] == [plain.branch(batch(step)) for step in range(10)]
+    kinds = [several.target_kind(batch(step)) for step in range(40)]
+    assert kinds[::4] == [plain.target_kind(batch(step)) for step in range(10)]
     assert kinds[::4] == kinds[1::4] == kinds[2::4] == kinds[3::4]
     assert [several.completes_step(batch(step)) for step in range(4)] == [False] * 3 + [True]
 
@@ -113,13 +113,17 @@ def test_the_average_follows_by_its_rule(
     assert found == pytest.approx(expected, abs=1e-3)
 
 
-def test_errors_are_told_apart_by_kind_time_and_step_size() -> None:
-    seen = [
-        Seen("flow", torch.tensor([150.0, 999.0]), torch.zeros(2), torch.tensor([1.0, 2.0])),
-        Seen("flow", torch.tensor([200.0]), torch.zeros(1), torch.tensor([3.0])),
-        Seen("consistency", torch.tensor([646.0]), torch.tensor([646.0]), torch.tensor([4.0])),
-    ]
-    rows = {(r["branch"], r["timestep"], r["step_size"]): r for r in bucketed(seen)}
+def test_errors_are_told_apart_by_kind_time_and_step_size(tmp_path: Path) -> None:
+    log = TrainingLog(RunLog(tmp_path))
+    log.remember(
+        [
+            ("flow", 150.0, 0.0, 1.0),
+            ("flow", 999.0, 0.0, 2.0),
+            ("flow", 200.0, 0.0, 3.0),
+            ("consistency", 646.0, 646.0, 4.0),
+        ]
+    )
+    rows = {(r["branch"], r["timestep"], r["step_size"]): r for r in bucketed(log.errors)}
     assert {key: row["error"] for key, row in rows.items()} == {
         ("flow", 200, 0): 2.0,
         ("flow", 1000, 0): 2.0,
@@ -141,9 +145,10 @@ def test_every_second_counts_as_one_activity(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_continued_table_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     table = Table(tmp_path / "log.csv", ("step", "loss"))
-    assert table.keep(0) == []
+    table.keep(0)
     table.add({"step": step, "loss": step / 10} for step in (1, 2, 3))
-    assert [row["step"] for row in table.keep(2)] == ["1", "2"]
+    table.keep(2)
+    assert [row["step"] for row in table.rows()] == ["1", "2"]
     table.add([{"step": 3, "loss": 9}])
     assert (tmp_path / "log.csv").read_text().split() == ["step,loss", "1,0.1", "2,0.2", "3,9"]
 
@@ -151,13 +156,11 @@ def test_a_continued_table_drops_what_came_after_the_checkpoint(tmp_path: Path) 
 class Recorder(Tracker):
     """Remembers what it is told."""
 
-    def __init__(self) -> None:
-        self.figures: dict[int, dict[str, float]] = {}
+    def __init__(self, folder: Path) -> None:
+        self.rows = CSVRows(folder)
+        self.loggers = [self.rows]
         self.samples: list[tuple[str, str, int]] = []
         self.ended: list[bool] = []
-
-    def training(self, values: dict[str, float], step: int) -> None:
-        self.figures.setdefault(step, {}).update(values)
 
     def sample(self, path: Path, caption: str, step: int) -> None:
         assert path.stat().st_size > 0
@@ -173,8 +176,8 @@ def test_samples_and_all_figures_go_to_the_tracker_and_into_tables(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recorder = Recorder()
-    monkeypatch.setattr(tracking, "make_tracker", lambda *_: recorder)
+    recorder = Recorder(tmp_path / "csv")
+    monkeypatch.setattr(tracking, "makers", lambda *_: {"recorder": lambda: recorder})
     shortcut = ShortcutSettings(probability=0.5)
     config = small_training(backbone, tmp_path, tmp_path / "latents", "detail", shortcut=shortcut)
     assert train(replace(config, samples=SampleSettings(every=3, count=2))) == 0
@@ -185,7 +188,7 @@ def test_samples_and_all_figures_go_to_the_tracker_and_into_tables(
         *(("00", 6), ("01", 6)),
     ]
     assert recorder.ended == [True]
-    told = {name for values in recorder.figures.values() for name in values}
+    told = set((tmp_path / "csv" / "metrics.csv").read_text().splitlines()[0].split(","))
     assert told > {"loss", "flow", "consistency", "held_out", "grad_norm", "lr", "peak_gb"}
     assert told > {"step_seconds", "data_seconds", "tokens_per_second"}
     assert any(name.startswith("error/flow/t") for name in told)

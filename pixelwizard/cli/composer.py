@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pixelwizard.cli.overrides import check_option, checked, fills_node, split_folders
 from pixelwizard.config import catalog, schema, tasks
 from pixelwizard.config.importing import TARGET, search_in
+from pixelwizard.config.objective import RANDOM
 from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import check_doors, is_own_part, targets
@@ -224,7 +225,8 @@ def _make_absolute(values: dict[str, Any], key: str) -> None:
     if isinstance(path, list):
         values[name] = [str(Path.cwd() / Path(str(one)).expanduser()) for one in path]
     elif isinstance(path, str) and path.strip():
-        values[name] = str(Path.cwd() / Path(path).expanduser())
+        if (key, path) != ("objective.init_from", RANDOM):
+            values[name] = str(Path.cwd() / Path(path).expanduser())
     elif path is not None and not isinstance(path, (int, float)):
         raise ConfigError(f"{key} is empty; give a path or leave it out")
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
-from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.schema import ConfigError, check_range, choice
+from pixelwizard.config.targets import STAYS, Door, OwnPart, Part, title
 
-ENCODERS = ("clip_encoder", "video_encoder")
-NETWORKS = ("vae", *ENCODERS)
-"""Objectives that are named after the network they train; the others train a stage's."""
 Stage = Literal["anchor", "detail"]
 STAGES = ("anchor", "detail")
+TRAINING = "pixelwizard.training"
+OBJECTIVES = Door(f"{TRAINING}.objectives.base.Objective", f"{TRAINING}.objectives", ("config",))
+"""What trains the network of a stage."""
+NETWORKS = Door(f"{TRAINING}.networks.base.TrainedNetwork", f"{TRAINING}.networks", ("config",))
+"""What is trained; those that no stage has are objectives by their own names."""
+RANDOM = "random"
+"""The starting weights of a network that is trained from nothing."""
 
 
 @dataclass(frozen=True)
@@ -104,33 +109,44 @@ class ShortcutSettings:
 
 
 @dataclass(frozen=True)
-class ObjectiveSettings:
-    """What is trained. ``init_from`` is a safetensors file whose fitting tensors are the start."""
+class ObjectiveSettings(OwnPart):
+    """What is trained. ``kind`` is an objective of a stage's network, or a network with its own.
 
-    kind: Literal["flow", "shortcut", "vae", "clip_encoder", "video_encoder"] = "flow"
-    batch: int = 16
-    init_from: Optional[str] = None
-    reconstruction: ReconstructionSettings = field(default_factory=ReconstructionSettings)
-    flow: FlowSettings = field(default_factory=FlowSettings)
-    condition: ConditionSettings = field(default_factory=ConditionSettings)
-    shortcut: ShortcutSettings = field(default_factory=ShortcutSettings)
+    A class of the user's in place of ``kind`` trains a stage's network, by default the detail one.
+    ``init_from`` is a file whose fitting tensors are the start, or ``random``. By default a
+    training starts from the backbone's weights, that of a network of no backbone from random ones.
+    """
+
+    kind: str = "flow"
+    batch: int = field(default=16, metadata=STAYS)
+    init_from: Optional[str] = field(default=None, metadata=STAYS)
+    reconstruction: ReconstructionSettings = field(
+        default_factory=ReconstructionSettings, metadata=STAYS
+    )
+    flow: FlowSettings = field(default_factory=FlowSettings, metadata=STAYS)
+    condition: ConditionSettings = field(default_factory=ConditionSettings, metadata=STAYS)
+    shortcut: ShortcutSettings = field(default_factory=ShortcutSettings, metadata=STAYS)
 
     @property
-    def decoder_only(self) -> bool:
-        """Whether an autoencoder is trained whose encoder stays as it is."""
-        return self.kind == "vae" and self.reconstruction.decoder_only
+    def part(self) -> Part:
+        """The objective of a stage's network: a shipped name or a class of the user's."""
+        return self.target or self.kind
 
 
 def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
-    """The network that is trained: anchor, detail, vae, clip_encoder or video_encoder.
+    """The network that is trained, a file of ``pixelwizard.training.networks``.
 
     Raises ConfigError where objective and stage do not go together.
     """
-    kind = objective.kind
-    if kind in NETWORKS:
+    if objective.target is not None:
+        return stage or "detail"
+    kind, networks = objective.kind, [name for name in NETWORKS.names if name not in STAGES]
+    if kind not in (*OBJECTIVES.names, *networks):
+        raise ConfigError(choice("objective.kind", kind, [*OBJECTIVES.names, *networks]))
+    if kind in networks:
         if stage is not None:
             raise ConfigError(
-                f"stage={stage} is for objective=flow and objective=shortcut, not"
+                f"stage={stage} is for objective={' and objective='.join(OBJECTIVES.names)}, not"
                 f" objective={kind}; leave it out"
             )
         return kind
@@ -151,15 +167,20 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
     owners = {
         "flow": part in STAGES,
         "condition": part == "detail",
-        "shortcut": objective.kind not in ("flow", *NETWORKS),
+        "shortcut": part in STAGES and objective.part != "flow",
         "reconstruction": part == "vae",
     }
     for name, used in owners.items():
         if not used and getattr(objective, name) != getattr(plain, name):
             raise ConfigError(
-                f"objective.{name} has no part in objective={objective.kind}"
+                f"objective.{name} has no part in objective={title(objective.part)}"
                 f"{f' stage={part}' if part in STAGES else ''}; leave it out"
             )
+    if objective.init_from == RANDOM and objective.reconstruction.decoder_only:
+        raise ConfigError(
+            f"objective.init_from={RANDOM} would leave the encoder of a decoder that is trained"
+            " alone untrained; give a file, or leave it out"
+        )
     check_range("objective.batch", objective.batch, 1)
     check_flow(objective.flow)
     check_shortcut(objective.shortcut)

@@ -9,6 +9,7 @@ from pixelwizard.config.backbone import BackboneSettings, check_backbone
 from pixelwizard.config.data import DataSettings, check_data
 from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.config.objective import (
+    OBJECTIVES,
     STAGES,
     ObjectiveSettings,
     Stage,
@@ -22,6 +23,7 @@ from pixelwizard.config.resolution import ResolutionSettings, check_resolution
 from pixelwizard.config.run import RunSettings
 from pixelwizard.config.sampler import SamplerSettings, check_sampler
 from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.targets import DOOR
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ class TrainConfig(RunSettings):
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     data: DataSettings = field(default_factory=DataSettings)
     stage: Optional[Stage] = None
-    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    objective: ObjectiveSettings = field(
+        default_factory=ObjectiveSettings, metadata={DOOR: OBJECTIVES}
+    )
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)

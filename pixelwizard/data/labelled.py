@@ -27,12 +27,14 @@ _SEEDS = 2**40
 
 Batch = dict[str, object]
 Draw = random.Random
+Maker = Callable[[Draw, str], Batch]
+"""Makes the batch of a step from random numbers, of a split."""
 
 
 class LabelledBatches(IterableDataset[Batch]):
     """Endless batches, from ``first_step`` on; ``make(draw, split)`` makes the batch of a step."""
 
-    def __init__(self, make: Callable[[Draw, str], Batch], seed: int, first_step: int) -> None:
+    def __init__(self, make: Maker, seed: int, first_step: int) -> None:
         self.make, self.seed, self.first_step = make, seed, first_step
 
     def __iter__(self) -> Iterator[Batch]:
@@ -42,7 +44,7 @@ class LabelledBatches(IterableDataset[Batch]):
             step += 1
 
 
-def held_out(make: Callable[[Draw, str], Batch], batches: int) -> list[Batch]:
+def held_out(make: Maker, batches: int) -> list[Batch]:
     """Batches of held-out captions, always the same."""
     return [{**make(Draw(f"held out {i}"), "heldout"), "step": i} for i in range(batches)]
 

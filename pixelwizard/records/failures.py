@@ -13,7 +13,11 @@ OUT_OF_MEMORY = "out of memory"
 _CLASSES = {"MemoryError", "OutOfMemoryError"}
 
 
-class PromptFailed(Exception):
+class WorkStopped(Exception):
+    """Some of the work is done and kept, the rest cannot be done; the text is one sentence."""
+
+
+class PromptFailed(WorkStopped):
     """A prompt cannot go on, and as other ranks wait for this one the job has to end."""
 
 

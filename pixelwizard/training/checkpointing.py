@@ -1,14 +1,16 @@
 """The state of a training in files: whole or not at all, rotated, continued by its own alone.
 
-Besides what Lightning keeps (weights, average, optimizer, step) a state has the random numbers'
-state, the position in the data, the seconds so far and all that it was made with.
+Besides what Lightning keeps (weights, average, optimizer, step, callbacks) a state has the random
+numbers' state, the position in the data, the seconds so far and all that it was made with. It is
+written when everything of its step is done, so a continued training leaves the same rows and
+videos as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,13 +18,17 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from torch.distributed.tensor import DTensor
 
 from pixelwizard.config.schema import differences, to_plain
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.io.files import remove_unfinished
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.parallel.mesh import Rank
+from pixelwizard.records.failures import WorkStopped
 from pixelwizard.records.run_folder import determining
-from pixelwizard.training.modules import TrainingModule
+from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.sharded import completed
 
 OURS = "pixelwizard"
@@ -31,8 +37,27 @@ SHOWN = 3
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step."""
-    return max(folder.glob("step-*.ckpt"), default=None)
+    """The checkpoint of the highest step whose bytes are those that were written.
+
+    A damaged one is named on the screen and passed over. Raises ValueError where all are.
+    """
+    paths = sorted(folder.glob("step-*.ckpt"), reverse=True)
+    for path in paths:
+        if is_intact(path):
+            return path
+        print(f"{path} is damaged; the training continues from the one before", flush=True)
+    if paths:
+        raise ValueError(f"{folder} holds damaged checkpoints only; remove it to start again")
+    return None
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a checkpoint's records have the checksums that were written with them."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError):
+        return False
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -41,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_other(path: Path, config: TrainConfig, module: TrainingModule, identity: str) -> None:
+def refuse_other(path: Path, config: TrainConfig, module: TrainedNetwork, identity: str) -> None:
     """Raise ValueError unless a state is of this network, this data and these settings."""
     state = read_checkpoint(path)
     ours, weights = state[OURS], state["state_dict"]
@@ -71,6 +96,15 @@ def _value(values: Any, key: str) -> Any:
     return values
 
 
+def infinite_weight(module: torch.nn.Module) -> str | None:
+    """The name of a weight that is not finite, in this rank's share of them."""
+    for name, value in module.state_dict().items():
+        local = value.to_local() if isinstance(value, DTensor) else value
+        if not torch.isfinite(local).all():
+            return name
+    return None
+
+
 class CheckpointFiles(TorchCheckpointIO):
     """Checkpoints are written whole or not at all, and read without running code from them."""
 
@@ -89,23 +123,17 @@ class CheckpointFiles(TorchCheckpointIO):
         return read_checkpoint(path)
 
 
-class Checkpoints(L.Callback):
+class Checkpoints(Checkpoint):
     """Every so many steps and at the end: the state of the training, and an export of its weights.
 
-    A signal waits for the end of the step, has the state written and then takes its former course;
-    a second one takes it at once. Outside of the steps signals are left alone.
+    A signal waits until the step and what follows from it are done, has the state written and then
+    takes its former course; a second one takes it at once.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: Path,
-        identity: str,
-        export: Callable[[Any, Any], None],
-        rank: Rank,
-    ) -> None:
-        self.config, self.folder, self.identity, self.export = config, folder, identity, export
-        self.rank = rank
+    def __init__(self, config: TrainConfig, identity: str, rank: Rank) -> None:
+        self.config, self.identity, self.rank = config, identity, rank
+        self.folder = Path(config.run_dir) / "checkpoints"
+        self.saved = 0
         self._handlers: dict[int, Any] = {}
         self._received: int | None = None
 
@@ -119,6 +147,9 @@ class Checkpoints(L.Callback):
             "seconds": dict(pl_module.watch.seconds),
             "random": torch.get_rng_state(),
         }
+        counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (counts["total"], counts["current"]):
+            count["ready"] = count["started"]  # a batch that was fetched will be fetched again
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]
@@ -127,30 +158,28 @@ class Checkpoints(L.Callback):
         torch.set_rng_state(checkpoint[OURS]["random"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for unfinished in self.folder.glob("step-*.part"):
-            unfinished.unlink(missing_ok=True)
-        self._defer_signals()
+        self.saved = trainer.global_step
+        remove_unfinished(self.folder)
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *rest: Any
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not pl_module.completes_step(batch):
+        step = trainer.global_step
+        # Lightning counts a step more after some restarts, and would log other steps from then on
+        trainer.fit_loop.epoch_loop._batches_that_stepped = step
+        if batch["step"] % self.config.trainer.accumulate:
             return
         received = max(self.rank.everyone.gather(self._received or 0))  # all stop at one step
-        if received or trainer.global_step % self.config.checkpoint.every == 0:
+        if step > self.saved and (received or step % self.config.checkpoint.every == 0):
             self.save(trainer, pl_module)
         if received:
             self._restore_signals()
             signal.raise_signal(received)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._restore_signals()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._defer_signals()
-
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not self._path(trainer.global_step).exists():
+        if trainer.global_step > self.saved:
             self.save(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
@@ -159,25 +188,28 @@ class Checkpoints(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         self._restore_signals()
 
-    def save(self, trainer: L.Trainer, module: TrainingModule) -> None:
-        """Write one checkpoint and the export, drop the oldest checkpoints; all ranks take part."""
-        before = module.watch.enter("checkpoints")
-        trainer.save_checkpoint(self._path(trainer.global_step), weights_only=False)
+    def save(self, trainer: L.Trainer, module: TrainedNetwork) -> None:
+        """Write one checkpoint and the export, drop the oldest checkpoints; all ranks take part.
+
+        Raises WorkStopped, with nothing written, where a weight is not finite.
+        """
+        before, step = module.watch.enter("checkpoints"), trainer.global_step
+        if name := next(filter(None, self.rank.everyone.gather(infinite_weight(module))), None):
+            raise WorkStopped(
+                f"training stopped at step {step}: weights are no longer finite ({name}); the state"
+                f" of step {self.saved} stays, try a lower optimizer.lr or optimizer.clip"
+            )
+        path = self.folder / f"step-{step:08d}.ckpt"
+        trainer.save_checkpoint(path, weights_only=False)
         average, last = completed(module.average), module.network
         if self.config.checkpoint.container:
             last = completed(last)
         if self.rank.is_first:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.config.checkpoint.keep]:
                 old.unlink()
-            self.export(average, last)
+            module.export(self.folder.parent / "export", average, last)
+        self.saved = step
         module.watch.enter(before)
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}.ckpt"
-
-    def _defer_signals(self) -> None:
-        if threading.current_thread() is threading.main_thread() and not self._handlers:
-            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def _restore_signals(self) -> None:
         for number, handler in self._handlers.items():

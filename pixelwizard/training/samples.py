@@ -19,17 +19,13 @@ from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Source
 from pixelwizard.diffusion.flow import initial_noise
-from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.evaluation.names import decided
 from pixelwizard.io.video import VideoWriter
-from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.models.wan.weights import load_vae
-from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.detail import Detail
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.training.training_log import Table
-from pixelwizard.training.velocity import VelocityModule
+from pixelwizard.training.velocity import VelocityNetwork
 
 COLUMNS = ("step", "score", "value", "low", "high", "recipe")
 
@@ -47,9 +43,6 @@ class Samples(L.Callback):
         self.is_first = is_first
         self.folder = Path(config.run_dir) / "samples"
         self.table = Table(Path(config.run_dir) / "samples.csv", COLUMNS)
-        size = config.resolution
-        self.is_anchor = config.part == "anchor"
-        self.size = size.anchor_geometry if self.is_anchor else size.geometry
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.is_first:
@@ -65,7 +58,7 @@ class Samples(L.Callback):
             pl_module.watch.enter(before)
 
     @torch.no_grad()
-    def make(self, step: int, module: VelocityModule) -> None:
+    def make(self, step: int, module: VelocityNetwork) -> None:
         """Sample, write, score and log."""
         count = min(self.config.samples.count, self.source.size(0))
         examples = module.encoded(self.source.batch(range(count), random.Random("samples")))
@@ -76,39 +69,31 @@ class Samples(L.Callback):
             self._keep(step, module, latents, examples["caption"])
 
     def _keep(
-        self, step: int, module: VelocityModule, latents: list[Tensor], texts: list[str]
+        self, step: int, module: VelocityNetwork, latents: list[Tensor], texts: list[str]
     ) -> None:
         vae = load_vae(self.config.backbone, module.device, module.encoding.dtype)
         folder = self.folder / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        captions = {}
+        captions, size = {}, module.geometry
         for row, (latent, text) in enumerate(zip(latents, texts, strict=True)):
             path = folder / f"{row:02d}.mp4"
-            self._write(path, vae, latent)
+            with VideoWriter(path, size.width, size.height, VideoSettings()) as writer:
+                for frames in Decode(vae)(latent):
+                    writer.write(frames)
             captions[path.stem] = text
             self.tracker.sample(path, text, step)
-        if self.config.metrics.enabled and self.size.frames >= SCORED_FRAMES:
+        if self.config.metrics.enabled and size.frames >= SCORED_FRAMES:
             self._score(step, sorted(folder.glob("*.mp4")), captions)
 
-    def _sampled(self, module: VelocityModule, examples: Batch, row: int) -> Tensor:
+    def _sampled(self, module: VelocityNetwork, examples: Batch, row: int) -> Tensor:
         """The latent of one example."""
-        size, network = self.config.resolution, module.average
-        sampler = self.config.anchor if self.is_anchor else self.config.schedule
-        schedule = make_schedule(sampler, size.anchor_shift if self.is_anchor else size.shift)
-        shape = (self.config.backbone.dit.in_dim, *self.size.latent_grid)
+        shape = (self.config.backbone.dit.in_dim, *module.geometry.latent_grid)
         noise = initial_noise(shape, row).to(module.device)
-        texts = [examples[name][row].to(module.device) for name in ("text", "empty")]
+        names = [name for name in ("text", "empty", "condition") if name in examples]
+        example = {name: examples[name][row].to(module.device) for name in names}
         half = self.config.trainer.precision == "bf16-mixed"
         with torch.autocast(module.device.type, torch.bfloat16, enabled=half):
-            if self.is_anchor:
-                return Anchor(network, schedule, sampler.guidance)(noise, *texts)  # type: ignore[arg-type]
-            condition = examples["condition"][row].float().to(module.device)
-            return Detail(network, schedule, sampler.guidance)(noise, condition, *texts)  # type: ignore[arg-type]
-
-    def _write(self, path: Path, vae: WanVAE, latent: Tensor) -> None:
-        with VideoWriter(path, self.size.width, self.size.height, VideoSettings()) as writer:
-            for frames in Decode(vae)(latent):
-                writer.write(frames)
+            return module.sample(noise, example)
 
     def _score(self, step: int, videos: list[Path], captions: dict[str, str]) -> None:
         from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
@@ -122,4 +107,6 @@ class Samples(L.Callback):
             }
             for score in scores
         )
-        self.tracker.training({f"samples/{score.name}": score.value for score in scores}, step)
+        values = {f"samples/{score.name}": score.value for score in scores}
+        for logger in self.tracker.loggers:
+            logger.log_metrics(values, step)

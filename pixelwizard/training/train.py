@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import Logger
 
+from pixelwizard.config.objective import NETWORKS
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.io.files import write_json
 from pixelwizard.io.progress import silence_lightning
 from pixelwizard.parallel.mesh import Rank, trainer_options
 from pixelwizard.tracking import open_tracker
@@ -21,20 +24,19 @@ from pixelwizard.training.checkpointing import (
     read_checkpoint,
     refuse_other,
 )
-from pixelwizard.training.exports import export
-from pixelwizard.training.modules import TrainingModule
+from pixelwizard.training.data import Examples, TrainingData
+from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.samples import Samples
 from pixelwizard.training.sharded import TrainingStrategy
-from pixelwizard.training.starts import make_module
-from pixelwizard.training.training_data import TrainingData
-from pixelwizard.training.training_log import Timing, TrainingLog, Waiting
+from pixelwizard.training.training_log import RunLog, TrainingLog
 
 
 def train(config: TrainConfig, rank: Rank | None = None) -> int:
     """Train to the configured end, from the run folder's last checkpoint if there is one.
 
     Every ``rank`` of several calls this; the first keeps log, tracker and export. Returns the exit
-    code, 0. Raises ValueError where the settings or files do not allow it.
+    code, 0. Raises ValueError where the settings or files do not allow it, WorkStopped where the
+    training cannot go on.
     """
     rank = rank or Rank()
     silence_lightning()
@@ -43,67 +45,80 @@ def train(config: TrainConfig, rank: Rank | None = None) -> int:
     run_dir = Path(config.run_dir)
     checkpoints = run_dir / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    last = rank.everyone.from_first(last_checkpoint(checkpoints))
+    last = rank.everyone.from_first(last_checkpoint(checkpoints) if rank.is_first else None)
     if last is None or not is_finished(config, last):
-        data = TrainingData(config)
-        torch.manual_seed(config.seed)
         module = make_module(config)
+        examples = module.open_data()
         if last is not None:
-            refuse_other(last, config, module, identity_of(data, rank))
-        fit(config, module, data, last, rank)
+            refuse_other(last, config, module, identity_of(examples, rank))
+        elif rank.is_first:
+            write_start(run_dir, module)
+        fit(config, module, examples, last, rank)
     if rank.is_first:
         print(run_dir / "export")
     return 0
 
 
+def make_module(config: TrainConfig) -> TrainedNetwork:
+    """The network that is trained, at its start."""
+    torch.manual_seed(config.seed)
+    made: TrainedNetwork = NETWORKS.make(config.part, "objective.kind", config=config)
+    return made
+
+
+def write_start(run_dir: Path, module: TrainedNetwork) -> None:
+    """Say where the weights come from, and keep it in ``start.json``."""
+    print(f"training starts {module.start}", flush=True)
+    write_json(run_dir / "start.json", module.start.to_json())
+
+
 def fit(
-    config: TrainConfig, module: TrainingModule, data: TrainingData, last: Path | None, rank: Rank
+    config: TrainConfig, module: TrainedNetwork, examples: Examples, last: Path | None, rank: Rank
 ) -> None:
     """Let Lightning train, from the checkpoint ``last`` on, with all that goes on beside it."""
-    run_dir = Path(config.run_dir)
     tracker = open_tracker(config) if rank.is_first else Tracker()
-    export_both = partial(export, config, run_dir / "export")
-    options = trainer_options(rank, rank.everyone, TrainingStrategy)
-    identity, states = identity_of(data, rank), run_dir / "checkpoints"
-    callbacks: list[L.Callback] = [
-        Timing(),
-        Checkpoints(config, states, identity, export_both, rank),
-        Waiting(),
-    ]
+    callbacks: list[L.Callback] = []
+    loggers: list[Logger] = []
     if rank.is_first:
-        callbacks.insert(1, TrainingLog(run_dir, tracker))
+        log = RunLog(Path(config.run_dir))
+        callbacks, loggers = [TrainingLog(log)], [log, *tracker.loggers]
     if config.samples.every:
-        assert data.sources is not None and data.sources.held_out is not None
-        callbacks.insert(-1, Samples(config, data.sources.held_out, tracker, rank.is_first))
-    trainer = L.Trainer(
-        max_steps=config.trainer.max_steps,
-        max_epochs=-1,
-        precision=config.trainer.precision,
-        accumulate_grad_batches=config.trainer.accumulate,
-        benchmark=True,  # batches have one shape: a GPU may look for its fastest convolutions
-        plugins=[CheckpointFiles(), *options.pop("plugins")],
-        val_check_interval=config.checkpoint.every * config.trainer.accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=run_dir,
-        callbacks=callbacks,
-        **options,
-    )
+        assert examples.shown is not None
+        callbacks.append(Samples(config, examples.shown, tracker, rank.is_first))
+    callbacks.append(Checkpoints(config, identity_of(examples, rank), rank))
+    options = trainer_options(rank, rank.everyone, TrainingStrategy)
+    options["plugins"] = [CheckpointFiles(), *options["plugins"]]
+    trainer = L.Trainer(**arguments(config), logger=loggers, callbacks=callbacks, **options)
     done = False
     try:
+        data = TrainingData(examples, config.trainer.accumulate, module.watch)
         trainer.fit(module, datamodule=data, ckpt_path=last)
         done = True
     finally:
         tracker.finish(None, done)
 
 
-def identity_of(data: TrainingData, rank: Rank) -> str:
+def arguments(config: TrainConfig) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer that the settings determine."""
+    return dict(
+        max_steps=config.trainer.max_steps,
+        max_epochs=-1,
+        precision=config.trainer.precision,
+        accumulate_grad_batches=config.trainer.accumulate,
+        log_every_n_steps=config.trainer.log_every,
+        benchmark=True,  # batches have one shape: a GPU may look for its fastest convolutions
+        val_check_interval=config.checkpoint.every * config.trainer.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=config.run_dir,
+    )
+
+
+def identity_of(examples: Examples, rank: Rank) -> str:
     """What a state of a training goes on with: the data, and how many ranks share them."""
-    return data.identity + (f" for {rank.mesh.world} ranks" if rank.mesh.world > 1 else "")
+    return examples.identity + (f" for {rank.mesh.world} ranks" if rank.mesh.world > 1 else "")
 
 
 def is_finished(config: TrainConfig, checkpoint: Path) -> bool:

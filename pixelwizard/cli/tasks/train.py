@@ -13,7 +13,7 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.table import read_table
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.launch.launch import launch, left_to_torchrun
-from pixelwizard.models.checkpoints import require_weights
+from pixelwizard.models.checkpoints import PARTS, require_weights
 from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
@@ -33,14 +33,14 @@ def check(config: TrainConfig) -> None:
     """Refuse what cannot run before anything is written. Raises ValueError."""
     if config.parallel.launch:
         mesh_of(config)
+    needed = {config.part} & {*PARTS} if config.objective.init_from is None else set()
     if config.part in STAGES:
         check_clips(config.data)
         if config.data.kind != "latents":
-            require_weights(config.backbone, ["text_encoder", "vae"])
+            needed |= {"text_encoder", "vae"}
         elif config.samples.every:
-            require_weights(config.backbone, ["vae"])
-    elif config.objective.decoder_only and config.objective.init_from is None:
-        require_weights(config.backbone, ["vae"])
+            needed |= {"vae"}
+    require_weights(config.backbone, [part for part in PARTS if part in needed])
 
 
 def check_clips(data: DataSettings) -> None:

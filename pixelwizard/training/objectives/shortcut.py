@@ -6,16 +6,17 @@ settings can turn it back into.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pixelwizard.config.objective import FlowSettings, ShortcutSettings
+from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.flow import noise_like
-from pixelwizard.diffusion.schedules import Schedule
-from pixelwizard.training.objectives.flow import FLOW, FlowObjective, Target
-from pixelwizard.training.objectives.targets import (
+from pixelwizard.diffusion.schedules import Schedule, make_schedule
+from pixelwizard.training.objectives.base import FLOW, Target
+from pixelwizard.training.objectives.flow import Flow
+from pixelwizard.training.targets import (
     NetworkVelocity,
     flow_matching_target,
     noise_span_weights,
@@ -28,51 +29,57 @@ from pixelwizard.training.objectives.targets import (
 CONSISTENCY = "consistency"
 
 
-class ShortcutObjective(FlowObjective):
-    """Self-consistency in some of the steps, flow matching in the others.
+class Shortcut(Flow):
+    """Self-consistency in some of the steps, flow matching in the others."""
 
-    ``schedules`` are those that ``sampling=schedules`` draws its steps from.
-    """
+    kinds = (FLOW, CONSISTENCY)
+    uses_step_sizes = True
 
-    def __init__(
-        self,
-        flow: FlowSettings,
-        shift: float,
-        settings: ShortcutSettings,
-        schedules: Iterable[Schedule],
-    ) -> None:
-        super().__init__(flow, shift)
-        self.settings = settings
-        self.reference = reference_steps(self.grid, settings)
-        scheduled = settings.sampling == "schedules"
-        self.steps = scheduled_steps(schedules) if scheduled else self.reference
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.settings = config.objective.shortcut
+        self.reference = reference_steps(self.grid, self.settings)
+        scheduled = self.settings.sampling == "schedules"
+        self.steps = scheduled_steps(schedules_to_use(config)) if scheduled else self.reference
 
-    def branch(self, draw: torch.Generator, progress: float) -> str:
-        lucky = bool(torch.rand((), generator=draw) < self.settings.probability)
+    def target_kind(self, generator: torch.Generator, progress: float) -> str:
+        lucky = bool(torch.rand((), generator=generator) < self.settings.probability)
         return CONSISTENCY if lucky and progress >= self.settings.start else FLOW
 
     def target(
-        self, branch: str, network: NetworkVelocity, x0: Tensor, draw: torch.Generator
+        self, kind: str, network: NetworkVelocity, x0: Tensor, generator: torch.Generator
     ) -> Target:
-        if branch == FLOW:
-            return super().target(branch, network, x0, draw)
+        if kind == FLOW:
+            return super().target(kind, network, x0, generator)
         rule = self.settings
-        time_B, size_B = self.sample(len(x0), draw)
+        time_B, size_B = self.sample(len(x0), generator)
         weight_B = noise_span_weights(
             time_B, size_B, self.grid, rule.span_exponent, rule.span_limits
         )
-        noise = noise_like(x0, draw)
+        noise = noise_like(x0, generator)
         time_B, size_B = time_B.to(x0), size_B.to(x0)
         x_t, _ = flow_matching_target(x0, noise, time_B)
         velocity = self_consistency_target(network, x_t, time_B, size_B, self.grid, rule.half_step)
         return Target(x_t, time_B, size_B, velocity, weight_B.to(x0))
 
-    def sample(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Timesteps and step sizes [B], a share of them by the reference's rule."""
-        chosen = sample_shortcuts(count, self.steps, self.settings, draw)
-        if not self.settings.reference_share:
+        chosen = sample_shortcuts(count, self.steps, self.settings, generator)
+        share = self.settings.reference_share
+        if not share:
             return chosen
-        others = sample_shortcuts(count, self.reference, self.settings, draw)
-        by_rule = torch.rand(count, generator=draw) < self.settings.reference_share
+        others = sample_shortcuts(count, self.reference, self.settings, generator)
+        by_rule = torch.rand(count, generator=generator) < share
         time_B, size_B = (torch.where(by_rule, o, c) for o, c in zip(others, chosen, strict=True))
         return time_B, size_B
+
+
+def schedules_to_use(config: TrainConfig) -> list[Schedule]:
+    """The schedules that the trained network shall be good at, with their step sizes."""
+    rule, size = config.objective.shortcut, config.resolution
+    sampler = replace(config.schedule, timesteps=None, step_sizes="raw", guided_steps=None)
+    return [
+        make_schedule(replace(sampler, steps=steps), shift)
+        for steps in rule.steps
+        for shift in rule.shifts or [size.shift]
+    ]

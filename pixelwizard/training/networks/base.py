@@ -1,14 +1,17 @@
-"""The base of what is trained: a network, its average, its optimizer; randomness from (seed, step).
+"""A network that is trained: where it starts, what it sees, its loss, what is written of it.
 
-A batch is a dictionary with the number of its step, so that a continued training sees what an
-uninterrupted one would have seen.
+A network is one file of this package, named as ``objective`` or ``stage`` names it. Randomness is
+drawn from (seed, step). A batch is a dictionary with the number of its step, so that a continued
+training sees what an uninterrupted one would have seen.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,13 +21,16 @@ from torch.distributed.fsdp import FSDPModule
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
-from pixelwizard.training.optimizers import MuonAdamW, make_optimizer, rate
+from pixelwizard.records.failures import WorkStopped
+from pixelwizard.training.data import Examples
+from pixelwizard.training.optimizers import make_optimizer, rate
 from pixelwizard.training.sharded import spread, whole
+from pixelwizard.training.starts import Start, start_from
 from pixelwizard.training.stopwatch import Stopwatch
 
 
 def generator(*key: object) -> torch.Generator:
-    """Random numbers of their own for every key, like (seed, step, "noise")."""
+    """Random numbers for a key like (seed, step, "noise")."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
@@ -34,15 +40,19 @@ def per_sample(values_B: Tensor) -> Tensor:
     return values_B.view(-1, 1, 1, 1, 1)
 
 
-class TrainingModule(L.LightningModule, ABC):
-    """A network, its moving average and its optimizer; subclasses say what the loss is.
+class TrainedNetwork(L.LightningModule, ABC):
+    """A network, its moving average and its optimizer.
 
-    ``figures`` are those of the latest step, ``watch`` knows what the time went into.
+    ``start`` says where the weights come from, ``watch`` what the time goes into; ``figures`` are
+    those of the latest step.
     """
 
-    def __init__(self, config: TrainConfig, network: nn.Module) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
+        network = self.make()
+        path = config.objective.init_from or self.default_start()
+        self.start: Start = start_from(network, path, self.official, self.additions(network))
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.averaged: Tensor
@@ -54,8 +64,41 @@ class TrainingModule(L.LightningModule, ABC):
         self._held_out: list[float] = []
 
     @abstractmethod
+    def make(self) -> nn.Module:
+        """The network with random weights."""
+
+    @abstractmethod
+    def open_data(self) -> Examples:
+        """What it is trained on. Raises ValueError where there is none."""
+
+    @abstractmethod
     def loss(self, network: Any, batch: Batch) -> Tensor:
         """The loss of a batch; draws only from generators of the batch's number."""
+
+    @abstractmethod
+    def export(self, folder: Path, average: Any, last: Any) -> None:
+        """Write the averaged network (and the ``last`` weights) as what reads it wants it."""
+
+    def default_start(self) -> Path | None:
+        """The file of the starting weights, unless ``objective.init_from`` names another."""
+        return None
+
+    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file under the network's names."""
+        return tensors
+
+    def additions(self, network: nn.Module) -> set[str]:
+        """Names of the weights that a file of starting weights may lack."""
+        return set()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of target whose errors are logged apart."""
+        return ()
+
+    def errors(self) -> list[tuple[str, float, float, float]]:
+        """(kind, timestep, step size, error) of every sample since this was last asked."""
+        return []
 
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
         """Whether Muon takes a parameter: the linears inside the blocks."""
@@ -95,7 +138,7 @@ class TrainingModule(L.LightningModule, ABC):
             for network in (self.network, self.average):
                 spread(network, self.device_mesh, sliced)
 
-    def configure_optimizers(self) -> MuonAdamW:
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         mixed = self.config.trainer.precision == "bf16-mixed"
         dtype = torch.bfloat16 if mixed else torch.float32
         return make_optimizer(self.network, self.config.optimizer, self.is_matrix, dtype)
@@ -112,9 +155,24 @@ class TrainingModule(L.LightningModule, ABC):
         return loss
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Clip the gradient to the configured norm and remember the norm it had."""
+        """Clip the gradient to the configured norm and remember the norm it had.
+
+        Raises WorkStopped, before anything is updated, where it or the loss is not finite.
+        """
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip)
         self.figures["grad_norm"] = float(whole(norm))
+        self.figures["loss"] = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        self.refuse_infinite(self.global_step + 1, "loss", "grad_norm")
+
+    def refuse_infinite(self, step: int, *names: str) -> None:
+        """Raise WorkStopped where one of these figures is not finite."""
+        for name in names:
+            if not math.isfinite(self.figures[name]):
+                raise WorkStopped(
+                    f"training stopped at step {step}: {name} is {self.figures[name]}; nothing of"
+                    " this step is kept, try a lower optimizer.lr or optimizer.clip"
+                )
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
         """Set the rates, step, and let the average follow."""
@@ -124,8 +182,6 @@ class TrainingModule(L.LightningModule, ABC):
         self.figures["lr"] = optimizer.param_groups[-1]["lr"]
         optimizer.step(closure=closure)
         self.follow()
-        self.figures["loss"] = sum(self._losses) / len(self._losses)
-        self._losses.clear()
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -139,13 +195,20 @@ class TrainingModule(L.LightningModule, ABC):
         self.averaged.add_(1)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.completes_step(batch):
+            names = ("loss", "grad_norm", "lr")
+            self.log_dict({"step": self.global_step, **{n: self.figures[n] for n in names}})
         if self.progress >= 1:
             self.trainer.should_stop = True
 
-    def on_validation_start(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         self._held_out.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The averaged network's loss on held-out examples, the same noise every time."""
         self._held_out.append(float(self.loss(self.average, batch)))
+
+    def on_validation_epoch_end(self) -> None:
         self.figures["held_out"] = sum(self._held_out) / len(self._held_out)
+        self.refuse_infinite(self.global_step, "held_out")
+        self.log_dict({"step": self.global_step, "held_out": self.figures["held_out"]})

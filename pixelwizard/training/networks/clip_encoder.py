@@ -1,61 +1,32 @@
-"""The training of the feature networks of the shapes: a CLIP and a video network."""
+"""The CLIP of the shapes, which scores the videos of ``tiny`` against their captions."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batch
-from pixelwizard.data.labelled import CaptionedFrames, LabelledClips
-from pixelwizard.evaluation.tiny import DAMAGES, FRAMES, PLACES, SIDE, SLOTS, VideoEncoder
+from pixelwizard.data.labelled import CaptionedFrames
+from pixelwizard.evaluation.tiny import SIDE, new_clip, save_clip
 from pixelwizard.models.wan.umt5 import load_tokenizer, write_word_tokenizer
-from pixelwizard.training.modules import TrainingModule
+from pixelwizard.training.data import Examples, labelled_examples
+from pixelwizard.training.networks.base import TrainedNetwork
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-PLACE_WEIGHT, DAMAGE_WEIGHT = 4.0, 8.0
 MOST_LOGIT_SCALE = 4.6052
 """The logarithm of 100, the limit of CLIP's paper (arXiv 2103.00020)."""
 
-Maker = CaptionedFrames | LabelledClips
 
-
-def maker(config: TrainConfig) -> Maker:
-    """What makes the batches of an encoder's training."""
-    batch = config.objective.batch
-    if config.part == "clip_encoder":
-        return CaptionedFrames(batch, SIDE)
-    return LabelledClips(batch, SIDE, FRAMES)
-
-
-class VideoEncoderModule(TrainingModule):
-    """Tell colour, shape, motion and background, where the object is, and what is damaged."""
-
-    network: VideoEncoder
-
-    def is_matrix(self, name: str, parameter: Tensor) -> bool:
-        """Whether Muon takes a parameter: all but the first convolution and the answers."""
-        inner = not name.startswith(("frames.0.", "answers."))
-        return inner and parameter.ndim >= 2
-
-    def loss(self, network: Any, batch: Batch) -> Tensor:
-        answers = network(batch["video"].float() / 127.5 - 1)
-        *slots, places, damage = answers.split([*SLOTS, PLACES, len(DAMAGES)], dim=1)
-        loss = PLACE_WEIGHT * mse_loss(places, batch["places"])
-        loss = loss + DAMAGE_WEIGHT * mse_loss(damage, batch["damage"])
-        for logits, wanted in zip(slots, batch["slots"].T, strict=True):
-            loss = loss + cross_entropy(logits, wanted)
-        return loss
-
-
-class CLIPModule(TrainingModule):
+class TrainedCLIP(TrainedNetwork):
     """Contrast frames and captions both ways; what a frame cannot tell apart counts as equal.
 
     A frame shows no motion: captions that differ in it alone share the target.
@@ -63,12 +34,18 @@ class CLIPModule(TrainingModule):
 
     network: CLIPModel
 
-    def __init__(self, config: TrainConfig, network: CLIPModel) -> None:
-        super().__init__(config, network)
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
         with TemporaryDirectory() as folder:
             write_word_tokenizer(folder, shapes.WORDS)
             self.tokenizer = load_tokenizer(folder)
         self.mean, self.std = (torch.tensor(v).view(1, 3, 1, 1) for v in normalisation())
+
+    def make(self) -> CLIPModel:
+        return new_clip()
+
+    def open_data(self) -> Examples:
+        return labelled_examples(self.config, CaptionedFrames(self.config.objective.batch, SIDE))
 
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
         """Whether Muon takes a parameter: the matrices of the layers."""
@@ -89,6 +66,9 @@ class CLIPModule(TrainingModule):
         target = same / same.sum(1, keepdim=True)
         logits = found.logits_per_image
         return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+    def export(self, folder: Path, average: Any, last: Any) -> None:
+        save_clip(average, folder)
 
 
 def normalisation() -> tuple[list[float], list[float]]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
+from pixelwizard.data.crops import CropBatches, held_out_crops
+from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.diffusion.flow import noise_like
-from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.training.modules import TrainingModule, generator, per_sample
+from pixelwizard.models.checkpoints import find_weights
+from pixelwizard.models.wan.layouts import official_vae
+from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
+from pixelwizard.models.wan.weights import save_vae
+from pixelwizard.training.data import Examples
+from pixelwizard.training.exports import complete_backbone
+from pixelwizard.training.networks.base import TrainedNetwork, generator, per_sample
 
 MORE_NOISE = 2.2
 """Most that is added to the posterior's log-variance for a decoder alone: 3 times its deviation."""
@@ -19,7 +27,7 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """The layout of the weights of two- and three-dimensional convolutions."""
 
 
-class VAEModule(TrainingModule):
+class TrainedVAE(TrainedNetwork):
     """Reconstruction of crops: L1, MSE and gradients of the pixels, and a weak pull to N(0, 1).
 
     A decoder that is trained alone sees more noise than the encoder's posterior has, so that it
@@ -28,12 +36,37 @@ class VAEModule(TrainingModule):
 
     network: WanVAE
 
-    def __init__(self, config: TrainConfig, network: WanVAE) -> None:
-        super().__init__(config, network)
-        self.decoder_only = config.objective.decoder_only
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.decoder_only = config.objective.reconstruction.decoder_only
         if self.decoder_only:
-            network.encoder.requires_grad_(False)
-            network.conv1.requires_grad_(False)
+            self.network.encoder.requires_grad_(False)
+            self.network.conv1.requires_grad_(False)
+
+    def make(self) -> WanVAE:
+        """Every residual branch starts at zero."""
+        vae = WanVAE(self.config.backbone.vae)
+        for module in vae.modules():
+            if isinstance(module, (ResidualBlock, AttentionBlock)):
+                last = module.residual[6] if isinstance(module, ResidualBlock) else module.proj
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+        return vae
+
+    def default_start(self) -> Path:
+        return find_weights(self.config.backbone, "vae")
+
+    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return official_vae(tensors, self.config.backbone.vae.num_res_blocks)
+
+    def open_data(self) -> Examples:
+        config = self.config
+        return Examples(
+            f"shapes for {config.part}",
+            lambda first, rank, ranks: CropBatches(config, first),
+            held_out_crops(config),
+            config.data.workers,
+        )
 
     def on_fit_start(self) -> None:
         """On a GPU let the channels of the weights lie last, and so those of all that they make.
@@ -74,3 +107,9 @@ class VAEModule(TrainingModule):
             kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
             loss = loss + weights.kl * kl
         return loss
+
+    def export(self, folder: Path, average: Any, last: Any) -> None:
+        """With the autoencoder go the statistics of its latents."""
+        save_vae(average, folder, torch.float32)
+        statistics = latent_statistics(average, self.config.resolution)
+        complete_backbone(self.config, folder, average, last, statistics)

@@ -1,0 +1,39 @@
+"""The anchor network: low resolution, from noise and text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.data.batches import Batch
+from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.weights import save_anchor
+from pixelwizard.stages.anchor import Anchor
+from pixelwizard.training.exports import complete_backbone
+from pixelwizard.training.velocity import VelocityNetwork
+
+
+class TrainedAnchor(VelocityNetwork):
+    """Wan's own network, which is told no step size."""
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.config.resolution.anchor_geometry
+
+    def make(self) -> WanDiT:
+        return WanDiT(self.config.backbone.dit)
+
+    def sample(self, noise: Tensor, example: Batch) -> Tensor:
+        sampler = self.config.anchor
+        schedule = make_schedule(sampler, self.config.resolution.anchor_shift)
+        stage = Anchor(self.average, schedule, sampler.guidance)
+        return stage(noise, example["text"], example["empty"])
+
+    def export(self, folder: Path, average: Any, last: Any) -> None:
+        save_anchor(average, folder, torch.float32)
+        complete_backbone(self.config, folder, average, last)

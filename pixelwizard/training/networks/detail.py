@@ -1,0 +1,95 @@
+"""The detail network: it is told the step size and given an anchor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pixelwizard.config.geometry import PATCH, Geometry
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.data.batches import Batch
+from pixelwizard.diffusion.flow import noise_like
+from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.weights import save_detail
+from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.stages.detail import Detail
+from pixelwizard.training.exports import complete_backbone
+from pixelwizard.training.networks.base import per_sample
+from pixelwizard.training.targets import NetworkVelocity
+from pixelwizard.training.velocity import VelocityNetwork
+
+
+class TrainedDetail(VelocityNetwork):
+    """An objective without step sizes leaves their embedding as it starts."""
+
+    network: ShortcutDiT
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        if not self.objective.uses_step_sizes:
+            self.network.dt_embedding.requires_grad_(False)
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.config.resolution.geometry
+
+    def make(self) -> ShortcutDiT:
+        backbone, rule = self.config.backbone, self.config.objective.condition
+        network = ShortcutDiT(backbone.detail_dit, backbone.control_blocks)
+        for layer in network.spatial_adapter.zero_layers.values():
+            nn.init.normal_(layer.weight, std=rule.adapter_init_std)
+        if rule.pass_through:
+            pass_through(network)
+        return network
+
+    def additions(self, network: nn.Module) -> set[str]:
+        """All that Wan's network does not have: step embedding and adapter."""
+        with torch.device("meta"):
+            plain = WanDiT(self.config.backbone.detail_dit)
+        return set(network.state_dict()) - set(plain.state_dict())
+
+    def velocity_of(
+        self, network: Any, text: TextKeyValues, batch: Batch, kept_B: Tensor, own: torch.Generator
+    ) -> NetworkVelocity:
+        frames, height, width = batch["latent"].shape[2:]
+        anchor = self.condition(batch["condition"].float(), kept_B, own)
+        features = network.encode_anchor(anchor, (frames, height // PATCH, width // PATCH))
+        return lambda x_t, time_B, size_B: network(x_t, time_B, text, size_B, features)
+
+    def condition(self, anchor_BCTHW: Tensor, kept_B: Tensor, own: torch.Generator) -> Tensor:
+        """The anchor as the network gets it: 0 where dropped, with noise in a share of samples."""
+        rule, count = self.config.objective.condition, len(anchor_BCTHW)
+        level_B = torch.rand(count, generator=own) * rule.noise
+        level_B = level_B * (torch.rand(count, generator=own) < rule.noisy)
+        noise = noise_like(anchor_BCTHW, own)
+        noisy = anchor_BCTHW + noise * per_sample(level_B).to(anchor_BCTHW)
+        return noisy * per_sample(kept_B).to(noisy)
+
+    def sample(self, noise: Tensor, example: Batch) -> Tensor:
+        sampler = self.config.schedule
+        schedule = make_schedule(sampler, self.config.resolution.shift)
+        stage = Detail(self.average, schedule, sampler.guidance)
+        return stage(noise, example["condition"].float(), example["text"], example["empty"])
+
+    def export(self, folder: Path, average: Any, last: Any) -> None:
+        save_detail(average, folder, torch.float32)
+        complete_backbone(self.config, folder, average, last)
+
+
+@torch.no_grad()
+def pass_through(network: WanDiT) -> None:
+    """Start the network near v = x_t: orthonormal patch embedding, its transpose as the head.
+
+    The norm before the head divides tokens by their deviation, about 1 here for a latent of unit
+    variance.
+    """
+    weight = network.patch_embedding.weight  # [E, C, 1, patch_h, patch_w]
+    dim, inputs = weight.shape[0], weight[0].numel()
+    basis = nn.init.orthogonal_(torch.empty(dim, inputs))
+    weight.copy_(((dim / inputs) ** 0.5 * basis).view_as(weight))
+    head = basis.view_as(weight).permute(2, 3, 4, 1, 0).reshape(inputs, dim)
+    network.head.head.weight.copy_((inputs / dim) ** 0.5 * head)
