@@ -12,13 +12,14 @@ from comparable import PROMPTS, SIZE, make_run, make_sweep
 from PIL import Image
 
 from pixelwizard.cli.main import main
-from pixelwizard.comparison.arms import read_arms
 from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.run import comparison_of, out_folder
-from pixelwizard.config.compare import CompareConfig
+from pixelwizard.comparison.variants import read_variants
+from pixelwizard.config.compare import CompareConfig, why_no_target
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, to_plain
+from pixelwizard.config.targets import Target
 from pixelwizard.records.store import Store
 
 SHORTCUT = SamplerSettings(steps=4, step_sizes="raw")
@@ -35,24 +36,56 @@ def compared(*folders: Path, **changes: object) -> Comparison:
     return comparison_of(CompareConfig(runs=[str(f) for f in folders], **changes))  # type: ignore[arg-type]
 
 
-def test_runs_that_differ_in_the_seed_alone_are_one_arm(sweep: Path) -> None:
-    arms, notes = read_arms([sweep])
-    assert [arm.name for arm in arms] == ["shortcut4", "euler4", "euler8", "unipc50"]
-    assert all(len(arm.videos) == 4 for arm in arms) and not notes
+def test_runs_that_differ_in_the_seed_alone_are_one_variant(sweep: Path) -> None:
+    variants, notes = read_variants([sweep])
+    assert [variant.name for variant in variants] == ["shortcut4", "euler4", "euler8", "unipc50"]
+    assert all(len(variant.videos) == 4 for variant in variants) and not notes
 
 
 def test_the_distance_is_that_of_the_latents_from_the_same_noise(sweep: Path) -> None:
     found = compared(sweep)
-    assert found.reference == "unipc50" and found.baseline == "shortcut4"
-    values = {row.arm.name: row.scores["distance"].value for row in found.rows}
+    assert found.target == "unipc50" and found.baseline == "shortcut4"
+    values = {row.variant.name: row.scores["distance"].value for row in found.rows}
     factor = sum(1 + 0.1 * n + 0.05 * s for n in (0, 1) for s in (0, 1)) / 4
     assert values["shortcut4"] == pytest.approx(0.02 * factor, rel=1e-6)
     assert values["euler4"] == pytest.approx(0.05 * factor, rel=1e-6)
     assert values["unipc50"] == 0
 
 
+def test_without_a_run_of_many_steps_there_is_no_distance(sweep: Path) -> None:
+    jobs = [sweep / f"schedule={name},seed=0" for name in ("shortcut4", "euler4", "euler8")]
+    found = compared(*jobs)
+    assert found.target is None and found.quality == "clip-score"
+    assert "distance" not in found.names
+    assert found.notes[0].startswith(
+        "distance is left out: no variant can be its target; schedule=euler8,seed=0 comes closest,"
+        " but it has 8 steps, and at least 32 are needed; run schedule=unipc50"
+    )
+    with pytest.raises(ConfigError, match="quality=distance cannot be compared: no variant"):
+        compared(*jobs, quality="distance")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "why"),
+    [
+        (SamplerSettings(steps=31), "it has 31 steps, and at least 32 are needed"),
+        (SamplerSettings(steps=50, timesteps=[999, 500]), "it has 2 steps"),
+        (SamplerSettings(step_sizes="raw"), "its schedule has step_sizes=raw, which must be none"),
+        (SamplerSettings(solver=Target("heun.Heun")), "is not one of pixelwizard's"),
+        (SamplerSettings(solver="euler", steps=32), ""),
+    ],
+)
+def test_a_target_takes_many_steps_and_is_not_told_their_sizes(
+    sampler: SamplerSettings, why: str
+) -> None:
+    found = why_no_target(to_plain(sampler))
+    assert why in found and bool(why) == bool(found)
+
+
 def test_differences_are_paired_and_have_a_sign(sweep: Path) -> None:
-    euler, unipc = (row for row in compared(sweep).rows if row.arm.name in ("euler4", "unipc50"))
+    euler, unipc = (
+        row for row in compared(sweep).rows if row.variant.name in ("euler4", "unipc50")
+    )
     d = euler.differences["distance"]
     assert d.sign == "worse" and 0.03 * 0.99 < d.low < d.value < d.high < 0.03 * 1.16
     assert (d.high - d.low) < 0.2 * d.value  # unpaired, the spread of both would be in it
@@ -61,8 +94,8 @@ def test_differences_are_paired_and_have_a_sign(sweep: Path) -> None:
     assert euler.differences["clip-score"].sign == "better"  # as metrics.json says, more is better
 
 
-def test_what_another_arm_beats_is_dominated(sweep: Path) -> None:
-    dominated = {row.arm.name: row.dominated for row in compared(sweep).rows}
+def test_what_another_variant_beats_is_dominated(sweep: Path) -> None:
+    dominated = {row.variant.name: row.dominated for row in compared(sweep).rows}
     assert dominated["euler4"]["nfe"] and dominated["euler8"]["nfe"]
     assert not dominated["shortcut4"]["nfe"] and not dominated["unipc50"]["nfe"]
 
@@ -74,7 +107,7 @@ def test_an_interval_around_zero_is_unclear(tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(tmp_path / f"c{seed}", MANY, 0.0, seed=seed, prompts=PROMPTS[:1])
     found = compared(*(tmp_path / f"{name}{seed}" for name in "abc" for seed in (0, 1)))
-    assert [row.arm.name for row in found.rows] == ["a0", "b0", "c0"]
+    assert [row.variant.name for row in found.rows] == ["a0", "b0", "c0"]
     assert found.rows[1].differences["distance"].sign == "unclear"
 
 
@@ -144,20 +177,22 @@ def test_a_sweep_that_still_runs_is_compared_as_far_as_it_is(tmp_path: Path) -> 
     (folder / "status.json").write_text(json.dumps(states))
     (folder / "videos" / f"{lost}.mp4").unlink()
     found = compared(sweep)
-    assert len(found.samples) == 2 and [row.arm.name for row in found.rows][2] == "euler8"
+    assert len(found.samples) == 2 and [row.variant.name for row in found.rows][2] == "euler8"
     assert found.notes[:2] == [
         "schedule=euler8,seed=1 is pending; what it has so far is compared",
         "schedule=other,seed=0 is failed (it burnt); what it has so far is compared",
     ]
     assert f"schedule=euler8,seed=1 has lost the file of its video {lost}" in found.notes
     assert f"schedule=euler8,seed=1 has no video {pending}: not made yet" in found.notes
-    assert "all figures are of the 2 videos that every arm has, of up to 4 (euler8)" in found.notes
+    assert (
+        "all figures are of the 2 videos that every variant has, of up to 4 (euler8)" in found.notes
+    )
 
 
 def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
     scored = {"metrics": {"clip-score": 20.0}}
     make_run(tmp_path / "a", SHORTCUT, 0.02, recipe="clip/one", **scored)  # type: ignore[arg-type]
-    make_run(tmp_path / "b", EULER, 0.03, recipe="clip/other", **scored)  # type: ignore[arg-type]
+    make_run(tmp_path / "b", MANY, 0.03, recipe="clip/other", **scored)  # type: ignore[arg-type]
     found = compared(tmp_path / "a", tmp_path / "b")
     assert "clip-score" not in found.names
     assert found.notes == [
@@ -176,11 +211,16 @@ def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
         (["a", "other"], "no two of these runs have a prompt and a seed in common: a begins with"),
         (["a", "large"], "have latents of other sizes"),
         (["a", "b", "baseline=x"], "baseline=x must be one of a, b"),
-        (["a", "b", "reference=x"], "reference=x must be one of a, b"),
-        (["a", "b", "quality=clip"], "quality=clip must be one of distance"),
+        (["a", "b", "target=x"], "target=x must be one of a, b"),
+        (["a", "b", "target=a"], "target=a is none: it has 4 steps, and at least 32 are needed"),
+        (
+            ["a", "b"],
+            "nothing ranks these runs: distance is left out: no variant can be its target",
+        ),
+        (["a", "many", "quality=clip"], "quality=clip must be one of distance"),
         (["a", "b", "quality=psnr"], "quality=psnr is a similarity to real clips"),
         (["a", "b", "tracker=csv"], "tracker=csv records no comparison; nearest: wandb"),
-        (["a", "b", "out=full"], "full/report exists and is no report"),
+        (["a", "many", "out=full"], "full/report exists and is no report"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(
@@ -203,8 +243,9 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "full" / "report").mkdir(parents=True)
     make_run(folder / "a", SHORTCUT, 0.02)
     make_run(folder / "b", EULER, 0.03)
+    make_run(folder / "many", MANY, 0.0)
     make_run(folder / "other", SamplerSettings(solver="euler", steps=5), 0.03, seed=5)
-    large = ResolutionSettings(256, 128, SIZE.frames, 96, 64)
+    large = ResolutionSettings(288, 192, SIZE.frames, 96, 64)
     config = make_run(folder / "large", MANY, 0.0, size=large)
     store = Store(config.store.dir)
     for path in (folder / "large" / "videos").glob("*.json"):
@@ -214,8 +255,8 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_arms_without_anything_in_common_are_left_out_and_named(few: Path) -> None:
-    arms, _ = read_arms([few / name for name in ("a", "b", "other")])
-    found = compare(arms)
-    assert [row.arm.name for row in found.rows] == ["a", "b"]
+def test_variants_without_anything_in_common_are_left_out_and_named(few: Path) -> None:
+    variants, _ = read_variants([few / name for name in ("a", "many", "other")])
+    found = compare(variants)
+    assert [row.variant.name for row in found.rows] == ["a", "many"]
     assert found.notes == ["other has no prompt and seed in common with a: left out"]

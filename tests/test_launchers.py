@@ -169,10 +169,10 @@ def test_optuna_weighs_quality_against_passes_and_goes_on(
     monkeypatch.setattr(generate, "launch", launch)
     words = [*QUICK, "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "sweep_dir=found"]
     words += ["schedule.steps=range(2,5)", "schedule.shift=interval(2.0,8.0)"]
-    words += ["hydra.sweeper.reference=schedule=unipc8", "--prompt", "a red circle grows"]
+    words += ["hydra.sweeper.target=schedule=unipc50", "--prompt", "a red circle grows"]
     assert main(words) == 0
     table = trials(capsys.readouterr().out)
-    assert ran[0] == "schedule=unipc8" and len(table) == 3
+    assert ran[0] == "schedule=unipc50" and len(table) == 3
     best = [float(row[1]) for row in table if row[3] == "*"]
     assert best and min(best) == min(float(row[1]) for row in table)
     assert {row[2] for row in table} <= {"2", "3", "4"}

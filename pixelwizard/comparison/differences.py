@@ -1,7 +1,7 @@
-"""Arms on the samples that all of them have: values, paired differences, what is dominated.
+"""Variants on the samples that all of them have: values, paired differences, what is dominated.
 
 An interval bounds 95 % of what other prompts and seeds of the kind would give: pairs of prompt and
-seed are drawn with repetition, both arms' values of a pair together.
+seed are drawn with repetition, both variants' values of a pair together.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 
-from pixelwizard.comparison.arms import Arm, Sample
-from pixelwizard.comparison.distance import distances
-from pixelwizard.config.compare import AGAINST_REAL, DISTANCE
+from pixelwizard.comparison.distance import distances, target_of
+from pixelwizard.comparison.variants import Sample, Variant
+from pixelwizard.config.compare import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.evaluation.score import Score, mean_with_interval
 
@@ -34,13 +34,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm: its scores, their differences from the baseline, and the costs that it loses at.
+    """One variant: its scores, their differences from the baseline, and the costs that it loses at.
 
-    ``dominated``: by cost, whether another arm is at least as good for at most that, and one of
+    ``dominated``: by cost, whether another variant is at least as good for at most that, and one of
     both truly.
     """
 
-    arm: Arm
+    variant: Variant
     scores: dict[str, Score]
     differences: dict[str, Difference] = field(default_factory=dict)
     dominated: dict[str, bool] = field(default_factory=dict)
@@ -48,54 +48,79 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it; ``quality`` is the score that ranks."""
+    """All of it; ``quality`` is the score that ranks, ``target`` that of distance, if it is one."""
 
     rows: list[Row]
     samples: list[Sample]
     quality: str
     baseline: str
-    reference: str
+    target: str | None
     notes: list[str]
 
     @property
     def names(self) -> list[str]:
-        """The scores that every arm has."""
+        """The scores that every variant has."""
         return list(self.rows[0].scores)
 
 
 def compare(
-    arms: Sequence[Arm],
+    variants: Sequence[Variant],
     notes: Sequence[str] = (),
     *,
-    quality: str = DISTANCE,
+    quality: str | None = None,
     baseline: str | None = None,
-    reference: str | None = None,
+    target: str | None = None,
 ) -> Comparison:
-    """Compare the arms on what they share. Raises ConfigError where they share nothing.
+    """Compare the variants on what they share. Raises ConfigError where they share nothing.
 
     Values of different recipes are never compared: for ``quality`` that is an error, another score
     is left out and noted.
     """
     remarks = list(notes)
-    base = _named(arms, baseline, "baseline") if baseline else (arms[0] if arms else None)
-    arms, samples = _common(arms, base, remarks)
-    base = base if base in arms else arms[0]
-    end = _named(arms, reference, "reference") if reference else max(arms, key=lambda arm: arm.nfe)
-    table = _scores(arms, end, samples, quality, remarks)
+    base = _named(variants, baseline, "baseline") if baseline else next(iter(variants), None)
+    variants, samples = _common(variants, base, remarks)
+    base = base if base in variants else variants[0]
+    end = _target(variants, target, quality, remarks)
+    table = _scores(variants, end, samples, quality, remarks)
+    quality = next(iter(table))
     rows = []
-    for arm in arms:
-        compared = {name: _paired(table, name, arm, base, samples) for name in table}
-        scores = {name: _score(table[name][arm.name], name, samples) for name in table}
-        rows.append(Row(arm, scores, compared))
+    for variant in variants:
+        compared = {name: _paired(table, name, variant, base, samples) for name in table}
+        scores = {name: _score(table[name][variant.name], name, samples) for name in table}
+        rows.append(Row(variant, scores, compared))
     costs = [cost for cost in COSTS if cost in table]
     for row in rows:
         row.dominated.update({cost: _dominated(row, rows, quality, cost) for cost in costs})
-    return Comparison(rows, list(samples), quality, base.name, end.name, remarks)
+    name = end.name if end else None
+    return Comparison(rows, list(samples), quality, base.name, name, remarks)
+
+
+def _target(
+    variants: Sequence[Variant], name: str | None, quality: str | None, notes: list[str]
+) -> Variant | None:
+    """What distance is to; None, with a note, where no variant can be that."""
+    if name:
+        named = _named(variants, name, "target")
+        if why := why_no_target(named.settings["schedule"]):
+            raise ConfigError(f"target={name} is none: {why}")
+        return named
+    if found := target_of(variants):
+        return found
+    closest = max(variants, key=lambda variant: variant.steps)
+    missing = (
+        f"no variant can be its target; {closest.name} comes closest, but"
+        f" {why_no_target(closest.settings['schedule'])}; run schedule=unipc50 with the same"
+        " prompts and seeds too"
+    )
+    if quality == DISTANCE:
+        raise ConfigError(f"quality={DISTANCE} cannot be compared: {missing}")
+    notes.append(f"{DISTANCE} is left out: {missing}")
+    return None
 
 
 @dataclass(frozen=True)
 class _Column:
-    """The values of one score of one arm."""
+    """The values of one score of one variant."""
 
     values: dict[Sample, float]
     recipe: str
@@ -105,77 +130,90 @@ class _Column:
 _Table = dict[str, dict[str, _Column]]
 
 
-def _named(arms: Sequence[Arm], name: str, key: str) -> Arm:
-    found = [arm for arm in arms if arm.name == name]
+def _named(variants: Sequence[Variant], name: str, key: str) -> Variant:
+    found = [variant for variant in variants if variant.name == name]
     if not found:
-        raise ConfigError(choice(key, name, [arm.name for arm in arms]))
+        raise ConfigError(choice(key, name, [variant.name for variant in variants]))
     return found[0]
 
 
 def _common(
-    arms: Sequence[Arm], base: Arm | None, notes: list[str]
-) -> tuple[list[Arm], list[Sample]]:
-    """The arms that share samples with the baseline, and what all of those have."""
+    variants: Sequence[Variant], base: Variant | None, notes: list[str]
+) -> tuple[list[Variant], list[Sample]]:
+    """The variants that share samples with the baseline, and what all of those have."""
     if base is None:
         raise ConfigError("there is no finished video in these runs; nothing can be compared yet")
-    sharing = [arm for arm in arms if set(arm.videos) & set(base.videos)]
+    sharing = [variant for variant in variants if set(variant.videos) & set(base.videos)]
     if len(sharing) < 2:
         raise ConfigError(
             f"no two of these runs have a prompt and a seed in common: {base.name} begins with"
             f" {min(base.videos).prompt!r}, seed {min(base.videos).seed}; make them with the same"
             " prompts and seed"
         )
-    for arm in arms:
-        if arm not in sharing:
-            notes.append(f"{arm.name} has no prompt and seed in common with {base.name}: left out")
+    for variant in variants:
+        if variant not in sharing:
+            notes.append(
+                f"{variant.name} has no prompt and seed in common with {base.name}: left out"
+            )
     common = set(base.videos)
-    for arm in sharing:
-        common &= set(arm.videos)
+    for variant in sharing:
+        common &= set(variant.videos)
     if not common:
         raise ConfigError("no prompt and seed is in all of these runs; leave out those that differ")
-    most = max(len(arm.videos) for arm in sharing)
+    most = max(len(variant.videos) for variant in sharing)
     if len(common) < most:
         short = ", ".join(a.name for a in sharing if len(a.videos) < most) or "each has others"
         notes.append(
-            f"all figures are of the {len(common)} videos that every arm has, of up to {most}"
+            f"all figures are of the {len(common)} videos that every variant has, of up to {most}"
             f" ({short})"
         )
     return sharing, [sample for sample in base.videos if sample in common]
 
 
 def _scores(
-    arms: Sequence[Arm], end: Arm, samples: Sequence[Sample], quality: str, notes: list[str]
+    variants: Sequence[Variant],
+    end: Variant | None,
+    samples: Sequence[Sample],
+    quality: str | None,
+    notes: list[str],
 ) -> _Table:
-    """Every score that all arms have, by one recipe each."""
+    """Every score that all variants have, by one recipe each; the one that ranks comes first."""
     table: _Table = {}
-    found, recipe = distances(arms, end, samples)
-    table[DISTANCE] = {name: _Column(values, recipe, False) for name, values in found.items()}
-    seen = [arm.videos[sample].record for arm in arms for sample in samples]
+    if end:
+        found, recipe = distances(variants, end, samples)
+        table[DISTANCE] = {name: _Column(values, recipe, False) for name, values in found.items()}
+    seen = [variant.videos[sample].record for variant in variants for sample in samples]
     names = dict.fromkeys(name for record in seen for name in record.get("metrics", {}))
     for name in [*names, *COSTS]:
-        columns = {arm.name: _column(arm, name, samples) for arm in arms}
+        columns = {variant.name: _column(variant, name, samples) for variant in variants}
         recipes = {column.recipe for column in columns.values() if column}
         if None in columns.values():
             problem = "not every video has it"
         elif len(recipes) > 1:
             problem = f"it was computed by different recipes: {', '.join(sorted(recipes))}"
         else:
-            table[name] = {arm: column for arm, column in columns.items() if column}
+            table[name] = {variant: column for variant, column in columns.items() if column}
             continue
         if name == quality:
             raise ConfigError(f"quality={quality} cannot be compared: {problem}")
         notes.append(f"{name} is left out: {problem}")
     options = [name for name in table if name not in (*COSTS, *AGAINST_REAL)]
+    if quality is None and options:
+        quality = next(name for name in (DISTANCE, "clip", options[0]) if name in options)
     if quality not in options:
+        if not options:
+            raise ConfigError(f"nothing ranks these runs: {'; '.join(notes)}")
         raise ConfigError(choice("quality", quality, options))
+    if quality != DISTANCE and not end:
+        notes.append(f"{quality} ranks in its place")
     return {quality: table.pop(quality), **table}
 
 
-def _column(arm: Arm, name: str, samples: Sequence[Sample]) -> _Column | None:
+def _column(variant: Variant, name: str, samples: Sequence[Sample]) -> _Column | None:
     """The values of a cost or of a score written beside the videos; None if one is missing."""
     found: dict[Sample, tuple[float, str]] = {}
     for sample in samples:
-        record = arm.videos[sample].record
+        record = variant.videos[sample].record
         if name == "seconds":
             detail = record["stages"].get("detail", {})
             value = detail.get("seconds")
@@ -191,7 +229,7 @@ def _column(arm: Arm, name: str, samples: Sequence[Sample]) -> _Column | None:
     if len(found) < len(samples):
         return None
     values = {sample: value for sample, (value, _) in found.items()}
-    return _Column(values, " and ".join(recipes), arm.directions.get(name, False))
+    return _Column(values, " and ".join(recipes), variant.directions.get(name, False))
 
 
 def _score(column: _Column, name: str, samples: Sequence[Sample]) -> Score:
@@ -200,9 +238,11 @@ def _score(column: _Column, name: str, samples: Sequence[Sample]) -> Score:
     return Score(name, mean, low, high, column.recipe, len(samples), column.higher)
 
 
-def _paired(table: _Table, name: str, arm: Arm, base: Arm, samples: Sequence[Sample]) -> Difference:
-    """Arm minus baseline, sample by sample."""
-    ours, theirs = table[name][arm.name], table[name][base.name]
+def _paired(
+    table: _Table, name: str, variant: Variant, base: Variant, samples: Sequence[Sample]
+) -> Difference:
+    """Variant minus baseline, sample by sample."""
+    ours, theirs = table[name][variant.name], table[name][base.name]
     pairs = [ours.values[sample] - theirs.values[sample] for sample in samples]
     mean, low, high = mean_with_interval(torch.tensor(pairs, dtype=torch.float64))
     if low == high == 0:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pixelwizard.comparison.arms import Arm, Sample, Video
+from pixelwizard.comparison.variants import Sample, Variant, Video
+from pixelwizard.config.compare import why_no_target
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation.paired import MOST_PSNR, similarity
 from pixelwizard.records.store import Store
@@ -15,23 +16,31 @@ from pixelwizard.records.store import Store
 Values = dict[str, dict[Sample, float]]
 
 
-def distances(arms: Sequence[Arm], reference: Arm, samples: Sequence[Sample]) -> tuple[Values, str]:
-    """Mean square differences of the latents by arm and sample, and their recipe.
+def target_of(variants: Sequence[Variant]) -> Variant | None:
+    """The variant of the most steps among those that can be a target."""
+    able = [v for v in variants if not why_no_target(v.settings["schedule"])]
+    return max(able, key=lambda variant: variant.steps, default=None)
+
+
+def distances(
+    variants: Sequence[Variant], target: Variant, samples: Sequence[Sample]
+) -> tuple[Values, str]:
+    """Mean square differences of the latents by variant and sample, and their recipe.
 
     Latents are normalised to about unit variance. Where the store has lost one, all videos are
     compared instead: 100 minus their PSNR in dB. Raises ConfigError for latents of unequal sizes.
     """
-    videos = {arm.name: [arm.videos[sample] for sample in samples] for arm in arms}
+    videos = {variant.name: [variant.videos[sample] for sample in samples] for variant in variants}
     if all(_path(video) for row in videos.values() for video in row):
         compare, kind = _latent_distance, "latent-mse"
     else:
         compare, kind = _video_distance, f"{MOST_PSNR:g}-psnr/ffmpeg-yuv420p"
-    ends = videos[reference.name]
+    ends = videos[target.name]
     found = {
         name: {s: compare(v, end) for s, v, end in zip(samples, row, ends, strict=True)}
         for name, row in videos.items()
     }
-    return found, f"{kind}/to={reference.name}/n={len(samples)}"
+    return found, f"{kind}/to={target.name}/n={len(samples)}"
 
 
 def _path(video: Video) -> bool:

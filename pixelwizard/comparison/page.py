@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.comparison.arms import Video
 from pixelwizard.comparison.differences import Comparison
 from pixelwizard.comparison.plot import COLOURS
 from pixelwizard.comparison.tables import legend, to_json
+from pixelwizard.comparison.variants import Video
 from pixelwizard.config.schema import ConfigError, show
 from pixelwizard.io.files import atomic
 from pixelwizard.io.video import VideoError, write_preview
@@ -38,18 +38,18 @@ def write_page(comparison: Comparison, folder: Path) -> list[str]:
 
 
 def _copy_videos(comparison: Comparison, folder: Path, missing: list[str]) -> list[list[str]]:
-    """The videos by sample and arm, as paths in the folder; empty where there is none."""
-    names = [f"{n}-{_slug(row.arm.name)}" for n, row in enumerate(comparison.rows)]
+    """The videos by sample and variant, as paths in the folder; empty where there is none."""
+    names = [f"{n}-{_slug(row.variant.name)}" for n, row in enumerate(comparison.rows)]
     found = []
     for number, sample in enumerate(comparison.samples):
         line = []
         for name, row in zip(names, comparison.rows, strict=True):
             place = f"videos/{name}-{number:03}.mp4"
             try:
-                _copy(row.arm.videos[sample], folder / place)
+                _copy(row.variant.videos[sample], folder / place)
             except (OSError, VideoError) as error:
                 reason = getattr(error, "strerror", None) or error
-                missing.append(f"{row.arm.videos[sample].path} cannot be shown: {reason}")
+                missing.append(f"{row.variant.videos[sample].path} cannot be shown: {reason}")
                 place = ""
             line.append(place)
         found.append(line)
@@ -66,7 +66,7 @@ def _copy(video: Video, place: Path) -> None:
 
 
 def _html(comparison: Comparison, files: list[list[str]], missing: list[str]) -> str:
-    video = next(iter(comparison.rows[0].arm.videos.values())).record["config"]
+    video = next(iter(comparison.rows[0].variant.videos.values())).record["config"]
     data = {
         **to_json(comparison),
         "legend": legend(comparison),
@@ -88,8 +88,8 @@ def _html(comparison: Comparison, files: list[list[str]], missing: list[str]) ->
 
 
 def differing_settings(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every key that is not the same in all arms, with its values in their order."""
-    flat = [_flat(row.arm.settings) for row in comparison.rows]
+    """Every key that is not the same in all variants, with its values in their order."""
+    flat = [_flat(row.variant.settings) for row in comparison.rows]
     keys = dict.fromkeys(key for values in flat for key in values)
     rows = [{"key": key, "values": [values.get(key, "") for values in flat]} for key in keys]
     return [row for row in rows if len(set(row["values"])) > 1]

@@ -13,12 +13,12 @@ from pixelwizard.io.files import atomic
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8C6BB1")
 """Okabe and Ito's palette without its yellow, which paper does not show, and a violet."""
 MARKERS = "osD^vPX*<"
-"""One more than the colours, so that the ninth arm is not like the first."""
+"""One more than the colours, so that the ninth variant is not like the first."""
 LABELS = {"seconds": "seconds of the detail stage per video", "nfe": "network passes (NFE)"}
 
 
 def draw_pareto(comparison: Comparison, path: Path) -> None:
-    """Write the PNG: a panel per cost; told apart by marker too, dominated arms are hollow."""
+    """Write the PNG: a panel per cost; told apart by marker too, dominated variants are hollow."""
     costs = [cost for cost in LABELS if cost in comparison.names]
     figure = Figure(figsize=(4.6 * len(costs) + 2.2, 4.4), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
@@ -56,7 +56,7 @@ def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
             ms=7,
             lw=1,
             capsize=2,
-            label=row.arm.name,
+            label=row.variant.name,
         )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pixelwizard.comparison.arms import read_arms
 from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.page import write_page
 from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.tables import to_csv, to_markdown
+from pixelwizard.comparison.variants import read_variants
 from pixelwizard.config.compare import CompareConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import write_text
@@ -17,13 +17,13 @@ from pixelwizard.records.run_folder import LEDGER, short_hash
 
 def comparison_of(config: CompareConfig) -> Comparison:
     """The comparison that a configuration asks for. Raises ConfigError if there is none."""
-    arms, notes = read_arms([Path(run) for run in config.runs])
+    variants, notes = read_variants([Path(run) for run in config.runs])
     return compare(
-        arms,
+        variants,
         notes,
         quality=config.quality,
         baseline=config.baseline,
-        reference=config.reference,
+        target=config.target,
     )
 
 

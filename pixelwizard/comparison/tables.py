@@ -18,11 +18,11 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     return {
         "quality": comparison.quality,
         "baseline": comparison.baseline,
-        "reference": comparison.reference,
+        "target": comparison.target,
         "samples": [asdict(sample) for sample in comparison.samples],
         "arms": [
             {
-                "name": row.arm.name,
+                "name": row.variant.name,
                 "scores": {name: asdict(score) for name, score in row.scores.items()},
                 "differences": {name: asdict(d) for name, d in row.differences.items()},
                 "dominated": row.dominated,
@@ -34,10 +34,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def flat_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """A row of plain values per arm."""
+    """A row of plain values per variant."""
     rows = []
     for row in comparison.rows:
-        values: dict[str, Any] = {"arm": row.arm.name}
+        values: dict[str, Any] = {"arm": row.variant.name}
         for name, score in row.scores.items():
             values |= {name: score.value, f"{name}/low": score.low, f"{name}/high": score.high}
             values[f"{name}/sign"] = row.differences[name].sign
@@ -46,7 +46,7 @@ def flat_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line per arm and score."""
+    """A line per variant and score."""
     out = io.StringIO()
     head = ["arm", "score", "value", "low", "high", "difference", "difference_low"]
     head += ["difference_high", "sign", "dominated_by_seconds", "dominated_by_nfe", "videos"]
@@ -56,7 +56,7 @@ def to_csv(comparison: Comparison) -> str:
         for name, score in row.scores.items():
             d = row.differences[name]
             lines.writerow(
-                [row.arm.name, name, score.value, score.low, score.high, d.value, d.low, d.high]
+                [row.variant.name, name, score.value, score.low, score.high, d.value, d.low, d.high]
                 + [d.sign, row.dominated.get("seconds"), row.dominated.get("nfe"), score.videos]
                 + [score.higher_is_better, score.recipe]
             )
@@ -64,7 +64,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_text(comparison: Comparison) -> str:
-    """For a terminal: a line per arm, then what must be said."""
+    """For a terminal: a line per variant, then what must be said."""
     rows = _cells(comparison)
     lines = aligned(rows, left=range(len(rows[0])))
     return "\n".join([*lines, "", legend(comparison), *(f"- {n}" for n in comparison.notes)])
@@ -82,27 +82,29 @@ def to_markdown(comparison: Comparison) -> str:
 
 def legend(comparison: Comparison) -> str:
     """How to read the table."""
+    to = comparison.target
+    distance = f" distance is to {to}, from the same noise." if to else ""
     return (
         f"{len(comparison.samples)} pairs of prompt and seed; in brackets the difference from"
         f" {comparison.baseline} with its 95 % interval over them: + better, - worse, ? unclear,"
-        f" = equal. distance is to {comparison.reference}, from the same noise."
+        f" = equal.{distance}"
     )
 
 
 def _cells(comparison: Comparison) -> list[tuple[str, ...]]:
     names = comparison.names
     arrows = [f"{n} {'↑' if comparison.rows[0].scores[n].higher_is_better else '↓'}" for n in names]
-    table: list[tuple[str, ...]] = [("arm", *arrows, "dominated by")]
+    table: list[tuple[str, ...]] = [("variant", *arrows, "dominated by")]
     for row in comparison.rows:
         cells = [_cell(row, name, comparison) for name in names]
         lost = [cost for cost, worse in row.dominated.items() if worse]
-        table.append((row.arm.name, *cells, ", ".join(lost) or "-"))
+        table.append((row.variant.name, *cells, ", ".join(lost) or "-"))
     return table
 
 
 def _cell(row: Row, name: str, comparison: Comparison) -> str:
     value = f"{row.scores[name].value:.4g}"
-    if row.arm.name == comparison.baseline:
+    if row.variant.name == comparison.baseline:
         return value
     return f"{value} ({described(row.differences[name])})"
 

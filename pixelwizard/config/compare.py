@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import List, Literal, Optional
+from typing import Any, List, Literal, Optional
 
 from pixelwizard.config.output import TrackerSettings, check_tracker
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, show
 
 DISTANCE = "distance"
 AGAINST_REAL = ("psnr", "ssim", "vmaf")
+TARGET_STEPS = 32
+"""The fewest steps of a target: from here on all targets rank alike (docs/schedules.md)."""
 
 
 @dataclass(frozen=True)
@@ -17,17 +20,18 @@ class CompareConfig:
     """What one ``compare`` does: the root of its configuration.
 
     ``runs`` are folders of sweeps and of single runs. ``quality`` is the score of the plots:
-    ``distance`` (to the latent that the ``reference``, by default the one with the most network
-    passes, made from the same noise) or a score of the videos. Differences are those from the
-    ``baseline`` (by default the first). ``out`` is where everything goes, by default the sweep.
+    ``distance`` to the latent that the ``target``, by default the run of the most steps, made of
+    the same noise, or a score of the videos; by default distance, where a run can be its target.
+    Differences are those from the ``baseline`` (by default the first). ``out`` is where everything
+    goes, by default the sweep.
     """
 
     task: Literal["compare"] = "compare"
     runs: List[str] = field(default_factory=list)
     out: Optional[str] = None
     baseline: Optional[str] = None
-    reference: Optional[str] = None
-    quality: str = DISTANCE
+    target: Optional[str] = None
+    quality: Optional[str] = None
     tracker: TrackerSettings = field(default_factory=TrackerSettings)
     format: Literal["text", "json"] = "text"
 
@@ -43,3 +47,19 @@ class CompareConfig:
             raise ConfigError(f"tracker={self.tracker.kind} records no comparison; nearest: wandb")
         if self.tracker.logger is not None:
             raise ConfigError("tracker.logger records no comparison; leave it out")
+
+
+def why_no_target(schedule: Mapping[str, Any]) -> str:
+    """Why a schedule, as plain values, is no target of a distance; empty if it is one.
+
+    A target follows the network's path closely by its steps alone, told nothing of their sizes.
+    """
+    steps = len(schedule.get("timesteps") or range(schedule["steps"]))
+    if steps < TARGET_STEPS:
+        return f"it has {steps} steps, and at least {TARGET_STEPS} are needed"
+    for name in ("step_sizes", "skip"):
+        if schedule.get(name, "none") != "none":
+            return f"its schedule has {name}={show(schedule[name])}, which must be none"
+    if not isinstance(schedule["solver"], str):
+        return f"its solver {show(schedule['solver'])} is not one of pixelwizard's"
+    return ""

@@ -68,7 +68,7 @@ class SweeperSettings:
     """Who chooses the jobs: every combination, or Optuna by ``quality`` and ``cost``.
 
     ``n_jobs`` trials are chosen before the first of them runs, so that a launcher can run them at
-    once. ``reference`` is the override of the run that ``distance`` is to.
+    once. ``target`` is the override of the run that ``distance`` is to.
     """
 
     kind: Literal["basic", "optuna"] = "basic"
@@ -77,7 +77,7 @@ class SweeperSettings:
     sampler: Optional[Part] = field(default=None, metadata=door("optuna.samplers.BaseSampler"))
     quality: str = "distance"
     cost: Literal["nfe", "seconds"] = "nfe"
-    reference: str = "schedule=unipc50"
+    target: str = "schedule=unipc50"
     params: Optional[Dict[str, Any]] = None
 
     def check(self) -> None:

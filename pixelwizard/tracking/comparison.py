@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 
 def log_comparison(
     config: CompareConfig,
-    arms: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
     folder: Path,
     warn: Callable[[str], None],
 ) -> None:
-    """Record what lies in ``folder``; ``arms`` are flat rows. Nothing that goes wrong gets out.
+    """Record what lies in ``folder``; ``rows`` are flat rows. Nothing that goes wrong gets out.
 
     The page goes along without its videos; with ``tracker.artifact`` the whole report does.
     """
     if config.tracker.kind == "none":
         return
     try:
-        _log(config, arms, folder, warn)
+        _log(config, rows, folder, warn)
     except Exception as error:
         log.exception("the tracker failed")
         warn(f"tracker=wandb failed ({reason(error)}); everything is in {folder} all the same")
@@ -36,7 +36,7 @@ def log_comparison(
 
 def _log(
     config: CompareConfig,
-    arms: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
     folder: Path,
     warn: Callable[[str], None],
 ) -> None:
@@ -48,7 +48,7 @@ def _log(
     session = Session(folder, config.tracker, warn, config.task, values)
     report = folder / "report"
     with session.environment():
-        session.log_table("comparison", [*arms[0]], [list(arm.values()) for arm in arms])
+        session.log_table("comparison", [*rows[0]], [list(row.values()) for row in rows])
         page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
         picture = wandb.Image(str(folder / "pareto.png"))
         session.run.log({"pareto": picture, "report": page})

@@ -22,10 +22,10 @@ function fillScores() {
   const names = Object.keys(data.arms[0].scores);
   const arrow = (name) => (data.arms[0].scores[name].higher_is_better ? " ↑" : " ↓");
   const heads = names.map((name) => node("th", { scope: "col", title: data.arms[0].scores[name].recipe }, name + arrow(name)));
-  byId("scores").append(node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "arm"), ...heads, node("th", { scope: "col" }, "dominated by"))));
+  byId("scores").append(node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "variant"), ...heads, node("th", { scope: "col" }, "dominated by"))));
   const body = node("tbody");
   data.arms.forEach((arm, index) => {
-    const roles = [arm.name === data.baseline && "baseline", arm.name === data.reference && "reference"].filter(Boolean);
+    const roles = [arm.name === data.baseline && "baseline", arm.name === data.target && "target"].filter(Boolean);
     const head = node("th", { scope: "row" }, swatch(data, index), arm.name);
     if (roles.length) head.append(node("small", { class: "hint" }, ` (${roles.join(", ")})`));
     const cells = names.map((name) => cell(arm, name));
@@ -165,7 +165,7 @@ function connect() {
   player.tell();
 }
 
-byId("summary").textContent = `${data.arms.length} arms on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, reference ${data.reference}.`;
+byId("summary").textContent = `${data.arms.length} variants on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, ${data.target ? `distance to ${data.target}` : "no distance"}.`;
 byId("legend").textContent = data.legend;
 byId("plots").append(...["seconds", "nfe"].filter((cost) => cost in data.arms[0].scores).map((cost) => plot(data, cost)));
 byId("names").append(...data.arms.map((arm, index) => node("li", {}, swatch(data, index), arm.name)));

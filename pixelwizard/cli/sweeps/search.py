@@ -14,7 +14,8 @@ from typing import Any
 
 from pixelwizard.cli.sweeps.launchers import EXTRA
 from pixelwizard.cli.sweeps.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.compare import DISTANCE, why_no_target
+from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.sweep import Choice, Search, SweeperSettings
 from pixelwizard.config.targets import door_of
 from pixelwizard.io.reasons import say
@@ -38,7 +39,7 @@ class _Value:
 
 
 def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) -> int:
-    """Run the reference, then the trials; returns the exit code of a sweep.
+    """Run the target, then the trials; returns the exit code of a sweep.
 
     A trial that fails, or that no run can have, does not end the search. Raises ConfigError
     without Optuna.
@@ -47,8 +48,13 @@ def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) 
     part = settings.sampler
     assert part is not None
     sampler = door_of(SweeperSettings, "sampler").make(part, "hydra.sweeper.sampler")
-    reference = make_job([settings.reference])
-    if code := run_sweep(folder, {reference.folder.name: reference}, launch):
+    target = make_job([settings.target])
+    why = why_no_target(to_plain(target.config.schedule))
+    if why and settings.quality == DISTANCE:
+        raise ConfigError(
+            f"hydra.sweeper.target={settings.target} is none: {why}; nearest: schedule=unipc50"
+        )
+    if code := run_sweep(folder, {target.folder.name: target}, launch):
         return code
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     found: dict[int, tuple[str, _Value]] = {}
@@ -61,7 +67,7 @@ def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) 
             return code
         for trial in trials:
             job = made[trial.number]
-            value = _measured(reference, job, search) if job and job.finished() else None
+            value = _measured(target, job, search) if job and job.finished() else None
             if value is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
@@ -89,19 +95,21 @@ def _overrides(trial: Any) -> list[str]:
     return [f"{key}={value}" for key, value in trial.params.items()]
 
 
-def _measured(reference: SweepJob, job: SweepJob, search: Search) -> _Value | None:
+def _measured(target: SweepJob, job: SweepJob, search: Search) -> _Value | None:
     """Means over the prompts; None, and a sentence, where the score is not there."""
-    from pixelwizard.comparison.arms import read_arms  # torch: only where something is measured
+    # with torch: only where something is measured
     from pixelwizard.comparison.differences import compare
+    from pixelwizard.comparison.variants import read_variants
 
     names = search.settings
     try:
-        arms, _ = read_arms([reference.folder, job.folder])
-        rows = compare(arms, quality=names.quality, reference=arms[0].name).rows
+        variants, _ = read_variants([target.folder, job.folder])
+        to = variants[0].name if names.quality == DISTANCE else None
+        rows = compare(variants, quality=names.quality, target=to).rows
     except ConfigError as error:
         say(str(error))
         return None
-    scores = next(row.scores for row in rows if row.arm.name == arms[-1].name)
+    scores = next(row.scores for row in rows if row.variant.name == variants[-1].name)
     quality = scores[names.quality]
     return _Value(quality.value, scores[names.cost].value, quality.higher_is_better)
 

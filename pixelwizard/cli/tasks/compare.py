@@ -14,7 +14,7 @@ from pixelwizard.config.schema import ConfigError
 EXAMPLES = """\
   pixelwizard compare outputs/schedules                    a sweep: what is there of it
   pixelwizard compare outputs/a outputs/b baseline=a       single runs, differences from a
-  pixelwizard compare outputs/schedules quality=clip-score reference=unipc50
+  pixelwizard compare outputs/schedules quality=clip-score target=unipc50
   pixelwizard compare outputs/schedules format=json        one JSON object on stdout
 
 report/index.html opens in a browser from disk; beside it are pareto.png, comparison.csv and .md."""

@@ -1,6 +1,6 @@
-"""Run folders and sweeps -> arms: what was sampled in one way, by prompt and seed. No torch here.
+"""Run folders and sweeps -> variants: what was sampled in one way, by prompt and seed. No torch.
 
-Runs that differ in nothing but prompts and seed are one arm.
+Runs that differ in nothing but prompts and seed are one variant.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_ha
 
 DONE = "done"
 OWN = ("seed", "prompt", "prompts")
-"""Keys that tell runs of an arm apart, and not arms."""
+"""Keys that tell runs of a variant apart, and not variants."""
 STATUS = "status.json"
 
 
@@ -42,7 +42,7 @@ class Video:
 
 
 @dataclass
-class Arm:
+class Variant:
     """One way of sampling; ``directions``: score -> whether more of it is better."""
 
     name: str
@@ -51,10 +51,10 @@ class Arm:
     directions: dict[str, bool] = field(default_factory=dict)
 
     @property
-    def nfe(self) -> int:
-        """Passes through the detail network for a video."""
-        first = next(iter(self.videos.values()))
-        return int(first.record["detail"]["nfe"])
+    def steps(self) -> int:
+        """Steps of the detail stage."""
+        schedule = self.settings["schedule"]
+        return len(schedule.get("timesteps") or range(schedule["steps"]))
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class _Run:
     label: str
 
 
-def read_arms(folders: Sequence[Path]) -> tuple[list[Arm], list[str]]:
-    """The arms in the order they appear, and a sentence about everything that is not there.
+def read_variants(folders: Sequence[Path]) -> tuple[list[Variant], list[str]]:
+    """The variants in the order they appear, and a sentence about everything that is not there.
 
     Raises ConfigError for a folder that is neither a sweep nor a run of ``generate``.
     """
-    arms: dict[str, Arm] = {}
+    variants: dict[str, Variant] = {}
     notes: list[str] = []
     runs = [run for folder in folders for run in _runs(folder, notes)]
     for run in runs:
@@ -77,12 +77,12 @@ def read_arms(folders: Sequence[Path]) -> tuple[list[Arm], list[str]]:
         for video in _videos(run, config, notes):
             weights = video.record["weights"]
             key = short_hash([base, weights])
-            arm = arms.setdefault(key, Arm(run.label, {**base, "weights": weights}))
-            arm.directions |= _directions(run.folder)
+            variant = variants.setdefault(key, Variant(run.label, {**base, "weights": weights}))
+            variant.directions |= _directions(run.folder)
             sample = Sample(video.record["prompt"], video.record["seed"])
-            arm.videos.setdefault(sample, video)
-    _name_apart(arms)
-    return list(arms.values()), notes
+            variant.videos.setdefault(sample, video)
+    _name_apart(variants)
+    return list(variants.values()), notes
 
 
 def _runs(folder: Path, notes: list[str]) -> Iterator[_Run]:
@@ -149,14 +149,14 @@ def _directions(folder: Path) -> dict[str, bool]:
         return {}
 
 
-def _name_apart(arms: Mapping[str, Arm]) -> None:
+def _name_apart(variants: Mapping[str, Variant]) -> None:
     """``schedule=a`` becomes ``a`` where all say schedule; equal names get their hash."""
-    pairs = [arm.name.split("=", 1) for arm in arms.values()]
-    if len(arms) > 1 and len({pair[0] for pair in pairs}) == 1:
+    pairs = [variant.name.split("=", 1) for variant in variants.values()]
+    if len(variants) > 1 and len({pair[0] for pair in pairs}) == 1:
         if all(len(pair) == 2 and "," not in pair[1] for pair in pairs):
-            for arm, pair in zip(arms.values(), pairs, strict=True):
-                arm.name = pair[1]
-    names = [arm.name for arm in arms.values()]
-    for key, arm in arms.items():
-        if names.count(arm.name) > 1:
-            arm.name = f"{arm.name}-{key}"
+            for variant, pair in zip(variants.values(), pairs, strict=True):
+                variant.name = pair[1]
+    names = [variant.name for variant in variants.values()]
+    for key, variant in variants.items():
+        if names.count(variant.name) > 1:
+            variant.name = f"{variant.name}-{key}"
