@@ -20,7 +20,7 @@ from test_interrupt import PRELOAD, files
 
 from pixelwizard import worker
 from pixelwizard.cli.sweeps import ledger
-from pixelwizard.cli.sweeps.ledger import Ended, Ledger, SweepJob, job_name, run_sweep
+from pixelwizard.cli.sweeps.ledger import Ended, SweepJob, job_name, run_sweep
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sampler import SamplerSettings
@@ -28,6 +28,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.launch.launch import _warm, kept_warm, launch
 from pixelwizard.records import failures
 from pixelwizard.records.failures import Failure, read_failure
+from pixelwizard.records.lock import locked
 
 TWO = SamplerSettings(steps=2, step_sizes="raw")
 RUNS = ((TWO, 0), (TWO, 1), (SamplerSettings(steps=3, solver="euler"), 1))
@@ -189,9 +190,10 @@ def test_the_ledger_tells_failed_from_out_of_memory_and_why(
     states = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
     assert [state["status"] for state in states.values()] == ["out of memory", "failed", "done"]
     assert states["seed=1"]["reason"] == "prompt a failed: detail: no"
-    said = capsys.readouterr().err
-    assert "2 of 3 jobs failed:" in said
-    assert "seed=0: out of memory: SIGKILL ended the worker" in said
+    said = capsys.readouterr()
+    assert "[2/3] seed=1: failed: prompt a failed: detail: no\n" in said.out
+    assert "2 of 3 jobs failed:" in said.err
+    assert "seed=0: out of memory: SIGKILL ended the worker" in said.err
     ran.clear()
     fakes_again = fakes(tmp_path, monkeypatch, {})
     assert run_sweep(tmp_path, jobs) == 0 and fakes_again == ["seed=0", "seed=1"]
@@ -208,8 +210,21 @@ def test_a_job_whose_results_are_gone_runs_again(
 
 
 def test_two_sweeps_in_one_folder_are_refused(backbone: BackboneSettings, tmp_path: Path) -> None:
-    with Ledger(tmp_path), pytest.raises(ConfigError, match="in use by another process"):
+    in_use = rf"sweep_dir={tmp_path} is in use by process {os.getpid()} .*train"
+    with locked(tmp_path, "pixelwizard -m train"), pytest.raises(ConfigError, match=in_use):
         run_sweep(tmp_path, plain_jobs(backbone, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"jobs": [1]}', '{"jobs": {"seed=0": 3}}', "[" * 100_000, "\0"]
+)
+def test_a_damaged_ledger_is_named_in_one_sentence(
+    backbone: BackboneSettings, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"sweep.json is damaged: [^\n]+; remove it$"):
+        run_sweep(tmp_path, plain_jobs(backbone, tmp_path))
+    assert (tmp_path / "sweep.json").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -229,6 +244,7 @@ def test_the_store_says_what_it_spared(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     costs = {"anchor": {"seconds": 2.5, "reused": True}, "detail": {"seconds": 9, "reused": False}}
     (tmp_path / "videos" / "a.json").write_text(json.dumps({"stages": costs}))
+    (tmp_path / "videos" / "b.json").write_text('{"stages": [')
     assert ledger.saved([tmp_path, tmp_path]).startswith("the store spared 5.0 s: 2 x anchor (5.0")
     assert ledger.saved([tmp_path / "nothing"]) == ""
     assert Ended(0).state == {"status": "done"}

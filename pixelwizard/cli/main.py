@@ -15,7 +15,7 @@ from pixelwizard.cli.overrides import split_folders
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, command
 from pixelwizard.config import catalog
 from pixelwizard.config.schema import ConfigError, join, to_plain, unknown
-from pixelwizard.io.reasons import say
+from pixelwizard.io.reasons import reason, say
 from pixelwizard.io.streams import settle_streams
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ValueError as error:
         say(str(error))
+        return USER_ERROR
+    except OSError as error:
+        say(f"{error.filename or 'stdout'}: {reason(error)}")
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED

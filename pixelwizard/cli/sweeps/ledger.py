@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,8 +12,10 @@ from typing import Any
 
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.io.files import write_text
+from pixelwizard.io.files import read_json, write_json
+from pixelwizard.io.reasons import printable, say
 from pixelwizard.records.failures import OUT_OF_MEMORY, Failure, kernel_kills, read_failure
+from pixelwizard.records.lock import locked
 from pixelwizard.records.run_folder import CONFIG, LEDGER, short_hash
 
 PENDING, DONE, FAILED = "pending", "done", "failed"
@@ -48,8 +48,8 @@ class SweepJob:
         kills = kernel_kills()
         try:
             code = command(self.task).run(self.config, self.command_line)
-        except ValueError as error:
-            print(f"pixelwizard: {error}", file=sys.stderr)
+        except (ValueError, OSError) as error:
+            say(str(error))
             return Ended(USER_ERROR, Failure(str(error)))
         if code == 0 or code in INTERRUPTS:
             return Ended(code)
@@ -95,101 +95,73 @@ def run_sweep(folder: Path, jobs: Mapping[str, SweepJob], launch: Launch = in_tu
 
     A job that fails does not end the sweep. Jobs of an earlier sweep in the folder stay listed.
     """
-    with Ledger(folder) as ledger:
+    with locked(folder, key="sweep_dir"):
+        ledger = Ledger(folder / LEDGER)
         todo = {name: job for name, job in jobs.items() if not ledger.done(name, job)}
         for number, (name, ended) in enumerate(launch(todo), start=1):
             if ended.code in INTERRUPTS:
                 return ended.code
             ledger.note(name, ended)
-            print(f"[{number}/{len(todo)}] {name}: {ledger.states[name]['status']}", flush=True)
-        return ledger.sum_up(jobs)
+            print(f"[{number}/{len(todo)}] {name}: {ledger.summary(name)}", flush=True)
+    if text := saved([job.folder for job in jobs.values()]):
+        print(text, file=sys.stderr)
+    failed = [name for name in jobs if not ledger.has(name, DONE)]
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
+    for name in failed:
+        print(f"  {name}: {ledger.summary(name)}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
 
 
 class Ledger:
-    """``sweep.json``, written after every change; a context in which no other sweep may run there.
+    """``sweep.json``, written after every change.
 
-    A job is pending, done, failed or out of memory, the latter two with the reason.
+    A job is pending, done, failed or out of memory, the latter two with the reason. Raises
+    ConfigError for a file that is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.states: dict[str, dict[str, Any]] = {}
-        self._stack = contextlib.ExitStack()
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        jobs = read_json(path).get("jobs") if path.exists() else {}
+        if not isinstance(jobs, dict) or not all(
+            isinstance(state, dict) for state in jobs.values()
+        ):
+            raise ConfigError(f"{path} is damaged: it is no ledger of a sweep; remove it")
+        self.states: dict[str, dict[str, Any]] = jobs
 
-    def __enter__(self) -> Ledger:
-        with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self._stack.enter_context(open(self.folder / ".lock", "w"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._stack.close()
-            raise ConfigError(
-                f"sweep_dir={self.folder} is in use by another process; wait for it to end"
-            ) from None
-        self.states = self._read()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def has(self, name: str, status: str) -> bool:
+        """Whether a job is in this state."""
+        return self.states.get(name, {}).get("status") == status
 
     def done(self, name: str, job: SweepJob) -> bool:
         """Whether a job is done, and list it as pending if not."""
-        state = self.states.get(name, {})
-        if state.get("status") == DONE and job.finished():
+        if self.has(name, DONE) and job.finished():
             return True
-        self.states[name] = {"status": PENDING, "overrides": list(job.swept)}
-        self._write()
+        self._set(name, {"status": PENDING, "overrides": list(job.swept)})
         return False
 
     def note(self, name: str, ended: Ended) -> None:
         """A job has ended."""
-        self.states[name] = {**ended.state, "overrides": self.states[name]["overrides"]}
-        self._write()
+        self._set(name, {**ended.state, "overrides": self.states[name]["overrides"]})
 
-    def sum_up(self, jobs: Mapping[str, SweepJob]) -> int:
-        """Say what the store saved and which jobs failed; the exit code."""
-        if text := saved([job.folder for job in jobs.values()]):
-            print(text, file=sys.stderr)
-        failed = [name for name in jobs if self.states[name]["status"] != DONE]
-        if failed:
-            print(f"{len(failed)} of {len(jobs)} jobs failed:", file=sys.stderr)
-        for name in failed:
-            state = self.states[name]
-            print(f"  {name}: {state['status']}: {state['reason']}", file=sys.stderr)
-        return SOME_FAILED if failed else 0
+    def summary(self, name: str) -> str:
+        """The state of a job, and the job's own sentence if it failed."""
+        state = self.states[name]
+        return printable(": ".join(state[key] for key in ("status", "reason") if key in state))
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            text = (self.folder / LEDGER).read_text(encoding="utf-8")
-            return dict(json.loads(text)["jobs"])
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, KeyError):
-            raise ConfigError(
-                f"sweep_dir={self.folder} holds a broken {LEDGER}; remove the file"
-            ) from None
-
-    def _write(self) -> None:
-        with self._writing():
-            write_text(self.folder / LEDGER, json.dumps({"jobs": self.states}, indent=1) + "\n")
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror
-            raise ConfigError(f"sweep_dir={self.folder} cannot be written: {reason}") from None
+    def _set(self, name: str, state: dict[str, Any]) -> None:
+        self.states[name] = state
+        write_json(self.path, {"jobs": self.states})
 
 
 def saved(folders: Iterable[Path]) -> str:
     """What the store spared the videos of some runs: seconds and results by stage; may be empty."""
     seconds: dict[str, list[float]] = {}
     for path in (path for folder in folders for path in (folder / "videos").glob("*.json")):
-        for stage, cost in json.loads(path.read_text(encoding="utf-8"))["stages"].items():
-            if cost.get("reused"):
-                seconds.setdefault(stage, []).append(cost["seconds"])
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            for stage, cost in read_json(path)["stages"].items():
+                if cost.get("reused"):
+                    seconds.setdefault(stage, []).append(float(cost["seconds"]))
     if not seconds:
         return ""
     parts = (f"{len(costs)} x {stage} ({sum(costs):.1f} s)" for stage, costs in seconds.items())
