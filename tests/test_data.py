@@ -22,6 +22,7 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
 from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import check
 from pixelwizard.config.train import TrainConfig, TrainerSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
@@ -330,10 +331,13 @@ def test_encoded_clips_train_like_clips(
     "changes, sentence",
     [
         (dict(kind="clips"), "data.captions is missing"),
-        (dict(captions="a.csv"), "data.captions=a.csv has no part in data=shapes"),
-        (dict(kind="latents", shard=8), "data.shard=8 has no part in data=latents"),
+        (dict(captions="a.csv"), "data.captions=a.csv is for data=clips; leave it out"),
+        (dict(kind="latents", shard=8), "data.shard=8 is for data=shapes or data=clips"),
         (dict(degradation=DegradationSettings(kernels=[8])), "kernels.* must be odd; nearest: 9"),
-        (dict(degradation=DegradationSettings(shrink=[4.0])), "the least and the greatest factor"),
+        (
+            dict(degradation=DegradationSettings(shrink=[4.0])),
+            "shrink=.* must be the least and the greatest",
+        ),
         (dict(growth=-1.0), "data.growth=-1.0 must be at least 0"),
     ],
 )
@@ -342,4 +346,4 @@ def test_impossible_data_is_refused(
 ) -> None:
     config = training_on(backbone, tmp_path, DataSettings())
     with pytest.raises(ConfigError, match=sentence):
-        replace(config, data=replace(config.data, **changes)).check()
+        check(replace(config, data=replace(config.data, **changes)))

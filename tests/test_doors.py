@@ -71,9 +71,6 @@ class Root(RunSettings):
     resolution: Dict[str, Part] = field(default_factory=dict, metadata=door("logging.Filter"))
     memory: Optional[Part] = field(default=None, metadata=door("logging.Filter"))
 
-    def check(self) -> None:
-        """Nothing."""
-
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

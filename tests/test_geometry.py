@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pixelwizard.config.geometry import MOST_SQUEEZED, Geometry, squeezed
-from pixelwizard.config.resolution import ResolutionSettings, check_resolution
+from pixelwizard.config.resolution import ResolutionSettings
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,6 @@ def test_no_video_on_the_grid_squeezes_its_anchor() -> None:
     for width in range(32, 1300, 96):
         for height in range(32, 1300, 64):
             size = ResolutionSettings(width, height, frames=5)
-            check_resolution(size)
+            size.check("resolution")
             low = size.anchor_geometry
             assert squeezed((low.width, low.height), (width, height)) <= MOST_SQUEEZED

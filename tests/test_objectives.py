@@ -29,6 +29,7 @@ from pixelwizard.config.objective import (
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import check
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.config.targets import Target
 from pixelwizard.config.train import TrainConfig
@@ -246,7 +247,9 @@ def test_objectives_that_cannot_be_are_refused_in_a_sentence(
     settings: dict[str, Any], stage: Any, sentence: str
 ) -> None:
     with pytest.raises(ConfigError, match=sentence) as refused:
-        check_objective(replace(ObjectiveSettings(), **settings), stage)
+        objective = replace(ObjectiveSettings(), **settings)
+        check(objective, "objective")
+        check_objective(objective, stage)
     assert "\n" not in str(refused.value)
 
 

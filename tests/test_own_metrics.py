@@ -14,7 +14,7 @@ from test_evaluate import shape_clip, write
 from pixelwizard.cli.tasks.evaluate import check
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.metrics import MetricsSettings, check_metrics
+from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.evaluation.evaluate import SOME_SKIPPED, evaluate
@@ -159,7 +159,7 @@ def test_what_is_no_metric_is_refused_before_anything_is_scored(
 
 def test_the_name_of_a_score_is_given_once() -> None:
     with pytest.raises(ConfigError, match="metrics.extra.fvd must be a new name"):
-        check_metrics(settings(fvd=Target("brightness.Brightness")), None, 17)
+        settings(fvd=Target("brightness.Brightness")).check("metrics")
 
 
 def test_another_source_means_other_scores(module: Path) -> None:

@@ -16,12 +16,14 @@ from pixelwizard.config.parallel import (
     resolve,
 )
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import check
 from pixelwizard.records.run_folder import config_hash
 
 
 def sizes(gpus: int, heads: int = 24, guided: bool = True, **given: Any) -> tuple[int, int, int]:
     """What the settings come to on so many GPUs."""
     wanted = ParallelSettings(**given)
+    check(wanted, "parallel")
     check_parallel(wanted, heads, guided, tokens=100)
     mesh = resolve(wanted, heads, gpus, guided)
     return mesh.prompts, mesh.guidance, mesh.sequence

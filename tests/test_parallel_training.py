@@ -19,6 +19,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import check
 from pixelwizard.config.train import CheckpointSettings, TrainConfig, TrainerSettings
 from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.training.checkpointing import read_checkpoint
@@ -138,4 +139,4 @@ def test_what_ranks_cannot_share_is_refused(
 ) -> None:
     config = replace(config_of(backbone, tmp_path, "run", COPIES, STEPS), **changes)
     with pytest.raises(ConfigError, match=sentence):
-        config.check()
+        check(config)

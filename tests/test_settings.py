@@ -9,8 +9,9 @@ import pytest
 
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.sampler import SamplerSettings, check_sampler
+from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import marked
 from pixelwizard.records.run_folder import claim, config_hash
 
 
@@ -135,4 +136,59 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
 def test_guided_steps_without_guidance_are_refused() -> None:
     sampler = SamplerSettings(guidance=1.0, guided_steps=[0])
     with pytest.raises(ConfigError, match=r"schedule.guided_steps=\[0\] needs a schedule.guidance"):
-        check_sampler(sampler, "schedule")
+        sampler.check("schedule")
+
+
+SHARED = {"run_dir", "search", "replaced"}
+MARKED: dict[tuple[str, str], set[str]] = {
+    ("path", "generate"): {"run_dir", "store.dir", "prompts", "reference", "metrics.folder"}
+    | {"backbone.folder", "backbone.anchor", "backbone.detail"},
+    ("path", "train"): {"run_dir", "data.dir", "data.captions", "objective.init_from"}
+    | {"backbone.folder", "backbone.anchor", "backbone.detail", "metrics.folder"},
+    ("path", "fetch"): {"source.folder"},
+    ("path", "replay"): {"file", "out"},
+    ("path", "compare"): {"runs", "out"},
+    ("path", "evaluate"): {"run_dir", "videos", "captions", "reference", "metrics.folder"},
+    ("incidental", "generate"): {*SHARED, "store", "tracker", "group_size", "save_anchor"}
+    | {"memory.mode", "memory.budget_gb", "memory.chunk", "parallel", "metrics", "reference"},
+    ("incidental", "train"): {*SHARED, "tracker", "parallel", "checkpoint", "samples", "metrics"}
+    | {f"trainer.{name}" for name in ("max_steps", "max_minutes", "threads", "log_every")}
+    | {"trainer.gradient_checkpointing", "data.workers"},
+    ("incidental", "encode"): {*SHARED, "data.workers"},
+    ("incidental", "evaluate"): {*SHARED, "format"},
+    ("names_run", "generate"): {"backbone", "resolution", "schedule"},
+    ("names_run", "train"): {"backbone", "resolution", "schedule"},
+    ("names_run", "bench"): {"bench", "backbone", "resolution", "schedule"},
+    ("names_run", "evaluate"): {"metrics"},
+    ("of_sample", "generate"): {"seed", "prompt", "prompts"},
+    ("of_latents", "encode"): {"stage", "backbone.name", "backbone.vae", "backbone.text"}
+    | {"backbone.dit", "resolution.width", "resolution.height", "resolution.frames"}
+    | {"resolution.anchor_width", "resolution.anchor_height"},
+}
+
+
+@pytest.mark.parametrize(("mark", "task"), MARKED)
+def test_a_field_says_what_its_key_is_for(mark: str, task: str) -> None:
+    assert marked(tasks.roots()[task], mark).keys() == MARKED[mark, task]
+
+
+def test_every_group_is_checked_and_named_by_its_key() -> None:
+    values = {"run_dir": "run", "task": "bench", "second": {"width": 33}}
+    with pytest.raises(ConfigError, match=r"second.width=33 is not a multiple of 32"):
+        tasks.from_plain(values)
+    values = {"run_dir": "run", "task": "train", "optimizer": {"betas": [0.9, 1.5]}}
+    with pytest.raises(ConfigError, match=r"optimizer.betas=1.5 must be at most 1.0"):
+        tasks.from_plain(values)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"kind": "shapes", "fps": 12.0}, "data.fps=12.0 is for data=clips; leave it out"),
+        ({"kind": "latents", "shard": 4}, "data.shard=4 is for data=shapes or data=clips; leave"),
+        ({"kind": "clips", "captions": "a.csv", "count": 1}, "data.count=1 is for data=shapes;"),
+    ],
+)
+def test_what_a_kind_has_no_use_for_is_refused(data: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        tasks.from_plain({"run_dir": "run", "task": "train", "data": data})

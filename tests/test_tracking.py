@@ -17,7 +17,7 @@ from small import BACKBONE, small_config
 from wandb_files import Server, history, records, settings_of
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.output import TrackerSettings, VideoSettings, check_tracker
+from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.generation.contact_sheet import write_contact_sheet
@@ -306,7 +306,7 @@ def test_the_variables_of_wandb_hold_where_nothing_is_set(
 
 def test_settings_of_another_tracker_are_refused() -> None:
     with pytest.raises(ConfigError, match="tracker.mode=online is for tracker=wandb"):
-        check_tracker(TrackerSettings(kind="csv", mode="online"))
+        TrackerSettings(kind="csv", mode="online").check("tracker")
 
 
 def test_an_error_of_an_attached_logger_ends_only_its_record(

@@ -15,6 +15,7 @@ from torch import Tensor
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ReconstructionSettings, ShortcutSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import check
 from pixelwizard.config.train import OptimizerSettings, TrainerSettings
 from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -126,7 +127,7 @@ def test_weights_that_no_latent_has_are_refused_in_a_sentence(
     flow = replace(EVEN, channels=weights)
     config = small_training(backbone, tmp_path, tmp_path, "anchor", flow=flow)
     with pytest.raises(ConfigError, match=sentence):
-        config.check()
+        check(config)
 
 
 def test_a_decoder_alone_leaves_the_encoder_as_it_was(
@@ -227,7 +228,7 @@ def test_impossible_data_is_refused_in_a_sentence(
 ) -> None:
     config = small_training(backbone, tmp_path, tmp_path, "vae")
     with pytest.raises(ConfigError) as refused:
-        replace(config, data=replace(config.data, **changes)).check()
+        check(replace(config, data=replace(config.data, **changes)))
     assert str(refused.value) == sentence
 
 

@@ -13,6 +13,7 @@ from pixelwizard.cli.tasks import plan
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import check
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.training_cost import plan_training, trace_step
@@ -69,4 +70,4 @@ def test_the_plan_of_a_training_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert [entry["gpus"] for entry in found["plans"]] == [1, 8]
     assert found["plans"][0]["peak_gb"] > found["plans"][1]["peak_gb"]
     with pytest.raises(ConfigError, match="gpus.* is for train"):
-        replace(config, train=None, gpus=[2]).check()
+        check(replace(config, train=None, gpus=[2]))

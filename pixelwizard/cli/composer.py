@@ -27,21 +27,13 @@ from omegaconf.errors import OmegaConfBaseException
 from pixelwizard.cli.overrides import check_option, checked, fills_node, split_folders
 from pixelwizard.config import catalog, schema, tasks
 from pixelwizard.config.importing import TARGET, search_in
-from pixelwizard.config.objective import RANDOM
 from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import marked
 from pixelwizard.config.targets import check_doors, is_own_part, targets
 from pixelwizard.models.checkpoints import own_statistics
-from pixelwizard.records.run_folder import config_hash, incidental
+from pixelwizard.records.run_folder import config_hash
 
-PATHS = (
-    *("run_dir", "store.dir", "prompts", "backbone.folder", "backbone.anchor", "backbone.detail"),
-    *("data.dir", "data.captions", "objective.init_from", "source.folder", "file", "plot"),
-    *("out", "runs", "videos", "captions", "reference", "metrics.folder"),
-)
-"""Keys that hold paths: made absolute, so that a run does not depend on the working directory."""
-NAMING = ("bench", "backbone", "resolution", "schedule", "metrics")
-"""Groups whose choices name the default run folder, unless an experiment does."""
 PENDING = "pending"
 BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 has to be told that it behaves like itself; 1.4 does not want to hear it."""
@@ -165,9 +157,8 @@ class Composer:
         values: Any = OmegaConf.to_container(ours, resolve=True)
         if prompts:
             values["prompt"] = list(prompts)
-        for key in PATHS:
-            if (values["task"], key) != ("compare", "reference"):  # there it is one of the runs
-                _make_absolute(values, key)
+        for key, words in marked(tasks.roots()[self.task], "path").items():
+            _make_absolute(values, key, () if words is True else words)
         _take_statistics(values, composed.hydra.overrides.task)
         if "run_dir" not in values:
             return self._with_targets(tasks.from_plain(values))
@@ -181,8 +172,9 @@ class Composer:
         if given:
             return config
         names = [choices["experiments"]] if choices.get("experiments") else []
-        naming = [group for group in NAMING if group not in incidental(config.task)]
-        names = names or [choices[group] for group in naming if group in choices]
+        places = marked(type(config), "names_run")
+        naming = sorted(places.keys() & choices.keys(), key=places.__getitem__)
+        names = names or [choices[group] for group in naming]
         name = re.sub(r"[^A-Za-z0-9._-]+", "+", "-".join([*names, config_hash(config)]))
         return dataclasses.replace(config, run_dir=str(Path.cwd() / "outputs" / name))
 
@@ -215,7 +207,7 @@ def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
             backbone["vae"][name] = numbers
 
 
-def _make_absolute(values: dict[str, Any], key: str) -> None:
+def _make_absolute(values: dict[str, Any], key: str, words: Sequence[str]) -> None:
     *groups, name = key.split(".")
     for group in groups:
         values = values.get(group, {})
@@ -224,9 +216,10 @@ def _make_absolute(values: dict[str, Any], key: str) -> None:
     path = values.get(name)
     if isinstance(path, list):
         values[name] = [str(Path.cwd() / Path(str(one)).expanduser()) for one in path]
+    elif isinstance(path, str) and path in words:
+        return
     elif isinstance(path, str) and path.strip():
-        if (key, path) != ("objective.init_from", RANDOM):
-            values[name] = str(Path.cwd() / Path(path).expanduser())
+        values[name] = str(Path.cwd() / Path(path).expanduser())
     elif path is not None and not isinstance(path, (int, float)):
         raise ConfigError(f"{key} is empty; give a path or leave it out")
 

@@ -15,11 +15,12 @@ import yaml
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import marked
 from pixelwizard.config.tasks import load
 from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_hash
 
 DONE = "done"
-OWN = ("seed", "prompt", "prompts")
+OWN = marked(GenerateConfig, "of_sample")
 """Keys that tell runs of a variant apart, and not variants."""
 STATUS = "status.json"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import List, Literal, Optional
 
 from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.setting import setting
 from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 
 
@@ -19,36 +20,35 @@ class BackboneSettings:
     The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
     """
 
-    name: str = "tiny"
-    folder: Optional[str] = None
-    anchor: Optional[str] = None
-    detail: Optional[str] = None
+    name: str = setting("tiny", of_latents=True)
+    folder: Optional[str] = setting(None, path=True)
+    anchor: Optional[str] = setting(None, path=True)
+    detail: Optional[str] = setting(None, path=True)
     ema: Literal["auto", "true", "false"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     negative_prompt: str = ""
-    anchor_guidance: float = 5.0
-    detail_guidance: float = 5.0
-    dit: DiTSizes = field(default_factory=DiTSizes)
-    detail_layers: Optional[int] = None
-    control_blocks: List[int] = field(default_factory=lambda: [1])
-    vae: VAESizes = field(default_factory=VAESizes)
-    text: TextSizes = field(default_factory=TextSizes)
+    anchor_guidance: float = setting(5.0, low=0.0)
+    detail_guidance: float = setting(5.0, low=0.0)
+    dit: DiTSizes = setting(DiTSizes, of_latents=True)
+    detail_layers: Optional[int] = setting(None, low=1)
+    control_blocks: List[int] = setting([1])
+    vae: VAESizes = setting(VAESizes, of_latents=True)
+    text: TextSizes = setting(TextSizes, of_latents=True)
 
     @property
     def detail_dit(self) -> DiTSizes:
         """The sizes of the detail network: those of the anchor, but for its number of blocks."""
         return replace(self.dit, num_layers=self.detail_layers or self.dit.num_layers)
 
-
-def check_backbone(backbone: BackboneSettings) -> None:
-    """Networks whose sizes fit each other."""
-    dit = backbone.dit
-    pair = 2 * dit.num_heads
-    if dit.dim < pair or dit.dim % pair:
-        nearest = max(1, round(dit.dim / pair)) * pair
-        raise ConfigError(
-            f"backbone.dit.dim={dit.dim} must be an even multiple of"
-            f" backbone.dit.num_heads={dit.num_heads}; nearest: {nearest}"
-        )
-    for block in backbone.control_blocks:
-        check_range("backbone.control_blocks", block, 0, backbone.detail_dit.num_layers - 1)
+    def check(self, key: str) -> None:
+        """Networks whose sizes fit each other; raises ConfigError."""
+        heads, dim = self.dit.num_heads, self.dit.dim
+        pair = 2 * heads
+        if dim % pair:
+            nearest = max(1, round(dim / pair)) * pair
+            raise ConfigError(
+                f"{key}.dit.dim={dim} must be an even multiple of {key}.dit.num_heads={heads};"
+                f" nearest: {nearest}"
+            )
+        for block in self.control_blocks:
+            check_range(f"{key}.control_blocks", block, 0, self.detail_dit.num_layers - 1)

@@ -3,62 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Literal, Optional
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Optional
 
-from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.memory import MemorySettings
 from pixelwizard.config.output import DecodeSettings
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.run import RunSettings
+from pixelwizard.config.run import StagesSettings
 from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.schema import check_range
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
 class BenchSettings:
     """How many steps of each schedule are run; the others are counted from them."""
 
-    anchor_steps: int = 5
-    detail_steps: int = 2
+    anchor_steps: int = setting(5, low=1)
+    detail_steps: int = setting(2, low=1)
 
 
 @dataclass(frozen=True)
-class BenchConfig(RunSettings):
+class BenchConfig(StagesSettings):
     """Everything that determines one ``bench``: networks of random weights at one or two sizes."""
 
     task: Literal["bench"] = "bench"
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
-    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
     second: Optional[ResolutionSettings] = None
-    anchor: SamplerSettings = field(default_factory=SamplerSettings)
-    schedule: SamplerSettings = field(default_factory=SamplerSettings)
-    memory: MemorySettings = field(default_factory=MemorySettings)
-    decode: DecodeSettings = field(default_factory=DecodeSettings)
-    bench: BenchSettings = field(default_factory=BenchSettings)
-    format: Literal["text", "json"] = "text"
+    memory: MemorySettings = setting(MemorySettings)
+    decode: DecodeSettings = setting(DecodeSettings)
+    bench: BenchSettings = setting(BenchSettings, names_run=0)
+    format: Literal["text", "json"] = setting("text", incidental=True)
 
-    def check(self) -> None:
+    def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
         for whole in self.wholes():
             whole.check()
-        check_range("bench.anchor_steps", self.bench.anchor_steps, 1)
-        check_range("bench.detail_steps", self.bench.detail_steps, 1)
 
     def wholes(self) -> Iterator[PlanConfig]:
         """What is measured, with whole schedules: one size after the other."""
+        names = ("run_dir", "backbone", "anchor", "schedule", "memory", "decode")
+        shared: dict[str, Any] = {name: getattr(self, name) for name in names}
         for size in (self.resolution, self.second):
             if size is not None:
-                yield PlanConfig(
-                    run_dir=self.run_dir,
-                    backbone=self.backbone,
-                    resolution=size,
-                    anchor=self.anchor,
-                    schedule=self.schedule,
-                    memory=self.memory,
-                    decode=self.decode,
-                )
+                yield PlanConfig(**shared, resolution=size)
 
     def shortened(self, whole: PlanConfig) -> PlanConfig:
         """The same with the few steps that are run."""

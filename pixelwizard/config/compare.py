@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, List, Literal, Optional
 
-from pixelwizard.config.output import TrackerSettings, check_tracker
+from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.config.setting import setting
 
 DISTANCE = "distance"
 AGAINST_REAL = ("psnr", "ssim", "vmaf")
@@ -27,22 +28,21 @@ class CompareConfig:
     """
 
     task: Literal["compare"] = "compare"
-    runs: List[str] = field(default_factory=list)
-    out: Optional[str] = None
+    runs: List[str] = setting([], path=True)
+    out: Optional[str] = setting(None, path=True)
     baseline: Optional[str] = None
     target: Optional[str] = None
     quality: Optional[str] = None
-    tracker: TrackerSettings = field(default_factory=TrackerSettings)
+    tracker: TrackerSettings = setting(TrackerSettings)
     format: Literal["text", "json"] = "text"
 
-    def check(self) -> None:
+    def check(self, key: str = "") -> None:
         """The score is one that can rank samplers; raises ConfigError."""
         if self.quality in AGAINST_REAL:
             raise ConfigError(
                 f"quality={self.quality} is a similarity to real clips, which a sample of the same"
                 f" text need not resemble; nearest: {DISTANCE}"
             )
-        check_tracker(self.tracker)
         if self.tracker.kind not in ("wandb", "none"):
             raise ConfigError(f"tracker={self.tracker.kind} records no comparison; nearest: wandb")
         if self.tracker.logger is not None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Literal, Optional
 
-from pixelwizard.config.backbone import BackboneSettings, check_backbone
+from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from pixelwizard.config.objective import Stage
-from pixelwizard.config.resolution import ResolutionSettings, check_resolution
+from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.run import RunSettings
-from pixelwizard.config.schema import ConfigError, check_range, show
+from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.setting import check_kind, setting
+
+SHAPES, PIXELS = ("shapes",), ("shapes", "clips")
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,24 @@ class DegradationSettings:
     anchor. The defaults are the reference's (``model_wan_trainer_upsample_shortcut.py``).
     """
 
-    shrink: List[float] = field(default_factory=lambda: [8.0, 16.0])
-    blurred: float = 1.0
-    kernels: List[int] = field(default_factory=lambda: [7, 9])
-    deviation: List[float] = field(default_factory=lambda: [3.0, 4.3])
+    shrink: List[float] = setting([8.0, 16.0])
+    blurred: float = setting(1.0, low=0.0, high=1.0)
+    kernels: List[int] = setting([7, 9])
+    deviation: List[float] = setting([3.0, 4.3])
+
+    def check(self, key: str) -> None:
+        """Pairs in order, odd kernels; raises ConfigError."""
+        for name, low, like in (("shrink", 1.0, [8.0, 16.0]), ("deviation", 1e-9, [3.0, 4.3])):
+            pair = getattr(self, name)
+            if not (len(pair) == 2 and low <= pair[0] <= pair[1]) and (pair or name != "shrink"):
+                raise ConfigError(
+                    f"{key}.{name}={pair} must be the least and the greatest, like {like}"
+                )
+        for taps in self.kernels:
+            if taps < 1 or taps % 2 == 0:
+                raise ConfigError(f"{key}.kernels={self.kernels} must be odd; nearest: {taps + 1}")
+        if not self.kernels:
+            raise ConfigError(f"{key}.kernels=[] must name at least one size, like [7, 9]")
 
 
 @dataclass(frozen=True)
@@ -49,21 +66,27 @@ class DataSettings:
     """
 
     kind: Literal["shapes", "clips", "latents"] = "shapes"
-    dir: str = "outputs/latents"
-    captions: Optional[str] = None
-    fps: float = 24.0
-    held_out: int = 32
-    workers: int = 1
-    shard: int = 32
-    degradation: DegradationSettings = field(default_factory=DegradationSettings)
-    count: int = 1200
-    ready: int = 320
-    growth: float = 0.25
-    crop: int = 64
-    crop_frames: int = 9
-    crops: int = 6
-    anchor_share: float = 0.5
-    window: int = 50
+    dir: str = setting("outputs/latents", path=True)
+    captions: Optional[str] = setting(None, path=True, only_for=("clips",))
+    fps: float = setting(24.0, low=0.1, only_for=("clips",))
+    held_out: int = setting(32, low=0, only_for=PIXELS)
+    workers: int = setting(1, low=0, only_for=PIXELS, incidental=True)
+    shard: int = setting(32, low=1, only_for=PIXELS)
+    degradation: DegradationSettings = setting(DegradationSettings, only_for=PIXELS)
+    count: int = setting(1200, low=1, only_for=SHAPES)
+    ready: int = setting(320, low=1, only_for=SHAPES)
+    growth: float = setting(0.25, low=0.0, only_for=SHAPES)
+    crop: int = setting(64, only_for=SHAPES)
+    crop_frames: int = setting(9, only_for=SHAPES)
+    crops: int = setting(6, low=1, only_for=SHAPES)
+    anchor_share: float = setting(0.5, low=0.0, high=1.0, only_for=SHAPES)
+    window: int = setting(50, low=1, only_for=SHAPES)
+
+    def check(self, key: str) -> None:
+        """What the kind of data has a meaning for; raises ConfigError."""
+        check_kind(self, key, self.kind)
+        if self.kind == "clips" and self.captions is None:
+            raise ConfigError(f"{key}.captions is missing; name the table of the videos' texts")
 
 
 @dataclass(frozen=True)
@@ -75,52 +98,26 @@ class EncodeConfig(RunSettings):
     """
 
     task: Literal["encode"] = "encode"
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
-    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    stage: Stage = "detail"
-    seed: int = 0
+    backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
+    resolution: ResolutionSettings = setting(ResolutionSettings, names_run=2)
+    data: DataSettings = setting(DataSettings)
+    stage: Stage = setting("detail", of_latents=True)
+    seed: int = setting(0, low=0, high=2**31)
 
     @property
     def part(self) -> str:
         """The network that shall train on the latents."""
         return self.stage
 
-    def check(self) -> None:
+    def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
-        check_resolution(self.resolution)
-        check_backbone(self.backbone)
-        check_range("seed", self.seed, 0, 2**31)
         if self.data.kind == "latents":
             raise ConfigError("data=latents are encoded already; use data=clips or data=shapes")
         check_data(self.data, self.resolution, self.part)
 
 
-_OF_SHAPES = ("count", "ready", "growth", "crop", "crop_frames", "crops", "anchor_share", "window")
-_OF_PIXELS = ("captions", "fps", "held_out", "workers", "shard", "degradation")
-FOREIGN: dict[str, tuple[str, ...]] = {
-    "shapes": ("captions", "fps"),
-    "clips": _OF_SHAPES,
-    "latents": (*_OF_SHAPES, *_OF_PIXELS),
-}
-"""What has no part in a kind of data."""
-
-
 def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
-    """Values in their ranges, data that the trained network can have; raises ConfigError."""
-    for name, low in (
-        *(("held_out", 0), ("workers", 0), ("shard", 1), ("count", 1), ("ready", 1)),
-        *(("growth", 0), ("crops", 1), ("window", 1), ("fps", 0.1)),
-    ):
-        check_range(f"data.{name}", getattr(data, name), low)
-    check_degradation(data.degradation)
-    if data.kind == "clips" and data.captions is None:
-        raise ConfigError("data.captions is missing; name the .csv or .jsonl of the videos' texts")
-    plain = DataSettings()
-    for name in FOREIGN[data.kind]:
-        if getattr(data, name) != getattr(plain, name):
-            value = show(getattr(data, name))
-            raise ConfigError(f"data.{name}={value} has no part in data={data.kind}; leave it out")
+    """Data that the trained network can have; raises ConfigError."""
     if part not in ("anchor", "detail") and data.kind != "shapes":
         raise ConfigError(f"objective={part} trains on data=shapes alone, not data={data.kind}")
     if data.kind == "shapes":
@@ -128,26 +125,6 @@ def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
         check_range("data.held_out", data.held_out, 1)
     if part == "vae":
         check_crops(data, size)
-
-
-def check_degradation(rule: DegradationSettings) -> None:
-    """Pairs in order, odd kernels, a share in 0..1; raises ConfigError."""
-    key = "data.degradation"
-    check_range(f"{key}.blurred", rule.blurred, 0.0, 1.0)
-    if rule.shrink and (len(rule.shrink) != 2 or not 1 <= rule.shrink[0] <= rule.shrink[1]):
-        raise ConfigError(
-            f"{key}.shrink={rule.shrink} must be the least and the greatest factor, like [8, 16],"
-            " or []"
-        )
-    if len(rule.deviation) != 2 or not 0 < rule.deviation[0] <= rule.deviation[1]:
-        raise ConfigError(
-            f"{key}.deviation={rule.deviation} must be the least and the greatest, like [3.0, 4.3]"
-        )
-    for taps in rule.kernels:
-        if taps < 1 or taps % 2 == 0:
-            raise ConfigError(f"{key}.kernels={rule.kernels} must be odd; nearest: {taps + 1}")
-    if not rule.kernels:
-        raise ConfigError(f"{key}.kernels=[] must name at least one size, like [7, 9]")
 
 
 def check_shapes(size: ResolutionSettings) -> None:
@@ -162,7 +139,6 @@ def check_shapes(size: ResolutionSettings) -> None:
 
 def check_crops(data: DataSettings, size: ResolutionSettings) -> None:
     """Crops on the autoencoder's grid that fit into the clips; raises ConfigError."""
-    check_range("data.anchor_share", data.anchor_share, 0.0, 1.0)
     anchor = size.anchor_geometry
     check_range("data.crop", data.crop, SPATIAL_STRIDE, min(anchor.width, anchor.height))
     check_range("data.crop_frames", data.crop_frames, 1, size.frames)

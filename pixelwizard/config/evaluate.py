@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Optional
 
-from pixelwizard.config.metrics import MetricsSettings, check_extra
+from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,13 @@ class EvaluateConfig(RunSettings):
     """
 
     task: Literal["evaluate"] = "evaluate"
-    videos: Optional[str] = None
-    captions: Optional[str] = None
-    reference: Optional[str] = None
-    metrics: MetricsSettings = field(default_factory=MetricsSettings)
-    format: Literal["text", "json"] = "text"
+    videos: Optional[str] = setting(None, path=True)
+    captions: Optional[str] = setting(None, path=True)
+    reference: Optional[str] = setting(None, path=True)
+    metrics: MetricsSettings = setting(MetricsSettings, names_run=4)
+    format: Literal["text", "json"] = setting("text", incidental=True)
 
-    def check(self) -> None:
+    def check(self, key: str = "") -> None:
         """Refuse an evaluation of nothing; folders are looked at when the task starts."""
-        check_extra(self.metrics)
         if not self.metrics.enabled:
             raise ConfigError("metrics=none leaves nothing to evaluate; nearest: metrics=auto")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Optional
 
-from pixelwizard.config.schema import check_range
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,7 @@ class MemorySettings:
     together (None: as the plan chooses), ``residual`` is the type of the residual stream.
     """
 
-    mode: Literal["auto", "resident", "offload", "stream"] = "auto"
-    budget_gb: Optional[float] = None
-    chunk: Optional[int] = None
+    mode: Literal["auto", "resident", "offload", "stream"] = setting("auto", incidental=True)
+    budget_gb: Optional[float] = setting(None, low=1.0, incidental=True)
+    chunk: Optional[int] = setting(None, low=64, incidental=True)
     residual: Literal["float32", "bfloat16"] = "float32"
-
-
-def check_memory(memory: MemorySettings) -> None:
-    """A budget and a chunk that are at all possible."""
-    if memory.budget_gb is not None:
-        check_range("memory.budget_gb", memory.budget_gb, 1.0)
-    if memory.chunk is not None:
-        check_range("memory.chunk", memory.chunk, 64)

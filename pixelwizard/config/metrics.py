@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Dict, Optional
 
 from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.config.setting import setting
 from pixelwizard.config.targets import Part, door
 
 SCORED_FRAMES = 16
@@ -25,7 +26,7 @@ class MetricsSettings:
     enabled: bool = True
     video: Optional[str] = "auto"
     clip: Optional[str] = "auto"
-    folder: str = "checkpoints/metrics"
+    folder: str = setting("checkpoints/metrics", path=True)
     lpips: bool = False
     extra: Dict[str, Part] = field(
         default_factory=dict, metadata=door("torchmetrics.Metric", "pixelwizard.evaluation.metrics")
@@ -41,30 +42,33 @@ class MetricsSettings:
     @property
     def asked(self) -> str:
         """The first setting that asks for more than the default, as written; empty if none."""
-        own = {"video": "auto", "clip": "auto", "lpips": False, "extra": {}}
-        asked = (f"metrics.{n}={show(getattr(self, n))}" for n in own if getattr(self, n) != own[n])
-        return next(asked, "")
+        plain = MetricsSettings(self.enabled, folder=self.folder)
+        names = [field.name for field in fields(self)]
+        asked = [n for n in names if getattr(self, n) != getattr(plain, n)]
+        return f"metrics.{asked[0]}={show(getattr(self, asked[0]))}" if asked else ""
 
+    def check(self, key: str) -> None:
+        """A metric of the user's has a name that no other score has; raises ConfigError."""
+        taken = replace(self, lpips=True, extra={}).parts
+        for name in self.extra:
+            if name in taken or not name.replace("-", "_").isidentifier():
+                raise ConfigError(
+                    f"{key}.extra.{name} must be a new name of letters, digits, _ and -; these are"
+                    f" taken: {', '.join(taken)}"
+                )
 
-def check_metrics(metrics: MetricsSettings, reference: Optional[str], frames: int) -> None:
-    """No wish for scores beside ``metrics=none``, none for those of clips that are too short."""
-    check_extra(metrics)
-    asked = metrics.asked if reference is None else f"reference={reference}"
-    if asked and not metrics.enabled:
-        raise ConfigError(f"{asked} asks for scores, and metrics=none for no scores; leave one out")
-    if asked and frames < SCORED_FRAMES:
-        raise ConfigError(
-            f"{asked} asks for scores, and videos of resolution.frames={frames} are too short for"
-            f" them; nearest: {SCORED_FRAMES + 1}"
-        )
+    def check_asked(self, reference: Optional[str], frames: int) -> None:
+        """No wish for scores beside ``metrics=none``, none for those of clips that are too short.
 
-
-def check_extra(metrics: MetricsSettings) -> None:
-    """A metric of the user's has a name that no other score has."""
-    taken = replace(metrics, lpips=True, extra={}).parts
-    for name in metrics.extra:
-        if name in taken or not name.replace("-", "_").isidentifier():
+        Raises ConfigError.
+        """
+        asked = self.asked if reference is None else f"reference={reference}"
+        if asked and not self.enabled:
             raise ConfigError(
-                f"metrics.extra.{name} must be a new name of letters, digits, _ and -; these are"
-                f" taken: {', '.join(taken)}"
+                f"{asked} asks for scores, and metrics=none for no scores; leave one out"
+            )
+        if asked and frames < SCORED_FRAMES:
+            raise ConfigError(
+                f"{asked} asks for scores, and videos of resolution.frames={frames} are too short"
+                f" for them; nearest: {SCORED_FRAMES + 1}"
             )

@@ -7,11 +7,12 @@ The defaults are those of PixelWizard (arXiv 2605.25801), read from the history 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Literal, Optional
 
-from pixelwizard.config.schema import ConfigError, check_range, choice
-from pixelwizard.config.targets import STAYS, Door, OwnPart, Part, title
+from pixelwizard.config.schema import ConfigError, choice
+from pixelwizard.config.setting import setting
+from pixelwizard.config.targets import Door, OwnPart, Part, title
 
 Stage = Literal["anchor", "detail"]
 STAGES = ("anchor", "detail")
@@ -49,12 +50,12 @@ class FlowSettings:
     share ``text_drop`` of the samples the text is dropped, and with it the anchor (reference: 0.1).
     """
 
-    shift: Optional[float] = None
-    text_drop: float = 0.1
+    shift: Optional[float] = setting(None, low=0.01)
+    text_drop: float = setting(0.1, low=0.0, high=1.0)
     weighting: Literal["uniform", "bell"] = "bell"
-    steepness: float = 2.0
-    centre: float = 500.0
-    channels: List[float] = field(default_factory=list)
+    steepness: float = setting(2.0, low=0.001)
+    centre: float = setting(500.0, low=0.0, high=1000.0)
+    channels: List[float] = setting([], low=0.0)
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class ConditionSettings:
     network as the velocity v = x_t instead of zero.
     """
 
-    noise: float = 0.1
-    noisy: float = 0.5
-    adapter_init_std: float = 0.0
+    noise: float = setting(0.1, low=0.0, high=1.0)
+    noisy: float = setting(0.5, low=0.0, high=1.0)
+    adapter_init_std: float = setting(0.0, low=0.0)
     pass_through: bool = False
 
 
@@ -94,18 +95,34 @@ class ShortcutSettings:
     noise-span calibration; 0 leaves it out.
     """
 
-    start: float = 0.0
-    probability: float = 0.3
+    start: float = setting(0.0, low=0.0, high=1.0)
+    probability: float = setting(0.3, low=0.0, high=1.0)
     sampling: Literal["reference", "schedules"] = "reference"
-    anchors: List[int] = field(default_factory=lambda: [500, 600, 700, 800])
-    halvings: int = 6
+    anchors: List[int] = setting([500, 600, 700, 800], low=2, high=1000)
+    halvings: int = setting(6, low=1, high=10)
     index_bias: float = 0.7
     half_step: Literal["sigma", "timestep"] = "sigma"
-    span_exponent: float = 0.5
-    span_limits: List[float] = field(default_factory=lambda: [0.1, 10.0])
-    steps: List[int] = field(default_factory=lambda: [2, 3, 4, 5, 8])
-    shifts: List[float] = field(default_factory=list)
-    reference_share: float = 0.0
+    span_exponent: float = setting(0.5, low=0.0)
+    span_limits: List[float] = setting([0.1, 10.0])
+    steps: List[int] = setting([2, 3, 4, 5, 8], low=1, high=1000)
+    shifts: List[float] = setting([], low=0.01)
+    reference_share: float = setting(0.0, low=0.0, high=1.0)
+
+    def check(self, key: str) -> None:
+        """Times, steps and two limits; raises ConfigError."""
+        for name in ("anchors", "steps"):
+            if not getattr(self, name):
+                raise ConfigError(f"{key}.{name}=[] must name at least one")
+        limits = self.span_limits
+        if len(limits) != 2 or not 0 <= limits[0] <= limits[1]:
+            raise ConfigError(
+                f"{key}.span_limits={limits} must be a lower and an upper limit, like [0.1, 10.0]"
+            )
+        if self.sampling == "reference" and self.reference_share:
+            raise ConfigError(
+                f"{key}.reference_share={self.reference_share} is for {key}.sampling=schedules;"
+                " leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,14 +135,12 @@ class ObjectiveSettings(OwnPart):
     """
 
     kind: str = "flow"
-    batch: int = field(default=16, metadata=STAYS)
-    init_from: Optional[str] = field(default=None, metadata=STAYS)
-    reconstruction: ReconstructionSettings = field(
-        default_factory=ReconstructionSettings, metadata=STAYS
-    )
-    flow: FlowSettings = field(default_factory=FlowSettings, metadata=STAYS)
-    condition: ConditionSettings = field(default_factory=ConditionSettings, metadata=STAYS)
-    shortcut: ShortcutSettings = field(default_factory=ShortcutSettings, metadata=STAYS)
+    batch: int = setting(16, low=1, stays=True)
+    init_from: Optional[str] = setting(None, path=(RANDOM,), stays=True)
+    reconstruction: ReconstructionSettings = setting(ReconstructionSettings, stays=True)
+    flow: FlowSettings = setting(FlowSettings, stays=True)
+    condition: ConditionSettings = setting(ConditionSettings, stays=True)
+    shortcut: ShortcutSettings = setting(ShortcutSettings, stays=True)
 
     @property
     def part(self) -> Part:
@@ -161,7 +176,7 @@ def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
 
 
 def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> None:
-    """Values in their ranges, none beside an objective that it is not for; raises ConfigError."""
+    """Nothing beside an objective that it is not for; raises ConfigError."""
     part = trained_part(objective, stage)
     plain = ObjectiveSettings()
     owners = {
@@ -181,23 +196,6 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
             f"objective.init_from={RANDOM} would leave the encoder of a decoder that is trained"
             " alone untrained; give a file, or leave it out"
         )
-    check_range("objective.batch", objective.batch, 1)
-    check_flow(objective.flow)
-    check_shortcut(objective.shortcut)
-    for name in ("noise", "noisy"):
-        check_range(f"objective.condition.{name}", getattr(objective.condition, name), 0.0, 1.0)
-    check_range("objective.condition.adapter_init_std", objective.condition.adapter_init_std, 0.0)
-
-
-def check_flow(flow: FlowSettings) -> None:
-    """A shift above 0, shares in 0..1; raises ConfigError."""
-    if flow.shift is not None:
-        check_range("objective.flow.shift", flow.shift, 0.01)
-    check_range("objective.flow.text_drop", flow.text_drop, 0.0, 1.0)
-    check_range("objective.flow.steepness", flow.steepness, 0.001)
-    check_range("objective.flow.centre", flow.centre, 0.0, 1000.0)
-    for weight in flow.channels:
-        check_range("objective.flow.channels", weight, 0.0)
 
 
 def check_channels(flow: FlowSettings, channels: int) -> None:
@@ -213,32 +211,4 @@ def check_channels(flow: FlowSettings, channels: int) -> None:
     if abs(mean - 1) > 0.01:
         raise ConfigError(
             f"objective.flow.channels has the mean {mean:.3g}, it must be 1; divide all by it"
-        )
-
-
-def check_shortcut(shortcut: ShortcutSettings) -> None:
-    """Steps inside (0, 1000], shares in 0..1; raises ConfigError."""
-    key = "objective.shortcut"
-    for name in ("start", "probability", "reference_share"):
-        check_range(f"{key}.{name}", getattr(shortcut, name), 0.0, 1.0)
-    check_range(f"{key}.halvings", shortcut.halvings, 1, 10)
-    check_range(f"{key}.span_exponent", shortcut.span_exponent, 0.0)
-    for name in ("anchors", "steps"):
-        if not getattr(shortcut, name):
-            raise ConfigError(f"{key}.{name}=[] must name at least one")
-    for anchor in shortcut.anchors:
-        check_range(f"{key}.anchors", anchor, 2, 1000)
-    for steps in shortcut.steps:
-        check_range(f"{key}.steps", steps, 1, 1000)
-    for shift in shortcut.shifts:
-        check_range(f"{key}.shifts", shift, 0.01)
-    limits = shortcut.span_limits
-    if len(limits) != 2 or not 0 <= limits[0] <= limits[1]:
-        raise ConfigError(
-            f"{key}.span_limits={limits} must be a lower and an upper limit, like [0.1, 10.0]"
-        )
-    if shortcut.sampling == "reference" and shortcut.reference_share:
-        raise ConfigError(
-            f"{key}.reference_share={shortcut.reference_share} is for {key}.sampling=schedules;"
-            " leave it out"
         )

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
 from pixelwizard.config.geometry import Geometry, most_tiles
-from pixelwizard.config.schema import ConfigError, check_range, show
+from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.setting import check_kind, setting
 from pixelwizard.config.targets import Part, door
+
+WANDB = ("wandb",)
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,30 @@ class DecodeSettings:
     """
 
     mode: Literal["auto", "seamless", "tiled"] = "auto"
-    tiles: List[int] = field(default_factory=lambda: [1, 3])
-    overlap: int = 3
+    tiles: List[int] = setting([1, 3])
+    overlap: int = setting(3, low=1)
     dtype: Optional[Literal["float32", "bfloat16"]] = None
+
+    def check_tiles(self, geometry: Geometry) -> None:
+        """Tiles that are wide enough for their overlaps in such a video; raises ConfigError."""
+        _, *grid = geometry.latent_grid
+        if len(self.tiles) != 2:
+            raise ConfigError(f"decode.tiles={self.tiles} must be [rows, columns], like [2, 3]")
+        if self.mode != "tiled":
+            if self.tiles != DecodeSettings().tiles:
+                raise ConfigError(
+                    f"decode.tiles={self.tiles} is for decode.mode=tiled, not {self.mode}; use"
+                    " that or leave it out"
+                )
+            return
+        most = [most_tiles(cells, self.overlap) for cells in grid]
+        nearest = [min(max(1, n), top) for n, top in zip(self.tiles, most, strict=True)]
+        if self.tiles != nearest:
+            raise ConfigError(
+                f"decode.tiles={self.tiles} must be between [1, 1] and {most}, as {grid[0]} x"
+                f" {grid[1]} latent rows and columns with decode.overlap={self.overlap} allow;"
+                f" nearest: {nearest}"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,9 +77,9 @@ class VideoSettings:
     ``bits=None`` is the codec's own number. ``png`` writes every frame as a picture too.
     """
 
-    fps: int = 24
+    fps: int = setting(24, low=1, high=240)
     codec: Literal["h264", "h265", "av1", "prores", "ffv1"] = "h264"
-    crf: int = 12
+    crf: int = setting(12, low=0)
     bits: Optional[int] = None
     png: bool = False
 
@@ -63,6 +87,17 @@ class VideoSettings:
     def suffix(self) -> str:
         """How the names of the files end."""
         return CODECS[self.codec].suffix
+
+    def check(self, key: str) -> None:
+        """What the codec can; raises ConfigError."""
+        codec = CODECS[self.codec]
+        check_range(f"{key}.crf", self.crf, 0, codec.crf or 63)
+        if self.bits is not None and self.bits not in codec.bits:
+            able = " or ".join(str(bits) for bits in codec.bits)
+            raise ConfigError(
+                f"{key}.bits={self.bits} is not possible with {key}.codec={self.codec};"
+                f" nearest: {able}"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,55 +113,14 @@ class TrackerSettings:
     logger: Optional[Part] = field(
         default=None, metadata=door("lightning.pytorch.loggers.Logger", offered=("save_dir",))
     )
-    project: Optional[str] = None
-    name: Optional[str] = None
-    group: Optional[str] = None
-    tags: List[str] = field(default_factory=list)
-    notes: Optional[str] = None
-    mode: Literal["auto", "offline", "online"] = "auto"
-    artifact: bool = False
+    project: Optional[str] = setting(None, only_for=WANDB)
+    name: Optional[str] = setting(None, only_for=WANDB)
+    group: Optional[str] = setting(None, only_for=WANDB)
+    tags: List[str] = setting([], only_for=WANDB)
+    notes: Optional[str] = setting(None, only_for=WANDB)
+    mode: Literal["auto", "offline", "online"] = setting("auto", only_for=WANDB)
+    artifact: bool = setting(False, only_for=WANDB)
 
-
-def check_decode(decode: DecodeSettings, geometry: Geometry) -> None:
-    """Tiles [rows, columns] that are wide enough for their overlaps."""
-    _, *grid = geometry.latent_grid
-    check_range("decode.overlap", decode.overlap, 1)
-    if len(decode.tiles) != 2:
-        raise ConfigError(f"decode.tiles={decode.tiles} must be [rows, columns], like [2, 3]")
-    if decode.mode != "tiled":
-        if decode.tiles != DecodeSettings().tiles:
-            raise ConfigError(
-                f"decode.tiles={decode.tiles} is for decode.mode=tiled, not {decode.mode}; use"
-                " that or leave it out"
-            )
-        return
-    most = [most_tiles(cells, decode.overlap) for cells in grid]
-    nearest = [min(max(1, n), top) for n, top in zip(decode.tiles, most, strict=True)]
-    if decode.tiles != nearest:
-        raise ConfigError(
-            f"decode.tiles={decode.tiles} must be between [1, 1] and {most}, as {grid[0]} x"
-            f" {grid[1]} latent rows and columns with decode.overlap={decode.overlap} allow;"
-            f" nearest: {nearest}"
-        )
-
-
-def check_video(video: VideoSettings) -> None:
-    """A frame rate and what the codec can."""
-    check_range("video.fps", video.fps, 1, 240)
-    codec = CODECS[video.codec]
-    check_range("video.crf", video.crf, 0, codec.crf or 63)
-    if video.bits is not None and video.bits not in codec.bits:
-        able = " or ".join(str(bits) for bits in codec.bits)
-        raise ConfigError(
-            f"video.bits={video.bits} is not possible with video.codec={video.codec};"
-            f" nearest: {able}"
-        )
-
-
-def check_tracker(tracker: TrackerSettings) -> None:
-    """Nothing of W&B's beside another kind of tracker."""
-    plain = TrackerSettings()
-    for name in ("project", "name", "group", "tags", "notes", "mode", "artifact"):
-        value = getattr(tracker, name)
-        if tracker.kind != "wandb" and value != getattr(plain, name):
-            raise ConfigError(f"tracker.{name}={show(value)} is for tracker=wandb; leave it out")
+    def check(self, key: str) -> None:
+        """Nothing of W&B's beside another kind of tracker; raises ConfigError."""
+        check_kind(self, key, self.kind)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Optional
 
 from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.setting import setting
 
 MODES = {
     "single": (),
@@ -42,7 +43,7 @@ class ParallelSettings:
     guidance: Optional[int] = None
     sequence: Optional[int] = None
     shard: Literal["none", "sequence", "all"] = "none"
-    devices: Optional[int] = None
+    devices: Optional[int] = setting(None, low=1)
     launch: bool = True
 
 
@@ -103,8 +104,6 @@ def check_parallel(settings: ParallelSettings, heads: int, guided: bool, tokens:
                 f"parallel.{axis}={size} is not for parallel={settings.mode};"
                 f" use parallel={fitting} or parallel=hybrid"
             )
-    if settings.devices is not None:
-        check_range("parallel.devices", settings.devices, 1)
     _check_sequence(settings, heads, tokens)
     if not guided and (settings.guidance == 2 or settings.mode == "guidance"):
         raise ConfigError(

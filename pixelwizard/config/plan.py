@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Literal, Optional
 
-from pixelwizard.config.backbone import BackboneSettings, check_backbone
-from pixelwizard.config.generate import check_ranks
-from pixelwizard.config.memory import MemorySettings, check_memory
 from pixelwizard.config.objective import Stage
-from pixelwizard.config.output import DecodeSettings, check_decode
-from pixelwizard.config.parallel import ParallelSettings
-from pixelwizard.config.resolution import ResolutionSettings, check_resolution
-from pixelwizard.config.run import RunSettings
-from pixelwizard.config.sampler import SamplerSettings, any_guided, check_sampler
-from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.run import SamplingSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
-class PlanConfig(RunSettings):
+class PlanConfig(SamplingSettings):
     """What determines time and memory of a run: the root of ``plan``; it writes no folder.
 
     ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
@@ -26,35 +20,15 @@ class PlanConfig(RunSettings):
     """
 
     task: Literal["plan"] = "plan"
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
-    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
-    anchor: SamplerSettings = field(default_factory=SamplerSettings)
-    schedule: SamplerSettings = field(default_factory=SamplerSettings)
-    memory: MemorySettings = field(default_factory=MemorySettings)
-    parallel: ParallelSettings = field(default_factory=ParallelSettings)
-    decode: DecodeSettings = field(default_factory=DecodeSettings)
     device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
-    plot: Optional[str] = None
+    plot: Optional[str] = setting(None, path=True)
     train: Optional[Stage] = None
-    gpus: List[int] = field(default_factory=lambda: [1, 8])
-    format: Literal["text", "json"] = "text"
+    gpus: List[int] = setting([1, 8], low=1)
+    format: Literal["text", "json"] = setting("text", incidental=True)
 
-    @property
-    def guided(self) -> bool:
-        """Whether any step of the two stages is guided."""
-        return any_guided(self.anchor, self.schedule)
-
-    def check(self) -> None:
+    def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
-        check_resolution(self.resolution)
-        check_sampler(self.anchor, "anchor")
-        check_sampler(self.schedule, "schedule")
-        check_backbone(self.backbone)
-        check_memory(self.memory)
-        check_ranks(self.parallel, self.memory, self.backbone, self.resolution, self.guided)
-        check_decode(self.decode, self.resolution.geometry)
-        for gpus in self.gpus:
-            check_range("gpus", gpus, 1)
+        super().check()
         if self.train is None and self.gpus != [1, 8]:
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.plot is not None and not self.plot.endswith(".png"):

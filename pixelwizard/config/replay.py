@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Optional
 
+from pixelwizard.config.setting import setting
+
 
 @dataclass(frozen=True)
 class ReplayConfig:
     """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder."""
 
     task: Literal["replay"] = "replay"
-    file: Optional[str] = None
-    out: Optional[str] = None
-
-    def check(self) -> None:
-        """Nothing: what the video holds is checked when it is replayed."""
+    file: Optional[str] = setting(None, path=True)
+    out: Optional[str] = setting(None, path=True)

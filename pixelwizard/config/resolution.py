@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 from pixelwizard.config.geometry import MOST_SQUEEZED, Geometry, alike, on_grid, squeezed
-from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import setting
 
 ANCHOR_PIXELS = 448 * 256
 """Pixels of an anchor's frame, unless half the video's sides are fewer: PixelWizard's 2K and 4K."""
@@ -20,16 +21,16 @@ class ResolutionSettings:
     ``ANCHOR_PIXELS`` if those are fewer; where one side is given, the other follows.
     """
 
-    width: int = 512
-    height: int = 320
-    frames: int = 17
-    anchor_width: Optional[int] = None
-    anchor_height: Optional[int] = None
-    anchor_shift: float = 5.0
-    shift: float = 5.5
+    width: int = setting(512, of_latents=True)
+    height: int = setting(320, of_latents=True)
+    frames: int = setting(17, of_latents=True)
+    anchor_width: Optional[int] = setting(None, of_latents=True)
+    anchor_height: Optional[int] = setting(None, of_latents=True)
+    anchor_shift: float = setting(5.0, low=0.01)
+    shift: float = setting(5.5, low=0.01)
 
     def __post_init__(self) -> None:
-        """Put numbers where the anchor is not given, unless ``check_resolution`` refuses anyway."""
+        """Put numbers where the anchor is not given, unless ``check`` refuses anyway."""
         video, anchor = (self.width, self.height), [self.anchor_width, self.anchor_height]
         if None not in anchor or video != tuple(map(on_grid, video)):
             return
@@ -52,35 +53,31 @@ class ResolutionSettings:
         """The grid of the anchor."""
         return Geometry(self.anchor_width or 0, self.anchor_height or 0, self.frames)
 
+    def check(self, key: str) -> None:
+        """Sizes on the backbone's grid, an anchor no larger than the video and of its shape."""
+        for prefix, name in (("", "geometry"), ("anchor_", "anchor_geometry")):
+            try:
+                getattr(self, name)
+            except ValueError as error:
+                shared = "" if str(error).startswith("frames") else prefix
+                raise ConfigError(f"{key}.{shared}{error}") from None
+        for side in ("width", "height"):
+            small, large = getattr(self, f"anchor_{side}"), getattr(self, side)
+            if small > large:
+                raise ConfigError(
+                    f"{key}.anchor_{side}={small} is larger than {key}.{side}={large};"
+                    f" nearest: {large}"
+                )
+        self._check_shape(key)
 
-def check_resolution(size: ResolutionSettings) -> None:
-    """Sizes on the backbone's grid, an anchor no larger than the video and of its shape."""
-    for prefix, name in (("", "geometry"), ("anchor_", "anchor_geometry")):
-        try:
-            getattr(size, name)
-        except ValueError as error:
-            shared = "" if str(error).startswith("frames") else prefix
-            raise ConfigError(f"resolution.{shared}{error}") from None
-    for side in ("width", "height"):
-        small, large = getattr(size, f"anchor_{side}"), getattr(size, side)
-        if small > large:
+    def _check_shape(self, key: str) -> None:
+        video, anchor = self.geometry, self.anchor_geometry
+        factor = squeezed((anchor.width, anchor.height), (video.width, video.height))
+        if factor > MOST_SQUEEZED:
+            fit = alike(video.width, video.height, anchor.width * anchor.height)
             raise ConfigError(
-                f"resolution.anchor_{side}={small} is larger than resolution.{side}={large};"
-                f" nearest: {large}"
+                f"{key}.anchor_width={anchor.width} {key}.anchor_height={anchor.height} has"
+                f" another shape than {video.width}x{video.height} (by {factor - 1:.0%}, at most"
+                f" {MOST_SQUEEZED - 1:.0%}); leave both out, or nearest:"
+                f" {key}.anchor_width={fit[0]} {key}.anchor_height={fit[1]}"
             )
-    _check_shape(size)
-    check_range("resolution.shift", size.shift, 0.01)
-    check_range("resolution.anchor_shift", size.anchor_shift, 0.01)
-
-
-def _check_shape(size: ResolutionSettings) -> None:
-    video, anchor = size.geometry, size.anchor_geometry
-    factor = squeezed((anchor.width, anchor.height), (video.width, video.height))
-    if factor > MOST_SQUEEZED:
-        fit = alike(video.width, video.height, anchor.width * anchor.height)
-        raise ConfigError(
-            f"resolution.anchor_width={anchor.width} resolution.anchor_height={anchor.height} has"
-            f" another shape than {video.width}x{video.height} (by {factor - 1:.0%}, at most"
-            f" {MOST_SQUEEZED - 1:.0%}); leave both out, or nearest:"
-            f" resolution.anchor_width={fit[0]} resolution.anchor_height={fit[1]}"
-        )

@@ -1,9 +1,19 @@
-"""What every task with a run folder has. No torch here."""
+"""What tasks share: a run folder, the two stages, how they are sampled. No torch here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import List
+
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.memory import MemorySettings
+from pixelwizard.config.output import DecodeSettings
+from pixelwizard.config.parallel import ParallelSettings, check_parallel
+from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.sampler import SamplerSettings, any_guided
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
@@ -14,6 +24,46 @@ class RunSettings:
     says which shipped options a file of the user's took the place of; composing fills both in.
     """
 
-    run_dir: str
-    search: List[str] = field(default_factory=list)
-    replaced: List[str] = field(default_factory=list)
+    run_dir: str = dataclasses.field(metadata={"path": True, "incidental": True})
+    task: str = ""
+    search: List[str] = setting([], incidental=True)
+    replaced: List[str] = setting([], incidental=True)
+
+
+@dataclass(frozen=True)
+class StagesSettings(RunSettings):
+    """The base of tasks that know both stages."""
+
+    backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
+    resolution: ResolutionSettings = setting(ResolutionSettings, names_run=2)
+    anchor: SamplerSettings = setting(SamplerSettings)
+    schedule: SamplerSettings = setting(SamplerSettings, names_run=3)
+
+
+@dataclass(frozen=True)
+class SamplingSettings(StagesSettings):
+    """The base of tasks that sample, or plan it: how the work lies on devices."""
+
+    memory: MemorySettings = setting(MemorySettings)
+    parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
+    decode: DecodeSettings = setting(DecodeSettings)
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step of the two stages is guided."""
+        return any_guided(self.anchor, self.schedule)
+
+    def check(self, key: str = "") -> None:
+        """A layout of ranks that the networks allow; weights are either sharded or in host memory.
+
+        Raises ConfigError.
+        """
+        heads, tokens = self.backbone.dit.num_heads, self.resolution.anchor_geometry.tokens
+        check_parallel(self.parallel, heads, self.guided, tokens)
+        if self.parallel.shard != "none" and self.memory.mode in ("offload", "stream"):
+            raise ConfigError(
+                f"parallel.shard={self.parallel.shard} keeps slices of the weights on the devices,"
+                f" not in host memory as memory={self.memory.mode} does; use memory=auto or"
+                " parallel.shard=none"
+            )
+        self.decode.check_tiles(self.resolution.geometry)

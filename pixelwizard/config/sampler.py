@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
 from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.setting import setting
 from pixelwizard.config.targets import Part, door
 
 DIFFUSION = "pixelwizard.diffusion"
@@ -25,35 +26,30 @@ class SamplerSettings:
     solver: Part = field(
         default="unipc", metadata=door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
     )
-    steps: int = 50
+    steps: int = setting(50, low=1, high=1000)
     timesteps: Optional[List[float]] = None
-    shift: Optional[float] = None
-    guidance: float = 5.0
+    shift: Optional[float] = setting(None, low=0.01)
+    guidance: float = setting(5.0, low=0.0)
     guided_steps: Optional[List[int]] = None
     step_sizes: Literal["none", "raw", "snapped"] = "none"
 
+    def check(self, key: str) -> None:
+        """Timesteps that fall inside (0, 1000], guided steps that exist; raises ConfigError.
 
-def check_sampler(sampler: SamplerSettings, key: str) -> None:
-    """At least one step, timesteps that fall inside (0, 1000], guided steps that exist.
-
-    ``key`` is the stage's: ``anchor``, whose network takes no step sizes, or ``schedule``.
-    """
-    check_range(f"{key}.steps", sampler.steps, 1, 1000)
-    check_range(f"{key}.guidance", sampler.guidance, 0.0)
-    if sampler.shift is not None:
-        check_range(f"{key}.shift", sampler.shift, 0.01)
-    if sampler.timesteps is not None:
-        _check_timesteps(sampler.timesteps, f"{key}.timesteps")
-    steps = len(sampler.timesteps or range(sampler.steps))
-    for step in sampler.guided_steps or []:
-        check_range(f"{key}.guided_steps", step, 0, steps - 1)
-    if (guided := sampler.guided_steps) and sampler.guidance == 1:
-        raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
-    if key == "anchor" and sampler.step_sizes != "none":
-        raise ConfigError(
-            f"anchor.step_sizes={sampler.step_sizes} is for the detail's schedule; the anchor"
-            " network takes no step sizes; nearest: none"
-        )
+        ``key`` is the stage's: ``anchor``, whose network takes no step sizes, or ``schedule``.
+        """
+        if self.timesteps is not None:
+            _check_timesteps(self.timesteps, f"{key}.timesteps")
+        steps = len(self.timesteps or range(self.steps))
+        for step in self.guided_steps or []:
+            check_range(f"{key}.guided_steps", step, 0, steps - 1)
+        if (guided := self.guided_steps) and self.guidance == 1:
+            raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
+        if key == "anchor" and self.step_sizes != "none":
+            raise ConfigError(
+                f"anchor.step_sizes={self.step_sizes} is for the detail's schedule; the anchor"
+                " network takes no step sizes; nearest: none"
+            )
 
 
 def _check_timesteps(times: List[float], key: str) -> None:

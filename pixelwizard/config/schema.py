@@ -39,9 +39,9 @@ def build(cls: type[T], values: Any, key: str = "") -> T:
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{key or 'the configuration'}={show(values)} must be a group of keys:"
-            f" {', '.join(_hints(cls))}"
+            f" {', '.join(types_of(cls))}"
         )
-    hints = _hints(cls)
+    hints = types_of(cls)
     for name in values:
         if name not in hints:
             raise ConfigError(unknown(f"key {join(key, str(name))!r}", str(name), hints, key))
@@ -137,7 +137,7 @@ def to_plain(value: Any) -> Any:
 def leaves(cls: type, prefix: str = "") -> dict[str, Any]:
     """Every dotted key of ``cls`` and its type, groups included."""
     found: dict[str, Any] = {}
-    for name, hint in _hints(cls).items():
+    for name, hint in types_of(cls).items():
         found[join(prefix, name)] = hint
         if dataclasses.is_dataclass(hint):
             found.update(leaves(hint, join(prefix, name)))  # type: ignore[arg-type]
@@ -222,7 +222,8 @@ def takes_node(hint: Any) -> bool:
     return hint is Any or get_origin(hint) is dict or any(hasattr(o, "from_plain") for o in options)
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def types_of(cls: type) -> dict[str, Any]:
+    """The types of the fields that keys set."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in visible(cls)}
 

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List
+
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
 class DiTSizes:
     """Sizes of the diffusion transformer, named as in the official ``config.json``."""
 
-    in_dim: int = 48
-    out_dim: int = 48
-    dim: int = 3072
-    ffn_dim: int = 14336
-    freq_dim: int = 256
-    text_dim: int = 4096
-    text_len: int = 512
-    num_heads: int = 24
-    num_layers: int = 30
-    eps: float = 1e-6
+    in_dim: int = setting(48, low=1)
+    out_dim: int = setting(48, low=1)
+    dim: int = setting(3072, low=1)
+    ffn_dim: int = setting(14336, low=1)
+    freq_dim: int = setting(256, low=1)
+    text_dim: int = setting(4096, low=1)
+    text_len: int = setting(512, low=1)
+    num_heads: int = setting(24, low=1)
+    num_layers: int = setting(30, low=1)
+    eps: float = setting(1e-6, low=0.0)
 
 
 @dataclass(frozen=True)
 class VAESizes:
     """Sizes of the causal video autoencoder; ``latent_mean``, ``latent_std``: ``z_dim`` entries."""
 
-    z_dim: int = 48
-    dim: int = 160
-    dec_dim: int = 256
-    dim_mult: List[int] = field(default_factory=lambda: [1, 2, 4, 4])
-    num_res_blocks: int = 2
-    temporal_downsample: List[bool] = field(default_factory=lambda: [False, True, True])
-    latent_mean: List[float] = field(default_factory=list)
-    latent_std: List[float] = field(default_factory=list)
+    z_dim: int = setting(48, low=1)
+    dim: int = setting(160, low=1)
+    dec_dim: int = setting(256, low=1)
+    dim_mult: List[int] = setting([1, 2, 4, 4], low=1)
+    num_res_blocks: int = setting(2, low=1)
+    temporal_downsample: List[bool] = setting([False, True, True])
+    latent_mean: List[float] = setting([])
+    latent_std: List[float] = setting([])
 
 
 @dataclass(frozen=True)
 class TextSizes:
     """Sizes of the UMT5 text encoder, named as in the official code."""
 
-    vocab_size: int = 256384
-    dim: int = 4096
-    dim_attn: int = 4096
-    dim_ffn: int = 10240
-    num_heads: int = 64
-    num_layers: int = 24
-    num_buckets: int = 32
+    vocab_size: int = setting(256384, low=1)
+    dim: int = setting(4096, low=1)
+    dim_attn: int = setting(4096, low=1)
+    dim_ffn: int = setting(10240, low=1)
+    num_heads: int = setting(64, low=1)
+    num_layers: int = setting(24, low=1)
+    num_buckets: int = setting(32, low=1)

@@ -224,10 +224,11 @@ def check_names(settings: Any) -> None:
 
 
 def check_doors(settings: Any) -> None:
-    """Refuse a node that its door cannot take, before anything is loaded or written.
+    """Refuse a part that its door cannot take, before anything is loaded or written.
 
     Raises ConfigError. This runs the files of the user's classes.
     """
+    check_names(settings)
     for key, found, part in doors(settings):
         if isinstance(part, Target):
             found.load(part, key)

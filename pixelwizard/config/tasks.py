@@ -15,6 +15,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.replay import ReplayConfig
 from pixelwizard.config.schema import ConfigError, build, choice
+from pixelwizard.config.setting import check
 from pixelwizard.config.targets import check_names
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.config.weights import ConvertConfig, FetchConfig
@@ -24,7 +25,7 @@ GONE_FROM_TRACKER = ("options",)
 
 
 def roots() -> dict[str, type]:
-    """The root dataclass of every task; each has a method ``check``."""
+    """The root dataclass of every task."""
 
     tasks: tuple[Any, ...] = (GenerateConfig, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
     tasks += (EncodeConfig, CompareConfig, FetchConfig, ConvertConfig, ReplayConfig)
@@ -50,5 +51,5 @@ def from_plain(values: Any) -> Any:
         raise ConfigError(choice("task", task, roots()))
     config: Any = build(roots()[task], values)
     check_names(config)
-    config.check()
+    check(config)
     return config

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Literal, Optional
 
-from pixelwizard.config.backbone import BackboneSettings, check_backbone
 from pixelwizard.config.data import DataSettings, check_data
 from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.config.objective import (
@@ -17,13 +16,11 @@ from pixelwizard.config.objective import (
     check_objective,
     trained_part,
 )
-from pixelwizard.config.output import TrackerSettings, check_tracker
+from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.resolution import ResolutionSettings, check_resolution
-from pixelwizard.config.run import RunSettings
-from pixelwizard.config.sampler import SamplerSettings, check_sampler
-from pixelwizard.config.schema import ConfigError, check_range
-from pixelwizard.config.targets import DOOR
+from pixelwizard.config.run import StagesSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
@@ -36,16 +33,21 @@ class OptimizerSettings:
     to ``ema`` instead, as (1 + n) / (10 + n).
     """
 
-    lr: float = 2e-3
-    muon_lr: float = 3e-3
-    momentum: float = 0.95
-    betas: List[float] = field(default_factory=lambda: [0.9, 0.98])
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    warmup: int = 50
-    decay: float = 0.4
-    ema: float = 0.998
-    ema_start: Optional[int] = None
+    lr: float = setting(2e-3, low=0.0)
+    muon_lr: float = setting(3e-3, low=0.0)
+    momentum: float = setting(0.95, low=0.0, high=1.0)
+    betas: List[float] = setting([0.9, 0.98], low=0.0, high=1.0)
+    weight_decay: float = setting(0.0, low=0.0)
+    clip: float = setting(1.0, low=1e-9)
+    warmup: int = setting(50, low=0)
+    decay: float = setting(0.4, low=0.0, high=1.0)
+    ema: float = setting(0.998, low=0.0, high=1.0)
+    ema_start: Optional[int] = setting(None, low=0)
+
+    def check(self, key: str) -> None:
+        """Two betas; raises ConfigError."""
+        if len(self.betas) != 2:
+            raise ConfigError(f"{key}.betas={self.betas} must be two numbers")
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class TrainerSettings:
     alone. Figures are logged every ``log_every`` steps.
     """
 
-    max_steps: int = 10000
-    max_minutes: Optional[float] = None
-    accumulate: int = 1
-    gradient_checkpointing: bool = False
-    threads: int = 0
+    max_steps: int = setting(10000, low=1, incidental=True)
+    max_minutes: Optional[float] = setting(None, low=0.001, incidental=True)
+    accumulate: int = setting(1, low=1)
+    gradient_checkpointing: bool = setting(False, incidental=True)
+    threads: int = setting(0, low=0, incidental=True)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    log_every: int = 10
+    log_every: int = setting(10, low=1, incidental=True)
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class CheckpointSettings:
     holds the last weights (``generator``) and the averaged ones (``generator_ema``).
     """
 
-    every: int = 200
-    keep: int = 2
+    every: int = setting(200, low=1)
+    keep: int = setting(2, low=1)
     container: bool = False
 
 
@@ -87,12 +89,12 @@ class SampleSettings:
     noise, and scored by ``metrics``.
     """
 
-    every: int = 0
-    count: int = 4
+    every: int = setting(0, low=0)
+    count: int = setting(4, low=1)
 
 
 @dataclass(frozen=True)
-class TrainConfig(RunSettings):
+class TrainConfig(StagesSettings):
     """Everything that determines one ``train`` run: the root of its ``config.yaml``.
 
     ``stage`` is the network that a flow or shortcut objective trains (None: the detail network for
@@ -101,23 +103,17 @@ class TrainConfig(RunSettings):
     """
 
     task: Literal["train"] = "train"
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
-    resolution: ResolutionSettings = field(default_factory=ResolutionSettings)
-    anchor: SamplerSettings = field(default_factory=SamplerSettings)
-    schedule: SamplerSettings = field(default_factory=SamplerSettings)
-    parallel: ParallelSettings = field(default_factory=ParallelSettings)
-    tracker: TrackerSettings = field(default_factory=TrackerSettings)
-    metrics: MetricsSettings = field(default_factory=MetricsSettings)
-    data: DataSettings = field(default_factory=DataSettings)
+    parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
+    tracker: TrackerSettings = setting(TrackerSettings, incidental=True)
+    metrics: MetricsSettings = setting(MetricsSettings, incidental=True)
+    data: DataSettings = setting(DataSettings)
     stage: Optional[Stage] = None
-    objective: ObjectiveSettings = field(
-        default_factory=ObjectiveSettings, metadata={DOOR: OBJECTIVES}
-    )
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    trainer: TrainerSettings = field(default_factory=TrainerSettings)
-    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
-    samples: SampleSettings = field(default_factory=SampleSettings)
-    seed: int = 0
+    objective: ObjectiveSettings = setting(ObjectiveSettings, door=OBJECTIVES)
+    optimizer: OptimizerSettings = setting(OptimizerSettings)
+    trainer: TrainerSettings = setting(TrainerSettings)
+    checkpoint: CheckpointSettings = setting(CheckpointSettings, incidental=True)
+    samples: SampleSettings = setting(SampleSettings, incidental=True)
+    seed: int = setting(0, low=0, high=2**31)
 
     @property
     def part(self) -> str:
@@ -129,32 +125,12 @@ class TrainConfig(RunSettings):
         """A training has no passes that ranks could share."""
         return False
 
-    def check(self) -> None:
+    def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
-        check_resolution(self.resolution)
-        check_sampler(self.anchor, "anchor")
-        check_sampler(self.schedule, "schedule")
-        check_backbone(self.backbone)
-        check_range("seed", self.seed, 0, 2**31)
         check_objective(self.objective, self.stage)
         check_channels(self.objective.flow, self.backbone.dit.in_dim)
         check_data(self.data, self.resolution, self.part)
-        check_tracker(self.tracker)
-        check_optimizer(self.optimizer)
-        for key, value, low in (
-            ("trainer.max_steps", self.trainer.max_steps, 1),
-            ("trainer.accumulate", self.trainer.accumulate, 1),
-            ("trainer.threads", self.trainer.threads, 0),
-            ("trainer.log_every", self.trainer.log_every, 1),
-            ("checkpoint.every", self.checkpoint.every, 1),
-            ("checkpoint.keep", self.checkpoint.keep, 1),
-            ("samples.every", self.samples.every, 0),
-            ("samples.count", self.samples.count, 1),
-        ):
-            check_range(key, value, low)
         check_training_ranks(self)
-        if self.trainer.max_minutes is not None:
-            check_range("trainer.max_minutes", self.trainer.max_minutes, 0.001)
         if self.trainer.gradient_checkpointing and self.part not in STAGES:
             raise ConfigError(
                 f"trainer.gradient_checkpointing has no part in objective={self.part}; leave it out"
@@ -164,21 +140,6 @@ class TrainConfig(RunSettings):
                 f"samples.every={self.samples.every} needs held-out examples of an anchor or a"
                 " detail network; use samples.every=0"
             )
-
-
-def check_optimizer(optimizer: OptimizerSettings) -> None:
-    """Rates above 0, factors in 0..1; raises ConfigError."""
-    if len(optimizer.betas) != 2:
-        raise ConfigError(f"optimizer.betas={optimizer.betas} must be two numbers")
-    lows = {"lr": 0.0, "muon_lr": 0.0, "clip": 1e-9, "warmup": 0, "weight_decay": 0.0}
-    for name, low in lows.items():
-        check_range(f"optimizer.{name}", getattr(optimizer, name), low)
-    for name in ("decay", "momentum", "ema"):
-        check_range(f"optimizer.{name}", getattr(optimizer, name), 0.0, 1.0)
-    for beta in optimizer.betas:
-        check_range("optimizer.betas", beta, 0.0, 1.0)
-    if optimizer.ema_start is not None:
-        check_range("optimizer.ema_start", optimizer.ema_start, 0)
 
 
 def check_training_ranks(config: TrainConfig) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import List, Literal, Optional
 
-from pixelwizard.config.backbone import BackboneSettings, check_backbone
+from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import setting
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,22 @@ class SourceSettings:
     name: str = ""
     repo: str = ""
     revision: str = "main"
-    folder: str = ""
-    files: List[str] = field(default_factory=list)
+    folder: str = setting("", path=True)
+    files: List[str] = setting([])
     use: str = ""
     note: str = ""
+
+    def check(self, key: str) -> None:
+        """Refuse a source without files and files that would leave the folder."""
+        for name in ("repo", "revision", "folder"):
+            if not getattr(self, name):
+                raise ConfigError(f"{key}.{name} is empty; name what to fetch, like source=NAME")
+        if not self.files:
+            raise ConfigError(f"{key}.files is empty; name at least one file")
+        for file in self.files:
+            path = PurePosixPath(file)
+            if path.is_absolute() or ".." in path.parts or not path.name:
+                raise ConfigError(f"{key}.files has {file!r}, which is no path inside the folder")
 
 
 @dataclass(frozen=True)
@@ -32,20 +45,7 @@ class FetchConfig:
     """Everything that determines one ``fetch``."""
 
     task: Literal["fetch"] = "fetch"
-    source: SourceSettings = field(default_factory=SourceSettings)
-
-    def check(self) -> None:
-        """Refuse a source without files and files that would leave the folder."""
-        source = self.source
-        for key in ("repo", "revision", "folder"):
-            if not getattr(source, key):
-                raise ConfigError(f"source.{key} is empty; name what to fetch, like source=NAME")
-        if not source.files:
-            raise ConfigError("source.files is empty; name at least one file")
-        for name in source.files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or not path.name:
-                raise ConfigError(f"source.files has {name!r}, which is no path inside the folder")
+    source: SourceSettings = setting(SourceSettings)
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,6 @@ class ConvertConfig:
     """Everything that determines one ``convert``: whose weights, into which folder, how precise."""
 
     task: Literal["convert"] = "convert"
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
-    out: Optional[str] = None
+    backbone: BackboneSettings = setting(BackboneSettings)
+    out: Optional[str] = setting(None, path=True)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-
-    def check(self) -> None:
-        """Refuse sizes that do not fit each other."""
-        check_backbone(self.backbone)

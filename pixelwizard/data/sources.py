@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pixelwizard.config.data import DataSettings, EncodeConfig
 from pixelwizard.config.schema import differences, to_plain
+from pixelwizard.config.setting import is_below, marked
 from pixelwizard.config.tasks import load
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import ClipExamples, Source
@@ -22,11 +23,6 @@ from pixelwizard.models.checkpoints import weights_digest
 FIRST_DETAIL = 1_000_000
 """The scene of the detail network's first clip; the anchor's start at 0."""
 MANIFEST, PROBED = "latents.json", "clips.json"
-DECISIVE = (
-    *("stage.", "resolution.", "backbone.name."),
-    *("backbone.vae.", "backbone.text.", "backbone.dit."),
-)
-"""Settings that encoded latents must share with a training; shifts are no matter of theirs."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,9 @@ def _encoded(config: TrainConfig) -> Sources:
         )
     made: EncodeConfig = load(folder / "config.yaml")
     wanted = {"stage": config.part, "resolution": config.resolution, "backbone": config.backbone}
-    differ = [
-        key
-        for key in differences(to_plain(made), {**to_plain(made), **to_plain(wanted)})
-        if f"{key}.".startswith(DECISIVE) and not key.endswith("shift")
-    ]
+    decisive = marked(EncodeConfig, "of_latents")
+    differ = differences(to_plain(made), {**to_plain(made), **to_plain(wanted)})
+    differ = [key for key in differ if is_below(key, decisive)]
     if differ:
         raise ValueError(
             f"data.dir={folder} holds latents for other settings (they differ in"

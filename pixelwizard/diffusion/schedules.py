@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pixelwizard.config.objective import ShortcutSettings
-from pixelwizard.config.sampler import SamplerSettings, check_sampler
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.setting import check
 from pixelwizard.config.targets import Part, door_of
 
 TRAIN_TIMESTEPS = 1000
@@ -58,9 +59,9 @@ def make_schedule(settings: SamplerSettings, shift: float, key: str = "schedule"
     """The schedule of one stage; ``shift`` is the resolution's, used unless the settings have one.
 
     ``key`` is the stage's, for messages. Raises ValueError for settings outside their ranges
-    (``check_sampler``) and for a solver that cannot be made.
+    (``SamplerSettings.check``) and for a solver that cannot be made.
     """
-    check_sampler(settings, key)
+    check(settings, key)
     solver = SOLVER.make(settings.solver, f"{key}.solver")
     if settings.timesteps is not None:
         timesteps = [float(t) for t in settings.timesteps]

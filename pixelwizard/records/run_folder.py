@@ -12,30 +12,12 @@ from typing import Any
 import yaml
 
 from pixelwizard.config.schema import ConfigError, differences, to_plain
+from pixelwizard.config.setting import is_below, marked
 from pixelwizard.config.tasks import load
 from pixelwizard.io.files import write_text
 from pixelwizard.records.lock import locked
 
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
-INCIDENTAL = (
-    *("run_dir", "search", "replaced", "store", "tracker", "group_size", "save_anchor", "format"),
-    *("memory.mode", "memory.budget_gb", "memory.chunk", "parallel"),
-)
-"""Keys that do not change what a result is: where it lies, what lies beside it, how far it got."""
-INCIDENTAL_TO = {
-    "generate": ("metrics", "reference"),
-    "train": (
-        *("trainer.max_steps", "trainer.max_minutes", "trainer.threads", "trainer.log_every"),
-        *("trainer.gradient_checkpointing", "checkpoint", "samples", "metrics", "data.workers"),
-    ),
-    "encode": ("data.workers",),
-}
-"""More of them for one task: scores are of its videos, not in them; a training can go further."""
-
-
-def incidental(task: str) -> tuple[str, ...]:
-    """The keys that do not change the results of a task."""
-    return (*INCIDENTAL, *INCIDENTAL_TO.get(task, ()))
 
 
 def config_hash(config: Any) -> str:
@@ -46,7 +28,7 @@ def config_hash(config: Any) -> str:
 def determining(config: Any) -> dict[str, Any]:
     """The plain values of a configuration without the incidental ones."""
     values: dict[str, Any] = to_plain(config)
-    for key in incidental(config.task):
+    for key in marked(type(config), "incidental"):
         *groups, name = key.split(".")
         node = values
         for group in groups:
@@ -94,8 +76,8 @@ def _refuse_foreign(config: Any, folder: Path) -> None:
     if old is None:
         return
     differ = differences(old, to_plain(config))
-    free = tuple(f"{key}." for key in incidental(config.task))
-    differ = [key for key in differ if not f"{key}.".startswith(free)]
+    free = marked(type(config), "incidental")
+    differ = [key for key in differ if not is_below(key, free)]
     if differ:
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise ConfigError(
