@@ -31,7 +31,7 @@ LIGHT = (
         "records.lock",
     ),
     *("evaluation.names", "evaluation.files", "evaluation.score_cache", "generation.replay"),
-    *("launch.launch", "launch.forked", "launch.parents", "launch.devices"),
+    *("launch.launch", "launch.processes", "launch.cores", "launch.devices"),
     *("io.reasons", "io.streams", "cli.arguments", "cli.completion", "cli.habits"),
     *("cli.main", "cli.compose", "cli.composer", "cli.overrides"),
     *("cli.sweeps.ledger", "cli.sweeps.launchers", "cli.sweeps.search"),

@@ -24,7 +24,6 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Choice, LauncherSettings, Span
 from pixelwizard.launch.devices import mesh_of
 
-pytest.importorskip("joblib")
 pytest.importorskip("submitit")
 pytest.importorskip("optuna")
 QUICK = ["resolution.frames=5", "resolution.width=128", "resolution.height=64", "metrics=none"]
@@ -74,7 +73,7 @@ def test_launcher_and_sweeper_compose_and_are_checked(
         assert sentence in capsys.readouterr().err
 
 
-def test_jobs_run_beside_each_other(backbone: BackboneSettings, tmp_path: Path) -> None:
+def test_jobs_run_side_by_side(backbone: BackboneSettings, tmp_path: Path) -> None:
     config = small_config(backbone, tmp_path, prompt=["a red circle"])
     jobs = {
         name: SweepJob("generate", replace(config, run_dir=str(tmp_path / name)), (name,), ("x",))

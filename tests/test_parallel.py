@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -37,6 +38,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import Mesh, ParallelSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.io.progress import Display
 from pixelwizard.launch.launch import launch
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
@@ -202,24 +204,19 @@ def test_every_prompt_is_made_once_by_the_lead_of_its_ranks(made: Path) -> None:
         ]
 
 
-KILLED = """
-import os, signal, sys, time
-from pathlib import Path
-from pixelwizard import worker
-from pixelwizard.io.progress import Display
+def killed_in_the_detail_stage(folder: Path) -> int:
+    """The worker of a rank; the second ends in its second prompt."""
+    rank, step = os.environ["RANK"], Display.step
+    (folder / f"pid{rank}").write_text(str(os.getpid()))
 
-folder, rank, step = Path(sys.argv[1]), os.environ["RANK"], Display.step
-(folder / f"pid{rank}").write_text(str(os.getpid()))
+    def killed(self: Display, done: int, steps: int, first: int = 0) -> None:
+        step(self, done, steps, first)
+        if (rank, self.stage, self.where[:3], done) == ("1", "detail", "[2/", 1):
+            (folder / "killed").write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def killed(self, done, steps, first=0):
-    step(self, done, steps, first)
-    if (rank, self.stage, self.where[:3], done) == ("1", "detail", "[2/", 1):
-        (folder / "killed").write_text(str(time.time()))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Display.step = killed
-sys.exit(worker.run(folder))
-"""
+    Display.step = killed  # type: ignore[method-assign]
+    return worker.run(folder)
 
 
 def test_a_killed_rank_ends_the_job_and_the_same_command_ends_in_the_same_videos(
@@ -228,7 +225,7 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_ends_in_the_same_videos
     config = config_of(backbone, tmp_path, "alone")
     config = replace(config, parallel=ParallelSettings("guidance"), prompt=PROMPTS[:2])
     folder = write_config(config)
-    assert launch(folder, 2, [sys.executable, "-c", KILLED]) == 3
+    assert launch(folder, 2, killed_in_the_detail_stage) == 3
     assert time.time() - float((folder / "killed").read_text()) < 10
     assert not any(alive(int((folder / f"pid{rank}").read_text())) for rank in range(2))
     said = capfd.readouterr().err

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from ranks import free_port, runs, scoring, start
 from small import small_config, write_backbone, write_config
 from wandb_files import history
 
+from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.parallel import MODES, ParallelSettings
+from pixelwizard.generation import predict
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.launch.launch import launch
@@ -141,28 +144,24 @@ def test_a_training_scores_its_samples_on_one_rank_of_a_live_group(made: Path) -
     assert rows["flicker"] == pytest.approx(scores["flicker"], rel=1e-5)
 
 
-FAILING = """
-import os, sys
-from pathlib import Path
-from pixelwizard import worker
-from pixelwizard.generation import predict
+def second_rank_fails(folder: Path) -> int:
+    """The worker of a rank; the second cannot go on, or ends without a word."""
 
-def failed(self, job):
-    if sys.argv[1].endswith("seed=0"):
-        raise RuntimeError("numbers ran out")
-    os._exit(0)  # without a word, and not as one that failed
+    def failed(self: predict.DetailLoop, job: object) -> object:
+        if folder.name == "seed=0":
+            raise RuntimeError("numbers ran out")
+        os._exit(0)  # not as one that failed
 
-if os.environ["RANK"] == "1":
-    predict.DetailLoop.compute = failed
-sys.exit(worker.run(Path(sys.argv[1])))
-"""
+    if os.environ["RANK"] == "1":
+        predict.DetailLoop.compute = failed  # type: ignore[method-assign, assignment]
+    return worker.run(folder)
 
 
 def test_the_ledger_of_a_sweep_over_ranks_has_the_sentences_of_its_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = [sys.executable, "-c", FAILING]
-    monkeypatch.setattr(generate, "launch", lambda folder, ranks: launch(folder, ranks, command))
+    failing = partial(launch, work=second_rank_fails)
+    monkeypatch.setattr(generate, "launch", failing)
     config = small_config(
         write_backbone(tmp_path / "weights"), tmp_path,
         parallel=ParallelSettings("guidance"), prompt=["a circle"],

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.launch.launch import _warm, kept_warm, launch
+from pixelwizard.launch.launch import crew, launch
 from pixelwizard.records import failures
 from pixelwizard.records.failures import Failure, read_failure
 from pixelwizard.records.lock import locked
@@ -107,35 +108,30 @@ def test_three_kills_at_random_moments_change_nothing(
     assert {state["status"] for state in ledger.values()} == {"done"}
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[None]:
-    with kept_warm():
+@pytest.fixture
+def forked() -> Iterator[None]:
+    """Workers come from a server that starts where their words are heard."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    with crew(forked=True):
         yield
 
 
-def test_forked_workers_end_alone_and_the_server_is_replaced(
-    backbone: BackboneSettings, warm: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_forked_worker_ends_alone_and_says_why(
+    backbone: BackboneSettings, forked: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    good = write_config(small_config(backbone, tmp_path))
+    config = small_config(backbone, tmp_path)
     bad = write_config(
-        small_config(
-            backbone, tmp_path, run_dir=str(tmp_path / "bad"), prompt=[], prompts="gone.txt"
-        )
+        replace(config, run_dir=str(tmp_path / "bad"), prompt=[], prompts="gone.txt")
     )
-    _warm[0].close()  # so that it starts where its words are heard
     assert launch(bad) == 2
     failure = read_failure(bad)
     assert failure is not None and "gone.txt" in failure.reason and not failure.out_of_memory
     assert "pixelwizard: " in capfd.readouterr().err
-    process = _warm[0]._process
-    assert process is not None
-    process.kill()
-    process.wait()
-    assert launch(good) == 0 and _warm[0]._process is not process
+    assert launch(write_config(config)) == 0
 
 
-def test_an_interrupt_reaches_a_forked_worker(
-    backbone: BackboneSettings, warm: None, tmp_path: Path
+def test_an_interrupt_reaches_a_forked_worker_and_no_job_follows(
+    backbone: BackboneSettings, tmp_path: Path
 ) -> None:
     steps = SamplerSettings(steps=1000)
     folder = write_config(small_config(backbone, tmp_path, anchor=steps))
@@ -146,8 +142,10 @@ def test_an_interrupt_reaches_a_forked_worker(
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt).start()
-    assert launch(folder) == 143
-    assert not (folder / "failure.json").exists()
+    with crew(forked=True):
+        assert launch(folder) == 143
+        assert not (folder / "failure.json").exists()
+        assert launch(tmp_path / "nothing") == 143
 
 
 def fakes(folder: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from functools import cache
@@ -19,7 +20,8 @@ COUNT = "import torch; print(torch.cuda.device_count())"
 @cache
 def count_gpus() -> int:
     """The GPUs that torch finds, in a process of its own; 0 where it cannot say."""
-    asked = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True)
+    place = os.path.dirname(os.__file__)  # where no torch.py of the user's lies
+    asked = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, cwd=place)
     return int(asked.stdout) if asked.stdout.strip().isdigit() else 0
 
 

@@ -1,67 +1,109 @@
-"""Start the workers of one job, watch them, report the first failure.
-
-A job has fresh processes; the jobs of a sweep that have one rank are forked from a server that has
-imported everything (``kept_warm``), which saves each of them the seconds of a start.
-"""
+"""Start the workers of one job, watch them, report the first failure."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import FrameType
-from typing import IO, Union
 
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.launch.forked import Forked, ForkServer
-from pixelwizard.launch.parents import die_with_parent
+from pixelwizard.io.interrupts import on_interrupt
+from pixelwizard.io.reasons import say
+from pixelwizard.launch import processes
+from pixelwizard.launch.cores import usable_cores
+from pixelwizard.launch.processes import SERVER_GONE, Work
 from pixelwizard.records.failures import Failure, forget_failure, read_failure, write_failure
 
-WORKER = (sys.executable, "-m", "pixelwizard.worker")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
 TORCHRUN = "TORCHELASTIC_RUN_ID"
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.5
 GRACE_SECONDS = 5.0
+RESTART_SECONDS = 1.0
+"""Until a server that was killed has left the system's table of processes."""
 TAIL_LINES = 20
+KEPT = "everything finished is kept, the same command continues"
 SOME_FAILED = 3
-Worker = Union[subprocess.Popen[bytes], Forked]
 
 
-def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> int:
-    """Run ``command RUN_DIR`` once per rank and wait; returns the exit code of the job.
+@dataclass
+class Crew:
+    """The workers that this process has, and the signal that asked it to stop (0: none has).
+
+    ``at_once`` jobs share the cores; ``forked`` workers come from a server that starts them fast.
+    """
+
+    at_once: int = 1
+    forked: bool = False
+    workers: list[BaseProcess] = field(default_factory=list)
+    stopped: int = 0
+    deadline: float = float("inf")
+
+    def stop(self, number: int) -> None:
+        """Pass a signal on; the second one kills."""
+        self.deadline = time.monotonic() + (0.0 if self.stopped else processes.STOP_SECONDS)
+        self.stopped = self.stopped or number
+        _send(self.workers, self.stopped)
+
+    def kill_late(self) -> None:
+        """Kill what has not stopped in time."""
+        if time.monotonic() >= self.deadline:
+            _send(self.workers, signal.SIGKILL)
+
+
+_crews: list[Crew] = []
+
+
+@contextmanager
+def crew(at_once: int = 1, forked: bool = False) -> Iterator[Crew]:
+    """The crew of this process; the jobs of a sweep, in whatever thread, share the sweep's."""
+    if _crews:
+        yield _crews[0]
+        return
+    ours = Crew(at_once, forked)
+    _crews.append(ours)
+    try:
+        with on_interrupt(ours.stop):
+            yield ours
+    finally:
+        _crews.remove(ours)
+
+
+def run_worker(run_dir: Path) -> int:
+    """The worker of a run folder; the exit code. Torch starts here."""
+    from pixelwizard import worker
+
+    return worker.run(run_dir)
+
+
+def launch(run_dir: Path, ranks: int = 1, work: Work = run_worker) -> int:
+    """``work(run_dir)`` in a process for each rank, until all have ended; the job's exit code.
 
     The first rank that fails ends the others and decides the code; of several ranks one that was
-    killed makes it 3. An interrupt is passed on to the workers, which finish what must not be
-    torn; the code is then 128 + signal. A second interrupt kills them. No worker outlives this
-    call, nor (on Linux) this process. Raises ConfigError inside a process of torchrun.
+    killed makes it 3. A signal is passed on to the workers, which finish what must not be torn; the
+    code is then 128 + signal. A second signal kills them, and so does time. No worker outlives this
+    call, nor this process. Raises ConfigError inside a process of torchrun.
     """
     _refuse_torchrun(run_dir, ranks)
-    forget_failure(run_dir)  # before any rank can leave one
-    workers: list[Worker] = []
-    port = _free_port() if ranks > 1 else 0
-    with ExitStack() as stack:
-        received = stack.enter_context(_forwarding(workers))
-        stack.callback(_end, workers)
-        for rank in range(ranks):
-            log = stack.enter_context(_fresh_log(run_dir, rank)) if rank else None
-            if _warm and ranks == 1 and command == WORKER:
-                workers.append(_warm[0].fork(run_dir))
-                continue
-            environment = worker_environment(rank, ranks, port)
-            workers.append(_start([*command, str(run_dir)], environment, log))
-        if received:  # it came before there was a worker to pass it on to
-            _send(workers, received[0])
-        code, rank = _watch(workers)
-    if received:
-        return 128 + received[0]
+    with crew() as ours:
+        code, rank = _attempt(ours, work, run_dir, ranks)
+        if code == SERVER_GONE and not ours.stopped:
+            time.sleep(RESTART_SECONDS)
+            code, rank = _attempt(ours, work, run_dir, ranks)
+        if ours.stopped:
+            if code == -signal.SIGKILL:
+                say(f"what did not stop was killed; {KEPT}")
+            return 128 + ours.stopped
+    if code == SERVER_GONE:
+        code = -signal.SIGKILL
     if code:
         _explain(code, rank, ranks, run_dir)
     if code < 0:
@@ -69,32 +111,20 @@ def launch(run_dir: Path, ranks: int = 1, command: Sequence[str] = WORKER) -> in
     return code
 
 
-def worker_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """The environment of one rank: nothing of an outer launcher, and this package importable."""
+def worker_environment(rank: int, ranks: int, port: int, at_once: int = 1) -> dict[str, str]:
+    """The environment of one rank: nothing of an outer launcher, its share of the cores.
+
+    Threads wait without spinning, as other jobs may want the core.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in INHERITED}
-    checkout = Path(__file__).resolve().parents[2]
-    if (checkout / "pyproject.toml").is_file():
-        known = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join([str(checkout), *([known] if known else [])])
+    threads = max(1, usable_cores() // (ranks * at_once))
+    usual = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONSAFEPATH": "1"}
+    environment = usual | environment
     if ranks > 1:
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
         environment |= {"WORLD_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)}
         environment |= {"LOCAL_WORLD_SIZE": str(ranks), "GROUP_RANK": "0"}
     return environment
-
-
-_warm: list[ForkServer] = []
-
-
-@contextmanager
-def kept_warm() -> Iterator[None]:
-    """Meanwhile workers of jobs of one rank are forked; on Linux, where that is sound."""
-    stay_warm()
-    try:
-        yield
-    finally:
-        while _warm:
-            _warm.pop().close()
 
 
 def left_to_torchrun(run_dir: Path) -> int:
@@ -114,77 +144,61 @@ def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
         )
 
 
-def _fresh_log(run_dir: Path, rank: int) -> IO[bytes]:
-    """The log of a rank, empty; its worker appends to it too."""
-    path = run_dir / f"rank{rank}.log"
-    path.write_bytes(b"")
-    return open(path, "ab")
-
-
-def stay_warm() -> None:
-    """From now on ``kept_warm``, for as long as this process lives."""
-    if sys.platform == "linux" and not _warm:
-        _warm.append(ForkServer(worker_environment(0, 1, 0)))
-
-
-def _start(command: Sequence[str], environment: dict[str, str], log: IO[bytes] | None) -> Worker:
-    """One worker in a session of its own, so that Ctrl-C reaches it once, through this process."""
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT if log else None,
-        start_new_session=True,
-        preexec_fn=die_with_parent if sys.platform == "linux" else None,
-    )
-
-
-@contextmanager
-def _forwarding(workers: list[Worker]) -> Iterator[list[int]]:
-    """Pass signals on to the workers; yields the list of those received."""
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        _send(workers, number if len(received) == 1 else signal.SIGKILL)
-
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+def _attempt(ours: Crew, work: Work, run_dir: Path, ranks: int) -> tuple[int, int]:
+    """Start the ranks and wait for them: (exit code, rank) as ``_watch`` has it."""
+    forget_failure(run_dir)  # before any rank can leave one
+    started: list[BaseProcess] = []
+    port = _free_port() if ranks > 1 else 0
     try:
-        yield received
+        for rank in range(0 if ours.stopped else ranks):
+            log = run_dir / f"rank{rank}.log" if rank else None
+            if log is not None:
+                log.write_bytes(b"")
+            environment = worker_environment(rank, ranks, port, ours.at_once)
+            forked = ours.forked or ranks > 1
+            started.append(processes.start(work, run_dir, environment, log, forked))
+            ours.workers.append(started[-1])
+            if ours.stopped:  # the signal came before there was a worker to pass it on to
+                _send(started[-1:], ours.stopped)
+        return _watch(started, ours)
+    except (ConnectionError, EOFError):
+        return SERVER_GONE, 0
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _end(started)
+        for worker in started:
+            ours.workers.remove(worker)
 
 
-def _send(workers: Sequence[Worker], number: int) -> None:
-    for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(number)
-
-
-def _watch(workers: Sequence[Worker]) -> tuple[int, int]:
+def _watch(workers: Sequence[BaseProcess], ours: Crew) -> tuple[int, int]:
     """Wait until all have ended or one has failed: (exit code, rank), code < 0 for a signal."""
     while True:
-        codes = [worker.poll() for worker in workers]
+        codes = [worker.exitcode for worker in workers]
         failed = [(code, rank) for rank, code in enumerate(codes) if code]
         if failed:
             return min(failed)  # one that was killed comes before those who miss it
         if all(code is not None for code in codes):
             return 0, 0
-        time.sleep(POLL_SECONDS)
+        ours.kill_late()
+        wait([worker.sentinel for worker in workers if worker.exitcode is None], POLL_SECONDS)
 
 
-def _end(workers: Sequence[Worker]) -> None:
+def _send(workers: Sequence[BaseProcess], number: int) -> None:
+    """Send a signal to the workers that have not ended, as far as anybody knows."""
+    for worker in workers:
+        if worker.exitcode in (None, SERVER_GONE):
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid or 0, number)
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
     """Terminate what still runs, kill what does not listen."""
     _send(workers, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     for worker in workers:
-        try:
-            worker.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+        worker.join(max(0.0, deadline - time.monotonic()))
+    _send(workers, signal.SIGKILL)
+    for worker in workers:
+        worker.join()
 
 
 def _explain(code: int, rank: int, ranks: int, run_dir: Path) -> None:
@@ -199,11 +213,11 @@ def _explain(code: int, rank: int, ranks: int, run_dir: Path) -> None:
     if code < 0:
         worker = f"rank {rank}" if ranks > 1 else "the worker"
         hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
-        kept = "; everything finished is kept, the same command continues" if ranks > 1 else ""
+        kept = f"; {KEPT}" if ranks > 1 else ""
         name = signal.Signals(-code).name
         if ranks > 1:
             write_failure(run_dir, Failure(f"{name} ended {worker}"))
-        print(f"pixelwizard: {name} ended {worker} of {run_dir}{hint}{kept}", file=sys.stderr)
+        say(f"{name} ended {worker} of {run_dir}{hint}{kept}")
 
 
 def _free_port() -> int:

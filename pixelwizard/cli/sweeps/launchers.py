@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,8 @@ from pixelwizard.config.parallel import is_open
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import LauncherSettings
 from pixelwizard.io.reasons import reason
+from pixelwizard.launch.cores import usable_cores
 from pixelwizard.launch.devices import asked_ranks, mesh_of
-from pixelwizard.launch.launch import stay_warm
-from pixelwizard.launch.parents import die_with_parent
 from pixelwizard.records.failures import Failure
 
 POLL_SECONDS = 2.0
@@ -33,16 +34,20 @@ def launcher_of(settings: LauncherSettings, folder: Path) -> Launch:
     """How the jobs of the sweep in ``folder`` are run. Raises ConfigError without its library."""
     if settings.kind == "basic":
         return in_turn
-    library = settings.kind.partition("_")[0]
-    try:
-        __import__(library)
-    except ImportError:
-        raise ConfigError(
-            f"hydra/launcher={settings.kind} needs {library}; install it with: {EXTRA}"
-        ) from None
     if settings.kind == "joblib":
-        return lambda jobs: _in_parallel(jobs, settings.n_jobs)
+        return lambda jobs: _in_parallel(jobs, at_once(settings))
+    if find_spec("submitit") is None:
+        raise ConfigError(
+            f"hydra/launcher={settings.kind} needs submitit; install it with: {EXTRA}"
+        )
     return lambda jobs: _on_cluster(jobs, settings, folder)
+
+
+def at_once(settings: LauncherSettings) -> int:
+    """How many jobs share this machine."""
+    if settings.kind != "joblib":
+        return 1
+    return usable_cores() if settings.n_jobs == -1 else settings.n_jobs
 
 
 def on_node(config: Any, settings: LauncherSettings) -> Any:
@@ -72,17 +77,14 @@ def on_node(config: Any, settings: LauncherSettings) -> Any:
 
 
 def _in_parallel(jobs: Mapping[str, SweepJob], count: int) -> Iterator[tuple[str, Ended]]:
-    """``count`` processes of this machine, each with a server of workers of its own."""
-    from joblib import Parallel, delayed
-
-    parallel = Parallel(n_jobs=count, return_as="generator_unordered")
-    yield from parallel(delayed(_one)(name, job) for name, job in jobs.items())
-
-
-def _one(name: str, job: SweepJob) -> tuple[str, Ended]:
-    die_with_parent()
-    stay_warm()
-    return name, job()
+    """``count`` jobs at a time: threads that wait for the processes of their jobs."""
+    with ThreadPoolExecutor(count) as pool:
+        running = {pool.submit(job): name for name, job in jobs.items()}
+        try:
+            for ended in as_completed(running):
+                yield running[ended], ended.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _on_cluster(

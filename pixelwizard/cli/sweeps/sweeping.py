@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.compose import Job, compose
-from pixelwizard.cli.sweeps.launchers import launcher_of, on_node
+from pixelwizard.cli.sweeps.launchers import at_once, launcher_of, on_node
 from pixelwizard.cli.sweeps.ledger import SweepJob, job_name, run_sweep
 from pixelwizard.cli.sweeps.search import run_search
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.launch.launch import kept_warm
+from pixelwizard.launch.launch import crew
 from pixelwizard.records.run_folder import short_hash
 
 
@@ -49,8 +49,9 @@ def sweep(request: SweepRequest, jobs: Sequence[Job]) -> int:
         raise ConfigError("run_dir is for one run; a sweep puts its jobs into sweep_dir=FOLDER")
     if not hasattr(jobs[0].config, "run_dir"):
         raise ConfigError(f"{request.task} runs once; leave -m and lists of values out")
-    launch, search = launcher_of(jobs[0].launcher, request.folder), jobs[0].search
-    with kept_warm():
+    launcher, search = jobs[0].launcher, jobs[0].search
+    launch = launcher_of(launcher, request.folder)
+    with crew(at_once(launcher), forked=True):
         if search is None:
             made = [request.job(job, job.swept) for job in jobs]
             return run_sweep(request.folder, {job.folder.name: job for job in made}, launch)
