@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
@@ -17,6 +18,7 @@ from pixelwizard.cli.tasks import TASKS, bench, compare, encode, evaluate, gener
 from pixelwizard.config import catalog
 from pixelwizard.config.output import CODECS
 from pixelwizard.config.schema import to_plain
+from pixelwizard.config.tasks import load
 from pixelwizard.data import shapes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +116,30 @@ def test_the_message_of_missing_weights_is_the_real_one(
     command, message = shown.split("\n", 1)
     assert main(shlex.split(command)[2:]) == 2
     assert capsys.readouterr().err.replace(f"{tmp_path}/", "").split() == message.split()
+
+
+def test_an_agent_of_wandb_can_run_the_sweep_of_the_page(nothing_runs: list[Path]) -> None:
+    (text,) = (block for block in blocks("yaml", DOCS["configuration"]) if "program:" in block)
+    sweep = yaml.safe_load(text)
+    sent = {"q_uniform": 3.0, "uniform": 2.5}  # an agent sends whole numbers like this
+    chosen = {
+        name: known.get(
+            "value", known.get("values", [sent[known.get("distribution", "uniform")]])[-1]
+        )
+        for name, known in sweep["parameters"].items()
+    }
+    Path("prompts.csv").write_text("text\na\n")
+    command = {"args": {name: {"value": value} for name, value in chosen.items()}}
+    known = create_sweep_command_args(command)
+    words = [
+        word
+        for part in sweep["command"]
+        for word in (known[part[2:-1]] if part.startswith("${") else [part])
+    ]
+    assert words[0] == sweep["program"] and "schedule.steps=3.0" in words
+    assert main(words[1:]) == 0
+    config = load(nothing_runs[-1] / "config.yaml")
+    assert (config.schedule.steps, config.schedule.shift, config.seed) == (3, 2.5, 2)
 
 
 def groups_of_the_readme() -> dict[str, list[str]]:

@@ -95,8 +95,8 @@ def _scalar(value: Any, hint: type, key: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and isinstance(value, int) and number:
-        return value
+    if hint is int and number and value == value // 1:  # agents of W&B send 3.0
+        return int(value)
     if hint is float and number and math.isfinite(value):
         return float(value)
     if hint is str and (isinstance(value, str) or number):
