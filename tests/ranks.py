@@ -25,7 +25,9 @@ from pixelwizard import worker
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.targets import Target
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.generation import predict
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -153,7 +155,14 @@ def two_stages(dit: GoldenDiT, golden: Path, rank: Rank) -> dict[str, Tensor]:
     stage = Detail(placed(detail, dit.weights, rank), schedule, guidance, rank.halves)
     high = stage(io["noise_hr"][0], low, *texts)
     sent = rank.halves.sent if rank.halves else 0
-    return {"anchor": low, "detail": high, "sent": torch.tensor(sent)}
+    rule = Target("first_block", {"threshold": 0.7})
+    schedule = make_schedule(replace(sampler, steps=8, skip=rule), settings["hr_shift"])
+    states: list[SolverState] = []
+    stage = Detail(stage.network, schedule, guidance, rank.halves)
+    skipping = stage(io["noise_hr"][0], low, *texts, on_step=states.append)
+    skipped = torch.tensor(states[-1].skipped)
+    found = {"anchor": low, "detail": high, "skipping": skipping, "skipped": skipped}
+    return {**found, "sent": torch.tensor(sent)}
 
 
 def uneven(length: int, rank: Rank) -> tuple[Tensor, int]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from ranks import (
     MESHES,
     WORLD,
@@ -72,6 +73,17 @@ def test_every_rank_of_every_mesh_has_the_golden_latents(
     for stage, expected in (("anchor", "lr"), ("detail", "hr")):
         assert relative_error(made[stage], alone[stage]) < EQUAL
         assert relative_error(made[stage], official[expected][0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("rank", range(WORLD))
+def test_every_rank_skips_the_steps_that_one_alone_skips(
+    found: Path, alone: dict[str, Tensor], name: str, rank: int
+) -> None:
+    made = load_file(found / f"{name}.{rank}")
+    assert 0 < len(alone["skipped"]) < 7
+    assert torch.equal(made["skipped"], alone["skipped"])
+    assert relative_error(made["skipping"], alone["skipping"]) < EQUAL
 
 
 @pytest.mark.parametrize("length", [12, 15, 6])

@@ -57,10 +57,11 @@ class BenchConfig(StagesSettings):
 
 
 def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
-    """A sampler with at most ``count`` steps, guided where its first steps are."""
+    """A sampler with at most ``count`` steps, none skipped, guided where its first steps are."""
     times, guided = sampler.timesteps, sampler.guided_steps
     return replace(
         sampler,
+        skip="none",
         steps=min(sampler.steps, count),
         timesteps=None if times is None else times[:count],
         guided_steps=None if guided is None else [step for step in guided if step < count],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Literal, Optional
 
 from pixelwizard.config.schema import ConfigError, check_range
@@ -18,13 +18,16 @@ class SamplerSettings:
 
     ``timesteps`` (1000 = noise, strictly decreasing) replaces the ``steps`` and the ``shift`` of
     the solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are
-    the 0-based steps that run classifier-free guidance (``None``: all of them). ``step_sizes`` is
-    what the network is told about the length of each step: ``none``, ``raw`` or ``snapped`` to
-    the step sizes it was trained with.
+    the 0-based steps that run classifier-free guidance (``None``: all of them). ``skip`` decides
+    which steps ask the network. ``step_sizes`` is what the network is told about the length of
+    each step: ``none``, ``raw`` or ``snapped`` to the step sizes it was trained with.
     """
 
-    solver: Part = field(
-        default="unipc", metadata=door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
+    solver: Part = setting(
+        "unipc", **door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
+    )
+    skip: Part = setting(
+        "none", later=True, **door(f"{DIFFUSION}.skip.base.Skip", f"{DIFFUSION}.skip")
     )
     steps: int = setting(50, low=1, high=1000)
     timesteps: Optional[List[float]] = None

@@ -10,6 +10,7 @@ The marks of a field, kept in its metadata:
 ``of_latents``     encoded latents must share it with the training that reads them
 ``of_sample``      it differs between the samples of one variant
 ``only_for``       the kinds of its group that it has a meaning for
+``later``          it came after results were stored: at its default it is in no key
 ``door``, ``stays``  see ``pixelwizard.config.targets``
 """
 
@@ -23,7 +24,7 @@ from pixelwizard.config.schema import ConfigError, check_range, join, show, type
 from pixelwizard.config.targets import DOOR, STAY
 
 MARKS = {"low", "high", "path", "incidental", "names_run", "of_latents", "of_sample", "only_for"}
-MARKS |= {STAY, DOOR}
+MARKS |= {"later", STAY, DOOR}
 
 
 def setting(default: Any, **marks: Any) -> Any:

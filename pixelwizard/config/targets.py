@@ -248,7 +248,11 @@ def identity(value: Any) -> Any:
     if isinstance(value, OwnPart):
         return value.identity()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: identity(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            field.name: identity(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if "later" not in field.metadata or getattr(value, field.name) != field.default
+        }
     if isinstance(value, Mapping):
         return {name: identity(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

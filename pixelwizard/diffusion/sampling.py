@@ -4,34 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.schedules import SOLVER, TRAIN_TIMESTEPS, Schedule, Step
+from pixelwizard.diffusion.schedules import SKIP, SOLVER, TRAIN_TIMESTEPS, Schedule, Step
+from pixelwizard.diffusion.skip.base import Moment, Skip
 
 Velocity = Callable[[Tensor, Step], Tensor]
-"""The network's velocity at a latent, told what the step says."""
+"""What the network says of a latent at a step."""
 
 
 @dataclass(frozen=True)
 class SolverState:
-    """Everything that the rest of a sampling run depends on, after ``step`` finished steps."""
+    """Everything that the rest of a sampling run depends on, after ``step`` finished steps.
+
+    ``history`` is the solver's, ``kept`` that of the rule of skipping, which left out ``skipped``.
+    """
 
     step: int
     latent: Tensor
     history: tuple[Tensor, ...] = ()
+    kept: tuple[Tensor, ...] = ()
+    skipped: tuple[int, ...] = ()
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As a flat dict, to be written to a file."""
-        kept = {f"history.{index}": tensor for index, tensor in enumerate(self.history)}
-        return {"step": torch.tensor(self.step), "latent": self.latent, **kept}
+        steps = {
+            "step": torch.tensor(self.step),
+            "skipped": torch.tensor(self.skipped, dtype=torch.int64),
+        }
+        history = {f"history.{index}": tensor for index, tensor in enumerate(self.history)}
+        kept = {f"kept.{index}": tensor for index, tensor in enumerate(self.kept)}
+        return {**steps, "latent": self.latent, **history, **kept}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> SolverState:
         """The inverse of ``to_tensors``."""
-        kept = tuple(tensors[f"history.{index}"] for index in range(len(tensors) - 2))
-        return cls(int(tensors["step"]), tensors["latent"], kept)
+        history, kept = (
+            tuple(tensors[f"{part}.{i}"] for i in range(sum(n.startswith(part) for n in tensors)))
+            for part in ("history", "kept")
+        )
+        skipped = tuple(int(step) for step in tensors.get("skipped", ()))
+        return cls(int(tensors["step"]), tensors["latent"], history, kept, skipped)
 
 
 def sample(
@@ -39,30 +55,42 @@ def sample(
     noise: Tensor,
     schedule: Schedule,
     *,
+    probe: Velocity | None = None,
     state: SolverState | None = None,
     on_step: Callable[[SolverState], None] | None = None,
 ) -> Tensor:
     """Integrates ``velocity(x, step)`` from ``noise`` to data -> float32, shaped like ``noise``.
 
-    ``on_step`` receives the state after every step; a run that is given such a state continues
-    from there and ends in the same bits. Raises ValueError where a solver asks the network more or
-    less often than its ``evaluations`` says, as plans and NFE would be wrong.
+    ``probe(x, step)`` is the first block's change of some tokens, for a rule of skipping that looks
+    at it. ``on_step`` receives the state after every step; a run that is given such a state
+    continues from there and ends in the same bits. Raises ValueError where a solver asks the
+    network more or less often than its ``evaluations`` says, as plans and NFE would be wrong.
     """
-    solver = SOLVER.make(schedule.solver, "solver")
+    solver, skip = SOLVER.make(schedule.solver, "solver"), SKIP.make(schedule.skip, "skip")
     state = state or SolverState(0, noise.float())
     for index in range(state.step, len(schedule.steps)):
-        step = schedule.steps[index]
-        ask = _Ask(velocity, step)
+        step, kept = schedule.steps[index], state.kept
+        look = cache(partial(probe or _no_probe, state.latent, step))
+        moment = Moment(schedule.sigmas, index, state.latent, look)
+        computed = skip.asks(moment, kept) if step.computed is None else step.computed
+        ask = _Ask(velocity if computed else _Instead(skip, moment, kept), step)
         latent, history = solver.step(schedule.sigmas, index, state.latent, ask, state.history)
         if ask.count != step.evaluations:
             raise ValueError(
                 f"{type(solver).__name__} asked the network {ask.count} times in step {index};"
                 f" its evaluations() says {step.evaluations}"
             )
-        state = SolverState(index + 1, latent.float(), history)
+        if computed:
+            kept = skip.told(moment, ask.first, kept)
+        skipped = state.skipped if computed else (*state.skipped, index)
+        state = SolverState(index + 1, latent.float(), history, kept, skipped)
         if on_step is not None:
             on_step(state)
     return state.latent
+
+
+def _no_probe(x: Tensor, step: Step) -> Tensor:
+    raise ValueError("a rule of skipping looks at the first block, and there is none")
 
 
 class _Ask:
@@ -75,8 +103,23 @@ class _Ask:
         self.velocity, self.step, self.count = velocity, step, 0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        self.count += 1
         step = self.step
         if sigma != step.sigma:
             step = replace(step, sigma=sigma, timestep=TRAIN_TIMESTEPS * sigma)
-        return self.velocity(x, step).float()
+        answer = self.velocity(x, step).float()
+        if self.count == 0:
+            self.first = answer
+        self.count += 1
+        return answer
+
+
+@dataclass(frozen=True)
+class _Instead:
+    """The velocity of a step that is skipped."""
+
+    skip: Skip
+    moment: Moment
+    kept: tuple[Tensor, ...]
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        return self.skip.velocity(self.moment, step.sigma, self.kept)

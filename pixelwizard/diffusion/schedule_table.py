@@ -33,6 +33,7 @@ class StageSchedule:
         """As plain values."""
         return {
             "solver": to_plain(self.schedule.solver),
+            "skip": to_plain(self.schedule.skip),
             "guidance": self.guidance,
             "nfe": self.schedule.nfe,
             "steps": [asdict(step) for step in self.schedule.steps],
@@ -55,11 +56,11 @@ def schedule_table(stages: Sequence[StageSchedule]) -> str:
     """A block of lines per stage: sigma, timestep, dt, guidance and NFE of every step."""
     blocks = []
     for stage in stages:
-        count, schedule = len(stage.schedule.steps), stage.schedule
-        plural = "s" if count > 1 else ""
-        head = f"{stage.stage}: {title(schedule.solver)}, {count} step{plural}, {schedule.nfe} NFE"
+        count = len(stage.schedule.steps)
+        head = f"{stage.stage}: {_in_short(stage.schedule)}"
         rows: list[tuple[str, ...]] = [("step", "sigma", "timestep", "dt", "guidance", "NFE")]
-        rows += [_row(index, step, stage.guidance) for index, step in enumerate(schedule.steps)]
+        steps = enumerate(stage.schedule.steps)
+        rows += [_row(index, step, stage.guidance) for index, step in steps]
         lines = aligned(rows)
         if count > MOST_ROWS:
             half = MOST_ROWS // 2
@@ -71,6 +72,7 @@ def schedule_table(stages: Sequence[StageSchedule]) -> str:
 def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
     """Write a PNG: every step from its sigma to the next, against NFE, with its dt beside it.
 
+    Steps that are skipped, or may be, are hollow.
     Raises ConfigError if the file cannot be written.
     """
     from matplotlib.figure import Figure  # half a second that a table need not pay
@@ -81,10 +83,14 @@ def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
         sigmas, nfe = stage.schedule.sigmas, [0]
         for step in stage.schedule.steps:
             nfe.append(nfe[-1] + step.nfe)
-        label = f"{stage.stage}: {title(stage.schedule.solver)}, {nfe[-1]} NFE"
+        label = f"{stage.stage}: {_in_short(stage.schedule)}"
         axes.step(nfe, sigmas, where="post", color=colour, lw=1.2, alpha=0.6)
         axes.plot(nfe, sigmas, marker, color=colour, ms=5, label=label)
-        for x, step in zip(nfe, stage.schedule.steps, strict=False):
+        taken = list(zip(nfe, stage.schedule.steps, strict=False))
+        skipped = [(x, step.sigma) for x, step in taken if not step.computed]
+        if skipped:
+            axes.plot(*zip(*skipped, strict=True), marker, color=colour, mfc="white", ls="", ms=5)
+        for x, step in taken:
             if step.dt is not None:
                 place = {"xytext": (5, 3), "textcoords": "offset points", "fontsize": 8}
                 axes.annotate(f"dt {step.dt}", (x, step.sigma), **place)  # type: ignore[arg-type]
@@ -104,6 +110,15 @@ def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
         raise ConfigError(f"plot={path} cannot be written: {error.strerror}") from None
 
 
+def _in_short(schedule: Schedule) -> str:
+    """Solver, rule of skipping, steps and NFE."""
+    count, skipped = len(schedule.steps), sum(s.computed is False for s in schedule.steps)
+    parts = [title(schedule.solver), f"{count} step{'s' * (count > 1)}"]
+    if schedule.skip != "none":
+        parts.append(f"skip {title(schedule.skip)}" + (f" ({skipped} skipped)" if skipped else ""))
+    return ", ".join([*parts, f"{'' if schedule.is_fixed else 'at most '}{schedule.nfe} NFE"])
+
+
 def _row(index: int, step: Step, guidance: float) -> tuple[str, ...]:
     return (
         str(index),
@@ -111,5 +126,5 @@ def _row(index: int, step: Step, guidance: float) -> tuple[str, ...]:
         f"{step.timestep:g}",
         "-" if step.dt is None else str(step.dt),
         f"{guidance:g}" if step.guided else "-",
-        str(step.nfe),
+        {True: str(step.nfe), False: "skipped", None: f"0 or {step.nfe}"}[step.computed],
     )

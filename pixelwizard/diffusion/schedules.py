@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import check
 from pixelwizard.config.targets import Part, door_of
 
 TRAIN_TIMESTEPS = 1000
-SOLVER = door_of(SamplerSettings, "solver")
+SOLVER, SKIP = door_of(SamplerSettings, "solver"), door_of(SamplerSettings, "skip")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Step:
 
     ``timestep`` is the network's time in [0, 1000]; ``dt`` the step size in timesteps, ``None``
     for a network without step-size conditioning; ``guided`` asks for classifier-free guidance;
-    ``evaluations`` is how often the solver asks.
+    ``evaluations`` is how often the solver asks; ``computed`` is False for a skipped step and
+    ``None`` where that is decided while sampling.
     """
 
     sigma: float
@@ -30,19 +32,21 @@ class Step:
     dt: int | None
     guided: bool
     evaluations: int = 1
+    computed: bool | None = True
 
     @property
     def nfe(self) -> int:
-        """Network passes of one video in this step: two an evaluation where it is guided."""
-        return self.evaluations * (2 if self.guided else 1)
+        """Network passes of one video in this step, at most: two an evaluation if it is guided."""
+        return 0 if self.computed is False else self.evaluations * (2 if self.guided else 1)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of one sampling run, from noise to data, and the solver that takes them."""
+    """The steps of one sampling run, from noise to data, and what takes and skips them."""
 
     solver: Part
     steps: tuple[Step, ...]
+    skip: Part = "none"
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -50,8 +54,13 @@ class Schedule:
         return (*(step.sigma for step in self.steps), 0.0)
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether it is known beforehand which steps are skipped."""
+        return all(step.computed is not None for step in self.steps)
+
+    @property
     def nfe(self) -> int:
-        """Number of function evaluations: network passes of one video."""
+        """Number of function evaluations: network passes of one video, at most."""
         return sum(step.nfe for step in self.steps)
 
 
@@ -59,7 +68,7 @@ def make_schedule(settings: SamplerSettings, shift: float, key: str = "schedule"
     """The schedule of one stage; ``shift`` is the resolution's, used unless the settings have one.
 
     ``key`` is the stage's, for messages. Raises ValueError for settings outside their ranges
-    (``SamplerSettings.check``) and for a solver that cannot be made.
+    (``SamplerSettings.check``), for a solver that cannot be made and a skip that does not fit.
     """
     check(settings, key)
     solver = SOLVER.make(settings.solver, f"{key}.solver")
@@ -73,6 +82,7 @@ def make_schedule(settings: SamplerSettings, shift: float, key: str = "schedule"
     sizes: list[int | None] = [None] * count
     if settings.step_sizes != "none":
         sizes = list(step_sizes(timesteps, snapped=settings.step_sizes == "snapped"))
+    computed = _planned(settings.skip, count, f"{key}.skip")
     guided = range(count) if settings.guided_steps is None else settings.guided_steps
     steps = (
         Step(
@@ -81,10 +91,26 @@ def make_schedule(settings: SamplerSettings, shift: float, key: str = "schedule"
             dt=sizes[index],
             guided=settings.guidance != 1 and index in guided,
             evaluations=solver.evaluations(index, count),
+            computed=computed[index],
         )
         for index in range(count)
     )
-    return Schedule(settings.solver, tuple(steps))
+    return Schedule(settings.solver, tuple(steps), settings.skip)
+
+
+def _planned(skip: Part, steps: int, key: str) -> list[bool | None]:
+    """Which steps ask the network, as far as that is known beforehand."""
+    made = SKIP.make(skip, key)
+    try:
+        planned = list(made.planned(steps))
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    if len(planned) != steps or planned[0] is not True:
+        raise ConfigError(
+            f"{key}: {type(made).__name__}.planned({steps}) must say of {steps} steps whether they"
+            " ask, the first of them True"
+        )
+    return planned
 
 
 def shifted_grid(first: float, steps: int, shift: float) -> list[float]:

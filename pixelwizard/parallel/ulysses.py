@@ -61,6 +61,11 @@ class Ulysses:
         dist.all_gather(rooms, sent, self.group)
         return torch.cat([room[:, :n] for room, n in zip(rooms, counts, strict=True)], dim=1)
 
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum of all ranks' tensors, on all of them."""
+        dist.all_reduce(x, group=self.group)
+        return x
+
     def _exchange(self, rows: Tensor, send: list[int], receive: list[int]) -> Tensor:
         """One all-to-all: ``send[r]`` rows go to rank r, ``receive[r]`` come from there."""
         out = rows.new_empty(sum(receive), *rows.shape[1:])

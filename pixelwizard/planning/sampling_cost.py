@@ -129,7 +129,7 @@ def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
     layer = ulysses_bytes(tokens, sizes.dim, mesh.sequence, stage.dtype.itemsize)
     patches = tokens_per_rank(tokens, mesh.sequence) * sizes.out_dim * PATCH**2
     forward = sizes.num_layers * layer + gather_bytes(patches, mesh.sequence)
-    guided = sum(step.evaluations for step in stage.schedule.steps if step.guided)
+    guided = sum(step.nfe for step in stage.schedule.steps if step.guided) // 2
     return Counter(
         sequence=calls * forward,
         guidance=(mesh.guidance > 1) * guided * guidance_bytes(tokens * sizes.out_dim * PATCH**2),
@@ -147,7 +147,7 @@ class _Rehearsal:
     """Stands in for the network: its first forward is traced, the others are counted like it."""
 
     def __init__(self, network: WanDiT, trace: Trace) -> None:
-        self.network, self.trace = network, trace
+        self.network, self.trace, self.first_change = network, trace, network.first_change
         self.calls = self.texts = self.text_bytes = self.encode_peak = self._extra = 0
         self.forward = self.block = self.addition = self.keys_values = _Work(Counter(), 0)
         for module in [*network.blocks, *getattr(network._stream, "slots", [])]:
@@ -231,11 +231,15 @@ class _Halves(CFGParallel):
 
 def _run(stage: Sampling, network: Any) -> None:
     """The stage as it is, on tensors without content."""
+    schedule = stage.schedule
+    if not schedule.is_fixed:  # the most that it can cost: nothing is skipped
+        every = tuple(replace(step, computed=True) for step in schedule.steps)
+        schedule = replace(schedule, steps=every, skip="none")
     size = (stage.sizes.text_len, stage.sizes.text_dim)
     text = torch.empty(size, dtype=stage.dtype, device=META)
     negative = torch.empty(size, dtype=stage.dtype, device=META)
     noise = torch.empty(stage.sizes.in_dim, *stage.geometry.latent_grid, device=META)
-    way = (network, stage.schedule, stage.guidance, _Halves() if stage.mesh.guidance > 1 else None)
+    way = (network, schedule, stage.guidance, _Halves() if stage.mesh.guidance > 1 else None)
     if stage.anchor is None:
         Anchor(*way)(noise, text, negative)
         return

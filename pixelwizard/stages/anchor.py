@@ -10,7 +10,7 @@ from torch import Tensor
 from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.sampling import SolverState, Velocity, sample
 from pixelwizard.diffusion.schedules import Schedule, Step
-from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.parallel.guidance import CFGParallel
 
 OnStep = Callable[[SolverState], None]
@@ -42,15 +42,26 @@ class Anchor:
 
         ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
         """
-        passes = (self._velocity(text), self._velocity(negative_text))
-        velocity = guided(*passes, self.guidance, self.halves)
-        noise = noise_CTHW.unsqueeze(0)
-        return sample(velocity, noise, self.schedule, state=state, on_step=on_step)[0]
+        with_text, without = (self.network.encode_text([t]) for t in (text, negative_text))
+        velocity = guided(
+            self._asking(self.network, with_text),
+            self._asking(self.network, without),
+            self.guidance,
+            self.halves,
+        )
+        return sample(
+            velocity,
+            noise_CTHW.unsqueeze(0),
+            self.schedule,
+            probe=self._asking(self.network.first_change, with_text),
+            state=state,
+            on_step=on_step,
+        )[0]
 
-    def _velocity(self, text: Tensor) -> Velocity:
-        keys_values = self.network.encode_text([text])
+    def _asking(self, network: Callable[..., Tensor], text: TextKeyValues) -> Velocity:
+        """The network as a function of latent and step."""
 
-        def velocity(latent: Tensor, step: Step) -> Tensor:
-            return self.network(latent, latent.new_tensor([step.timestep]), keys_values)
+        def ask(latent: Tensor, step: Step) -> Tensor:
+            return network(latent, latent.new_tensor([step.timestep]), text)
 
-        return velocity
+        return ask

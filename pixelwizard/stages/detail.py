@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from pixelwizard.diffusion.guidance import guided
 from pixelwizard.diffusion.sampling import SolverState, Velocity, sample
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import TextKeyValues
 from pixelwizard.parallel.guidance import CFGParallel
 from pixelwizard.stages.anchor import OnStep
 
@@ -44,17 +47,30 @@ class Detail:
         frames, height, width = noise_CTHW.shape[1:]
         grid = (frames, height // PATCH, width // PATCH)
         features = self.network.encode_anchor(anchor_CTHW.unsqueeze(0), grid)
-        passes = (self._velocity(text, features), self._velocity(negative_text, features))
-        velocity = guided(*passes, self.guidance, self.halves)
-        noise = noise_CTHW.unsqueeze(0)
-        return sample(velocity, noise, self.schedule, state=state, on_step=on_step)[0]
+        with_text, without = (self.network.encode_text([t]) for t in (text, negative_text))
+        velocity = guided(
+            self._asking(self.network, with_text, features),
+            self._asking(self.network, without, features),
+            self.guidance,
+            self.halves,
+        )
+        return sample(
+            velocity,
+            noise_CTHW.unsqueeze(0),
+            self.schedule,
+            probe=self._asking(self.network.first_change, with_text, features),
+            state=state,
+            on_step=on_step,
+        )[0]
 
-    def _velocity(self, text: Tensor, features: Tensor) -> Velocity:
-        keys_values = self.network.encode_text([text])
+    def _asking(
+        self, network: Callable[..., Tensor], text: TextKeyValues, features: Tensor
+    ) -> Velocity:
+        """The network as a function of latent and step."""
 
-        def velocity(latent: Tensor, step: Step) -> Tensor:
+        def ask(latent: Tensor, step: Step) -> Tensor:
             times = latent.new_tensor([step.timestep])
             size = None if step.dt is None else latent.new_tensor([float(step.dt)])
-            return self.network(latent, times, keys_values, size, features)
+            return network(latent, times, text, size, features)
 
-        return velocity
+        return ask

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import title
 from pixelwizard.data.prompts import prompts_of
+from pixelwizard.diffusion.schedule_table import stage_schedules
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import decided, require
 from pixelwizard.launch.devices import mesh_of
@@ -29,11 +32,12 @@ EXAMPLES = """\
 
 
 def check(config: GenerateConfig) -> None:
-    """Refuse what cannot run before anything is written: prompts, weights, feature networks.
+    """Refuse what cannot run before anything is written: prompts, schedules, weights, networks.
 
     Raises ValueError.
     """
     prompts_of(config)
+    _check_schedules(config)
     require_weights(config.backbone)
     if config.parallel.launch:
         mesh_of(config)
@@ -42,6 +46,17 @@ def check(config: GenerateConfig) -> None:
     if config.metrics.enabled:
         settings = decided(config.metrics, config.backbone.name)
         require(settings, config.reference is not None)
+
+
+def _check_schedules(config: GenerateConfig) -> None:
+    """Schedules that can be made; ranks that make every pass together must skip the same steps."""
+    for stage in stage_schedules(config.anchor, config.schedule, config.resolution):
+        if not stage.schedule.is_fixed and config.parallel.shard == "all":
+            raise ConfigError(
+                f"{stage.stage}: skip {title(stage.schedule.skip)} decides per video, but with"
+                " parallel.shard=all the ranks of all prompts make every pass together; use"
+                " parallel.shard=sequence or skip by a mask"
+            )
 
 
 def run(config: GenerateConfig, command_line: Sequence[str]) -> int:

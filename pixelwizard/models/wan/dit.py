@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Callable, Iterable, Iterator, Sequence, cast
+from functools import partial
+from typing import Any, Callable, Iterable, Iterator, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,8 @@ Addition = Callable[[slice], Tensor]
 
 CHUNK = 8192
 """Tokens that go through a layer together when no gradients are needed, unless told otherwise."""
+LOOK = 1024
+"""Tokens that ``first_change`` looks at, at most."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class WanDiT(nn.Module):
         self.ulysses: Ulysses | None = None
         self._stream: BlockStream | None = None
         self._rotary: dict[tuple[Grid, torch.device], Rotary] = {}
+        self._looking = False
         self.reset_parameters()
 
     def twin(self) -> WanDiT:
@@ -157,6 +161,8 @@ class WanDiT(nn.Module):
             if additions and index in additions:
                 x = self._add(x, additions[index])
             inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses)
+            if self._looking:
+                return self._change(x, grid, partial(block, *inputs))
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:
@@ -165,6 +171,32 @@ class WanDiT(nn.Module):
         if ulysses is not None:
             patches = ulysses.gather(patches, math.prod(grid))
         return unpatchify(patches, grid)
+
+    @torch.no_grad()
+    def first_change(self, *inputs: Any) -> Tensor:
+        """What the first block adds to some tokens, float32 [B, <= LOOK, E], equal on all ranks.
+
+        ``inputs`` are those of ``forward``; no other block runs.
+        """
+        self._looking = True
+        try:
+            change: Tensor = self(*inputs)
+        finally:
+            self._looking = False
+        return change
+
+    def _change(self, x: Tensor, grid: Grid, block: Callable[[], Tensor]) -> Tensor:
+        """What ``block`` adds to every n-th token of the grid."""
+        own, every = self.own_tokens(grid), -(-math.prod(grid) // LOOK)
+        mine = slice(-own.start % every, None, every)
+        before = x[:, mine].float().clone()
+        change = block()[:, mine].float() - before
+        if self.ulysses is None:
+            return change
+        total = change.new_zeros(len(x), -(-math.prod(grid) // every), x.shape[2])
+        first = -(-own.start // every)
+        total[:, first : first + change.shape[1]] = change
+        return self.ulysses.sum(total)
 
     def own_tokens(self, grid: Grid) -> slice:
         """The tokens of this rank: all of them unless others share the pass."""

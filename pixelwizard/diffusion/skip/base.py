@@ -1,0 +1,59 @@
+"""What a rule of skipping is. As for solvers, nothing here imports torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The start of step ``index``: its ``latent``, and the sigmas of the whole run.
+
+    ``probe()`` gives the first block's change of the tokens, a sample of them, which costs a block.
+    """
+
+    sigmas: Sequence[float]
+    index: int
+    latent: Tensor
+    probe: Callable[[], Tensor]
+
+    @property
+    def sigma(self) -> float:
+        """Where the step starts."""
+        return self.sigmas[self.index]
+
+
+class Skip(ABC):
+    """Decides which steps ask the network, and gives the velocity of the others.
+
+    An instance remembers nothing: what it needs of earlier steps are the tensors that ``told``
+    returns, so that an interrupted run continues to the same bits. Velocities are those after
+    guidance, float32, shaped like the latent.
+    """
+
+    @abstractmethod
+    def planned(self, steps: int) -> Sequence[bool | None]:
+        """Whether each of ``steps`` steps asks the network; None where ``asks`` decides then.
+
+        The first step must ask. Raises ValueError for a number of steps that does not fit.
+        """
+
+    def asks(self, moment: Moment, kept: tuple[Tensor, ...]) -> bool:
+        """Whether a step asks the network that the plan leaves open."""
+        return True
+
+    def told(
+        self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """What to remember after a step that asked: ``velocity`` is the network's at its start."""
+        return (velocity,)
+
+    def velocity(self, moment: Moment, sigma: float, kept: tuple[Tensor, ...]) -> Tensor:
+        """What a skipped step uses at ``sigma``, by default the last velocity of the network."""
+        return kept[0]
