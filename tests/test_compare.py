@@ -13,13 +13,16 @@ from PIL import Image
 
 from pixelwizard.cli.main import main
 from pixelwizard.comparison.differences import Comparison, compare
-from pixelwizard.comparison.run import comparison_of, out_folder
+from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
 from pixelwizard.comparison.variants import read_variants
 from pixelwizard.config.compare import CompareConfig, why_no_target
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import Target
+from pixelwizard.io.digests import file_digest
+from pixelwizard.io.files import write_json
+from pixelwizard.records.lock import locked
 from pixelwizard.records.store import Store
 
 SHORTCUT = SamplerSettings(steps=4, step_sizes="raw")
@@ -182,7 +185,10 @@ def test_a_sweep_that_still_runs_is_compared_as_far_as_it_is(tmp_path: Path) -> 
         "schedule=euler8,seed=1 is pending; what it has so far is compared",
         "schedule=other,seed=0 is failed (it burnt); what it has so far is compared",
     ]
-    assert f"schedule=euler8,seed=1 has lost the file of its video {lost}" in found.notes
+    assert (
+        f"schedule=euler8,seed=1 has lost its video {lost}: No such file or directory"
+        in found.notes
+    )
     assert f"schedule=euler8,seed=1 has no video {pending}: not made yet" in found.notes
     assert (
         "all figures are of the 2 videos that every variant has, of up to 4 (euler8)" in found.notes
@@ -220,7 +226,10 @@ def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
         (["a", "many", "quality=clip"], "quality=clip must be one of distance"),
         (["a", "b", "quality=psnr"], "quality=psnr is a similarity to real clips"),
         (["a", "b", "tracker=csv"], "tracker=csv records no comparison; nearest: wandb"),
-        (["a", "many", "out=full"], "full/report exists and is no report"),
+        (
+            ["a", "many", "out=full"],
+            "full/report exists and is no report; compare replaces only",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(
@@ -260,3 +269,84 @@ def test_variants_without_anything_in_common_are_left_out_and_named(few: Path) -
     found = compare(variants)
     assert [row.variant.name for row in found.rows] == ["a", "many"]
     assert found.notes == ["other has no prompt and seed in common with a: left out"]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """Two runs of two videos, the second of many steps."""
+    scored = {"metrics": {"clip-score": 20.0}}
+    make_run(tmp_path / "a", SHORTCUT, 0.02, **scored)  # type: ignore[arg-type]
+    make_run(tmp_path / "b", MANY, 0.0, **scored)  # type: ignore[arg-type]
+    return tmp_path
+
+
+def test_a_video_that_is_not_the_one_written_is_left_out(pair: Path) -> None:
+    first, second = sorted((pair / "a" / "videos").glob("*.mp4"))
+    for video in (first, second):
+        record = json.loads(video.with_suffix(".json").read_text())
+        written = {"bytes": video.stat().st_size, "sha256": file_digest(video)}
+        write_json(video.with_suffix(".json"), {**record, "files": {video.name: written}})
+    assert len(compared(pair / "a", pair / "b").samples) == 2
+    first.write_bytes(first.read_bytes()[:-100])
+    found = compared(pair / "a", pair / "b")
+    assert len(found.samples) == 1
+    assert f"{first} is not the file that was written; repeat its run" in found.notes[0]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"prompt": 1}', "{" * 100000])
+def test_a_damaged_record_costs_its_video_and_is_named(pair: Path, content: str) -> None:
+    record = min((pair / "a" / "videos").glob("*.json"))
+    record.write_text(content)
+    found = compared(pair / "a", pair / "b")
+    assert len(found.samples) == 1 and f"{record} is damaged" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", ["status.json", "config.yaml"])
+def test_a_damaged_run_is_named(pair: Path, name: str) -> None:
+    (pair / "a" / name).write_text("{[")
+    with pytest.raises(ConfigError, match="there is no finished video|config.yaml cannot be read"):
+        compared(pair / "a")
+    if name == "status.json":
+        _, notes = read_variants([pair / "a"])
+        assert notes[0].startswith(f"a is left out: {pair / 'a' / name} is damaged")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"jobs": [1]}', '{"jobs": {"a": 1}}'])
+def test_a_damaged_ledger_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(ConfigError, match="sweep.json is damaged"):
+        compared(tmp_path)
+
+
+def test_a_score_of_unknown_direction_is_left_out(pair: Path) -> None:
+    for run in ("a", "b"):
+        (pair / run / "metrics.json").write_text("{")
+    found = compared(pair / "a", pair / "b")
+    assert "clip-score" not in found.names
+    assert (
+        "clip-score is left out: no metrics.json says whether more of it is better" in found.notes
+    )
+
+
+def test_a_comparison_replaces_only_what_one_has_made(pair: Path) -> None:
+    out, found = pair / "out", compared(pair / "a", pair / "b")
+    out.mkdir()
+    (out / "comparison.csv").write_text("mine")
+    with pytest.raises(ConfigError, match="out holds comparison.csv of something else"):
+        write_comparison(found, out)
+    (out / "comparison.csv").unlink()
+    assert write_comparison(found, out) == write_comparison(found, out) == []
+    (out / "report" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="report exists and holds notes.txt"):
+        write_comparison(found, out)
+    assert (out / "report" / "notes.txt").read_text() == "mine"
+
+
+def test_two_comparisons_do_not_share_a_folder(pair: Path) -> None:
+    found = compared(pair / "a", pair / "b")
+    with locked(pair / "out", file=".compare.lock"):
+        with pytest.raises(ConfigError, match="out is in use by process .*; wait until it ends"):
+            write_comparison(found, pair / "out")
+    with locked(pair / "out"):  # a sweep that still runs there
+        assert write_comparison(found, pair / "out") == []
+    assert not list((pair / "out").glob("*lock"))

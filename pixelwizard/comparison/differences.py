@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from pixelwizard.comparison.distance import distances, target_of
-from pixelwizard.comparison.variants import Sample, Variant
+from pixelwizard.comparison.variants import SCORES, Sample, Variant
 from pixelwizard.config.compare import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.evaluation.score import Score, mean_with_interval
@@ -184,14 +184,12 @@ def _scores(
         table[DISTANCE] = {name: _Column(values, recipe, False) for name, values in found.items()}
     seen = [variant.videos[sample].record for variant in variants for sample in samples]
     names = dict.fromkeys(name for record in seen for name in record.get("metrics", {}))
+    directions = {name: more for v in variants for name, more in v.directions.items()}
+    directions |= dict.fromkeys(COSTS, False)
     for name in [*names, *COSTS]:
-        columns = {variant.name: _column(variant, name, samples) for variant in variants}
-        recipes = {column.recipe for column in columns.values() if column}
-        if None in columns.values():
-            problem = "not every video has it"
-        elif len(recipes) > 1:
-            problem = f"it was computed by different recipes: {', '.join(sorted(recipes))}"
-        else:
+        higher = directions.get(name)
+        columns = {v.name: _column(v, name, samples, bool(higher)) for v in variants}
+        if not (problem := _problem([*columns.values()], higher)):
             table[name] = {variant: column for variant, column in columns.items() if column}
             continue
         if name == quality:
@@ -209,7 +207,18 @@ def _scores(
     return {quality: table.pop(quality), **table}
 
 
-def _column(variant: Variant, name: str, samples: Sequence[Sample]) -> _Column | None:
+def _problem(columns: Sequence[_Column | None], higher: bool | None) -> str:
+    """Why the values of a score cannot be compared; empty if they can."""
+    found = [column for column in columns if column]
+    if len(found) < len(columns):
+        return "not every video has it"
+    recipes = sorted({column.recipe for column in found})
+    if len(recipes) > 1:
+        return f"it was computed by different recipes: {', '.join(recipes)}"
+    return "" if higher is not None else f"no {SCORES} says whether more of it is better"
+
+
+def _column(variant: Variant, name: str, samples: Sequence[Sample], higher: bool) -> _Column | None:
     """The values of a cost or of a score written beside the videos; None if one is missing."""
     found: dict[Sample, tuple[float, str]] = {}
     for sample in samples:
@@ -229,7 +238,7 @@ def _column(variant: Variant, name: str, samples: Sequence[Sample]) -> _Column |
     if len(found) < len(samples):
         return None
     values = {sample: value for sample, (value, _) in found.items()}
-    return _Column(values, " and ".join(recipes), variant.directions.get(name, False))
+    return _Column(values, " and ".join(recipes), higher)
 
 
 def _score(column: _Column, name: str, samples: Sequence[Sample]) -> Score:

@@ -13,28 +13,39 @@ from pixelwizard.comparison.differences import Comparison
 from pixelwizard.comparison.plot import COLOURS
 from pixelwizard.comparison.tables import legend, to_json
 from pixelwizard.comparison.variants import Video
-from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.config.schema import ConfigError, listed, show
 from pixelwizard.io.files import atomic
 from pixelwizard.io.video import VideoError, write_preview
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
 SCRIPTS = ("plot.js", "player.js", "page.js")
 PAGE, MOST_LINES = "index.html", 2160
+VIDEO = r"videos/\d+-[\w-]*-\d{3,}\.mp4"
+"""How the page's videos are called."""
 
 
 def write_page(comparison: Comparison, folder: Path) -> list[str]:
-    """Write the folder anew, whole or not at all; a sentence for every video that is missing.
-
-    Raises ConfigError if ``folder`` holds something else than such a page.
-    """
-    if folder.exists() and not (folder / PAGE).is_file():
-        raise ConfigError(f"{folder} exists and is no report; choose another folder with out=DIR")
+    """Write the folder anew, whole or not at all; a sentence for every video that is missing."""
     missing: list[str] = []
     with atomic(folder) as part:
         (part / "videos").mkdir(parents=True)
         files = _copy_videos(comparison, part, missing)
         (part / PAGE).write_text(_html(comparison, files, missing), encoding="utf-8")
     return missing
+
+
+def check_own(folder: Path) -> None:
+    """Raise ConfigError where ``folder`` holds anything but a page and its videos."""
+    if not folder.exists():
+        return
+    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+    foreign = [name for name in found if name != PAGE and not re.fullmatch(VIDEO, name)]
+    if foreign or PAGE not in found:
+        what = f"holds {listed(foreign)}" if foreign else "is no report"
+        raise ConfigError(
+            f"{folder} exists and {what}; compare replaces only its own page, so choose another"
+            " folder with out=DIR"
+        )
 
 
 def _copy_videos(comparison: Comparison, folder: Path, missing: list[str]) -> list[list[str]]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from pixelwizard.comparison.differences import Comparison, compare
-from pixelwizard.comparison.page import write_page
+from pixelwizard.comparison.page import check_own, write_page
 from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.tables import to_csv, to_markdown
 from pixelwizard.comparison.variants import read_variants
 from pixelwizard.config.compare import CompareConfig
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.io.files import write_text
+from pixelwizard.io.reasons import reason
+from pixelwizard.records.lock import locked
 from pixelwizard.records.run_folder import LEDGER, short_hash
+
+PICTURE, CSV, MARKDOWN = "pareto.png", "comparison.csv", "comparison.md"
 
 
 def comparison_of(config: CompareConfig) -> Comparison:
@@ -38,13 +42,24 @@ def out_folder(config: CompareConfig) -> Path:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[str]:
-    """Page, picture and tables into ``folder``; a sentence for every video that is missing."""
+    """Page, picture and tables into ``folder``; a sentence for every video that is missing.
+
+    Raises ConfigError where the folder has files of these names that are not a comparison's, or is
+    in use, or cannot be written.
+    """
+    report = folder / "report"
+    check_own(report)
+    there = [name for name in (PICTURE, CSV, MARKDOWN) if (folder / name).exists()]
+    if there and not report.exists():
+        raise ConfigError(
+            f"out={folder} holds {listed(there)} of something else; choose another folder"
+        )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        missing = write_page(comparison, folder / "report")
-        draw_pareto(comparison, folder / "pareto.png")
-        write_text(folder / "comparison.csv", to_csv(comparison))
-        write_text(folder / "comparison.md", to_markdown(comparison))
+        with locked(folder, key="out", file=".compare.lock"):
+            missing = write_page(comparison, report)
+            draw_pareto(comparison, folder / PICTURE)
+            write_text(folder / CSV, to_csv(comparison))
+            write_text(folder / MARKDOWN, to_markdown(comparison))
     except OSError as error:
-        raise ConfigError(f"out={folder} cannot be written: {error.strerror}") from None
+        raise ConfigError(f"out={folder} cannot be written: {reason(error)}") from None
     return missing

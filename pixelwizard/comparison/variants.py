@@ -5,7 +5,6 @@ Runs that differ in nothing but prompts and seed are one variant.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,17 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import marked
 from pixelwizard.config.tasks import load
+from pixelwizard.io.digests import file_digest
+from pixelwizard.io.files import read_json
+from pixelwizard.io.reasons import reason
 from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_hash
 
 DONE = "done"
 OWN = marked(GenerateConfig, "of_sample")
 """Keys that tell runs of a variant apart, and not variants."""
-STATUS = "status.json"
+STATUS, SCORES = "status.json", "metrics.json"
+NEEDED = ("prompt", "seed", "weights", "device", "detail", "stages", "config")
+"""What is read of the record of a video."""
 
 
 @dataclass(frozen=True, order=True)
@@ -92,14 +96,15 @@ def _runs(folder: Path, notes: list[str]) -> Iterator[_Run]:
     if not ledger.is_file():
         yield _Run(folder, folder.name)
         return
-    try:
-        jobs = json.loads(ledger.read_text(encoding="utf-8"))["jobs"]
-    except (OSError, ValueError, KeyError):
-        raise ConfigError(f"{ledger} cannot be read; run its sweep again") from None
+    jobs = read_json(ledger).get("jobs")
+    if not isinstance(jobs, dict) or not all(
+        isinstance(s, dict) and "status" in s for s in jobs.values()
+    ):
+        raise ConfigError(f"{ledger} is damaged: it lists no jobs; remove it, run its sweep again")
     for name, state in jobs.items():
         if state["status"] != DONE:
-            reason = f" ({state['reason']})" if "reason" in state else ""
-            notes.append(f"{name} is {state['status']}{reason}; what it has so far is compared")
+            why = f" ({state['reason']})" if "reason" in state else ""
+            notes.append(f"{name} is {state['status']}{why}; what it has so far is compared")
         if (folder / name / CONFIG).is_file():
             yield _Run(folder / name, _label(name, state.get("overrides", [])))
 
@@ -111,42 +116,58 @@ def _label(name: str, overrides: Sequence[str]) -> str:
 
 
 def _config(folder: Path) -> GenerateConfig:
+    file = folder / CONFIG
     try:
-        config = load(folder / CONFIG)
-    except (OSError, ValueError, yaml.YAMLError):
-        config = None
+        config = load(file) if file.is_file() else None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {reason(error)}") from None
     if not isinstance(config, GenerateConfig):
         raise ConfigError(f"{folder} is neither a sweep nor a run folder of generate")
     return config
 
 
 def _videos(run: _Run, config: GenerateConfig, notes: list[str]) -> Iterator[Video]:
-    """The finished videos of a run; the others are noted."""
+    """The finished videos of a run that are as they were written; the others are noted."""
     try:
-        states = json.loads((run.folder / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        states = read_json(run.folder / STATUS)
+    except OSError:
         states = {}
         notes.append(f"{run.folder.name} has not begun")
+    except ConfigError as error:
+        states = {}
+        notes.append(f"{run.folder.name} is left out: {error}")
     for id, state in states.items():
         path = run.folder / "videos" / f"{id}{config.video.suffix}"
-        try:
-            record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            record = None
-        if state["state"] != DONE or record is None:
+        if state.get("state") != DONE:
             notes.append(f"{run.folder.name} has no video {id}: {state.get('why', 'not made yet')}")
-        elif not path.is_file():
-            notes.append(f"{run.folder.name} has lost the file of its video {id}")
-        else:
-            yield Video(path, record, Path(config.store.dir))
+            continue
+        try:
+            yield Video(path, _record(path), Path(config.store.dir))
+        except OSError as error:
+            notes.append(f"{run.folder.name} has lost its video {id}: {reason(error)}")
+        except ConfigError as error:
+            notes.append(f"{run.folder.name} has no video {id}: {error}")
+
+
+def _record(video: Path) -> dict[str, Any]:
+    """What stands beside a video. Raises ConfigError where one of the two is damaged."""
+    file = video.with_suffix(".json")
+    record = read_json(file)
+    if missing := [name for name in NEEDED if name not in record]:
+        raise ConfigError(f"{file} is damaged: it lacks {', '.join(missing)}")
+    size = video.stat().st_size
+    written = record.get("files", {}).get(video.name)  # records of before there were hashes lack it
+    if written and written != {"bytes": size, "sha256": file_digest(video)}:
+        raise ConfigError(f"{video} is not the file that was written; repeat its run")
+    return record
 
 
 def _directions(folder: Path) -> dict[str, bool]:
-    """Whether more is better, by score, as the run's own scores say."""
+    """Whether more is better, by score, as the run's own scores say; empty if they are damaged."""
     try:
-        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["set"]
+        scores = read_json(folder / SCORES)["set"]
         return {score["name"]: score["higher_is_better"] for score in scores}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import decided, network_folder, network_label, wanted
 from pixelwizard.io.digests import file_digest
-from pixelwizard.io.files import write_json
+from pixelwizard.io.files import read_json, write_json
 from pixelwizard.records.run_folder import short_hash
 
 SCORE_FORMAT = 2
@@ -54,8 +53,8 @@ def identity(config: GenerateConfig, videos: Mapping[str, Path]) -> str:
 def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str, Any] | None:
     """The content of ``metrics.json`` if it is of these very videos and stands beside each too."""
     try:
-        kept: dict[str, Any] = _read(Path(config.run_dir) / JSON)
-        beside = all("metrics" in _read(path.with_suffix(".json")) for path in videos.values())
+        kept: dict[str, Any] = read_json(Path(config.run_dir) / JSON)
+        beside = all("metrics" in read_json(path.with_suffix(".json")) for path in videos.values())
         return kept if beside and kept["of"] == identity(config, videos) else None
     except (OSError, ValueError, KeyError):
         return None
@@ -65,13 +64,9 @@ def keep_scores(config: GenerateConfig, videos: Mapping[str, Path], scores: dict
     """Write every video's values into its ``ID.json``, then all of them into ``metrics.json``."""
     for id, path in videos.items():
         values, recipes = scores["per_video"].get(id, {}), scores["recipes"]
-        record = _read(path.with_suffix(".json"))
+        record = read_json(path.with_suffix(".json"))
         record["metrics"] = {
             name: {"value": value, "recipe": recipes[name]} for name, value in values.items()
         }
         write_json(path.with_suffix(".json"), record)
     write_json(Path(config.run_dir) / JSON, {**scores, "of": identity(config, videos)})
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

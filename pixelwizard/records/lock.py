@@ -26,21 +26,23 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(folder: Path, command: str = "", key: str = "run_dir") -> Iterator[None]:
+def locked(
+    folder: Path, command: str = "", key: str = "run_dir", file: str = LOCK
+) -> Iterator[None]:
     """Keep other writers out of ``folder`` until the block ends.
 
     The folder is made if need be. ``command`` is shown to those who are refused, by default this
-    process's own; ``key`` is the setting that names the folder. Raises ConfigError where the folder
-    is another's or cannot be written.
+    process's own; ``key`` is the setting that names the folder, ``file`` the name of the lock.
+    Raises ConfigError where the folder is another's or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _taken(folder / LOCK)
+        descriptor = _taken(folder / file)
     except OSError as error:
         raise ConfigError(f"{key}={folder} cannot be written: {error.strerror}") from None
     if descriptor is None:
         raise ConfigError(
-            f"{key}={folder} is in use by {_holder(folder / LOCK)}; wait until it ends or choose"
+            f"{key}={folder} is in use by {_holder(folder / file)}; wait until it ends or choose"
             " another folder"
         )
     try:
@@ -48,7 +50,7 @@ def locked(folder: Path, command: str = "", key: str = "run_dir") -> Iterator[No
         os.write(descriptor, _introduction(command).encode())
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        (folder / file).unlink(missing_ok=True)
         os.close(descriptor)
 
 
