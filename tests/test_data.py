@@ -28,11 +28,11 @@ from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
 from pixelwizard.data.crops import CropBatches, clip_of
 from pixelwizard.data.examples import Recipe, degraded
-from pixelwizard.data.folder import open_folder
+from pixelwizard.data.folder import open_folder, scan
 from pixelwizard.data.latents import GrowingExamples, Shards
-from pixelwizard.data.sources import open_sources
-from pixelwizard.data.table import read_table
-from pixelwizard.io.reading import read_clip
+from pixelwizard.data.sources import PROBED, open_sources
+from pixelwizard.io.packets import ReadFailed
+from pixelwizard.io.reading import probe, read_clip
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
 from pixelwizard.training.encode import encode
@@ -95,65 +95,79 @@ def training_on(backbone: BackboneSettings, folder: Path, data: DataSettings) ->
     )
 
 
-def test_a_table_gives_every_video_its_captions(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(TABLE)
-    rows = read_table(tmp_path / "t.csv")
-    assert rows[0].captions == ("a red circle, moving left", "a circle")
-    lines = [
-        {"file": "a.mp4", "caption": "one"},
-        {"file": "b.mp4", "captions": ["one", "two"]},
-        {"file": "c.mp4", "captions": {"brief": "one", "detailed": "two"}},
-    ]
-    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert [len(row.captions) for row in read_table(tmp_path / "t.jsonl")] == [1, 2, 2]
-
-
-@pytest.mark.parametrize(
-    "name, text, sentence",
-    [
-        ("t.txt", "a", "must end in .csv or .jsonl"),
-        ("t.csv", "file,caption\n", "names no video"),
-        ("t.csv", "file,caption\na.mp4,\n", "line 2: no caption for a.mp4"),
-        ("t.csv", "name,caption\na.mp4,b\n", "line 2: file=null must name a video"),
-        ("t.csv", "file,caption\na.mp4,b,c\n", "more cells than the header"),
-        ("t.jsonl", '{"file": 3, "caption": "a"}', "line 1: file=3 must name a video"),
-        ("t.jsonl", "[1]", "line 1: must be an object"),
-        ("t.jsonl", "{", "line 1: not JSON"),
-    ],
-)
-def test_a_table_that_cannot_be_read_is_refused_in_a_sentence(
-    tmp_path: Path, name: str, text: str, sentence: str
-) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=sentence) as refused:
-        read_table(tmp_path / name)
-    assert "\n" not in str(refused.value)
-
-
 def test_clips_that_cannot_be_used_are_counted_and_named_once(
     videos: Path, tmp_path: Path, caplog: Any, capsys: Any
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        clips = open_folder(clip_settings(videos), frames=5, kept=tmp_path / "clips.json")
+        clips = open_folder(clip_settings(videos), 5, seed=3, kept=tmp_path / "clips.json")
     assert len(clips["train"]) == 4 and len(clips["heldout"]) == 1  # torn.mp4 looks whole
-    assert clips["heldout"].captions(0) == ["a blue circle"]
+    held_out = clips["heldout"].captions(0)
+    assert held_out not in [clips["train"].captions(number) for number in range(4)]
     named = [record.getMessage() for record in caplog.records]
     assert len(named) == 2 and "short.mp4" in named[0] and "gone.mp4" in named[1]
-    assert "2 of 7 videos are skipped" in capsys.readouterr().out
+    assert "2 of 7 videos are skipped; run.log names them" in capsys.readouterr().err
     caplog.clear()
     source = ClipExamples(clips["train"], Recipe("anchor", SIZE, DegradationSettings(), 0))
     for number in range(3):
         batch = source.batch([0, 1, 2, 3], random.Random(number))
         assert "nobody sees this" not in batch["caption"]
     assert [r.getMessage().split(":")[0] for r in caplog.records] == ["skipped torn.mp4"]
-    again = open_folder(clip_settings(videos), frames=5, kept=tmp_path / "clips.json")
+    assert "1 of 4 clips could not be read so far" in capsys.readouterr().err
+    again = open_folder(clip_settings(videos), 5, seed=3, kept=tmp_path / "clips.json")
     assert again["train"].identity == clips["train"].identity
+
+
+def test_the_videos_that_are_held_out_are_drawn_by_the_seed(videos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("file,caption\n" + "".join(f"{n}.mp4,{n} {k}\n" for k in "12" for n in "abcd"))
+    settings = clip_settings(videos, captions=str(table), held_out=2)
+    drawn = set()
+    for seed in range(8):
+        parts = [open_folder(settings, 5, seed, tmp_path / "clips.json") for _ in range(2)]
+        assert parts[0]["heldout"].identity == parts[1]["heldout"].identity
+        train, held_out = (
+            {row.video for row, _ in parts[0][s].clips} for s in ("train", "heldout")
+        )
+        assert len(held_out) == 2 and not train & held_out and len(parts[0]["heldout"]) == 4
+        split = json.loads((tmp_path / "clips.json").read_text())
+        assert {name for name, one in split.items() if one["split"] == "heldout"} == held_out
+        drawn |= held_out
+    assert drawn == {"a.mp4", "b.mp4", "c.mp4", "d.mp4"}
+
+
+def test_a_scan_keeps_what_it_has_learnt(videos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    kept, looked = tmp_path / "clips.json", []
+
+    def watched(path: Path) -> Any:
+        looked.append(path.name)
+        if failing and path.name == "d.mp4":
+            raise ReadFailed("d.mp4 cannot be read as a video: Input/output error")
+        return probe(path)
+
+    monkeypatch.setattr("pixelwizard.data.folder.probe", watched)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    names, failing = ["a.mp4", "b.mp4", "gone.mp4", "a.mp4", "d.mp4"], True
+    with pytest.raises(ValueError, match="d.mp4 cannot be read .* repeat the command to go on"):
+        scan(videos, names, kept)
+    assert looked == ["a.mp4", "b.mp4", "d.mp4"]
+    failing = False
+    found = scan(videos, names, kept)
+    assert looked[3:] == ["d.mp4"] and list(found) == ["a.mp4", "b.mp4", "gone.mp4", "d.mp4"]
+    assert found["gone.mp4"].problem == "No such file or directory" and not found["d.mp4"].problem
+    kept.write_text("[1, 2]")
+    assert scan(videos, names, kept) == found
+
+
+def test_videos_that_are_too_slow_for_the_rate_are_counted(videos: Path, capsys: Any) -> None:
+    open_folder(clip_settings(videos, fps=50.0), 1, seed=0)
+    said = capsys.readouterr().err
+    assert "6 of 6 videos have less than 25 frames a second; at data.fps=50" in said
 
 
 def test_what_one_process_of_a_loader_could_not_read_no_other_names_again(
     videos: Path, tmp_path: Path, caplog: Any
 ) -> None:
-    clips = open_folder(clip_settings(videos), frames=5)["train"]
+    clips = open_folder(clip_settings(videos), 5, seed=3)["train"]
     source = ClipExamples(clips, Recipe("anchor", SIZE, DegradationSettings(), 0))
     arguments = ([0, 1, 2, 3], random.Random(0))
     worker = multiprocessing.get_context("fork").Process(target=source.batch, args=arguments)
@@ -167,9 +181,9 @@ def test_what_one_process_of_a_loader_could_not_read_no_other_names_again(
 
 def test_a_set_without_a_usable_clip_is_an_error(videos: Path) -> None:
     with pytest.raises(ConfigError, match="0 usable of 7 videos.*a.mp4: it is 0.33 s long"):
-        open_folder(clip_settings(videos), frames=121)
+        open_folder(clip_settings(videos), 121, seed=3)
     with pytest.raises(ConfigError, match="5 usable of 7 videos, and more than data.held_out=5"):
-        open_folder(clip_settings(videos, held_out=5), frames=5)
+        open_folder(clip_settings(videos, held_out=5), 5, seed=3)
 
 
 def test_a_clip_covers_its_size_at_the_rate_that_is_asked_for(videos: Path) -> None:
@@ -314,7 +328,9 @@ def test_encoded_clips_train_like_clips(
     assert sources.held_out is not None
     (batch,) = HeldOut(sources.held_out, 2)
     assert batch["latent"].shape == (1, 4, 2, 4, 8) and batch["condition"].shape == (1, 4, 2, 2, 4)
-    assert batch["caption"] == ["a blue circle"] and batch["text"][0].shape[1] == 16
+    split = {name: one["split"] for name, one in json.loads((folder / PROBED).read_text()).items()}
+    (held_out,) = [name for name, part in split.items() if part == "heldout"]
+    assert f"{held_out},{batch['caption'][0]}," in TABLE and batch["text"][0].shape[1] == 16
     assert train(from_latents) == 0
     assert train(training_on(backbone, tmp_path / "two", clip_settings(videos))) == 0
 
@@ -330,7 +346,6 @@ def test_encoded_clips_train_like_clips(
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        (dict(kind="clips"), "data.captions is missing"),
         (dict(captions="a.csv"), "data.captions=a.csv is for data=clips; leave it out"),
         (dict(kind="latents", shard=8), "data.shard=8 is for data=shapes or data=clips"),
         (dict(degradation=DegradationSettings(kernels=[8])), "kernels.* must be odd; nearest: 9"),

@@ -50,8 +50,9 @@ class DegradationSettings:
 class DataSettings:
     """Where training examples come from.
 
-    ``clips``    videos in ``dir`` with their ``captions`` (.csv or .jsonl), read at ``fps``; the
-                 last ``held_out`` of the table measure the loss; ``workers`` processes decode
+    ``clips``    videos in ``dir`` with their ``captions`` (a table; none: a .txt beside each), read
+                 at ``fps``; ``held_out`` of them, drawn by the seed, measure the loss; ``workers``
+                 processes decode
     ``latents``  what ``pixelwizard encode`` wrote into ``dir``, read by a process of its own
     ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``: training starts
                  with ``ready`` of them, and every example that it takes allows ``growth`` more,
@@ -85,8 +86,6 @@ class DataSettings:
     def check(self, key: str) -> None:
         """What the kind of data has a meaning for; raises ConfigError."""
         check_kind(self, key, self.kind)
-        if self.kind == "clips" and self.captions is None:
-            raise ConfigError(f"{key}.captions is missing; name the table of the videos' texts")
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ class EncodeConfig(RunSettings):
     """Everything that determines one ``encode`` run: clips and captions become latents.
 
     ``stage`` is the network that shall train on them: clips at the anchor's size, or at the video's
-    with the anchor that each is given. ``seed`` draws the degradations and where clips start.
+    with the anchor that each is given. ``seed`` draws the degradations where clips start, and
+    which are held out.
     """
 
     task: Literal["encode"] = "encode"

@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from pixelwizard.data.examples import Clips, Recipe, Unusable, example
+from pixelwizard.io.reasons import say
 
 Batch = dict[str, Any]
 
@@ -65,11 +66,18 @@ class ClipExamples(Source):
                 videos = example(self.clips, number, self.recipe, own)
             except Unusable as problem:
                 if not self._unusable[number]:
-                    log.warning("skipped %s", problem)
-                self._unusable[number] = True
+                    self._note(number, str(problem))
                 continue
             return {**videos, "caption": own.choice(self.clips.captions(number))}
         raise ValueError(f"none of the {len(self.clips)} clips can be read; run.log says why")
+
+    def _note(self, number: int, problem: str) -> None:
+        """Name a clip in the log; on the terminal their number, each time that it has doubled."""
+        log.warning("skipped %s", problem)
+        self._unusable[number] = True
+        lost = int(self._unusable.sum())
+        if lost & (lost - 1) == 0:
+            say(f"{lost} of {len(self.clips)} clips could not be read so far; run.log names them")
 
 
 class Batches(IterableDataset[Batch]):

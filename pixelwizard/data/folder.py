@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,111 +19,173 @@ from pixelwizard.config.data import DataSettings
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.examples import Clips, Split, Unusable
-from pixelwizard.data.table import Row, read_table
+from pixelwizard.data.table import Row, clip_table
 from pixelwizard.io.files import write_text
+from pixelwizard.io.packets import ReadFailed
+from pixelwizard.io.progress import Line, clock
 from pixelwizard.io.reading import PIXELS, probe, read_clip
+from pixelwizard.io.reasons import reason, say
 from pixelwizard.io.video import VideoError
 
-PROBES_AT_ONCE = 8
 TOLERANCE = 0.5
 """Frames by which a clip may be shorter than asked for: containers round their duration."""
+SLOW = 0.5
+"""A share of ``data.fps``; below it so many frames are repeated that it is said."""
+KEEP_SECONDS = 20.0
+"""How often a scan writes what it has found so far."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Probed:
-    """A file as it was found: its bytes, its seconds, and why it cannot be used, if so."""
+    """A file as it was found, why it is no video, if so, and what the run uses it for.
+
+    ``modified`` is in nanoseconds.
+    """
 
     bytes: int
-    seconds: float
+    modified: int
+    seconds: float = 0.0
+    fps: float = 0.0
     problem: str = ""
+    split: str = ""
 
 
-def probe_all(folder: Path, rows: list[Row], seconds: float, kept: Path | None) -> list[Probed]:
-    """Every row's file as it is; ``kept`` remembers those that have not changed their size.
+def scan(folder: Path, names: Iterable[str], kept: Path | None) -> dict[str, Probed]:
+    """Every file by its name, looked at on all cores; ``kept`` remembers those that did not change.
 
-    A clip shorter than ``seconds`` is a problem.
+    Raises ValueError where the machine cannot read one; what was found until then is kept.
     """
-    known: dict[str, Any] = {}
-    if kept is not None and kept.is_file():
-        known = json.loads(kept.read_text(encoding="utf-8"))
-
-    def look(row: Row) -> Probed:
-        path = folder / row.file
-        if not path.is_file():
-            return Probed(0, 0.0, "it does not exist")
-        size = path.stat().st_size
-        if row.file in known and known[row.file]["bytes"] == size:
-            return Probed(**known[row.file])
-        try:
-            found = probe(path).seconds
-        except VideoError as error:
-            return Probed(size, 0.0, str(error))
-        if found < seconds:
-            return Probed(size, found, f"it is {found:.2f} s long, and {seconds:.2f} s are needed")
-        return Probed(size, found)
-
-    with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
-        found = list(pool.map(look, rows))
-    if kept is not None:
-        table = {row.file: vars(one) for row, one in zip(rows, found, strict=True)}
-        text = json.dumps(table, indent=1, ensure_ascii=False)
-        write_text(kept, text)
+    known, found, line = _known(kept), dict[str, Probed](), Line()
+    names = list(dict.fromkeys(names))
+    started = saved = time.monotonic()
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    try:
+        looked = pool.map(lambda name: _probed(folder / name, known.get(name)), names)
+        for name, one in zip(names, looked, strict=True):
+            found[name] = one
+            now = time.monotonic()
+            left = (now - started) / len(found) * (len(names) - len(found))
+            line.show(f"video {len(found)}/{len(names)}  ETA {clock(left)}", name)
+            if now - saved > KEEP_SECONDS:
+                _keep(kept, {**known, **found})
+                saved = now
+    except ReadFailed as error:
+        raise ValueError(f"data.dir={folder}: {error}; repeat the command to go on") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+        line.show("")
+        _keep(kept, found if len(found) == len(names) else {**known, **found})
     return found
+
+
+def _probed(path: Path, known: Probed | None) -> Probed:
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return Probed(0, 0, problem=reason(error))
+    if known and (known.bytes, known.modified) == (facts.st_size, facts.st_mtime_ns):
+        return known
+    try:
+        info = probe(path)
+        return Probed(facts.st_size, facts.st_mtime_ns, info.seconds, info.fps)
+    except ReadFailed:
+        raise
+    except VideoError as error:
+        return Probed(facts.st_size, facts.st_mtime_ns, problem=str(error))
+
+
+def _known(kept: Path | None) -> dict[str, Probed]:
+    """What an earlier scan has kept; nothing if that was damaged or of another version."""
+    try:
+        table = json.loads(kept.read_text(encoding="utf-8")) if kept else {}
+        return {name: Probed(**facts) for name, facts in table.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _keep(kept: Path | None, found: Mapping[str, Probed]) -> None:
+    if kept is not None:
+        table = {name: vars(one) for name, one in found.items()}
+        write_text(kept, json.dumps(table, indent=1, ensure_ascii=False))
 
 
 class FolderClips(Clips):
     """The usable videos of a folder; each is read from a place drawn anew at every use."""
 
-    def __init__(self, folder: Path, rows: list[Row], found: list[Probed], fps: float) -> None:
-        self.folder, self.rows, self.found, self.fps = folder, rows, found, fps
-        facts = [(row.file, row.captions, one.bytes) for row, one in zip(rows, found, strict=True)]
+    def __init__(self, folder: Path, clips: Sequence[tuple[Row, Probed]], fps: float) -> None:
+        self.folder, self.clips, self.fps = folder, clips, fps
+        facts = [(row.video, row.texts, one.bytes) for row, one in clips]
         digest = hashlib.sha256(json.dumps([PIXELS, fps, facts]).encode()).hexdigest()[:16]
-        self.identity = f"{len(rows)} clips {digest}"
+        self.identity = f"{len(clips)} clips {digest}"
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.clips)
 
     def captions(self, number: int) -> list[str]:
-        return list(self.rows[number].captions)
+        return list(self.clips[number][0].texts)
 
     def clip(self, number: int, size: Geometry, draw: random.Random) -> np.ndarray:
-        path = self.folder / self.rows[number].file
-        latest = max(0.0, self.found[number].seconds - size.frames / self.fps)
+        row, found = self.clips[number]
+        latest = max(0.0, found.seconds - size.frames / self.fps)
         try:
-            return read_clip(path, size, self.fps, draw.uniform(0, latest))
+            return read_clip(self.folder / row.video, size, self.fps, draw.uniform(0, latest))
+        except ReadFailed as error:
+            raise ValueError(f"data.dir={self.folder}: {error}; repeat the command") from error
         except VideoError as error:
-            raise Unusable(f"{self.rows[number].file}: {error}") from error
+            raise Unusable(f"{row.video}: {error}") from error
 
 
-def open_folder(data: DataSettings, frames: int, kept: Path | None = None) -> dict[Split, Clips]:
-    """The usable videos of ``data.dir``, the last ``data.held_out`` of them held out.
+def open_folder(
+    data: DataSettings, frames: int, seed: int, kept: Path | None = None
+) -> dict[Split, Clips]:
+    """The usable videos of ``data.dir``; ``seed`` draws the ``data.held_out`` that are held out.
 
-    Those that cannot be used are counted, and named in the log. Raises ConfigError if too few can.
+    Those that cannot be used are counted, and named in the log; ``kept`` says what each is used
+    for. Raises ConfigError if too few can be used.
     """
     folder = Path(data.dir)
-    if not folder.is_dir():
-        raise ConfigError(f"data.dir={folder} is no folder; name the one with the videos")
-    rows = read_table(Path(data.captions or ""))
-    found = probe_all(folder, rows, (frames - TOLERANCE) / data.fps, kept)
-    problems = [(r, one) for r, one in zip(rows, found, strict=True) if one.problem]
-    for row, one in problems:
-        log.warning("skipped %s: %s", row.file, one.problem)
-    usable = [pair for pair in zip(rows, found, strict=True) if not pair[1].problem]
-    if len(usable) <= data.held_out:
-        shown = f"; the first: {problems[0][0].file}: {problems[0][1].problem}" if problems else ""
+    rows = clip_table(data).rows
+    found = scan(folder, (row.video for row in rows), kept)
+    needed = (frames - TOLERANCE) / data.fps
+    usable: list[tuple[Row, Probed]] = []
+    problems: list[str] = []
+    for row in rows:
+        one = found[row.video]
+        if not one.problem and one.seconds >= needed:
+            usable.append((row, one))
+            continue
+        short = f"it is {one.seconds:.2f} s long, and {needed:.2f} s are needed"
+        problems.append(f"{row.video}: {one.problem or short}")
+    videos = sorted({row.video for row, _ in usable})
+    if len(videos) <= data.held_out:
         raise ConfigError(
-            f"data.dir={folder} has {len(usable)} usable of {len(rows)} videos, and more than"
-            f" data.held_out={data.held_out} are needed{shown}"
+            f"data.dir={folder} has {len(videos)} usable of {len(found)} videos, and more than"
+            f" data.held_out={data.held_out} are needed"
+            + (f"; the first: {problems[0]}" if problems else "")
         )
+    _say_of(data, len(rows), problems, usable)
+    held_out = set(random.Random(f"held out {seed}").sample(videos, data.held_out))
+    parts: dict[Split, list[tuple[Row, Probed]]] = {"train": [], "heldout": []}
+    for row, one in usable:
+        split: Split = "heldout" if row.video in held_out else "train"
+        parts[split].append((row, one))
+        found[row.video] = replace(one, split=split)
+    _keep(kept, found)
+    return {split: FolderClips(folder, part, data.fps) for split, part in parts.items() if part}
+
+
+def _say_of(
+    data: DataSettings, rows: int, problems: list[str], usable: list[tuple[Row, Probed]]
+) -> None:
+    """What a person should know of the clips of a run."""
+    for problem in problems:
+        log.warning("skipped %s", problem)
     if problems:
-        print(f"{len(problems)} of {len(rows)} videos are skipped; run.log names them", flush=True)
-    first = len(usable) - data.held_out
-    parts: dict[Split, list[tuple[Row, Probed]]] = {"train": usable[:first]}
-    if data.held_out:
-        parts["heldout"] = usable[first:]
-    return {
-        split: FolderClips(folder, [r for r, _ in part], [f for _, f in part], data.fps)
-        for split, part in parts.items()
-    }
+        say(f"{len(problems)} of {rows} videos are skipped; run.log names them")
+    if slow := sum(one.fps < SLOW * data.fps for _, one in usable):
+        say(
+            f"{slow} of {len(usable)} videos have less than {SLOW * data.fps:g} frames a second; at"
+            f" data.fps={data.fps:g} their frames are repeated"
+        )

@@ -42,7 +42,7 @@ def open_sources(config: TrainConfig) -> Sources:
         return _encoded(config)
     recipe = Recipe(config.part, config.resolution, config.data.degradation, seed=0)
     kept = Path(config.run_dir) / PROBED
-    clips = open_clips(config.data, config.part, config.resolution.frames, kept)
+    clips = open_clips(config.data, config.part, config.resolution.frames, config.seed, kept)
     if config.data.kind == "shapes":
         return _procedural(config, clips, recipe)
     held_out = clips.get("heldout")
@@ -52,11 +52,11 @@ def open_sources(config: TrainConfig) -> Sources:
 
 
 def open_clips(
-    data: DataSettings, part: str, frames: int, kept: Path | None = None
+    data: DataSettings, part: str, frames: int, seed: int, kept: Path | None = None
 ) -> dict[Split, Clips]:
     """The clips of a folder or the procedural ones, to train on and held out."""
     if data.kind == "clips":
-        return open_folder(data, frames, kept)
+        return open_folder(data, frames, seed, kept)
     first = FIRST_DETAIL if part == "detail" else 0
     return {
         "train": ShapeClips("train", first, data.count),

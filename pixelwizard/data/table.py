@@ -1,66 +1,203 @@
-"""The table of a folder of videos: a file and its texts in every line. Imports no torch.
+"""Tables of videos and prompts, the same for every task. Imports no torch.
 
-A ``.csv`` has a column ``file`` and one or several whose names begin with ``caption`` (``text`` and
-``prompt`` will do for one); a ``.jsonl`` has ``file`` and ``caption``, a text, or ``captions``, a
-list of texts or an object of them. File names are relative to the folder.
+A row names a video, its text, or both. Columns go by these names in any case, with spaces, ``-`` or
+``_``; a column that begins with ``caption`` is one more text. A ``.txt`` holds a text per line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pixelwizard.config.data import DataSettings
 from pixelwizard.config.schema import ConfigError, show
-from pixelwizard.io.rows import csv_rows, jsonl_rows, read_text
+from pixelwizard.io.reasons import say
+from pixelwizard.io.rows import PlacedRow, read_rows, read_text
 
-TEXTS = ("caption", "captions", "text", "prompt")
+FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+COLUMNS = {
+    "video": ("file", "file_name", "filename", "video", "path", "video_path", "file_path"),
+    "text": ("text", "prompt", "caption", "prompt_en", "video_prompt", "captions"),
+    "id": ("id", "prompt_id"),
+    "negative_prompt": ("negative_prompt",),
+    "seed": ("seed",),
+}
+"""What a column may be called; of several in a row the first counts. ``image`` is reserved."""
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".ts", ".mts", ".m2ts")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row: a video or "", at least one text, and what else it says."""
 
-    file: str
-    captions: tuple[str, ...]
+    place: str
+    video: str
+    texts: tuple[str, ...]
+    id: Any = None
+    negative_prompt: Any = None
+    seed: Any = None
+
+    @property
+    def name(self) -> Any:
+        """Its id, else its video without suffix, else None."""
+        stem = str(PurePosixPath(self.video).with_suffix("")) if self.video else None
+        return stem if self.id is None else self.id
 
 
-def read_table(path: Path) -> list[Row]:
-    """The rows of a table. Raises ConfigError naming file, line and rule."""
-    key = f"data.captions={path}"
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
-    if path.suffix.lower() not in readers:
-        raise ConfigError(f"{key} must end in .csv or .jsonl")
-    text = read_text(path, key)
-    rows = [_row(place, row) for place, row in readers[path.suffix.lower()](text, key)]
+@dataclass(frozen=True)
+class Table:
+    """The rows that have a text, and what a person should know of the rest."""
+
+    rows: list[Row]
+    notes: tuple[str, ...] = ()
+
+    def tell(self) -> None:
+        """Print the notes, each once in a process."""
+        for note in self.notes:
+            _tell(note)
+
+
+def read_table(
+    path: Path, setting: str, takes: Sequence[str], needs: str = "text", every_text: bool = False
+) -> Table:
+    """The table of a ``setting``; ``takes`` are the kinds of columns used, ``needs`` a must.
+
+    A row has its first text, or all of them. Raises ConfigError naming file, line and rule.
+    """
+    key = f"{setting}={path}"
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{key} must end in one of {', '.join(FORMATS)}")
+    plain = path.suffix.lower() == ".txt"
+    columns, rows, notes = _text_lines(path, key) if plain else (*read_rows(path, key), [])
+    _check_columns(columns if rows else [], key, {"text", needs})
+    used: set[str] = set()
+    kept, empty = [], []
+    for place, values in rows:
+        row = _row(place, values, takes, every_text, used)
+        if not row.texts:
+            empty.append(place)
+        elif needs == "video" and not row.video:
+            raise ConfigError(f"{place}: no {' or '.join(COLUMNS['video'][:3])} names its video")
+        else:
+            kept.append(row)
+    if not kept:
+        raise ConfigError(f"{key} has no row with a text; write at least one")
+    unused = [name for name in columns if name not in used]
+    if unused:
+        notes.append(f"{key}: columns that are not used: {', '.join(unused)}")
+    if empty:
+        where = empty[0].rpartition(", ")[2]
+        notes.append(f"{key}: rows without a text, skipped: {len(empty)}, the first in {where}")
+    return Table(kept, tuple(notes))
+
+
+def _check_columns(columns: Sequence[str], key: str, needs: Collection[str]) -> None:
+    for kind in needs if columns else ():
+        if not any(_is(kind, name) for name in columns):
+            raise ConfigError(
+                f"{key} has no column for the {kind} ({', '.join(COLUMNS[kind])}); it has"
+                f" {show(', '.join(columns))}"
+            )
+
+
+def clip_table(data: DataSettings) -> Table:
+    """The clips of ``data.dir``, by their table or by the texts beside them. Raises ConfigError."""
+    if not Path(data.dir).is_dir():
+        raise ConfigError(f"data.dir={data.dir} is no folder; name the one with the videos")
+    if data.captions is None:
+        return _beside_videos(Path(data.dir), "data.dir")
+    return read_table(Path(data.captions), "data.captions", ("video", "text"), "video", True)
+
+
+def _beside_videos(folder: Path, setting: str) -> Table:
+    """A row for every video below a folder that has a .txt of its name."""
+    videos = videos_below(folder)
+    texts = {video: video.with_suffix(".txt") for video in videos}
+    rows = [
+        Row(str(text), str(video.relative_to(folder)), (" ".join(words),))
+        for video, text in texts.items()
+        if text.is_file() and (words := read_text(text, f"{setting}: {text}").split())
+    ]
     if not rows:
-        raise ConfigError(f"{key} names no video; write at least one line")
-    return rows
+        raise ConfigError(
+            f"{setting}={folder}: no video there has a .txt of its name with its text; write them,"
+            " or a table with data.captions=FILE"
+        )
+    missing = len(videos) - len(rows)
+    note = f"{setting}={folder}: videos without a .txt of their name, skipped: {missing}"
+    return Table(rows, (note,) if missing else ())
 
 
-def _csv_rows(text: str, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for place, row in csv_rows(text, key):
-        texts = [cell for name, cell in row.items() if _is_text(name) and cell.strip()]
-        yield place, {"file": row.get("file"), "captions": texts}
+def videos_below(folder: Path) -> list[Path]:
+    """The videos of a folder and of those in it, by name; without hidden files."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
+    return sorted(p for p in found if not p.name.startswith(".") and p.is_file())
 
 
-def _jsonl_rows(text: str, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for place, row in jsonl_rows(text, key, '{"file": "a.mp4", ...}'):
-        texts = next((row[name] for name in TEXTS if name in row), None)
-        texts = list(texts.values()) if isinstance(texts, dict) else texts
-        yield place, {"file": row.get("file"), "captions": texts}
+def _text_lines(path: Path, key: str) -> tuple[list[str], list[PlacedRow], list[str]]:
+    """The lines of a .txt; ``# `` begins a comment. Only line ends end a line."""
+    rows: list[PlacedRow] = []
+    comments = 0
+    for number, line in enumerate(io.StringIO(read_text(path, key), newline=None), start=1):
+        line = line.strip()
+        if line == "#" or line.startswith("# "):
+            comments += 1
+        elif line:
+            rows.append((f"{key}, line {number}", {"text": line}))
+    notes = [f"{key}: comments (lines that begin with '# '): {comments}"] if comments else []
+    return ["text"], rows, notes
 
 
-def _is_text(column: str) -> bool:
-    return column in TEXTS or column.startswith("caption")
+def _row(
+    place: str, values: Mapping[str, Any], takes: Sequence[str], every: bool, used: set[str]
+) -> Row:
+    """One row; ``used`` is told the columns that it was made of."""
+    texts = {name: _texts(values[name], place) for name in values if _is("text", name)}
+    given = [name for name, found in texts.items() if found]
+    found: dict[str, Any] = {}
+    for kind in takes:
+        columns = given if kind == "text" else [name for name in values if _is(kind, name)]
+        columns = columns if every and kind == "text" else sorted(columns, key=_rank(kind))[:1]
+        used.update(columns)
+        if kind == "text":
+            found["texts"] = tuple(text for name in columns for text in texts[name])
+        elif columns:
+            found[kind] = values[columns[0]]
+    if not isinstance(found.setdefault("video", ""), str):
+        raise ConfigError(f"{place}: the name of a video must be text, not {show(found['video'])}")
+    return Row(place, **{**found, "video": found["video"].strip()})
 
 
-def _row(place: str, row: Mapping[str, Any]) -> Row:
-    file, texts = row["file"], row["captions"]
-    if not isinstance(file, str) or not file.strip():
-        raise ConfigError(f"{place}: file={show(file)} must name a video")
-    texts = [texts] if isinstance(texts, str) else texts
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ConfigError(f"{place}: no caption for {file}; give a text, or several")
-    return Row(file.strip(), tuple(text.strip() for text in texts))
+def _texts(value: Any, place: str) -> list[str]:
+    """The texts of a cell: one, or those of a list or an object; empty ones are left out."""
+    values = list(value.values()) if isinstance(value, dict) else value
+    values = values if isinstance(values, list) else [values]
+    for text in values:
+        if not isinstance(text, str):
+            raise ConfigError(f"{place}: a prompt or caption must be text, not {show(text)}")
+    return [text.strip() for text in values if text.strip()]
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s_-]+", "_", column.strip().lower())
+
+
+def _is(kind: str, column: str) -> bool:
+    name = _plain(column)
+    return name in COLUMNS[kind] or (kind == "text" and name.startswith("caption"))
+
+
+def _rank(kind: str) -> Callable[[str], int]:
+    """Sorts columns of a kind by how they are called."""
+    order = {name: number for number, name in enumerate(COLUMNS[kind])}
+    return lambda column: order.get(_plain(column), len(order))
+
+
+@cache
+def _tell(note: str) -> None:
+    say(note)

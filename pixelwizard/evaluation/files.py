@@ -5,51 +5,69 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.data.prompts import texts_by_id
+from pixelwizard.data.prompts import named
+from pixelwizard.data.table import VIDEOS, Table, read_table, videos_below
 from pixelwizard.io.digests import file_digest
+from pixelwizard.io.rows import read_text
 
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 ANCHOR = ".anchor"
 
 
 def find_videos(folder: Path, key: str) -> list[Path]:
-    """The video files of a folder by name, or those of its ``videos/`` if it is a run folder.
+    """The videos of a run folder, else those of any folder and the folders in it, by name.
 
     Anchors are left out. Raises ConfigError, which names ``key``, if there are none.
     """
     if not folder.is_dir():
         raise ConfigError(f"{key}={folder} is no folder; give one that holds videos")
-    for place in (folder, folder / "videos"):
-        files = place.iterdir() if place.is_dir() else ()
-        found = [path for path in files if path.suffix.lower() in SUFFIXES]
-        if found := sorted(path for path in found if not path.stem.endswith(ANCHOR)):
+    for place in (folder / "videos", folder):
+        if found := [path for path in videos_below(place) if not path.stem.endswith(ANCHOR)]:
             return found
-    raise ConfigError(f"{key}={folder} holds no video ({', '.join(SUFFIXES)})")
+    raise ConfigError(f"{key}={folder} holds no video ({', '.join(VIDEOS)})")
 
 
 def find_captions(
     videos: Sequence[Path], captions: Path | None
 ) -> tuple[dict[str, str], list[str]]:
-    """The caption of each video by its name without suffix, and the ids of the file left over.
+    """The caption of each video by its name without suffix, and the names of the file left over.
 
-    Without a file the captions are the prompts that a run has written beside its videos. Raises
-    ConfigError for a file that cannot be read or that fits none of the videos.
+    Without a file the captions are the prompts that a run has written beside its videos, or the
+    .txt there. Raises ConfigError for a file that cannot be read or that fits none of the videos.
     """
     if captions is None:
-        found = {path.stem: _written(path, "prompt") for path in videos}
+        found = {path.stem: _written(path, "prompt") or _beside(path) for path in videos}
         return {id: text for id, text in found.items() if text}, []
-    texts = texts_by_id(captions, "captions")
-    known = {path.stem for path in videos}
-    fitting = {id: text for id, text in texts.items() if id in known}
+    rows = read_captions(captions).rows
+    names = map(str, named(rows, f"captions={captions}"))
+    texts = {name: row.texts[0] for name, row in zip(names, rows, strict=True)}
+    fitting: dict[str, str] = {}
+    matched: set[str] = set()
+    for path in videos:
+        for start in range(len(path.parts)):
+            name = PurePosixPath(*path.parts[start:]).with_suffix("").as_posix()
+            if name in texts:
+                fitting[path.stem] = texts[name]
+                matched.add(name)
+                break
     if not fitting:
         raise ConfigError(
-            f"captions={captions} matches no video: its ids begin with {next(iter(texts))!r}, the"
-            f" videos with {videos[0].stem!r}; an id is the file name without suffix"
+            f"captions={captions} matches no video: its names begin with {next(iter(texts))!r}, the"
+            f" videos' with {videos[0].stem!r}; a name is the file's without suffix"
         )
-    return fitting, [id for id in texts if id not in known]
+    return fitting, [name for name in texts if name not in matched]
+
+
+def read_captions(path: Path) -> Table:
+    """The table of ``captions``. Raises ConfigError."""
+    return read_table(path, "captions", ("text", "id", "video"))
+
+
+def _beside(video: Path) -> str:
+    text = video.with_suffix(".txt")
+    return " ".join(read_text(text, f"captions: {text}").split()) if text.is_file() else ""
 
 
 def backbone_of(videos: Sequence[Path]) -> str:

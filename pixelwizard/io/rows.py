@@ -1,22 +1,24 @@
-"""Text files that people write, read line by line and refused by line. Imports no torch."""
+"""Text files and tables that people write, read whole and refused by line. Imports no torch."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pixelwizard.config.schema import ConfigError
 
 PlacedRow = tuple[str, dict[str, Any]]
-"""Where a row stands, for errors, and its values by name."""
+"""Where a row stands, for errors, and its values by column; empty cells are left out."""
+DELIMITERS = ",;\t"
 
 
 def read_text(path: Path, key: str) -> str:
-    """A file's UTF-8 text; ``key`` begins the ConfigErrors."""
+    """A file's text, UTF-8 or, with its mark, UTF-16; ``key`` begins the ConfigErrors."""
     if path.is_dir():
         raise ConfigError(f"{key} is a folder, not a file")
     try:
@@ -25,8 +27,9 @@ def read_text(path: Path, key: str) -> str:
         raise ConfigError(f"{key} does not exist; give the path of a file that does") from None
     except OSError as error:
         raise ConfigError(f"{key} cannot be read: {error.strerror}") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ConfigError(f"{key}, line {line}: not UTF-8 text; save the file as UTF-8") from None
@@ -36,35 +39,70 @@ def read_text(path: Path, key: str) -> str:
     return text
 
 
-def jsonl_rows(text: str, key: str, example: str) -> Iterator[PlacedRow]:
-    """The objects of a .jsonl text; ``example`` is one, for those who wrote something else."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{key}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{place}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise ConfigError(f"{place}: must be an object like {example}")
-        yield place, row
+def read_rows(path: Path, key: str) -> tuple[list[str], list[PlacedRow]]:
+    """Columns and rows of a .csv, .tsv, .jsonl or .json (a list of objects) file.
+
+    A .csv is separated by commas, semicolons or tabs, whichever its header has most of. Raises
+    ConfigError naming file, line and rule.
+    """
+    text = read_text(path, key)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _csv_rows(text, key)
+    rows = list((_array if path.suffix.lower() == ".json" else _lines)(text, key))
+    columns = dict.fromkeys(name for _, row in rows for name in row)
+    return list(columns), rows
 
 
-def csv_rows(
-    text: str, key: str, check_header: Callable[[Sequence[str]], None] | None = None
-) -> Iterator[PlacedRow]:
-    """The rows of a .csv text, without their empty cells; ``check_header`` may refuse its names."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _csv_rows(text: str, key: str) -> tuple[list[str], list[PlacedRow]]:
+    header = text.partition("\n")[0]
+    delimiter = max(
+        DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
+    )
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[PlacedRow] = []
     try:
-        if check_header is not None and text.strip():
-            check_header(reader.fieldnames or [])
+        columns = list(reader.fieldnames or [])
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise ConfigError(f"{key}, line 1: two columns are called {twice[0]!r}; rename one")
         for row in reader:
             place = f"{key}, line {reader.line_num}"
             if None in row:
                 raise ConfigError(
-                    f"{place}: more cells than the header; put texts with commas in double quotes"
+                    f"{place}: more cells than the header; put texts with {delimiter!r} in double"
+                    " quotes"
                 )
-            yield place, {name: cell for name, cell in row.items() if cell}
+            rows.append(
+                (place, {name: cell for name, cell in row.items() if cell and cell.strip()})
+            )
     except csv.Error as error:
         raise ConfigError(f"{key}, line {reader.line_num + 1}: not CSV ({error})") from None
+    return columns, rows
+
+
+def _lines(text: str, key: str) -> Iterator[PlacedRow]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{key}, line {number}"
+            yield place, _object(_parsed(line, place), place)
+
+
+def _array(text: str, key: str) -> Iterator[PlacedRow]:
+    found = _parsed(text, key)
+    if not isinstance(found, list):
+        raise ConfigError(f'{key}: must be a list of objects like [{{"text": "..."}}]')
+    for number, row in enumerate(found, start=1):
+        place = f"{key}, entry {number}"
+        yield place, _object(row, place)
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: not JSON ({error})") from None
+
+
+def _object(row: Any, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ConfigError(f'{place}: must be an object like {{"text": "..."}}')
+    return {name: value for name, value in row.items() if value is not None}

@@ -15,6 +15,7 @@ from pixelwizard.data.latents import LatentExamples, Shards, fill
 from pixelwizard.data.sources import MANIFEST, PROBED, open_clips
 from pixelwizard.io.files import write_text
 from pixelwizard.io.progress import Line, clock
+from pixelwizard.io.reasons import say
 from pixelwizard.models.checkpoints import weights_digest
 
 
@@ -25,7 +26,8 @@ def encode(config: EncodeConfig) -> int:
     """
     folder, line = Path(config.run_dir), Line()
     recipe = Recipe(config.stage, config.resolution, config.data.degradation, config.seed)
-    clips = open_clips(config.data, config.stage, config.resolution.frames, folder / PROBED)
+    frames = config.resolution.frames
+    clips = open_clips(config.data, config.stage, frames, config.seed, folder / PROBED)
     shards = {
         split: Shards(folder, split, len(some), config.data.shard) for split, some in clips.items()
     }
@@ -48,6 +50,8 @@ def encode(config: EncodeConfig) -> int:
             line.show(f"shard {done}/{total}  ETA {clock(pace * (total - done))}")
     line.show("")
     usable = {split: LatentExamples(some, "").size(0) for split, some in shards.items()}
+    if lost := sum(map(len, clips.values())) - sum(usable.values()):
+        say(f"{lost} clips could not be read and are skipped; run.log names them")
     if not usable["train"]:
         raise ValueError(f"data.dir={config.data.dir}: no clip could be encoded; run.log says why")
     _write(folder, {**facts, "examples": usable, "complete": True})

@@ -8,7 +8,7 @@ from pathlib import Path
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos
+from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos, read_captions
 from pixelwizard.evaluation.names import decided, require
 from pixelwizard.launch.launch import launch
 from pixelwizard.records.run_folder import claim
@@ -28,6 +28,8 @@ def check(config: EvaluateConfig) -> None:
         raise ConfigError("videos is missing; name the folder of the videos with videos=DIR")
     paths = find_videos(Path(config.videos), "videos")
     find_captions(paths, None if config.captions is None else Path(config.captions))
+    if config.captions is not None:
+        read_captions(Path(config.captions)).tell()
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
     require(decided(config.metrics, backbone_of(paths)), config.reference is not None)

@@ -9,7 +9,7 @@ from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import title
-from pixelwizard.data.prompts import prompts_of
+from pixelwizard.data.prompts import prompts_of, table_of
 from pixelwizard.diffusion.schedule_table import stage_schedules
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import decided, require
@@ -23,7 +23,7 @@ from pixelwizard.records.run_folder import claim
 EXAMPLES = """\
   pixelwizard                                        four demo videos with the built-in miniature
   pixelwizard --prompt "a red circle moves left over a gray background"
-  pixelwizard prompts=prompts.csv seed=7             .txt, .jsonl or .csv, one video per prompt
+  pixelwizard prompts=prompts.csv seed=7             .txt, .csv, .jsonl ...: one video per row
   pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
   pixelwizard metrics=tiny reference=DIR             FVD and its like against real videos
   pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
@@ -37,6 +37,7 @@ def check(config: GenerateConfig) -> None:
     Raises ValueError.
     """
     prompts_of(config)
+    table_of(config).tell()
     _check_schedules(config)
     require_weights(config.backbone)
     if config.parallel.launch:

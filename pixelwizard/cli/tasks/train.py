@@ -10,7 +10,7 @@ from pixelwizard.config.data import DataSettings
 from pixelwizard.config.objective import STAGES
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.data.table import read_table
+from pixelwizard.data.table import clip_table
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.launch.launch import launch, left_to_torchrun
 from pixelwizard.models.checkpoints import PARTS, require_weights
@@ -46,8 +46,8 @@ def check(config: TrainConfig) -> None:
 def check_clips(data: DataSettings) -> None:
     """Refuse a folder of clips whose table cannot be read. Raises ConfigError."""
     if data.kind == "clips":
-        read_table(Path(data.captions or ""))
-    if data.kind != "shapes" and not Path(data.dir).is_dir():
+        clip_table(data).tell()
+    elif data.kind != "shapes" and not Path(data.dir).is_dir():
         raise ConfigError(f"data.dir={data.dir} is no folder; name the one with the {data.kind}")
 
 
