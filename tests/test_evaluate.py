@@ -185,7 +185,7 @@ def test_mistakes_are_refused_before_anything_is_written(
     assert "nowhere is no folder" in refused(["videos=nowhere"], capsys)
     assert "none holds no video" in refused(["videos=none"], capsys)
     given = [f"videos={videos}"]
-    assert "matches no video: its ids begin with 'x'" in refused(
+    assert "matches no video: its names begin with 'x'" in refused(
         [*given, "captions=others.csv"], capsys
     )
     assert "captions=" in refused([*given, "captions=nowhere.csv"], capsys)
