@@ -90,6 +90,8 @@ def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
         try:
             config = tasks.load(folder / CONFIG)
             search_in(config.search)
+            for name in config.verbose:
+                logging.getLogger(name).setLevel(logging.DEBUG)
             for sentence in config.replaced:
                 log.info("%s", sentence)
             with _as_rank(config) as rank:

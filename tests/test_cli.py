@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import resource
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small import BACKBONE, small_config, write_config
 
+from pixelwizard import worker
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks import TASKS, command
 from pixelwizard.cli.tasks import generate as generate_command
@@ -237,6 +240,18 @@ def test_what_hydra_calls_otherwise_does_the_same(launched: Launched) -> None:
     assert launched.folders[-1] == Path.cwd() / "here"
     assert main(["-m", "seed=0,1", "hydra.sweep.dir=there"]) == 0
     assert {folder.parent.name for folder in launched.folders[-2:]} == {"there"}
+    for value, loggers in (("true", ["root"]), ("[a,b]", ["a", "b"]), ("a", ["a"]), ("false", [])):
+        assert main([f"hydra.verbose={value}"]) == 0
+        assert launched.config().verbose == loggers
+
+
+def test_run_log_has_all_that_the_named_loggers_say(tmp_path: Path) -> None:
+    folder = write_config(small_config(BACKBONE, tmp_path, verbose=["wordy"]))
+    with worker.session(folder):
+        for name in ("wordy", "other"):
+            logging.getLogger(name).debug("a detail of %s", name)
+    text = (folder / "run.log").read_text()
+    assert "a detail of wordy" in text and "a detail of other" not in text
 
 
 def test_a_part_of_the_configuration_is_printed(

@@ -31,8 +31,10 @@ INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 COMPLETION = "--shell-completion"
 COMPLETIONS = [f"{do}={shell}" for do in ("install", "uninstall", "query") for shell in SHELLS]
 OPTIONS = (*FLAGS, *VALUES, "--info", COMPLETION)
-RENAMED = {"hydra.run.dir": "run_dir", "hydra.sweep.dir": "sweep_dir"}
+RENAMED = {"hydra.run.dir": "run_dir", "hydra.sweep.dir": "sweep_dir", "hydra.verbose": "verbose"}
 """Keys of Hydra that do the same as ours."""
+EVERYTHING = {"true": "[root]", "false": "[]"}
+"""What ``hydra.verbose`` means besides names of loggers."""
 
 
 @dataclasses.dataclass
@@ -129,6 +131,8 @@ def _unknown_option(word: str, name: str, has_value: bool) -> str:
 def _override(arguments: Arguments, word: str) -> None:
     """Keep an override; some keys have another name here, or belong to the sweep."""
     key, _, value = word.partition("=")
+    if key == "hydra.verbose":
+        value = EVERYTHING.get(value.lower(), value if value.startswith("[") else f"[{value}]")
     key = RENAMED.get(key, key)
     if key == "sweep_dir":
         arguments.sweep_dir = value

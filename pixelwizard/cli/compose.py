@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pixelwizard.cli.composer import Composer, composer, parsed
 from pixelwizard.cli.overrides import HYDRA_PARTS, SEARCH_PATH, checked, split_folders
-from pixelwizard.config import catalog, schema
+from pixelwizard.config import catalog, schema, setting
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
 
@@ -104,7 +104,7 @@ def _part(composed: DictConfig, name: str) -> Any:
             raise ConfigError(f"hydra.{name}.{key} is for hydra/{name}={other}; add that one")
         return HYDRA_PARTS[name]()
     part: Any = schema.build(HYDRA_PARTS[name], node, f"hydra.{name}")
-    part.check()
+    setting.check(part, f"hydra.{name}")
     return part
 
 

@@ -22,12 +22,14 @@ class RunSettings:
 
     ``search`` are the folders where the modules of the user's classes were found, ``replaced``
     says which shipped options a file of the user's took the place of; composing fills both in.
+    ``verbose`` are loggers that ``run.log`` has everything of, ``root`` being all of them.
     """
 
     run_dir: str = dataclasses.field(metadata={"path": True, "incidental": True})
     task: str = ""
     search: List[str] = setting([], incidental=True)
     replaced: List[str] = setting([], incidental=True)
+    verbose: List[str] = setting([], incidental=True)
 
 
 @dataclass(frozen=True)

@@ -76,5 +76,5 @@ def check_kind(settings: Any, key: str, kind: str) -> None:
     for field in visible(type(settings)):
         value, owners = getattr(settings, field.name), field.metadata.get("only_for", kind)
         if kind not in owners and value != getattr(plain, field.name):
-            one_of = " or ".join(f"{key}={owner}" for owner in owners)
+            one_of = " or ".join(f"{key.replace('.', '/')}={owner}" for owner in owners)
             raise ConfigError(f"{key}.{field.name}={show(value)} is for {one_of}; leave it out")

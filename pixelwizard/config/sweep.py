@@ -6,11 +6,14 @@ hydra-submitit-launcher and hydra-optuna-sweeper.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union
 
-from pixelwizard.config.schema import ConfigError, check_range
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.setting import check_kind, setting
 from pixelwizard.config.targets import Part, door
+
+SUBMITIT = ("submitit_slurm", "submitit_local")
 
 
 @dataclass(frozen=True)
@@ -21,45 +24,34 @@ class LauncherSettings:
     """
 
     kind: Literal["basic", "joblib", "submitit_slurm", "submitit_local"] = "basic"
-    n_jobs: int = 2
-    timeout_min: int = 240
-    cpus_per_task: int = 8
-    gpus_per_node: int = 1
-    mem_gb: int = 64
-    nodes: int = 1
-    tasks_per_node: int = 1
-    name: str = "pixelwizard"
-    partition: Optional[str] = None
-    account: Optional[str] = None
-    qos: Optional[str] = None
-    constraint: Optional[str] = None
-    exclude: Optional[str] = None
-    comment: Optional[str] = None
-    array_parallelism: int = 256
-    setup: List[str] = field(default_factory=list)
-    additional_parameters: Dict[str, Any] = field(default_factory=dict)
+    n_jobs: int = setting(2, low=-1, only_for=("joblib",))
+    timeout_min: int = setting(240, low=1, only_for=SUBMITIT)
+    cpus_per_task: int = setting(8, low=1, only_for=SUBMITIT)
+    gpus_per_node: int = setting(1, low=0, only_for=SUBMITIT)
+    mem_gb: int = setting(64, low=1, only_for=SUBMITIT)
+    nodes: int = setting(1, only_for=SUBMITIT)
+    tasks_per_node: int = setting(1, only_for=SUBMITIT)
+    name: str = setting("pixelwizard", only_for=SUBMITIT)
+    partition: Optional[str] = setting(None, only_for=SUBMITIT)
+    account: Optional[str] = setting(None, only_for=SUBMITIT)
+    qos: Optional[str] = setting(None, only_for=SUBMITIT)
+    constraint: Optional[str] = setting(None, only_for=SUBMITIT)
+    exclude: Optional[str] = setting(None, only_for=SUBMITIT)
+    comment: Optional[str] = setting(None, only_for=SUBMITIT)
+    array_parallelism: int = setting(256, low=1, only_for=SUBMITIT)
+    setup: List[str] = setting([], only_for=SUBMITIT)
+    additional_parameters: Dict[str, Any] = setting({}, only_for=SUBMITIT)
 
-    def check(self) -> None:
-        """Counts that are possible, and nothing of another launcher; raises ConfigError."""
-        if self.n_jobs != -1:
-            check_range("hydra.launcher.n_jobs", self.n_jobs, 1)
-        for name in ("timeout_min", "cpus_per_task", "mem_gb", "array_parallelism"):
-            check_range(f"hydra.launcher.{name}", getattr(self, name), 1)
-        check_range("hydra.launcher.gpus_per_node", self.gpus_per_node, 0)
+    def check(self, key: str) -> None:
+        """Nothing of another launcher, and a machine per job; raises ConfigError."""
+        check_kind(self, key, self.kind)
+        if self.n_jobs == 0:
+            raise ConfigError(f"{key}.n_jobs=0 runs nothing; give a number, or -1 for one per core")
         for name in ("nodes", "tasks_per_node"):
             if getattr(self, name) != 1:
                 raise ConfigError(
-                    f"hydra.launcher.{name}={getattr(self, name)} is not possible: a job of a sweep"
-                    " starts its ranks itself, on one machine; leave it out and set"
-                    " hydra.launcher.gpus_per_node"
-                )
-        for item in fields(self)[1:]:
-            of_joblib, given = item.name == "n_jobs", getattr(self, item.name) != item.default
-            if given and item.default is not MISSING and of_joblib != (self.kind == "joblib"):
-                owner = "joblib" if of_joblib else "submitit_slurm"
-                raise ConfigError(
-                    f"hydra.launcher.{item.name} is for hydra/launcher={owner}, not {self.kind};"
-                    " leave it out"
+                    f"{key}.{name}={getattr(self, name)} is not possible: a job of a sweep starts"
+                    f" its ranks itself, on one machine; leave it out and set {key}.gpus_per_node"
                 )
 
 
@@ -72,20 +64,18 @@ class SweeperSettings:
     """
 
     kind: Literal["basic", "optuna"] = "basic"
-    n_trials: int = 20
-    n_jobs: int = 1
-    sampler: Optional[Part] = field(default=None, metadata=door("optuna.samplers.BaseSampler"))
+    n_trials: int = setting(20, low=1)
+    n_jobs: int = setting(1, low=1)
+    sampler: Optional[Part] = setting(None, **door("optuna.samplers.BaseSampler"))
     quality: str = "distance"
     cost: Literal["nfe", "seconds"] = "nfe"
     target: str = "schedule=unipc50"
     params: Optional[Dict[str, Any]] = None
 
-    def check(self) -> None:
-        """Numbers of trials, and something that chooses them; raises ConfigError."""
-        check_range("hydra.sweeper.n_trials", self.n_trials, 1)
-        check_range("hydra.sweeper.n_jobs", self.n_jobs, 1)
+    def check(self, key: str) -> None:
+        """Something that chooses; raises ConfigError."""
         if self.kind == "optuna" and self.sampler is None:
-            raise ConfigError("hydra.sweeper.sampler=null chooses nothing; leave it out")
+            raise ConfigError(f"{key}.sampler=null chooses nothing; leave it out")
 
 
 @dataclass(frozen=True)
