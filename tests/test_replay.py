@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +18,9 @@ from pixelwizard import worker
 from pixelwizard.config.generate import GenerateConfig, StoreSettings
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import Target
 from pixelwizard.generation.replay import changed_versions, provenance_of, repetition
+from pixelwizard.io.packets import comment_of
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
 from pixelwizard.records.store import Store
@@ -49,8 +55,8 @@ def test_nothing_in_a_video_says_where_to_write(
 ) -> None:
     _, videos = made
     record = provenance_of(videos[0])
-    record["config"] |= {"store": {"dir": "/elsewhere"}, "prompts": "/elsewhere/prompts.txt"}
-    record["config"] |= {"run_dir": "/elsewhere"}
+    record.config.update({"store": {"dir": "/elsewhere"}, "prompts": "/elsewhere/prompts.txt"})
+    record.config.update({"run_dir": "/elsewhere", "search": ["/elsewhere"]})
     monkeypatch.setattr("pixelwizard.generation.replay.provenance_of", lambda _: record)
     monkeypatch.chdir(tmp_path)
     config = repetition(videos[0], None)
@@ -64,12 +70,13 @@ def test_other_weights_or_code_are_refused(
     _, videos = made
     record = provenance_of(videos[0])
     monkeypatch.setattr("pixelwizard.generation.replay.provenance_of", lambda _: record)
-    record["versions"] |= {"torch": "1.0"}
+    record.versions.update({"torch": "1.0"})
     assert [text.split(" -> ")[0] for text in changed_versions(videos[0])] == ["torch 1.0"]
-    record["weights"] |= {"vae": "0" * 64}
+    record.weights.update({"vae": "0" * 64})
     with pytest.raises(ConfigError, match="the weights of vae are not those"):
         repetition(videos[0], None)
-    record["code_format"] = 0
+    old = replace(record, code_format=0)
+    monkeypatch.setattr("pixelwizard.generation.replay.provenance_of", lambda _: old)
     with pytest.raises(ConfigError, match="computed otherwise"):
         repetition(videos[0], None)
 
@@ -85,3 +92,81 @@ def test_a_foreign_video_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ConfigError, match="cannot be read as a video"):
         provenance_of(tmp_path / "text.mp4")
+
+
+SOLVER = """
+from pathlib import Path
+from pixelwizard.diffusion.solvers.euler import Euler
+Path("it-ran").touch()
+
+class Mine(Euler):
+    pass
+"""
+MINE = {"_target_": "mine.Mine"}
+
+
+@pytest.fixture
+def says(
+    made: tuple[GenerateConfig, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Path]]:
+    """A video whose record is changed, in a working directory with a solver of the user's."""
+    _, videos = made
+    text = comment_of(videos[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "mine.py").write_text(SOLVER)
+
+    def change(changed: Callable[[dict[str, Any]], object] | str) -> Path:
+        record = json.loads(text)
+        said = changed if isinstance(changed, str) else changed(record) or json.dumps(record)
+        monkeypatch.setattr("pixelwizard.generation.replay.comment_of", lambda _: said)
+        return videos[0]
+
+    yield change
+    sys.modules.pop("mine", None)
+
+
+def test_a_video_that_names_a_class_runs_it_only_where_it_is_trusted(
+    says: Callable[..., Path], tmp_path: Path
+) -> None:
+    video = says(lambda record: record["config"]["schedule"].update(solver=MINE))
+    with pytest.raises(ConfigError, match=r"names schedule.solver=mine.Mine, and replay runs no"):
+        repetition(video, None)
+    assert not (tmp_path / "it-ran").exists()
+    config = repetition(video, None, trust=True)
+    assert config.schedule.solver == Target("mine.Mine")
+    assert config.search == [str(tmp_path)] and (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.update(config=MINE),
+        lambda record: record.update(config=[MINE]),
+        lambda record: record.update(prompt=MINE),
+        lambda record: record.update(seed="x"),
+        lambda record: record.update(seed=1e300),
+        lambda record: record.update(seed=-1),
+        lambda record: record.update(versions=["a"]),
+        lambda record: record.update(weights=None),
+        lambda record: record.pop("negative_prompt"),
+        lambda record: record["config"].update(backbone=MINE),
+        lambda record: record["config"].update(anchor=MINE),
+        lambda record: record["config"].update(video={"codec": MINE}),
+        lambda record: record["config"]["schedule"].update(solver={"name": ["mine.Mine"]}),
+        lambda record: record["config"]["schedule"].update(solver={"_target_": 3}),
+        lambda record: record["config"]["schedule"].update(solver=None),
+        lambda record: record["config"]["resolution"].update(frames=10**400),
+        "[" * 100_000,
+        '{"prompt": ' * 900 + "1" + "}" * 900,
+        '["prompt", "seed", "config", "weights", "code_format"]',
+        "null",
+    ],
+)
+def test_a_hostile_record_ends_in_a_sentence_and_runs_nothing(
+    says: Callable[..., Path], tmp_path: Path, change: Any
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        repetition(says(change), None)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "it-ran").exists()

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pixelwizard.cli.overrides import check_option, checked, fills_node, split_folders
 from pixelwizard.config import catalog, schema, tasks
 from pixelwizard.config.importing import TARGET, search_in
+from pixelwizard.config.plain import check_yaml
 from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import marked
@@ -100,6 +101,13 @@ def _introduce(task: str, own: list[Path]) -> None:
     name = f"{task}_defaults"
     if f"{name}.yaml" not in ConfigStore.instance().repo:
         ConfigStore.instance().store(name=name, node=defaults)
+    for path in catalog.own_files(own):
+        try:
+            check_yaml(path)
+        except yaml.YAMLError:
+            continue  # Hydra says so if it is used
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     OwnFiles.folders = own
     Plugins.instance().register(OwnFiles)
 

@@ -87,4 +87,11 @@ def _files(group: str, own: Sequence[Path]) -> Iterator[Path]:
     """The files of a group, the user's first."""
     roots = experiment_roots() if group == EXPERIMENTS else []
     for root in (*own, *roots, shipped()):
-        yield from (root / group).glob("*.yaml")
+        yield from (path for path in (root / group).glob("*.yaml") if path.is_file())
+
+
+def own_files(own: Sequence[Path]) -> Iterator[Path]:
+    """Every file of the user's that Hydra may read."""
+    experiments = [Path.cwd() / EXPERIMENTS] if Path.cwd() != asset_root(EXPERIMENTS) else []
+    for folder in (*own, *experiments):
+        yield from (path for path in folder.rglob("*.yaml") if path.is_file())

@@ -10,8 +10,12 @@ from pixelwizard.config.setting import setting
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder."""
+    """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
+
+    ``trust``: classes of the user's that the file names may run.
+    """
 
     task: Literal["replay"] = "replay"
     file: Optional[str] = setting(None, path=True)
     out: Optional[str] = setting(None, path=True)
+    trust: bool = False

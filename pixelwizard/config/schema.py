@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import sys
 import types
 from typing import (
     Any,
@@ -95,14 +95,15 @@ def _scalar(value: Any, hint: type, key: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and number and value == value // 1:  # agents of W&B send 3.0
+    whole = number and (isinstance(value, int) or value.is_integer() and abs(value) < 2**53)
+    if hint is int and whole:
         return int(value)
-    if hint is float and number and math.isfinite(value):
+    if hint is float and number and abs(value) <= sys.float_info.max:
         return float(value)
     if hint is str and (isinstance(value, str) or number):
         return str(value)
     rule = {bool: "true or false", int: "an integer", float: "a number", str: "text"}[hint]
-    near = f"; nearest: {round(value)}" if hint is int and number and math.isfinite(value) else ""
+    near = f"; nearest: {round(value)}" if hint is int and number and abs(value) < 2**53 else ""
     raise ConfigError(f"{key}={show(value)} must be {rule}{near}")
 
 

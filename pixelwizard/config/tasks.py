@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Union
 
-import yaml
-
 from pixelwizard.config.bench import BenchConfig
 from pixelwizard.config.compare import CompareConfig
 from pixelwizard.config.data import EncodeConfig
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.plain import read_yaml
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.replay import ReplayConfig
 from pixelwizard.config.schema import ConfigError, build, choice
@@ -37,7 +36,7 @@ def load(path: Union[str, Path]) -> Any:
 
     Raises ConfigError where the file is not a configuration of this version.
     """
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    values = read_yaml(Path(path))
     if isinstance(values, dict) and isinstance(values.get("tracker"), dict):
         for name in GONE_FROM_TRACKER:
             values["tracker"].pop(name, None)

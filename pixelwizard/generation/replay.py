@@ -6,12 +6,15 @@ configuration, and nothing in it says where results are written.
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, Optional
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.importing import search_in
+from pixelwizard.config.plain import parse_json
+from pixelwizard.config.schema import ConfigError, build
+from pixelwizard.config.targets import check_doors, targets
 from pixelwizard.config.tasks import from_plain
 from pixelwizard.io.packets import comment_of
 from pixelwizard.io.video import VideoError
@@ -20,8 +23,25 @@ from pixelwizard.records.jobs import CODE_FORMAT
 from pixelwizard.records.provenance import versions
 from pixelwizard.records.run_folder import determining, short_hash
 
+LONGEST = 10_000_000
+"""Characters of a record; a longer text is none."""
 
-def provenance_of(video: Path) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Record:
+    """What of a video's provenance makes it again."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    config: Dict[str, Any]
+    weights: Dict[str, str]
+    code_format: int
+    versions: Dict[str, str]
+    key: Optional[str] = None
+
+
+def provenance_of(video: Path) -> Record:
     """The record inside a video file, else the one beside it. Raises ConfigError without one."""
     if not video.is_file():
         raise ConfigError(f"{video} does not exist; name a video that pixelwizard made")
@@ -33,43 +53,60 @@ def provenance_of(video: Path) -> dict[str, Any]:
     if not text and beside.is_file():
         text = beside.read_text(encoding="utf-8", errors="replace")
     try:
-        found = json.loads(text)
-        if {"prompt", "seed", "config", "weights", "code_format"} <= found.keys():
-            return dict(found)
-    except (ValueError, AttributeError):
-        pass
-    raise ConfigError(
-        f"{video} does not say how it was made; only videos of pixelwizard can be replayed"
-    )
+        found = parse_json(text[:LONGEST], "its record")
+        known = [field.name for field in fields(Record)]
+        record: Record = build(Record, {name: found[name] for name in known if name in found})
+        return record
+    except (ConfigError, TypeError) as error:
+        why = error if isinstance(error, ConfigError) else "its record is none"
+        raise ConfigError(
+            f"{video} does not say how it was made ({why}); only videos of pixelwizard can be"
+            " replayed"
+        ) from None
 
 
-def repetition(video: Path, out: str | None) -> GenerateConfig:
+def repetition(video: Path, out: str | None, trust: bool = False) -> GenerateConfig:
     """The configuration that makes the video again in ``out`` (None: a folder of its own).
 
-    Raises ConfigError where that is not possible: other weights, another format of the code.
+    Raises ConfigError where that is not possible: other weights, another format of the code; and
+    where the video names a class of a user's, unless there is ``trust``.
     """
     record = provenance_of(video)
-    if record["code_format"] != CODE_FORMAT:
+    if record.code_format != CODE_FORMAT:
         raise ConfigError(
             f"{video} was made by a version of pixelwizard that computed otherwise; replay it with"
-            f" that one: {record.get('versions', {}).get('pixelwizard')}"
+            f" that one: {record.versions.get('pixelwizard')}"
         )
     outputs = Path.cwd() / "outputs"
-    folder = out or str(outputs / f"replay-{short_hash([record['prompt'], record.get('key')])}")
+    folder = out or str(outputs / f"replay-{short_hash([record.prompt, record.key])}")
     own = {"task": "generate", "run_dir": folder, "store": {"dir": str(outputs / "store")}}
     own |= {"metrics": {"enabled": False}, "tracker": {}}
-    settings = determining(from_plain({**record["config"], **own}))
-    settings |= {"prompt": [record["prompt"]], "prompts": None, "seed": record["seed"]}
+    settings = determining(from_plain({**record.config, **own}))
+    settings |= {"prompt": [record.prompt], "prompts": None, "seed": record.seed}
     config: GenerateConfig = from_plain(
-        {**settings, **own, "negative_prompt": record["negative_prompt"]}
+        {**settings, **own, "negative_prompt": record.negative_prompt}
     )
-    _require_same_weights(config, record["weights"])
-    return config
+    foreign = targets(config)
+    for key, target in foreign.items() if not trust else ():
+        raise ConfigError(
+            f"{video} names {key}={target.path}, and replay runs no code that a video names; if you"
+            " know that class, add trust=true"
+        )
+    _require_same_weights(config, record.weights)
+    return _with_classes(config) if foreign else config
+
+
+def _with_classes(config: GenerateConfig) -> GenerateConfig:
+    """The configuration with its classes found in the working directory, and checked."""
+    search = [str(Path.cwd())]
+    search_in(search)
+    check_doors(config)
+    return replace(config, search=search)
 
 
 def changed_versions(video: Path) -> list[str]:
     """What has another version than when the video was made, as ``name then -> now``."""
-    then, now = provenance_of(video).get("versions", {}), versions()
+    then, now = provenance_of(video).versions, versions()
     return [
         f"{name} {old} -> {now.get(name)}" for name, old in then.items() if old != now.get(name)
     ]

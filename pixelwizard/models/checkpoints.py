@@ -23,10 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pixelwizard.config import catalog
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.plain import read_yaml
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.digests import file_digest
 
@@ -82,9 +81,9 @@ def own_statistics(folder: Path) -> dict[str, list[float]]:
     if not path.is_file():
         return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = read_yaml(path)
         return {name: [float(v) for v in found[name]] for name in ("latent_mean", "latent_std")}
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, KeyError):
         raise ValueError(
             f"{path} must hold latent_mean and latent_std, a number for each channel;"
             " export the autoencoder again, or set backbone.vae.latent_mean and latent_std"

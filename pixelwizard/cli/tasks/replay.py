@@ -26,7 +26,7 @@ def check(config: ReplayConfig) -> None:
 
     if config.file is None:
         raise ConfigError("no video is named; write it behind the task: replay VIDEO.mp4")
-    repetition(Path(config.file), config.out)
+    repetition(Path(config.file), config.out, config.trust)
 
 
 def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
@@ -37,7 +37,7 @@ def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
     video = Path(config.file)
     if changed := changed_versions(video):
         print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
-    return launch(claim(repetition(video, config.out), command_line))
+    return launch(claim(repetition(video, config.out, config.trust), command_line))
 
 
 COMMAND = Command("a video once more", EXAMPLES, check, run, word="file")

@@ -1,0 +1,149 @@
+"""Configuration files of the user's: found, listed, preferred; damaged ones end in a sentence."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pixelwizard import worker
+from pixelwizard.cli.compose import compose
+from pixelwizard.cli.main import main
+from pixelwizard.config import catalog
+from pixelwizard.config.plain import parse_json, read_yaml
+from pixelwizard.config.schema import ConfigError
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def composed(*overrides: str) -> Any:
+    (job,) = compose("generate", overrides)
+    return job.config
+
+
+def test_an_option_of_ones_own_is_listed_and_chosen(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(place / "conf/schedule/mine.yaml", "solver: euler\nsteps: 7\n")
+    write(place / "lab/resolution/small.yaml", "width: 256\nheight: 160\n")
+    config = composed("hydra.searchpath=lab", "schedule=mine", "resolution=small")
+    assert (config.schedule.steps, config.resolution.width) == (7, 256)
+    assert Path(config.run_dir).name.startswith("tiny-small-mine-")
+    assert main(["--config-dir", "lab", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "euler8,mine,shortcut2" in shown and "demo_portrait,small" in shown
+    assert main(["-cd=lab", "resolution=smal"]) == 2
+    assert "small; did you mean small?" in capsys.readouterr().err
+    assert "small" not in catalog.options("resolution")
+
+
+def test_a_name_of_ones_own_wins_and_the_log_of_the_run_says_so(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = write(place / "conf/resolution/demo.yaml", "width: 256\nheight: 160\n")
+    config = composed("run_dir=run")
+    assert config.resolution.width == 256 and composed("resolution=720p").replaced == []
+    shipped = catalog.shipped() / "resolution" / "demo.yaml"
+    assert config.replaced == [f"resolution=demo is {own}, not {shipped}"]
+    monkeypatch.setattr(worker, "work_of", lambda config: lambda config, rank: 0)
+    write(place / "run/config.yaml", yaml.safe_dump({"task": "generate", "run_dir": "run"}))
+    text = (place / "run/config.yaml").read_text() + yaml.safe_dump({"replaced": config.replaced})
+    write(place / "run/config.yaml", text)
+    assert worker.run(place / "run") == 0
+    assert config.replaced[0] in (place / "run/run.log").read_text()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_experiments_are_found_beside_the_groups_too(place: Path) -> None:
+    text = "# @package _global_\ndefaults:\n  - override /schedule: mine\nseed: {}\n"
+    write(place / "lab/schedule/mine.yaml", "steps: 6\n")
+    write(place / "lab/experiments/theirs.yaml", text.format(5))
+    write(place / "experiments/train_tiny_detail.yaml", text.format(6))
+    lab = "hydra.searchpath=[lab]"
+    config = composed(lab, "experiment=theirs")
+    assert (config.schedule.steps, config.seed) == (6, 5)
+    config = composed(lab, "experiment=[theirs,train_tiny_detail]")
+    assert config.seed == 6
+    assert composed(lab, "experiments=train_tiny_detail").replaced[0].startswith("experiments=")
+
+
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [
+        ("none", "--config-dir=none is no folder; name one laid out like conf/"),
+        ("empty", "--config-dir=empty has no GROUP/NAME.yaml; lay it out like conf/, for example"),
+        ("file.yaml", "--config-dir=file.yaml is no folder"),
+    ],
+)
+def test_a_config_folder_that_is_none_is_refused(place: Path, folder: str, sentence: str) -> None:
+    (place / "empty").mkdir()
+    write(place / "file.yaml", "a: 1")
+    with pytest.raises(ConfigError) as error:
+        composed(f"hydra.searchpath={folder}")
+    assert sentence in str(error.value)
+
+
+NINE = ",".join(["{0}"] * 9)
+BOMB = "a0: &a0 [x]\n" + "".join(
+    f"a{n}: &a{n} [{NINE.format(f'*a{n - 1}')}]\n" for n in range(1, 12)
+)
+DAMAGED = {
+    BOMB: "has over 50,000 values, aliases counted",
+    "a: &a [*a]": "has over 50,000 values, aliases counted",
+    "steps: " + "[" * 10_000: "is nested over 64 deep",
+    "\n".join(" " * depth + "a:" for depth in range(500)): "is nested over 64 deep",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=["bomb", "endless", "brackets", "indents"])
+def test_a_file_that_would_grow_without_end_is_refused_at_once(place: Path, text: str) -> None:
+    path = write(place / "conf/schedule/bad.yaml", text)
+    begun = time.process_time()
+    for read in (lambda: composed("schedule=bad"), lambda: read_yaml(path)):
+        with pytest.raises(ConfigError) as error:
+            read()
+        assert str(error.value).startswith(f"{path} {DAMAGED[text]}")
+    assert time.process_time() - begun < 1
+
+
+def test_a_damaged_file_is_named_where_it_is_used(place: Path) -> None:
+    write(place / "conf/schedule/bad.yaml", "steps: [1\n")
+    assert composed("schedule=euler8").schedule.steps == 8
+    with pytest.raises(ConfigError, match=r"bad.yaml"):
+        composed("schedule=bad")
+    (place / "conf/schedule/bad.yaml").write_bytes(b"steps: \xff")
+    with pytest.raises(ConfigError, match=r"bad.yaml is no UTF-8 text"):
+        composed("schedule=bad")
+
+
+def test_json_is_plain_or_refused() -> None:
+    assert parse_json('{"a": [1, "x", null]}', "it") == {"a": [1, "x", None]}
+    for text in ("[" * 100_000, "[" * 65 + "]" * 65):
+        with pytest.raises(ConfigError, match="it is nested over 64 deep"):
+            parse_json(text, "it")
+    with pytest.raises(ConfigError, match="it is no JSON"):
+        parse_json("{a", "it")
+
+
+def test_a_whole_float_is_an_integer(place: Path) -> None:
+    config = composed("seed=3.0", "schedule.steps=4.0", "anchor.guided_steps=[0.0,1]")
+    assert (config.seed, config.schedule.steps) == (3, 4)
+    assert [type(step) for step in config.anchor.guided_steps] == [int, int]
+    with pytest.raises(ConfigError, match=r"seed=3.5 must be an integer; nearest: 4"):
+        composed("seed=3.5")
+    with pytest.raises(ConfigError, match=r"seed=1e\+300 must be an integer$"):
+        composed("seed=1e300")
