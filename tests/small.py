@@ -28,8 +28,8 @@ from pixelwizard.config.train import (
     CheckpointSettings,
     OptimizerSettings,
     TrainConfig,
-    TrainerSettings,
 )
+from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.shortcut.weights import save_detail
 from pixelwizard.models.wan.dit import WanDiT
@@ -132,7 +132,7 @@ def small_training(
             batch=2, **{"init_from": RANDOM, **OBJECTIVES[part], **objective}
         ),
         optimizer=OptimizerSettings(decay=0.0, warmup=2),
-        trainer=TrainerSettings(max_steps=6, log_every=1),
+        trainer=TrainerSettings(max_steps=6, log_every_n_steps=1),
         checkpoint=CheckpointSettings(every=3),
         tracker=TrackerSettings(kind="none"),
     )

@@ -23,7 +23,8 @@ from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
 from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import check
-from pixelwizard.config.train import TrainConfig, TrainerSettings
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
 from pixelwizard.data.crops import CropBatches, clip_of
@@ -90,7 +91,7 @@ def training_on(backbone: BackboneSettings, folder: Path, data: DataSettings) ->
         objective=ObjectiveSettings(
             kind="shortcut", batch=2, flow=FlowSettings(weighting="uniform")
         ),
-        trainer=TrainerSettings(max_steps=2, log_every=1),
+        trainer=TrainerSettings(max_steps=2, log_every_n_steps=1),
         tracker=TrackerSettings(kind="none"),
     )
 

@@ -20,7 +20,8 @@ from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import check
-from pixelwizard.config.train import CheckpointSettings, TrainConfig, TrainerSettings
+from pixelwizard.config.train import CheckpointSettings, TrainConfig
+from pixelwizard.config.trainer import Duration, TrainerSettings
 from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.training.checkpointing import read_checkpoint
 from pixelwizard.training.data import TrainingData
@@ -43,7 +44,7 @@ def config_of(
 ) -> TrainConfig:
     shortcuts = ShortcutSettings(start=0.0, probability=0.5)
     config = small_training(backbone, folder / name, folder / "data", "detail", shortcut=shortcuts)
-    trainer = TrainerSettings(max_steps=steps, log_every=1)
+    trainer = TrainerSettings(max_steps=steps, log_every_n_steps=1)
     return replace(
         config, parallel=parallel, trainer=trainer, checkpoint=CheckpointSettings(every=BETWEEN)
     )
@@ -131,7 +132,7 @@ def test_another_number_of_ranks_is_another_training(
     ("changes", "sentence"),
     [
         ({"parallel": ParallelSettings("ulysses", sequence=1)}, "is for generate; the ranks of a"),
-        ({"trainer": TrainerSettings(max_minutes=1.0)}, "trainer.max_minutes is for one rank"),
+        ({"trainer": TrainerSettings(max_time=Duration(1.0))}, "trainer.max_time is for one rank"),
     ],
 )
 def test_what_ranks_cannot_share_is_refused(

@@ -112,7 +112,7 @@ def finished(
     config = small_training(backbone, folder, latents, "detail", shortcut=shortcut)
     config = replace(
         config,
-        trainer=replace(config.trainer, accumulate=2),
+        trainer=replace(config.trainer, accumulate_grad_batches=2),
         checkpoint=CheckpointSettings(every=2, container=True),
         tracker=TrackerSettings(kind="csv"),
     )

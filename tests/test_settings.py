@@ -152,8 +152,8 @@ MARKED: dict[tuple[str, str], set[str]] = {
     ("incidental", "generate"): {*SHARED, "store", "tracker", "group_size", "save_anchor"}
     | {"memory.mode", "memory.budget_gb", "memory.chunk", "parallel", "metrics", "reference"},
     ("incidental", "train"): {*SHARED, "tracker", "parallel", "checkpoint", "samples", "metrics"}
-    | {f"trainer.{name}" for name in ("max_steps", "max_minutes", "threads", "log_every")}
-    | {"trainer.gradient_checkpointing", "data.workers"},
+    | {f"trainer.{name}" for name in ("max_steps", "max_time", "threads", "log_every_n_steps")}
+    | {"trainer.gradient_checkpointing", "trainer.profiler", "callbacks", "data.workers"},
     ("incidental", "encode"): {*SHARED, "data.workers"},
     ("incidental", "evaluate"): {*SHARED, "format"},
     ("names_run", "generate"): {"backbone", "resolution", "schedule"},

@@ -16,7 +16,8 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ReconstructionSettings, ShortcutSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import check
-from pixelwizard.config.train import OptimizerSettings, TrainerSettings
+from pixelwizard.config.train import OptimizerSettings
+from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.shortcut.weights import load_detail

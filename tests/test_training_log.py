@@ -85,7 +85,7 @@ def test_batches_that_make_a_step_have_the_same_kind_of_target(
     backbone: BackboneSettings, tmp_path: Path
 ) -> None:
     plain = module_of(backbone, tmp_path)
-    trainer = replace(plain.config.trainer, accumulate=4)
+    trainer = replace(plain.config.trainer, accumulate_grad_batches=4)
     several = module_of(backbone, tmp_path, trainer=trainer)
     kinds = [several.target_kind(batch(step)) for step in range(40)]
     assert kinds[::4] == [plain.target_kind(batch(step)) for step in range(10)]

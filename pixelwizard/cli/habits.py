@@ -25,7 +25,6 @@ HABITS = {
     "trainer.strategy": "how several devices work is parallel=prompts, fsdp or another layout",
     "trainer.accelerator": "a GPU is used where there is one; CUDA_VISIBLE_DEVICES= hides it",
     "trainer.num_nodes": "several machines are parallel.launch=false and torchrun",
-    "trainer.max_epochs": "the length of a training is trainer.max_steps",
     "trainer.logger": "the record of a run is tracker=wandb, csv or tensorboard",
     "prompt": 'a text is --prompt "TEXT", several are prompts=FILE',
     "hydra.sweep.subdir": "the folder of a job is named by its values, in sweep_dir",

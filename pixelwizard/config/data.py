@@ -7,11 +7,12 @@ from typing import List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE
-from pixelwizard.config.objective import Stage
+from pixelwizard.config.objective import STAGES, Stage
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.run import RunSettings
 from pixelwizard.config.schema import ConfigError, check_range
 from pixelwizard.config.setting import check_kind, setting
+from pixelwizard.config.targets import OwnPart, title
 
 SHAPES, PIXELS = ("shapes",), ("shapes", "clips")
 
@@ -47,7 +48,7 @@ class DegradationSettings:
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(OwnPart):
     """Where training examples come from.
 
     ``clips``    videos in ``dir`` with their ``captions`` (a table; none: a .txt beside each), read
@@ -60,6 +61,9 @@ class DataSettings:
                  and read them where all are there at the start.
                  ``held_out`` examples of other captions measure the loss.
 
+    A class of the user's in the place of ``kind`` has the examples of a stage's network, of which
+    ``held_out``, drawn by the seed, measure the loss.
+
     ``shard`` examples make a file. The autoencoder trains on ``crops`` random crops of each
     procedural clip, ``crop`` pixels wide and high and ``crop_frames`` long, mixed over the
     ``window`` latest clips; a share ``anchor_share`` of the clips has the anchor's size, half of it
@@ -70,8 +74,8 @@ class DataSettings:
     dir: str = setting("outputs/latents", path=True)
     captions: Optional[str] = setting(None, path=True, only_for=("clips",))
     fps: float = setting(24.0, low=0.1, only_for=("clips",))
-    held_out: int = setting(32, low=0, only_for=PIXELS)
-    workers: int = setting(1, low=0, only_for=PIXELS, incidental=True)
+    held_out: int = setting(32, low=0, only_for=PIXELS, stays=True)
+    workers: int = setting(1, low=0, only_for=PIXELS, incidental=True, stays=True)
     shard: int = setting(32, low=1, only_for=PIXELS)
     degradation: DegradationSettings = setting(DegradationSettings, only_for=PIXELS)
     count: int = setting(1200, low=1, only_for=SHAPES)
@@ -85,6 +89,8 @@ class DataSettings:
 
     def check(self, key: str) -> None:
         """What the kind of data has a meaning for; raises ConfigError."""
+        if self.target is not None:
+            return
         check_kind(self, key, self.kind)
 
 
@@ -118,8 +124,11 @@ class EncodeConfig(RunSettings):
 
 def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
     """Data that the trained network can have; raises ConfigError."""
-    if part not in ("anchor", "detail") and data.kind != "shapes":
-        raise ConfigError(f"objective={part} trains on data=shapes alone, not data={data.kind}")
+    named = title(data.target or data.kind)
+    if part not in STAGES and named != "shapes":
+        raise ConfigError(f"objective={part} trains on data=shapes alone, not data={named}")
+    if data.target is not None:
+        return
     if data.kind == "shapes":
         check_shapes(size)
         check_range("data.held_out", data.held_out, 1)

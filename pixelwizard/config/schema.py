@@ -110,7 +110,7 @@ def _scalar(value: Any, hint: type, key: str) -> Any:
 def defaults(cls: type) -> dict[str, Any]:
     """The defaults of ``cls`` as plain values; keys without a default are left out."""
     plain: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
+    for field in visible(cls):
         if dataclasses.is_dataclass(field.default_factory):
             plain[field.name] = defaults(field.default_factory)
         elif field.default_factory is not dataclasses.MISSING:

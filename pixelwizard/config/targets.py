@@ -126,7 +126,8 @@ class Door:
     """What a part must be: ``base`` is its class, ``package`` has the shipped ones, a file each.
 
     ``given`` are the arguments that pixelwizard passes when it makes the part, ``offered`` those
-    that it passes to a class that takes them, unless the node has them. Base and package are full
+    that it passes to a class that takes them, unless the node has them. ``words`` are names that
+    whoever takes the part knows itself. Base and package are full
     names, so that a door can be described where torch is not imported.
     """
 
@@ -134,12 +135,13 @@ class Door:
     package: str = ""
     given: tuple[str, ...] = ()
     offered: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """The shipped parts, found without importing them."""
         if not self.package:
-            return []
+            return list(self.words)
         folder = Path(__file__).parents[1].joinpath(*self.package.split(".")[1:])
         files = (path.stem for path in folder.glob("*.py"))
         return sorted(name for name in files if name not in ("__init__", "base"))
@@ -180,10 +182,14 @@ class Door:
 
 
 def door(
-    base: str, package: str = "", given: Sequence[str] = (), offered: Sequence[str] = ()
+    base: str,
+    package: str = "",
+    given: Sequence[str] = (),
+    offered: Sequence[str] = (),
+    words: Sequence[str] = (),
 ) -> dict[str, Door]:
     """The metadata of a dataclass field that is a door."""
-    return {DOOR: Door(base, package, tuple(given), tuple(offered))}
+    return {DOOR: Door(base, package, tuple(given), tuple(offered), tuple(words))}
 
 
 def door_of(settings: type, name: str) -> Door:

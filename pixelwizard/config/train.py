@@ -21,16 +21,19 @@ from pixelwizard.config.parallel import ParallelSettings, check_parallel
 from pixelwizard.config.run import StagesSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import setting
+from pixelwizard.config.targets import OwnPart, Part, door
+from pixelwizard.config.trainer import TrainerSettings
 
 
 @dataclass(frozen=True)
-class OptimizerSettings:
+class OptimizerSettings(OwnPart):
     """Muon for the matrices inside the network (``muon_lr=0``: none), AdamW for everything else.
 
     The rates rise over ``warmup`` steps, hold, and fall to 0 over the last ``decay`` of training;
     ``clip`` bounds the norm of the gradient. The average of the weights forgets by ``ema`` a step
     from step ``ema_start`` on, and is the weights themselves before; ``null`` lets the factor rise
-    to ``ema`` instead, as (1 + n) / (10 + n).
+    to ``ema`` instead, as (1 + n) / (10 + n). A class of the user's in place of Muon and AdamW
+    takes all parameters; its own rate is the highest.
     """
 
     lr: float = setting(2e-3, low=0.0)
@@ -38,34 +41,16 @@ class OptimizerSettings:
     momentum: float = setting(0.95, low=0.0, high=1.0)
     betas: List[float] = setting([0.9, 0.98], low=0.0, high=1.0)
     weight_decay: float = setting(0.0, low=0.0)
-    clip: float = setting(1.0, low=1e-9)
-    warmup: int = setting(50, low=0)
-    decay: float = setting(0.4, low=0.0, high=1.0)
-    ema: float = setting(0.998, low=0.0, high=1.0)
-    ema_start: Optional[int] = setting(None, low=0)
+    clip: float = setting(1.0, low=1e-9, stays=True)
+    warmup: int = setting(50, low=0, stays=True)
+    decay: float = setting(0.4, low=0.0, high=1.0, stays=True)
+    ema: float = setting(0.998, low=0.0, high=1.0, stays=True)
+    ema_start: Optional[int] = setting(None, low=0, stays=True)
 
     def check(self, key: str) -> None:
         """Two betas; raises ConfigError."""
         if len(self.betas) != 2:
             raise ConfigError(f"{key}.betas={self.betas} must be two numbers")
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How long to train: to ``max_steps`` or ``max_minutes``, whichever comes first.
-
-    A step is one update, of ``accumulate`` batches. ``gradient_checkpointing`` computes every block
-    a second time instead of keeping what is inside it. ``threads=0`` leaves the number of threads
-    alone. Figures are logged every ``log_every`` steps.
-    """
-
-    max_steps: int = setting(10000, low=1, incidental=True)
-    max_minutes: Optional[float] = setting(None, low=0.001, incidental=True)
-    accumulate: int = setting(1, low=1)
-    gradient_checkpointing: bool = setting(False, incidental=True)
-    threads: int = setting(0, low=0, incidental=True)
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    log_every: int = setting(10, low=1, incidental=True)
 
 
 @dataclass(frozen=True)
@@ -97,6 +82,7 @@ class SampleSettings:
 class TrainConfig(StagesSettings):
     """Everything that determines one ``train`` run: the root of its ``config.yaml``.
 
+    ``callbacks`` are Lightning's or the user's, by a name each.
     ``stage`` is the network that a flow or shortcut objective trains (None: the detail network for
     shortcuts, else the anchor network). ``anchor`` and ``schedule`` make the samples of the two
     stages; ``sampling=schedules`` takes its steps from the grid of ``schedule.solver``.
@@ -106,11 +92,16 @@ class TrainConfig(StagesSettings):
     parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
     tracker: TrackerSettings = setting(TrackerSettings, incidental=True)
     metrics: MetricsSettings = setting(MetricsSettings, incidental=True)
-    data: DataSettings = setting(DataSettings)
+    data: DataSettings = setting(DataSettings, **door("pixelwizard.data.batches.Source"))
     stage: Optional[Stage] = None
     objective: ObjectiveSettings = setting(ObjectiveSettings, door=OBJECTIVES)
-    optimizer: OptimizerSettings = setting(OptimizerSettings)
+    optimizer: OptimizerSettings = setting(
+        OptimizerSettings, **door("torch.optim.Optimizer", given=("params",))
+    )
     trainer: TrainerSettings = setting(TrainerSettings)
+    callbacks: dict[str, Part] = setting(
+        {}, incidental=True, **door("lightning.pytorch.callbacks.Callback")
+    )
     checkpoint: CheckpointSettings = setting(CheckpointSettings, incidental=True)
     samples: SampleSettings = setting(SampleSettings, incidental=True)
     seed: int = setting(0, low=0, high=2**31)
@@ -158,8 +149,8 @@ def check_training_ranks(config: TrainConfig) -> None:
             f"parallel={parallel.mode} is for the anchor and the detail network, not for"
             f" {config.part}; leave it out"
         )
-    if config.trainer.max_minutes is not None or config.samples.every:
-        key = "samples.every" if config.samples.every else "trainer.max_minutes"
+    if config.trainer.max_time is not None or config.samples.every:
+        key = "samples.every" if config.samples.every else "trainer.max_time"
         raise ConfigError(
             f"{key} is for one rank; with parallel={parallel.mode} leave it out"
             " and set trainer.max_steps"

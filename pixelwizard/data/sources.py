@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pixelwizard.config.data import DataSettings, EncodeConfig
-from pixelwizard.config.schema import differences, to_plain
+from pixelwizard.config.schema import ConfigError, differences, to_plain
 from pixelwizard.config.setting import is_below, marked
+from pixelwizard.config.targets import Target, door_of, identity
 from pixelwizard.config.tasks import load
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.data.batches import ClipExamples, Source
+from pixelwizard.data.batches import Batch, ClipExamples, Source
 from pixelwizard.data.cache import Cache, Filling
 from pixelwizard.data.examples import Clips, Recipe, Split
 from pixelwizard.data.folder import open_folder
@@ -38,6 +41,8 @@ def open_sources(config: TrainConfig) -> Sources:
 
     Raises ValueError where there are none, or others than the settings say.
     """
+    if config.data.target is not None:
+        return _own(config, config.data.target)
     if config.data.kind == "latents":
         return _encoded(config)
     recipe = Recipe(config.part, config.resolution, config.data.degradation, seed=0)
@@ -62,6 +67,35 @@ def open_clips(
         "train": ShapeClips("train", first, data.count),
         "heldout": ShapeClips("heldout", first, data.held_out),
     }
+
+
+class Rows(Source):
+    """Some of the examples of another source."""
+
+    def __init__(self, source: Source, rows: Sequence[int], identity: str) -> None:
+        self.source, self.rows, self.identity = source, rows, identity
+
+    def size(self, step: int) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:
+        return self.source.batch([self.rows[row] for row in rows], draw)
+
+
+def _own(config: TrainConfig, target: Target) -> Sources:
+    """The examples of the user's source, ``data.held_out`` of them drawn by the seed held out."""
+    source: Source = door_of(TrainConfig, "data").make(target, "data")
+    count, held_out = source.size(0), config.data.held_out
+    if count <= held_out:
+        raise ConfigError(
+            f"data.held_out={held_out} leaves none of the {count} examples of {target.path} to"
+            f" train on; nearest: {max(count - 1, 0)}"
+        )
+    rows = random.Random(f"held out {config.seed}").sample(range(count), count)
+    digest = hashlib.sha256(json.dumps(identity(target), sort_keys=True).encode()).hexdigest()
+    name = f"{count} of {target.path} {digest[:16]}"
+    held, train = sorted(rows[:held_out]), sorted(rows[held_out:])
+    return Sources(Rows(source, train, name), Rows(source, held, name) if held else None)
 
 
 def _encoded(config: TrainConfig) -> Sources:

@@ -21,7 +21,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.tensor import DTensor
 
-from pixelwizard.config.schema import differences, to_plain
+from pixelwizard.config.importing import source_digest
+from pixelwizard.config.schema import differences
+from pixelwizard.config.targets import targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
 from pixelwizard.models.wan.files import save_pickle
@@ -75,7 +77,7 @@ def refuse_other(path: Path, config: TrainConfig, module: TrainedNetwork, identi
     problems = [f"its weight {n} is {_shape(weights, n)}, now {_shape(own, n)}" for n in names]
     if ours["data"] != identity:
         problems.append(f"its data were {ours['data']}, now {identity}")
-    now = determining(config)
+    now = determined(config)
     for key in differences(ours["config"], now):
         problems.append(f"{key} was {_value(ours['config'], key)}, now {_value(now, key)}")
     if problems:
@@ -84,6 +86,13 @@ def refuse_other(path: Path, config: TrainConfig, module: TrainedNetwork, identi
             f"{path} is of another training: {'; '.join(problems[:SHOWN])}{more}; choose another"
             " run_dir, or go on with the network and data that it had"
         )
+
+
+def determined(config: TrainConfig) -> dict[str, Any]:
+    """What determines a training, with the sources of the user's classes."""
+    sources = {key: source_digest(target.path) for key, target in targets(config).items()}
+    own = {key: digest for key, digest in sources.items() if not key.startswith("callbacks.")}
+    return {**determining(config), **({"source": own} if own else {})}
 
 
 def _shape(weights: dict[str, Any], name: str) -> str:
@@ -132,6 +141,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, config: TrainConfig, identity: str, rank: Rank) -> None:
         self.config, self.identity, self.rank = config, identity, rank
+        self.settings = determined(config)
         self.folder = Path(config.run_dir) / "checkpoints"
         self.saved = 0
         self._handlers: dict[int, Any] = {}
@@ -141,9 +151,9 @@ class Checkpoints(Checkpoint):
         self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[OURS] = {
-            "config": to_plain(determining(self.config)),
+            "config": self.settings,
             "data": self.identity,
-            "next_batch": trainer.global_step * self.config.trainer.accumulate,
+            "next_batch": trainer.global_step * self.config.trainer.accumulate_grad_batches,
             "seconds": dict(pl_module.watch.seconds),
             "random": torch.get_rng_state(),
         }
@@ -169,7 +179,7 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         # Lightning counts a step more after some restarts, and would log other steps from then on
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
-        if batch["step"] % self.config.trainer.accumulate:
+        if batch["step"] % self.config.trainer.accumulate_grad_batches:
             return
         received = max(self.rank.everyone.gather(self._received or 0))  # all stop at one step
         if step > self.saved and (received or step % self.config.checkpoint.every == 0):
@@ -191,8 +201,11 @@ class Checkpoints(Checkpoint):
     def save(self, trainer: L.Trainer, module: TrainedNetwork) -> None:
         """Write one checkpoint and the export, drop the oldest checkpoints; all ranks take part.
 
-        Raises WorkStopped, with nothing written, where a weight is not finite.
+        Raises WorkStopped, with nothing written, where a weight is not finite. Lightning's
+        ``fast_dev_run`` leaves nothing.
         """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         before, step = module.watch.enter("checkpoints"), trainer.global_step
         if name := next(filter(None, self.rank.everyone.gather(infinite_weight(module))), None):
             raise WorkStopped(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pixelwizard.config.train import OptimizerSettings
+from pixelwizard.config.targets import door_of
+from pixelwizard.config.train import OptimizerSettings, TrainConfig
 from pixelwizard.training.sharded import like
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -143,13 +144,19 @@ def make_optimizer(
     settings: OptimizerSettings,
     matrices: Callable[[str, Tensor], bool],
     dtype: torch.dtype,
-) -> MuonAdamW:
+) -> torch.optim.Optimizer:
     """The optimizer of a network; ``matrices`` says which named parameters Muon takes.
 
     ``dtype`` is that in which the network computes. Each group remembers its highest rate as
     ``peak``.
     """
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    if settings.target is not None:
+        door, params = door_of(TrainConfig, "optimizer"), [p for _, p in named]
+        made: torch.optim.Optimizer = door.make(settings.target, "optimizer", params=params)
+        for group in made.param_groups:
+            group["peak"] = group["lr"]
+        return made
     use_muon = settings.muon_lr > 0
     chosen = {name for name, p in named if use_muon and matrices(name, p)}
     muon = [p for name, p in named if name in chosen]

@@ -50,9 +50,9 @@ def completed(network: Any) -> Any:
     return twin
 
 
-def like(value: Tensor, own: Tensor) -> Tensor:
-    """A whole tensor as this rank has ``own``; nothing is sent, as every rank has it."""
-    if not isinstance(own, DTensor):
+def like(value: Any, own: Tensor) -> Any:
+    """A whole tensor of its shape as this rank has ``own``; nothing is sent, every rank has it."""
+    if not isinstance(own, DTensor) or not torch.is_tensor(value) or value.shape != own.shape:
         return value
     there = value.to(own.device)
     return distribute_tensor(there, own.device_mesh, own.placements, src_data_rank=None)
@@ -85,10 +85,7 @@ class TrainingStrategy(MeshStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             kept = {
-                index: {
-                    name: like(value, parameters[index]) if isinstance(value, Tensor) else value
-                    for name, value in values.items()
-                }
+                index: {name: like(value, parameters[index]) for name, value in values.items()}
                 for index, values in state["state"].items()
             }
             optimizer.load_state_dict({**state, "state": kept})

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pixelwizard.config.objective import NETWORKS
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import write_json
 from pixelwizard.io.progress import silence_lightning
+from pixelwizard.io.reasons import reason
 from pixelwizard.parallel.mesh import Rank, trainer_options
+from pixelwizard.records.failures import WorkStopped
 from pixelwizard.tracking import open_tracker
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.training.checkpointing import (
@@ -54,7 +61,7 @@ def train(config: TrainConfig, rank: Rank | None = None) -> int:
         elif rank.is_first:
             write_start(run_dir, module)
         fit(config, module, examples, last, rank)
-    if rank.is_first:
+    if rank.is_first and (run_dir / "export").is_dir():
         print(run_dir / "export")
     return 0
 
@@ -85,17 +92,49 @@ def fit(
     if config.samples.every:
         assert examples.shown is not None
         callbacks.append(Samples(config, examples.shown, tracker, rank.is_first))
-    callbacks.append(Checkpoints(config, identity_of(examples, rank), rank))
-    options = trainer_options(rank, rank.everyone, TrainingStrategy)
-    options["plugins"] = [CheckpointFiles(), *options["plugins"]]
-    trainer = L.Trainer(**arguments(config), logger=loggers, callbacks=callbacks, **options)
+    own = own_callbacks(config)
+    checkpoints = Checkpoints(config, identity_of(examples, rank), rank)
+    callbacks += [*own.values(), checkpoints]
+    trainer = make_trainer(config, rank, logger=loggers, callbacks=callbacks)
     done = False
     try:
-        data = TrainingData(examples, config.trainer.accumulate, module.watch)
+        data = TrainingData(examples, config.trainer.accumulate_grad_batches, module.watch)
         trainer.fit(module, datamodule=data, ckpt_path=last)
         done = True
+    except Exception as error:
+        if (name := culprit(error, own)) is None:
+            raise
+        kept = f"the state of step {checkpoints.saved} is kept" if checkpoints.saved else ""
+        sentence = f"callbacks.{name} failed at step {trainer.global_step} ({reason(error)})"
+        if kept:
+            raise WorkStopped(f"{sentence}; {kept}") from error
+        raise ConfigError(f"{sentence}; nothing is kept yet") from error
     finally:
         tracker.finish(None, done)
+
+
+def own_callbacks(config: TrainConfig) -> dict[str, L.Callback]:
+    """The user's callbacks by name."""
+    door = door_of(TrainConfig, "callbacks")
+    return {n: door.make(part, f"callbacks.{n}") for n, part in config.callbacks.items()}
+
+
+def culprit(error: BaseException, callbacks: Mapping[str, L.Callback]) -> str | None:
+    """The name of the callback in whose method an error arose."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    owners = [frame.f_locals.get("self") for frame in frames]
+    return next((n for n, one in callbacks.items() if any(one is o for o in owners)), None)
+
+
+def make_trainer(config: TrainConfig, rank: Rank, **parts: Any) -> L.Trainer:
+    """Lightning's Trainer. Raises ConfigError where its arguments do not go together."""
+    options = trainer_options(rank, rank.everyone, TrainingStrategy)
+    options["plugins"] = [CheckpointFiles(), *options["plugins"]]
+    given = {**arguments(config), **config.trainer.keywords(config.run_dir)}
+    try:
+        return L.Trainer(**given, **parts, **options)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: Lightning refuses its arguments ({reason(error)})") from error
 
 
 def arguments(config: TrainConfig) -> dict[str, Any]:
@@ -104,10 +143,11 @@ def arguments(config: TrainConfig) -> dict[str, Any]:
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         precision=config.trainer.precision,
-        accumulate_grad_batches=config.trainer.accumulate,
-        log_every_n_steps=config.trainer.log_every,
+        accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+        log_every_n_steps=config.trainer.log_every_n_steps,
+        reload_dataloaders_every_n_epochs=1,  # an epoch goes on with the data
         benchmark=True,  # batches have one shape: a GPU may look for its fastest convolutions
-        val_check_interval=config.checkpoint.every * config.trainer.accumulate,
+        val_check_interval=config.checkpoint.every * config.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
@@ -124,6 +164,6 @@ def identity_of(examples: Examples, rank: Rank) -> str:
 def is_finished(config: TrainConfig, checkpoint: Path) -> bool:
     """Whether the training that wrote a checkpoint had reached its configured end."""
     state = read_checkpoint(checkpoint)
-    minutes, seconds = config.trainer.max_minutes, state[OURS]["seconds"]["step"]
+    minutes, seconds = config.trainer.minutes, state[OURS]["seconds"]["step"]
     by_time = minutes is not None and seconds >= 60 * minutes
     return by_time or state["global_step"] >= config.trainer.max_steps

@@ -1,6 +1,6 @@
 """The figures of a training: CSV files, Lightning's loggers, a terminal's line, where time went.
 
-``log.csv`` has a row every ``trainer.log_every`` steps and one for every held-out loss.
+``log.csv`` has a row every ``trainer.log_every_n_steps`` steps and one for every held-out loss.
 ``buckets.csv`` has, with every checkpoint, the mean error of each kind of target by timestep and
 step size. A continued training drops the rows after its checkpoint and goes on below the others.
 """
@@ -147,7 +147,7 @@ class TrainingLog(L.Callback):
         before = loss if self.smoothed is None else self.smoothed
         self.smoothed = before * SMOOTHING + loss * (1 - SMOOTHING)
         self.remember(pl_module.errors())
-        if step % pl_module.config.trainer.log_every == 0:
+        if step % pl_module.config.trainer.log_every_n_steps == 0:
             pl_module.log_dict(self._figures(pl_module))
         if step % pl_module.config.checkpoint.every == 0:
             self._log_buckets(trainer)
@@ -180,12 +180,12 @@ class TrainingLog(L.Callback):
         """Those of the steps since they were logged last."""
         seconds = {name: module.watch.seconds[name] for name in ("step", "data", "logging")}
         passed = {name: spent - self.before.get(name, 0.0) for name, spent in seconds.items()}
-        self.before, steps = seconds, module.config.trainer.log_every
+        self.before, steps = seconds, module.config.trainer.log_every_n_steps
         figures = {"smoothed": self.smoothed or 0.0, "peak_gb": self.memory.gb()}
         figures |= {kind: self.recent.mean(kind) for kind in module.kinds}
         figures |= {f"{name}_seconds": passed[name] / steps for name in ("step", "data")}
         if module.tokens:
-            tokens = module.tokens * module.config.trainer.accumulate * steps
+            tokens = module.tokens * module.config.trainer.accumulate_grad_batches * steps
             figures["tokens_per_second"] = tokens / max(sum(passed.values()), 1e-9)
         self.recent.clear()
         return {"minutes": module.minutes, **figures}

@@ -107,7 +107,7 @@ class VelocityNetwork(TrainedNetwork):
         """The kind of target of a step; the objective's first while only measuring the loss."""
         if not torch.is_grad_enabled():
             return self.objective.kinds[0]
-        step = batch["step"] // self.config.trainer.accumulate
+        step = batch["step"] // self.config.trainer.accumulate_grad_batches
         own = generator(self.config.seed, step, "branch")
         return self.objective.target_kind(own, self.progress)
 

@@ -119,7 +119,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         """The share of the training that is done, by steps or by time, whichever is further."""
         settings = self.config.trainer
         by_steps = self.global_step / settings.max_steps
-        by_time = self.minutes / settings.max_minutes if settings.max_minutes else 0.0
+        by_time = self.minutes / settings.minutes if settings.minutes else 0.0
         return max(by_steps, by_time)
 
     @property
@@ -129,7 +129,7 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     def completes_step(self, batch: Batch) -> bool:
         """Whether a batch is the last one of an update."""
-        return bool((batch["step"] + 1) % self.config.trainer.accumulate == 0)
+        return bool((batch["step"] + 1) % self.config.trainer.accumulate_grad_batches == 0)
 
     def configure_model(self) -> None:
         """Let the ranks of the mesh, where there is one, average gradients and share weights."""
@@ -146,7 +146,7 @@ class TrainedNetwork(L.LightningModule, ABC):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Look at the clock, all ranks at the first one's: how far they are must be the same."""
         self._minutes = self.watch.seconds["step"] / 60
-        if self.trainer.world_size > 1 and self.config.trainer.max_minutes:
+        if self.trainer.world_size > 1 and self.config.trainer.minutes:
             self._minutes = self.trainer.strategy.broadcast(self._minutes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

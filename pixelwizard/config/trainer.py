@@ -1,0 +1,169 @@
+"""Lightning's Trainer in the settings: its arguments, by their own names.
+
+A setting exists where pixelwizard has a default, a check or a meaning of its own. Every other
+argument of the Trainer is taken too, and compared with its signature. No torch by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, ClassVar, Literal, Optional, Union, get_args, get_origin, get_type_hints
+
+from pixelwizard.config.importing import imported
+from pixelwizard.config.schema import (
+    HIDDEN,
+    ConfigError,
+    build,
+    join,
+    show,
+    to_plain,
+    unknown,
+    visible,
+)
+from pixelwizard.config.setting import setting
+from pixelwizard.config.targets import Part, Target, door, door_of
+
+TRAINER = "lightning.pytorch.Trainer"
+PROFILER = "lightning.pytorch.profilers.Profiler"
+PROFILERS = ("simple", "advanced", "pytorch")
+ANSWERS = {
+    **dict.fromkeys(("accelerator", "devices", "num_nodes", "strategy"), "parallel"),
+    **dict.fromkeys(("plugins", "use_distributed_sampler", "sync_batchnorm"), "parallel"),
+    "callbacks": "callbacks.NAME",
+    "logger": "tracker and tracker.logger",
+    "default_root_dir": "run_dir",
+}
+"""What is set elsewhere, for every task."""
+TRAINING_ANSWERS = {
+    **ANSWERS,
+    "gradient_clip_val": "optimizer.clip",
+    "gradient_clip_algorithm": "optimizer.clip, the norm",
+    **dict.fromkeys(("enable_checkpointing", "val_check_interval"), "checkpoint.every"),
+    **dict.fromkeys(("check_val_every_n_epoch", "inference_mode"), "checkpoint.every"),
+    "reload_dataloaders_every_n_epochs": "data",
+    "max_minutes": "trainer.max_time, like trainer.max_time={minutes: 80}",
+    "accumulate": "trainer.accumulate_grad_batches",
+    "log_every": "trainer.log_every_n_steps",
+}
+"""What is set elsewhere for a training, and the names that settings once had."""
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A time as Lightning takes it: ``DD:HH:MM:SS``, or ``{minutes: 80}``."""
+
+    minutes: float = setting(1.0, low=0.001)
+
+    @classmethod
+    def from_plain(cls, value: Any, key: str) -> Duration:
+        """The duration of a text or a node. Raises ConfigError where it is none."""
+        try:
+            if isinstance(value, Mapping):
+                return cls(timedelta(**value).total_seconds() / 60)
+            parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(value))
+            days, hours, minutes, seconds = map(int, parts.groups() if parts else ())
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{key}={show(value)} must be DD:HH:MM:SS, like 00:01:20:00, or a node like"
+                " {minutes: 80}"
+            ) from None
+        return cls(days * 24 * 60 + hours * 60 + minutes + seconds / 60)
+
+    def to_plain(self) -> dict[str, float]:
+        """The node that gives this duration."""
+        return {"minutes": self.minutes}
+
+
+@dataclass(frozen=True)
+class LightningSettings:
+    """Arguments of the Trainer that any task may have; ``arguments`` are those without a field."""
+
+    profiler: Optional[Part] = setting(
+        None, incidental=True, **door(PROFILER, words=PROFILERS, offered=("dirpath",))
+    )
+    arguments: dict[str, Any] = field(default_factory=dict, kw_only=True, metadata=HIDDEN)
+
+    answers: ClassVar[Mapping[str, str]] = ANSWERS
+
+    @classmethod
+    def from_plain(cls, node: Any, key: str) -> Any:
+        """The settings of a node. Raises ConfigError for what another setting is for."""
+        names = [found.name for found in visible(cls)]
+        if not isinstance(node, Mapping):
+            return build(cls, node, key)
+        for name in node:
+            if name in cls.answers:
+                raise ConfigError(f"{join(key, name)} is set by {cls.answers[name]}; use that")
+        own = build(cls, {name: node[name] for name in node if name in names}, key)
+        rest = {str(name): node[name] for name in node if name not in names}
+        return dataclasses.replace(own, arguments=rest)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The node that gives these settings."""
+        own = {found.name: to_plain(getattr(self, found.name)) for found in visible(type(self))}
+        return {**own, **to_plain(self.arguments)}
+
+    def check(self, key: str) -> None:
+        """Compare the arguments with the Trainer's signature; raises ConfigError.
+
+        Lightning is imported only if there are any.
+        """
+        hints = get_type_hints(imported(TRAINER).__init__) if self.arguments else {}
+        names = [name for name in hints if name not in (*self.answers, "return")]
+        for name, value in self.arguments.items():
+            if name not in names:
+                known = [*(found.name for found in visible(type(self))), *names]
+                raise ConfigError(unknown(f"key {join(key, name)!r}", name, known, key))
+            if not fits(value, hints[name]):
+                rule = inspect.formatannotation(hints[name]).replace("typing.", "")
+                given = f"{join(key, name)}={show(value)}"
+                raise ConfigError(f"{given} must be what Lightning's Trainer takes: {rule}")
+
+    def keywords(self, folder: str) -> dict[str, Any]:
+        """The arguments as the Trainer takes them; a profiler writes into ``folder``."""
+        profiler: Any = self.profiler
+        if isinstance(profiler, Target):
+            made = door_of(LightningSettings, "profiler")
+            profiler = made.make(profiler, "trainer.profiler", dirpath=folder)
+        return {"profiler": profiler, **self.arguments}
+
+
+@dataclass(frozen=True)
+class TrainerSettings(LightningSettings):
+    """How long to train: to ``max_steps`` or ``max_time``, whichever comes first.
+
+    A step is one update, of ``accumulate_grad_batches`` batches. ``max_time`` counts the time of
+    the steps, of all calls together. ``gradient_checkpointing`` computes every block a second time
+    instead of keeping what is inside it. ``threads=0`` leaves the number of threads alone.
+    """
+
+    max_steps: int = setting(10000, low=1, incidental=True)
+    max_time: Optional[Duration] = setting(None, incidental=True)
+    accumulate_grad_batches: int = setting(1, low=1)
+    gradient_checkpointing: bool = setting(False, incidental=True)
+    threads: int = setting(0, low=0, incidental=True)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    log_every_n_steps: int = setting(10, low=1, incidental=True)
+
+    answers: ClassVar[Mapping[str, str]] = TRAINING_ANSWERS
+
+    @property
+    def minutes(self) -> float | None:
+        """The limit of ``max_time``."""
+        return self.max_time.minutes if self.max_time else None
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a type; whole numbers are numbers, booleans are not."""
+    if get_origin(hint) is Union:
+        return any(fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, get_origin(hint) or hint)
