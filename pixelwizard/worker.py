@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,10 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.importing import search_in
 from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.data.prompts import prompts_of
-from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
+from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.interrupts import Interrupted, interruptible
 from pixelwizard.io.reasons import reason, say
-from pixelwizard.models.checkpoints import weights_digests
 from pixelwizard.records.failures import (
-    OUT_OF_MEMORY,
     Failure,
     WorkStopped,
     forget_failure,
@@ -37,11 +34,8 @@ from pixelwizard.records.failures import (
     read_failure,
     write_failure,
 )
-from pixelwizard.records.jobs import make_jobs
 from pixelwizard.records.lock import locked
-from pixelwizard.records.provenance import finished
 from pixelwizard.records.run_folder import CONFIG, OVERRIDES
-from pixelwizard.records.status import Status
 
 if TYPE_CHECKING:
     from pixelwizard.parallel.mesh import Rank
@@ -87,6 +81,7 @@ def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
     with interruptible(), lock, logging_to(folder / _log_name(number)):
         if number == 0:
             forget_failure(folder)
+            remove_unfinished(folder, "**/*")
         try:
             config = tasks.load(folder / CONFIG)
             search_in(config.search)
@@ -105,7 +100,9 @@ def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
 def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
     """What does a task, its libraries imported only now; it returns the exit code."""
     if isinstance(config, GenerateConfig):
-        return _generate
+        from pixelwizard.generation.run import generate
+
+        return generate
     if isinstance(config, TrainConfig):
         from pixelwizard.training.train import train
 
@@ -180,47 +177,6 @@ def _leave_reason(folder: Path, error: Exception) -> None:
     why = str(error) if clear else LOST_RANK if is_lost_rank(error) else _name(error)
     with contextlib.suppress(OSError):  # ranks may write at once, a disk may be full
         write_failure(folder, Failure(why, is_out_of_memory(error)))
-
-
-def _generate(config: GenerateConfig, rank: Rank | None) -> int:
-    prompts = prompts_of(config)
-    first = rank is None or rank.is_first
-    agreed: Callable[[Any], Any] = rank.everyone.from_first if rank else lambda value: value
-    digests = agreed(weights_digests(config.backbone) if first else {})
-    jobs = make_jobs(config, prompts, digests)
-    folder = Path(config.run_dir)
-    failed: dict[str, str] = {}
-    sheet = folder / "contact_sheet.png"
-    videos = {job.id: folder / "videos" / f"{job.id}{config.video.suffix}" for job in jobs}
-    done = all(finished(config, job) for job in jobs) and sheet.is_file()
-    if agreed(done and (not wants_scores(config) or kept_scores(config, videos) is not None)):
-        if first:
-            Status(folder / "status.json", [job.id for job in jobs]).done(*videos)
-    else:
-        from pixelwizard.generation.predict import generate
-        from pixelwizard.models.shortcut.weights import check_weights
-
-        if first:
-            check_weights(config.backbone)
-        failed = generate(config, jobs, digests, rank=rank).failed
-    if not first:
-        return 0  # what failed is the first rank's to say
-    _report(folder, videos, failed)
-    return SOME_FAILED if failed else 0
-
-
-def _report(folder: Path, videos: Mapping[str, Path], failed: Mapping[str, str]) -> None:
-    """Print where the videos are, and say which prompts failed."""
-    print(folder)
-    for id, path in videos.items():
-        if id not in failed:
-            print(path)
-    sentences = [f"prompt {id} failed: {why}" for id, why in failed.items()]
-    for sentence in sentences:
-        say(sentence)
-    if sentences:
-        full = any(OUT_OF_MEMORY in why for why in failed.values())
-        write_failure(folder, Failure("; ".join(sentences), full))
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pixelwizard.data.prompts import prompts_of
 from pixelwizard.io.files import write_json
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.jobs import make_jobs
-from pixelwizard.records.provenance import record
+from pixelwizard.records.provenance import Provenance
 from pixelwizard.records.run_folder import claim
 from pixelwizard.records.store import Store
 
@@ -56,7 +56,7 @@ def make_run(
     jobs = make_jobs(config, prompts_of(config), DIGESTS)
     store = Store(config.store.dir)
     for number, job in enumerate(jobs):
-        written = record(config, job, DIGESTS, DEVICE)
+        written = Provenance(config, DIGESTS, DEVICE).of(job)
         own = error * (1 + 0.1 * number + 0.05 * seed)
         latent = torch.full((4, 2, 2, 2), own**0.5)
         store.save("detail", job.detail_key, {"latent": latent}, {})

@@ -230,13 +230,13 @@ def runs(folders: Sequence[tuple[str, int, int]], made: Path) -> None:
     """Each of the (run folder, ranks, port); what this rank made of each goes to ``made``."""
     number, found = int(os.environ["RANK"]), {}
     codes = {}
-    publish = predict._Run._publish
+    publish = predict.Prediction._publish
 
-    def published(self: predict._Run, job: Job, cost: dict[str, float]) -> None:
+    def published(self: predict.Prediction, job: Job, cost: dict[str, float]) -> None:
         found.setdefault(self.config.run_dir, []).append(job.id)
         publish(self, job, cost)
 
-    predict._Run._publish = published  # type: ignore[method-assign]
+    predict.Prediction._publish = published  # type: ignore[method-assign]
     for folder, world, port in folders:
         if number < world:
             become(number, world, port)
@@ -257,10 +257,10 @@ def failing(folder: str, port: int) -> None:
     os.environ["MASTER_PORT"] = str(port)
     if os.environ["RANK"] == "1":
 
-        def compute(self: predict.DetailLoop, job: Job) -> object:
+        def noise(self: predict.DetailLoop, *_: object) -> object:
             raise RuntimeError("numbers\nran out")
 
-        predict.DetailLoop.compute = compute  # type: ignore[method-assign, assignment]
+        predict.DetailLoop.noise = noise  # type: ignore[method-assign, assignment]
     with open(Path(folder) / f"said.{os.environ['RANK']}", "w") as said, redirect_stderr(said):
         code = worker.run(Path(folder))
     sys.exit(code)

@@ -65,9 +65,9 @@ def child(folder: str, stage: str = "", prompt: int = 0, step: int = 0, number: 
     begin, show = Display.begin, Display.step
     at = [0]
 
-    def on_begin(self: Display, place: int, text: str) -> None:
-        at[0] = place
-        begin(self, place, text)
+    def on_begin(self: Display, id: str, text: str) -> None:
+        at[0] = place = self.numbers[id]
+        begin(self, id, text)
         if stage == self.stage == "text" and place == prompt:
             os.kill(os.getpid(), number)
 

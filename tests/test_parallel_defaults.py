@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from ranks import free_port, runs, scoring, start
 from small import small_config, write_backbone, write_config
+from torch import Tensor
 from wandb_files import history
 
 from pixelwizard import worker
@@ -147,13 +148,13 @@ def test_a_training_scores_its_samples_on_one_rank_of_a_live_group(made: Path) -
 def second_rank_fails(folder: Path) -> int:
     """The worker of a rank; the second cannot go on, or ends without a word."""
 
-    def failed(self: predict.DetailLoop, job: object) -> object:
+    def failed(self: predict.DetailLoop, *_: object) -> Tensor:
         if folder.name == "seed=0":
             raise RuntimeError("numbers ran out")
         os._exit(0)  # not as one that failed
 
     if os.environ["RANK"] == "1":
-        predict.DetailLoop.compute = failed  # type: ignore[method-assign, assignment]
+        predict.DetailLoop.noise = failed  # type: ignore[method-assign]
     return worker.run(folder)
 
 

@@ -25,14 +25,18 @@ from pixelwizard.config.output import DecodeSettings, VideoSettings
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.generation import placement, predict
+from pixelwizard.config.targets import Target
+from pixelwizard.generation import contact_sheet, placement, predict
 from pixelwizard.io import video
+from pixelwizard.io.packets import comment_of
 from pixelwizard.io.progress import Display, clock
+from pixelwizard.io.reading import probe, read_frames
 from pixelwizard.models.wan.weights import load_vae
 from pixelwizard.planning import planner
 from pixelwizard.planning.decode_cost import cost_of_decode
 from pixelwizard.records.lock import LOCK, locked
 from pixelwizard.records.run_folder import claim
+from pixelwizard.records.status import Status
 from pixelwizard.stages.decode import Decode
 
 FIRST, SECOND = "001-a-red-circle", "002-a-blue-square-moves-left"
@@ -71,7 +75,7 @@ def test_a_run_leaves_its_folder(config: GenerateConfig, capfd: pytest.CaptureFi
     assert "\r" not in err and "\x1b" not in err and "anchor: 1 prompt" in err
     assert "Lightning" not in err and "warn" not in err.lower()
     for path in videos:
-        frames = list(video.read_frames(path))
+        frames = list(read_frames(path))
         assert np.stack(frames).shape == (5, 64, 128, 3)
     assert read(folder / "status.json") == {name: {"state": "done"} for name in (FIRST, SECOND)}
     assert (folder / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
@@ -83,9 +87,10 @@ def test_the_provenance_is_beside_the_video_and_in_it(config: GenerateConfig) ->
     assert run(replace(config, seed=5)) == 0
     path = Path(config.run_dir) / "videos" / f"{SECOND}.mp4"
     beside = json.loads(path.with_suffix(".json").read_text())
-    inside = json.loads(video.probe(path).comment)
-    stages = beside.pop("stages")
+    inside = json.loads(comment_of(path))
+    stages, files = beside.pop("stages"), beside.pop("files")
     assert inside == beside
+    assert files[path.name]["bytes"] == path.stat().st_size and len(files) == 1
     assert list(stages) == ["text", "anchor", "detail", "decode"]
     assert all(cost["seconds"] >= 0 and 0 < cost["peak_gb"] < 10 for cost in stages.values())
     assert beside["prompt"] == "a blue square moves left" and beside["negative_prompt"] == "blue"
@@ -101,7 +106,7 @@ def test_the_same_command_again_computes_nothing(
 ) -> None:
     assert run(config) == 0
     first = capfd.readouterr().out
-    monkeypatch.setattr(predict, "generate", None)
+    monkeypatch.setattr(predict, "Prediction", None)
     assert run(config) == 0
     assert capfd.readouterr().out == first
 
@@ -164,35 +169,155 @@ def test_another_schedule_reuses_texts_and_anchors(config: GenerateConfig) -> No
     assert all(after[path] == before[path] for path in before)
 
 
+SOLVER = """
+from pixelwizard.diffusion.solvers.euler import Euler
+
+class Mine(Euler):
+    \"\"\"{}\"\"\"
+"""
+
+
+def test_an_edited_solver_never_meets_the_results_of_its_earlier_self(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine = Target("edited_solver.Mine")
+    config = replace(config, schedule=replace(config.schedule, solver=mine), prompt=["a circle"])
+    seen = []
+    for text in ("first", "second", "first"):
+        (tmp_path / "edited_solver.py").write_text(SOLVER.format(text))
+        assert run(config) == 0
+        (record,) = (read(path) for path in Path(config.run_dir).glob("videos/*.json"))
+        seen.append(record["targets"]["schedule.solver"]["sha256"])
+        assert len(results(config, "detail")) == len(set(seen))
+    assert seen[0] == seen[2] != seen[1] and len(results(config, "anchor")) == 1
+
+
+def test_a_video_that_is_not_the_one_that_was_written_is_decoded_again(
+    config: GenerateConfig, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, save_anchor=True)
+    assert run(config) == 0
+    folder = Path(config.run_dir) / "videos"
+    whole = {path: path.read_bytes() for path in folder.glob("*.mp4")}
+    monkeypatch.setattr(predict.DetailLoop, "predict_step", None)  # it takes the latents there are
+    for number, (path, data) in enumerate(whole.items()):
+        path.write_bytes((data[:-1] + bytes([data[-1] ^ 1]), data[:100], b"", data)[number])
+    capfd.readouterr()
+    assert run(config) == 0
+    assert {path: path.read_bytes() for path in folder.glob("*.mp4")} == whole
+    assert "decode: 1 prompt" in capfd.readouterr().err
+
+
+def test_one_flipped_byte_in_the_store_is_said_and_computed_again(
+    config: GenerateConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(config) == 0
+    videos = {path: path.read_bytes() for path in Path(config.run_dir).glob("videos/*.mp4")}
+    (first, *_) = videos
+    first.unlink()
+    detail = read(first.with_suffix(".json"))["keys"]["detail"]
+    path = Path(config.store.dir) / "detail" / detail[:2] / f"{detail}.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + bytes([data[-2] ^ 64]) + data[-1:])
+    capfd.readouterr()
+    assert run(config) == 0
+    assert f"{path} is damaged; it was removed and is computed again" in capfd.readouterr().err
+    assert path.stat().st_size == len(data) and all(p.read_bytes() == b for p, b in videos.items())
+
+
+def test_a_latent_that_is_not_finite_fails_its_prompt(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = predict.DetailLoop.noise
+
+    def broken(self: predict.DetailLoop, *arguments: object) -> torch.Tensor:
+        drawn = noise(self, *arguments)  # type: ignore[arg-type]
+        return drawn * (float("nan") if self.name == "detail" and arguments[1] == 10000 else 1.0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict.DetailLoop, "noise", broken)
+        assert run(config) == 3
+    said = capfd.readouterr().err
+    assert f"prompt {FIRST} failed: detail: the latent is not finite after step 1 of 2" in said
+    assert len(results(config, "detail")) == 1
+    assert not list(Path(config.store.dir).glob("detail_state/*/*.safetensors"))
+    assert run(config) == 0
+
+
+def test_prompts_whose_files_would_collide_are_refused(
+    config: GenerateConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"id": i, "text": "a circle"}) + "\n" for i in NAMES))
+    pictures = VideoSettings(png=True)
+    config = replace(config, prompt=[], prompts=str(file), video=pictures)
+    assert run(config) == 2
+    said = "the prompts with id=x and id=X.mp4 would both write videos/X.mp4; give one of them"
+    assert said in capfd.readouterr().err
+
+
+NAMES = ("x", "X.mp4")
+
+
+def test_many_videos_get_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact_sheet, "ROWS", 2)
+    with video.VideoWriter(tmp_path / "a.mp4", 64, 32, VideoSettings()) as writer:
+        writer.write(np.zeros((3, 32, 64, 3), np.uint8))
+    rows = [(f"prompt {n}", tmp_path / "a.mp4") for n in range(5)]
+    assert contact_sheet.write_contact_sheets(tmp_path, rows) == tmp_path / "contact_sheet.png"
+    assert len(list(tmp_path.glob("contact_sheet*.png"))) == 3
+    contact_sheet.write_contact_sheets(tmp_path, rows[:1])
+    assert [path.name for path in tmp_path.glob("*.png")] == ["contact_sheet.png"]
+
+
+def test_the_status_of_many_prompts_is_not_written_for_each(
+    tmp_path: Path, seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def slow(path: Path, value: dict[str, object]) -> None:
+        written.append(dict(value))
+        seconds[0] += 0.01
+
+    monkeypatch.setattr("pixelwizard.records.status.write_json", slow)
+    status = Status(tmp_path / "status.json", [str(n) for n in range(1000)])
+    for n in range(1000):
+        status.done(str(n))
+        seconds[0] += 0.01
+    status.close()
+    assert 10 < len(written) < 30 and set(map(str, written[-1].values())) == {"{'state': 'done'}"}
+
+
 def test_the_video_shows_the_latent(config: GenerateConfig, backbone: BackboneSettings) -> None:
     config = replace(config, video=VideoSettings(codec="ffv1"), prompt=["a red circle"])
     assert run(config) == 0
     (latent,) = results(config, "detail").values()
     expected = np.concatenate(list(Decode(load_vae(backbone))(latent)))
     path = Path(config.run_dir) / "videos" / f"{FIRST}.mp4"
-    assert np.array_equal(np.stack(list(video.read_frames(path))), expected)
+    assert np.array_equal(np.stack(list(read_frames(path))), expected)
 
 
 def test_anchor_previews_can_be_added_later(config: GenerateConfig) -> None:
     assert run(config) == 0
     assert run(replace(config, save_anchor=True)) == 0
     path = Path(config.run_dir) / "videos" / f"{FIRST}.anchor.mp4"
-    info = video.probe(path)
-    assert (info.width, info.height) == (64, 32) and len(list(video.read_frames(path))) == 5
+    info = probe(path)
+    assert (info.width, info.height) == (64, 32) and len(list(read_frames(path))) == 5
 
 
 def test_a_failing_prompt_is_named_and_the_others_go_on(
     config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    detail = predict.DetailLoop.compute
+    texts = predict.DetailLoop.texts
 
     def fail(self: predict.DetailLoop, job: predict.Job) -> object:
-        if job.id == FIRST:
+        if job.id == FIRST and self.name == "detail":
             raise RuntimeError("numbers\nran out")
-        return detail(self, job)
+        return texts(self, job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predict.DetailLoop, "compute", fail)
+        patch.setattr(predict.DetailLoop, "texts", fail)
         assert run(config) == 3
     out, err = capfd.readouterr()
     assert f"prompt {FIRST} failed: detail: numbers ran out" in err and "Traceback" not in err
@@ -232,7 +357,7 @@ def test_ffmpeg_failing_at_the_end_loses_nothing(
     assert {path.stem for path in kept} == results(config, "detail").keys()
     assert all(path.is_file() for path in kept)
     assert not list(Path(config.run_dir).rglob("*.part"))
-    monkeypatch.setattr(predict.DetailLoop, "compute", None)
+    monkeypatch.setattr(predict.DetailLoop, "predict_step", None)
     other = replace(config, run_dir=f"{config.run_dir}2", video=VideoSettings(codec="ffv1"))
     assert run(config) == 0 and run(other) == 0
 
@@ -287,21 +412,21 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 def test_a_terminal_sees_prompt_stage_step_and_time_left(seconds: list[float]) -> None:
     out = Terminal()
-    display = Display(2, out)
+    display = Display(["one", "two"], out)
     display.plan({"text": 0, "anchor": 0, "detail": 2, "decode": 2})
     display.enter("detail", 1)
-    display.begin(1, "a red circle")
+    display.begin("one", "a red circle")
     seconds[0] = 10.0
     display.step(1, 4)
     assert out.getvalue().endswith("[1/2] a red circle  detail 1/4  ETA 0:30 for this stage")
     seconds[0] = 40.0
     display.end()
     display.enter("decode", 1)
-    display.begin(1, "a red circle")
+    display.begin("one", "a red circle")
     seconds[0] = 44.0
     display.end()
     display.enter("detail", 1)
-    display.begin(2, "a blue square")
+    display.begin("two", "a blue square")
     seconds[0] = 64.0
     display.step(2, 4)  # half of 40 s, then a decode of 4 s
     assert out.getvalue().endswith("[2/2] a blue square  detail 2/4  ETA 0:24")
@@ -351,7 +476,7 @@ def test_a_run_does_what_the_plan_says(config: GenerateConfig) -> None:
     asked = PlanConfig("none", anchor=config.anchor, schedule=config.schedule, **same)
     plan = placement.plan_of(config)
     assert plan is not None and plan == planner.make_plan(asked)
-    assert placement.Networks(config, plan).tiles == WHOLE
+    assert placement.ModelLoader(config, plan).tiles == WHOLE
 
 
 def test_a_decode_is_tiled_where_little_memory_is_free(
@@ -361,9 +486,9 @@ def test_a_decode_is_tiled_where_little_memory_is_free(
     free = config.resolution.geometry.clip_bytes + cost_of_decode(config, WHOLE).peak - 1
     monkeypatch.setattr(planner, "CONTEXT", 0)
     monkeypatch.setattr(placement, "available", lambda: free)
-    assert placement.Networks(config, placement.plan_of(config)).tiles.count == 2
+    assert placement.ModelLoader(config, placement.plan_of(config)).tiles.count == 2
     assert run(config) == 0
     path = Path(config.run_dir) / "videos" / f"{FIRST}.mp4"
-    assert np.stack(list(video.read_frames(path))).shape == (5, 64, 128, 3)
+    assert np.stack(list(read_frames(path))).shape == (5, 64, 128, 3)
     beside = json.loads(path.with_suffix(".json").read_text())
     assert beside["stages"]["decode"]["tiles"] == [1, 2]

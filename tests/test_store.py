@@ -9,7 +9,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from pixelwizard.records.jobs import key
+from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.data.prompts import Prompt
+from pixelwizard.records.jobs import key, make_jobs
 from pixelwizard.records.store import Store
 
 TENSORS = {"latent": torch.arange(6.0).view(2, 3), "step": torch.tensor(3)}
@@ -89,3 +92,15 @@ def test_a_store_that_cannot_be_written_is_the_users_mistake(tmp_path: Path) -> 
 def test_keys_depend_on_every_value_and_not_on_order() -> None:
     assert key(a=1, b=[2]) == key(b=[2], a=1)
     assert len({key(a=1), key(a=2), key(b=1), key(a="1")}) == 4
+
+
+def test_the_keys_of_results_are_those_of_the_first_release() -> None:
+    digests = {part: part for part in ("text_encoder", "anchor", "detail", "vae")}
+    schedule = SamplerSettings(steps=4, step_sizes="raw", guidance=1.0)
+    config = GenerateConfig(run_dir="run", schedule=schedule)
+    (job,) = make_jobs(config, [Prompt("one", "a red circle", "blur", 100, 10000)], digests)
+    keys = (job.text_key, job.negative_key, job.anchor_key, job.detail_key, job.video_key)
+    assert [key[:16] for key in keys] == [
+        *("2824cffa58138901", "224b5e78283db526", "c3edb717d09c24c2"),
+        *("185e11d6d9ae1a11", "04fa5b8fa636fd50"),
+    ]

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pixelwizard.config.output import VideoSettings
+from pixelwizard.io import video
 from pixelwizard.io.packets import comment_of
 from pixelwizard.io.reading import probe, read_frames
 from pixelwizard.io.video import VideoError, VideoWriter
@@ -117,10 +118,12 @@ def test_h265_is_tagged_for_apple_players(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 60])  # ffmpeg's death shows at the end, or while writing
-def test_failing_ffmpeg_is_named_and_leaves_nothing(tmp_path: Path, frames: int) -> None:
-    path = tmp_path / "no such folder" / "a.mp4"
-    with pytest.raises(VideoError, match="ffmpeg could not write a.mp4: .*No such file"):
-        write(path, gradient(frames, 256, 256), H264)
+def test_failing_ffmpeg_is_named_and_leaves_nothing(
+    tmp_path: Path, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "_encoder", lambda _: ["-c:v", "no_such_codec"])
+    with pytest.raises(VideoError, match="ffmpeg could not write a.mp4: .*no_such_codec"):
+        write(tmp_path / "a.mp4", gradient(frames, 256, 256), VideoSettings(png=True))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -25,7 +25,7 @@ from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
-from pixelwizard.generation.placement import Networks
+from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.progress import STAGES
 from pixelwizard.planning.decode_cost import precision
 from pixelwizard.planning.planner import GB, Plan
@@ -74,7 +74,7 @@ class Pipeline:
     def __init__(self, case: Case, device: torch.device, report: Report) -> None:
         self.case, self.device, self.report = case, device, report
         self.dtype: torch.dtype = getattr(torch, case.short.backbone.dtype)
-        self.networks = Networks(case.short, case.short_plan)
+        self.networks = ModelLoader(case.short, case.short_plan)
         self.forwards: list[ForwardResult] = []
 
     def parts(self) -> Iterator[tuple[str, Callable[[], StageResult]]]:

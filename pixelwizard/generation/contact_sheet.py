@@ -1,4 +1,4 @@
-"""One picture of a run: a row of frames per video under its prompt, the anchor's above if there."""
+"""Pictures of a run: a row of frames per video under its prompt, the anchor's above if there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pixelwizard.io.files import atomic
 from pixelwizard.io.reading import read_stills
 
 COLUMNS = 5
+ROWS = 50
+"""Videos on a sheet; more make more sheets."""
 FRAME_WIDTH = 256
 MARGIN = 8
 LINE = 20
@@ -20,16 +22,25 @@ LETTERS = 170
 """How many letters of a label fit on a line of the sheet."""
 
 
-def write_contact_sheet(path: Path, rows: Sequence[tuple[str, Path]]) -> None:
-    """Write the sheet of (label, video) ``rows``; an ``ID.anchor`` beside is shown too."""
-    blocks = []
-    for label, video in rows:
-        anchor = video.with_name(f"{video.stem}.anchor{video.suffix}")
-        strips = [strip(file) for file in (anchor, video) if file.is_file()]
-        blocks.append(_block(label, strips))
-    sheet = np.concatenate(blocks, axis=0)
-    with atomic(path) as part:
-        Image.fromarray(sheet).save(part, format="png")
+def write_contact_sheets(folder: Path, rows: Sequence[tuple[str, Path]]) -> Path | None:
+    """Write the sheets of (label, video) ``rows``; the first of them, None without a video.
+
+    They are contact_sheet.png, contact_sheet-2.png, ...; an ``ID.anchor`` next to a video is shown
+    too.
+    """
+    remove_contact_sheets(folder)
+    for number, start in enumerate(range(0, len(rows), ROWS), start=1):
+        blocks = [_block(label, video) for label, video in rows[start : start + ROWS]]
+        name = "contact_sheet.png" if number == 1 else f"contact_sheet-{number}.png"
+        with atomic(folder / name) as part:
+            Image.fromarray(np.concatenate(blocks, axis=0)).save(part, format="png")
+    return folder / "contact_sheet.png" if rows else None
+
+
+def remove_contact_sheets(folder: Path) -> None:
+    """Remove the sheets of earlier videos."""
+    for sheet in folder.glob("contact_sheet*.png"):
+        sheet.unlink()
 
 
 def strip(video: Path) -> np.ndarray:
@@ -40,7 +51,10 @@ def strip(video: Path) -> np.ndarray:
     return np.concatenate([gap, *pieces], axis=1)
 
 
-def _block(label: str, strips: Sequence[np.ndarray]) -> np.ndarray:
+def _block(label: str, video: Path) -> np.ndarray:
+    """One row of the sheet, uint8 [H, W, 3]."""
+    anchor = video.with_name(f"{video.stem}.anchor{video.suffix}")
+    strips = [strip(file) for file in (anchor, video) if file.is_file()]
     lines = textwrap.wrap(label, LETTERS, max_lines=2) or [""]
     width = strips[0].shape[1]
     image = Image.new("RGB", (width, MARGIN + LINE * len(lines)), "white")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
-from pixelwizard.generation.placement import Networks
+from pixelwizard.generation.placement import ModelLoader
+from pixelwizard.io.memory import PeakMemory
 from pixelwizard.io.progress import Display
 from pixelwizard.io.video import VideoError, VideoWriter
 from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.planning.decode_cost import precision
-from pixelwizard.records.failures import OUT_OF_MEMORY, PromptFailed, is_lost_rank, is_out_of_memory
+from pixelwizard.records.failures import PromptFailed, is_lost_rank, sentence
 from pixelwizard.records.jobs import Job
 from pixelwizard.records.store import Store
 from pixelwizard.stages.anchor import Anchor
@@ -34,62 +36,47 @@ from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail
 from pixelwizard.stages.encode_text import EncodeText
 
-ANCHOR_STATE_SECONDS = 5.0
-"""Anchor steps are short: their state is saved this often; that of the detail after every step."""
+
+class NotFinite(RuntimeError):
+    """A latent that cannot be used; all ranks of its prompt see it."""
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """Tensors to be stored under ``kind`` and ``key``."""
+@dataclass
+class Result:
+    """What a stage made of a job: tensors by kind and key, or why it made none.
 
-    kind: str
-    key: str
-    tensors: Mapping[str, Tensor]
+    ``seconds`` include those of interrupted runs.
+    """
 
-
-@dataclass(frozen=True)
-class Done:
-    """What a stage made of a job; ``seconds`` include those of interrupted runs."""
-
-    artifacts: tuple[Artifact, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The job cannot go on."""
-
-    error: Exception
+    tensors: dict[tuple[str, str], Mapping[str, Tensor]] = field(default_factory=dict)
+    error: Exception | None = None
+    seconds: float = 0.0
 
 
 class StageLoop(LightningModule, ABC):
-    """One stage over jobs: subclasses load in ``load`` and work in ``compute``.
+    """One stage over jobs: subclasses load in ``load`` and work in ``predict_step``.
 
-    An exception in ``compute`` concerns its job alone, unless other ranks of the loop's ``group``
-    wait for this one, which they do not where only the file of a video fails; one in ``load`` ends
-    the run.
+    Results go to ``take``: this loop, the job, the result. Only the first ``kept`` do; what follows
+    is kept on another rank.
     """
 
     name = ""
 
     def __init__(
-        self, config: GenerateConfig, store: Store, display: Display, networks: Networks
+        self,
+        config: GenerateConfig,
+        store: Store,
+        display: Display,
+        networks: ModelLoader,
+        take: Callable[[StageLoop, Job, Result], None],
     ) -> None:
         super().__init__()
         self.config, self.store, self.display, self.networks = config, store, display, networks
+        self.take, self.kept = take, 0
         self.rank = networks.rank
         self.stage: Any = None
-        self.loading_seconds = 0.0
-        self.earlier_seconds = 0.0
-
-    def configure_model(self) -> None:
-        """Load the networks, once."""
-        if self.stage is not None:
-            return
-        started = time.perf_counter()
-        device = self.trainer.strategy.root_device
-        self.stage = self.load(device, getattr(torch, self.config.backbone.dtype))
-        self.loading_seconds = time.perf_counter() - started
+        self.memory: PeakMemory | None = None
+        self.loading_seconds = self.earlier_seconds = 0.0
 
     @property
     def group(self) -> Group:
@@ -101,8 +88,32 @@ class StageLoop(LightningModule, ABC):
         """The stage with its networks on ``device`` in ``dtype``."""
 
     @abstractmethod
-    def compute(self, job: Job) -> tuple[Artifact, ...]:
+    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         """The results of one job."""
+
+    def configure_model(self) -> None:
+        """Load the networks; an error here ends the run."""
+        self.memory = PeakMemory()
+        started = time.perf_counter()
+        device = self.trainer.strategy.root_device
+        self.stage = self.load(device, getattr(torch, self.config.backbone.dtype))
+        self.loading_seconds = time.perf_counter() - started
+
+    def close(self) -> None:
+        """Let go of the networks, which are those of one group of jobs."""
+        self.stage = None
+        if self.memory is not None:
+            self.memory.stop()
+
+    def on_predict_batch_start(self, batch: Job, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.display.begin(batch.id, batch.prompt.text)
+
+    def on_predict_batch_end(
+        self, outputs: Any, batch: Job, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.display.end()
+        if batch_idx < self.kept:
+            self.take(self, batch, outputs)
 
     def transfer_batch_to_device(
         self, batch: Job, device: torch.device, dataloader_idx: int
@@ -110,24 +121,24 @@ class StageLoop(LightningModule, ABC):
         """Jobs are plain values."""
         return batch
 
-    def predict_step(self, job: Job, batch_idx: int) -> Done | Failed:
-        """One job; nothing but a wish to stop gets out of here."""
-        started, self.earlier_seconds = time.perf_counter(), 0.0
+    @contextmanager
+    def attempt(self, job: Job) -> Iterator[Result]:
+        """The result of one job, to be filled.
+
+        An error concerns its job alone, unless other ranks of the ``group`` wait for this one,
+        which they do not where all see it or only the file of a video fails.
+        """
+        result, started, self.earlier_seconds = Result(), time.perf_counter(), 0.0
         try:
-            artifacts = self.compute(job)
-            return Done(artifacts, self.earlier_seconds + time.perf_counter() - started)
+            yield result
+            result.seconds = self.earlier_seconds + time.perf_counter() - started
         except Exception as error:
-            if self.group.size == 1 or isinstance(error, VideoError):
-                return Failed(error)
-            if is_lost_rank(error):
-                raise
-            raise PromptFailed(f"prompt {job.id} failed: {self.name}: {sentence(error)}") from error
-
-
-def sentence(error: Exception) -> str:
-    """What an error says, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{OUT_OF_MEMORY}: {text}" if is_out_of_memory(error) else text
+            if self.group.size > 1 and not isinstance(error, (VideoError, NotFinite)):
+                if is_lost_rank(error):
+                    raise
+                why = f"prompt {job.id} failed: {self.name}: {sentence(error)}"
+                raise PromptFailed(why) from error
+            result.error = error
 
 
 class EncodeTextLoop(StageLoop):
@@ -138,21 +149,21 @@ class EncodeTextLoop(StageLoop):
     def load(self, device: torch.device, dtype: torch.dtype) -> EncodeText:
         return EncodeText(self.networks.load(self.name, load_text_encoder, device, dtype))
 
-    def compute(self, job: Job) -> tuple[Artifact, ...]:
+    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         texts = {job.text_key: job.prompt.text, job.negative_key: job.prompt.negative_prompt}
-        for remark in self.stage.remarks(job.prompt.text):
-            self.display.line(f"prompt {job.id}: {remark}")
-        return tuple(
-            Artifact("text", key, {"embedding": self.stage(text)})
-            for key, text in texts.items()
-            if not self.store.has("text", key)
-        )
+        with self.attempt(job) as result:
+            for remark in self.stage.remarks(job.prompt.text):
+                self.display.line(f"prompt {job.id}: {remark}")
+            for key, text in texts.items():
+                if not self.store.has("text", key):
+                    result.tensors["text", key] = {"embedding": self.stage(text)}
+        return result
 
 
 class SamplingLoop(StageLoop):
     """A stage that integrates from noise; it continues where an earlier run stopped."""
 
-    state_seconds = 0.0
+    state_seconds = 0.0  # the state is saved after every step
 
     @property
     def group(self) -> Group:
@@ -177,8 +188,8 @@ class SamplingLoop(StageLoop):
         other prompts continue only where all are at the same step.
         """
         kind, found = f"{self.name}_state", None
-        if self.rank.is_lead and self.store.has(kind, key):
-            found = self.store.load(kind, key), self.store.facts(kind, key)["seconds"]
+        if self.rank.is_lead and (tensors := self.store.find(kind, key)) is not None:
+            found = tensors, self.store.facts(kind, key)["seconds"]
         found = self.rank.prompt.from_first(found)
         steps = self.group.gather(found and int(found[0]["step"]))
         if found is None or len(set(steps)) > 1:
@@ -189,19 +200,25 @@ class SamplingLoop(StageLoop):
     def keep(
         self, key: str, state: SolverState | None, schedule: Schedule
     ) -> Callable[[SolverState], None]:
-        """A function that shows every step and keeps the state for a later run."""
+        """A function that shows every step, keeps the state for a later run and refuses NaN.
+
+        A loop that is bound to the passes of other prompts refuses it only after the last step.
+        """
         first, started = state.step if state else 0, time.monotonic()
-        saved = started
+        saved, bound = started, self.group is not self.rank.prompt
 
         def on_step(state: SolverState) -> None:
             nonlocal saved
-            now = time.monotonic()
-            due = state.step < len(schedule.steps) and now - saved >= self.state_seconds
+            now, steps = time.monotonic(), len(schedule.steps)
+            last, finite = state.step == steps, bool(torch.isfinite(state.latent).all())
+            if not finite and (last or not bound):
+                raise NotFinite(f"the latent is not finite after step {state.step} of {steps}")
+            due = finite and not last and now - saved >= self.state_seconds
             if due and self.rank.is_lead:
                 seconds = self.earlier_seconds + now - started
                 self.store.save(f"{self.name}_state", key, state.to_tensors(), {"seconds": seconds})
                 saved = now
-            self.display.step(state.step, len(schedule.steps), first)
+            self.display.step(state.step, steps, first)
 
         return on_step
 
@@ -210,22 +227,24 @@ class AnchorLoop(SamplingLoop):
     """The low-resolution latent of every job."""
 
     name = "anchor"
-    state_seconds = ANCHOR_STATE_SECONDS
+    state_seconds = 5.0  # its steps are short
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
-        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift, "anchor")
+        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
         network = self.networks.load(self.name, load_anchor, device, dtype)
         return Anchor(network, schedule, self.config.anchor.guidance, self.rank.halves)
 
-    def compute(self, job: Job) -> tuple[Artifact, ...]:
-        state = self.resume(job.anchor_key)
-        latent = self.stage(
-            self.noise(self.config.resolution.anchor_geometry, job.prompt.anchor_seed),
-            *self.texts(job),
-            state=state,
-            on_step=self.keep(job.anchor_key, state, self.stage.schedule),
-        )
-        return (Artifact("anchor", job.anchor_key, {"latent": latent}),)
+    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
+        with self.attempt(job) as result:
+            state = self.resume(job.anchor_key)
+            latent = self.stage(
+                self.noise(self.config.resolution.anchor_geometry, job.prompt.anchor_seed),
+                *self.texts(job),
+                state=state,
+                on_step=self.keep(job.anchor_key, state, self.stage.schedule),
+            )
+            result.tensors["anchor", job.anchor_key] = {"latent": latent}
+        return result
 
 
 class DetailLoop(SamplingLoop):
@@ -238,34 +257,25 @@ class DetailLoop(SamplingLoop):
         network = self.networks.load(self.name, load_detail, device, dtype)
         return Detail(network, schedule, self.config.schedule.guidance, self.rank.halves)
 
-    def compute(self, job: Job) -> tuple[Artifact, ...]:
-        state = self.resume(job.detail_key)
-        latent = self.stage(
-            self.noise(self.config.resolution.geometry, job.prompt.detail_seed),
-            self.store.load("anchor", job.anchor_key)["latent"].to(self.device),
-            *self.texts(job),
-            state=state,
-            on_step=self.keep(job.detail_key, state, self.stage.schedule),
-        )
-        return (Artifact("detail", job.detail_key, {"latent": latent}),)
+    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
+        with self.attempt(job) as result:
+            state = self.resume(job.detail_key)
+            latent = self.stage(
+                self.noise(self.config.resolution.geometry, job.prompt.detail_seed),
+                self.store.load("anchor", job.anchor_key)["latent"].to(self.device),
+                *self.texts(job),
+                state=state,
+                on_step=self.keep(job.detail_key, state, self.stage.schedule),
+            )
+            result.tensors["detail", job.detail_key] = {"latent": latent}
+        return result
 
 
 class DecodeLoop(StageLoop):
-    """Every job's video, and its anchor's if wanted; ``comments``, by id, go into the files."""
+    """Every job's video, and its anchor's if wanted; what ``comment`` says of a job goes in it."""
 
     name = "decode"
-
-    def __init__(
-        self,
-        config: GenerateConfig,
-        store: Store,
-        display: Display,
-        networks: Networks,
-        folder: Path,
-        comments: Mapping[str, str],
-    ) -> None:
-        super().__init__(config, store, display, networks)
-        self.folder, self.comments = folder, comments
+    comment: Callable[[Job], str]
 
     @property
     def group(self) -> Group:
@@ -276,16 +286,17 @@ class DecodeLoop(StageLoop):
         vae = self.networks.load(self.name, load_vae, device, precision(self.config))
         return Decode(vae, self.networks.tiles, self.group.peers())
 
-    def compute(self, job: Job) -> tuple[Artifact, ...]:
+    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         size, suffix = self.config.resolution, self.config.video.suffix
         videos = [(f"{job.id}{suffix}", size.geometry, "detail", job.detail_key)]
         if self.config.save_anchor:
             name = f"{job.id}.anchor{suffix}"
             videos.insert(0, (name, size.anchor_geometry, "anchor", job.anchor_key))
-        failures = [self._write(job, *video) for video in videos]  # all, as other ranks do
-        for failure in filter(None, failures):
-            raise failure
-        return ()
+        with self.attempt(job) as result:
+            failures = [self._write(job, *video) for video in videos]  # all, as other ranks do
+            for failure in filter(None, failures):
+                raise failure
+        return result
 
     def _write(self, job: Job, name: str, size: Geometry, kind: str, key: str) -> VideoError | None:
         """One video, if this is the rank that writes; or why there is none."""
@@ -293,7 +304,8 @@ class DecodeLoop(StageLoop):
         if not self.rank.is_lead:
             deque(made, maxlen=0)  # this rank takes its part and is given nothing
             return None
-        path, video, comment = self.folder / name, self.config.video, self.comments[job.id]
+        path = Path(self.config.run_dir) / "videos" / name
+        video, comment = self.config.video, self.comment(job)
         try:
             with VideoWriter(path, size.width, size.height, video, comment) as writer:
                 for frames in made:

@@ -61,7 +61,7 @@ def device_name() -> str:
     return f"cpu {platform.machine()}"
 
 
-class Networks:
+class ModelLoader:
     """Loads the network of each stage; with ``offload`` each is read only once per run.
 
     In offload a copy of the weights stays in host memory, pinned where there is a GPU, and what a

@@ -1,7 +1,7 @@
-"""``generate``: four predict loops, one per stage, over groups of prompts.
+"""Four predict loops, one per stage, over groups of prompts, by one Lightning Trainer.
 
 Each stage's networks are there for their group alone, so the peak of memory is the largest stage;
-every result goes to the store, so that an interrupted run continues and a finished one is instant.
+every result goes to the store, so that an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -9,32 +9,34 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.generation.callbacks import Keep, Progress
-from pixelwizard.generation.contact_sheet import write_contact_sheet
+from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
 from pixelwizard.generation.loops import (
     AnchorLoop,
     DecodeLoop,
     DetailLoop,
     EncodeTextLoop,
+    Result,
     StageLoop,
 )
-from pixelwizard.generation.placement import Networks, device_name, plan_of
+from pixelwizard.generation.placement import ModelLoader, device_name, plan_of
 from pixelwizard.generation.scoring import check_reference, score_run
 from pixelwizard.io.files import write_json
 from pixelwizard.io.progress import Display, silence_lightning
 from pixelwizard.io.video import check_ffmpeg
-from pixelwizard.parallel.mesh import Rank, trainer_options
+from pixelwizard.models.shortcut.weights import check_weights
+from pixelwizard.parallel.mesh import MeshStrategy, Rank, trainer_options
+from pixelwizard.records.failures import sentence
 from pixelwizard.records.jobs import Job
-from pixelwizard.records.provenance import finished, record
+from pixelwizard.records.provenance import Provenance, finished, written_files
 from pixelwizard.records.status import Status
 from pixelwizard.records.store import Store
 from pixelwizard.tracking import open_tracker
@@ -42,213 +44,198 @@ from pixelwizard.tracking.base import Tracker
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run's folder, its videos by prompt id, and why the others failed."""
-
-    folder: Path
-    videos: dict[str, Path]
-    failed: dict[str, str]
+STAGES = (EncodeTextLoop, AnchorLoop, DetailLoop, DecodeLoop)
 
 
-def generate(
-    config: GenerateConfig,
-    jobs: Sequence[Job],
-    digests: Mapping[str, str],
-    display: Display | None = None,
-    rank: Rank | None = None,
-) -> Outcome:
-    """Make the video of every job in ``config.run_dir``; ``digests`` are those of the weights.
+class Prediction:
+    """What is left to do of a run, and the context in which a trainer does it.
 
-    Every ``rank`` of several calls this; the first keeps status, tracker and contact sheet.
-    A failing prompt is named in the outcome and in status.json, the others go on. Raises ValueError
-    where nothing can be done: no weights, a store that cannot be written.
+    ``records`` are those of the videos that are there, None for the others, by prompt id.
     """
-    silence_lightning()
-    check_ffmpeg()
-    check_reference(config)
-    folder = Path(config.run_dir)
-    rank = rank or Rank()
-    display = display or Display(len(jobs), None if rank.is_first else io.StringIO())
-    tracker = open_tracker(config, display.line) if rank.is_first else Tracker()
-    run, sheet = _Run(config, jobs, digests, display, tracker, rank), None
-    try:
-        run.tell_earlier()
-        run.all_groups()
-        run.hear_others()
-        outcome = run.outcome()
-        if rank.is_first:
-            if videos := outcome.videos:
-                sheet = folder / "contact_sheet.png"
-                rows = [(job.prompt.text, videos[job.id]) for job in jobs if job.id in videos]
-                write_contact_sheet(sheet, rows)
-            score_run(config, videos, tracker, display)
-    finally:
-        tracker.finish(sheet)
-        display.close()
-    return outcome
-
-
-class _Run:
-    """One call of ``generate``: what is left to do, and the doing of it."""
 
     def __init__(
         self,
         config: GenerateConfig,
         jobs: Sequence[Job],
         digests: Mapping[str, str],
-        display: Display,
-        tracker: Tracker,
-        rank: Rank,
+        records: Mapping[str, dict[str, Any] | None],
+        rank: Rank | None,
     ) -> None:
-        self.config, self.jobs, self.digests, self.display = config, jobs, digests, display
-        self.tracker, self.rank = tracker, rank
-        self.networks = Networks(config, rank.everyone.from_first(plan_of(config, rank)), rank)
-        self.videos = Path(config.run_dir) / "videos"
-        self.videos.mkdir(parents=True, exist_ok=True)
-        self.store = Store(config.store.dir)
-        place = Path(config.run_dir) / "status.json" if rank.is_first else None
-        self.status = Status(place, [job.id for job in jobs])
-        self.status.done(*(job.id for job in jobs if finished(config, job)))
-        self.earlier = {k for job in jobs for k in results(job) if self.store.has(*k)}
-        self.records = {job.id: record(config, job, digests, device_name()) for job in jobs}
+        self.config, self.rank = config, rank or Rank()
+        silence_lightning()
+        check_ffmpeg()
+        check_reference(config)
+        if self.rank.is_first:
+            check_weights(config.backbone)
+        self.folder, self.jobs = Path(config.run_dir), {job.id: job for job in jobs}
+        self.display = Display(list(self.jobs), None if self.rank.is_first else io.StringIO())
+        plan = self.rank.everyone.from_first(plan_of(config, self.rank))
+        self.networks = ModelLoader(config, plan, self.rank)
+        self.store = Store(config.store.dir, self.display.line)
+        self.provenance = Provenance(config, digests, device_name())
+        self.records = records
+        self.earlier = {k for job in jobs for k in job.results if self.store.has(*k)}
+        (self.folder / "videos").mkdir(parents=True, exist_ok=True)
+        self.status = Status(self.folder / "status.json" if self.rank.is_first else None, self.jobs)
+        self.status.done(*(id for id, record in records.items() if record))
+        self.tracker = Tracker()
+        self.sheet: Path | None = None
+        self.elsewhere: list[list[str]] = []
 
-    def tell_earlier(self) -> None:
-        """Tell the tracker of the videos that are there already."""
-        for job in self.jobs:
-            if finished(self.config, job):
-                written = (self.videos / f"{job.id}.json").read_text(encoding="utf-8")
-                self.tracker.earlier(self._video_of(job.id), json.loads(written))
-
-    def all_groups(self) -> None:
-        """Every stage of every group of prompts; the groups are independent."""
-        left = [job.id for job in self.jobs if not finished(self.config, job)]
-        left = self.rank.everyone.from_first(left)
-        todo = [job for job in self.jobs if job.id in left]
-        if todo and self.rank.is_first:
-            (Path(self.config.run_dir) / "contact_sheet.png").unlink(missing_ok=True)
-        own = self.rank.own(todo)
-        counts = [self._needs(job) for job in own]
-        self.display.plan(
-            {s: sum(s in c for c in counts) for s in ("text", "anchor", "detail", "decode")}
-        )
-        rounds = list(groups(own, self.config.group_size))
-        most = len(list(groups(todo[:: self.rank.mesh.prompts], self.config.group_size)))
-        for group in [*rounds, *([[]] * (most - len(rounds)))]:
-            for loop in self._loops():
-                self._predict(loop, group)
-
-    def _loops(self) -> Iterator[StageLoop]:
-        parts = (self.config, self.store, self.display, self.networks)
-        for stage in (EncodeTextLoop, AnchorLoop, DetailLoop):
-            yield stage(*parts)
-        comments = {id: json.dumps(r, ensure_ascii=False) for id, r in self.records.items()}
-        yield DecodeLoop(*parts, self.videos, comments)
-
-    def _predict(self, loop: StageLoop, group: Sequence[Job]) -> None:
-        """Run one stage over those of the group that need it; all bound ranks come here."""
-        failed = self.status.failed
-        own = [job.id for job in group if job.id not in failed and loop.name in self._needs(job)]
-        ids, kept = self.rank.share(own, loop.group)
-        if ids and (loop.group.size > 1 or self.rank.is_lead):
-            by_id = {job.id: job for job in self.jobs}
-            self._run_stage(loop, [by_id[id] for id in ids], kept)
-        self.rank.bound.barrier()
-
-    def _run_stage(self, loop: StageLoop, jobs: Sequence[Job], kept: int) -> None:
-        """One stage over jobs, of which the first ``kept`` are this rank's to keep."""
-        self.display.enter(loop.name, len(jobs))
-        numbers = {job.id: number for number, job in enumerate(self.jobs, start=1)}
-        planned = self.networks.planned_gb(loop.name)
-        kept = kept if self.rank.is_lead else 0
-        keep = Keep(self.store, self.status, self._publish, self.tracker, planned, kept)
-        trainer = Trainer(
+    def __enter__(self) -> Prediction:
+        if self.rank.is_first:
+            self.tracker = open_tracker(self.config, self.display.line)
+        for id, record in self.records.items():
+            if record:
+                self.tracker.earlier(self._video_of(id), record)
+        self.trainer = Trainer(
             precision="32-true",
-            logger=False,
+            logger=list(self.tracker.loggers) or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=self.config.run_dir,
-            callbacks=[Progress(self.display, numbers), keep],
-            **trainer_options(self.rank, loop.group),
+            **trainer_options(self.rank, self.rank.bound),
         )
-        loader: DataLoader[Job] = DataLoader(jobs, batch_size=1, collate_fn=_single)
-        try:
-            trainer.predict(loop, loader, return_predictions=False)
-        finally:
-            keep.memory.stop()
+        return self
 
-    def _needs(self, job: Job) -> set[str]:
-        """The stages whose results are missing on the way to the job's video."""
-        needs = {"decode"}
-        if not self.store.has("detail", job.detail_key):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.status.close()
+        self.tracker.finish(self.sheet)
+        self.display.close()
+
+    def loops(self) -> Iterator[tuple[StageLoop, DataLoader[Job]]]:
+        """Every stage of every group of prompts with its jobs, each when its turn has come.
+
+        Ranks that are bound to each other get the same loops.
+        """
+        todo = [id for id, record in self.records.items() if not record]
+        if todo and self.rank.is_first:
+            remove_contact_sheets(self.folder)
+        own, sets = self.rank.own(todo), self.rank.mesh.prompts
+        others = [n for n in range(sets) if self.rank.is_first and n != self.rank.place.prompts]
+        self.elsewhere = [todo[n::sets][::-1] for n in others]
+        counts = [self._needs(id, self.store.has) for id in own]
+        self.display.plan({s.name: sum(s.name in c for c in counts) for s in STAGES})
+        rounds = list(groups(own, self.config.group_size))
+        most = len(list(groups(todo[::sets], self.config.group_size)))
+        for group in [*rounds, *([[]] * (most - len(rounds)))]:
+            needs = {id: self._needs(id, self._is_whole) for id in group if self.rank.is_lead}
+            for stage in STAGES:
+                yield from self._loop(stage, needs)
+
+    def _loop(
+        self, stage: type[StageLoop], needs: Mapping[str, set[str]]
+    ) -> Iterator[tuple[StageLoop, DataLoader[Job]]]:
+        """One stage over those of a group that need it, unless there is none."""
+        loop = stage(self.config, self.store, self.display, self.networks, self._take)
+        if isinstance(loop, DecodeLoop):
+            loop.comment = self._comment
+        failed = self.status.failed
+        own = [id for id, names in needs.items() if loop.name in names and id not in failed]
+        ids, kept = self.rank.share(own, loop.group)
+        if ids and (loop.group.size > 1 or self.rank.is_lead):
+            loop.kept = kept if self.rank.is_lead else 0
+            self.display.enter(loop.name, len(ids))
+            if isinstance(self.trainer.strategy, MeshStrategy):
+                self.trainer.strategy.group = loop.group
+            try:
+                yield loop, DataLoader([self.jobs[id] for id in ids], None)  # type: ignore[arg-type]
+            finally:
+                loop.close()
+        self.rank.bound.barrier()
+
+    def _needs(self, id: str, there: Callable[[str, str], bool]) -> set[str]:
+        """The stages whose results are missing on the way to a job's video."""
+        job, needs = self.jobs[id], {"decode"}
+        if not there("detail", job.detail_key):
             needs.add("detail")
-        if not self.store.has("anchor", job.anchor_key):
-            if "detail" in needs or self.config.save_anchor:
+        if "detail" in needs or self.config.save_anchor:
+            if not there("anchor", job.anchor_key):
                 needs.add("anchor")
         if needs & {"anchor", "detail"}:
-            if not all(self.store.has("text", k) for k in (job.text_key, job.negative_key)):
+            if not all(there("text", k) for k in (job.text_key, job.negative_key)):
                 needs.add("text")
         return needs
 
+    def _is_whole(self, kind: str, key: str) -> bool:
+        return self.store.find(kind, key) is not None
+
+    def _take(self, loop: StageLoop, job: Job, result: Result) -> None:
+        """Store what a stage made of a job with its cost, or note why it failed."""
+        if result.error is not None:
+            log.error("%s of %s failed", loop.name, job.id, exc_info=result.error)
+            self.status.fail(job.id, f"{loop.name}: {sentence(result.error)}")
+            return
+        assert loop.memory is not None
+        cost = {
+            "seconds": round(result.seconds, 3),
+            "loading_seconds": round(loop.loading_seconds, 3),
+            "peak_gb": round(loop.memory.gb(), 3),
+        }
+        planned = self.networks.planned_gb(loop.name)
+        if planned is not None:
+            cost["planned_gb"] = planned
+            log.info("%s: peak %.3f GB, planned %.3f", loop.name, cost["peak_gb"], planned)
+        for (kind, key), tensors in result.tensors.items():
+            self.store.save(kind, key, tensors, cost)
+            self.store.remove(f"{kind}_state", key)
+        self.tracker.stage(job.id, loop.name, cost)
+        if loop.name == "decode":
+            self._publish(job, cost)
+
     def _publish(self, job: Job, decode_cost: dict[str, float]) -> None:
         """The video is there: write its provenance, then call the job done."""
-        stages = {
+        stages: dict[str, dict[str, Any]] = {
             name: {**self.store.facts(name, key), "reused": (name, key) in self.earlier}
-            for name, key in results(job)
+            for name, key in job.results
             if self.store.has(name, key)
         }
         tiles = self.networks.tiles
         stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}
-        written = {**self.records[job.id], "stages": stages}
-        write_json(self.videos / f"{job.id}.json", written)
-        self._announce(job, written)
-        if self.rank.mesh.world > 1:
-            self._note_others()
+        files = written_files(self.config, job.id)
+        record = {**self.provenance.of(job), "stages": stages, "files": files}
+        write_json(self.folder / "videos" / f"{job.id}.json", record)
+        self._announce(job.id, record)
+        for ids in self.elsewhere:  # what other prompts' ranks have finished meanwhile
+            while ids and (other := finished(self.config, self.jobs[ids[-1]])):
+                self._announce(ids.pop(), other)
 
-    def _announce(self, job: Job, written: dict[str, Any]) -> None:
-        self.status.done(job.id)
-        self.tracker.video(self._video_of(job.id), written)
-        self.display.line(f"video {self._video_of(job.id)}")
+    def _announce(self, id: str, record: dict[str, Any]) -> None:
+        self.status.done(id)
+        self.tracker.video(self._video_of(id), record)
+        self.display.line(f"video {self._video_of(id)}")
 
-    def hear_others(self) -> None:
-        """Wait for the other prompts' ranks and take note of what they made."""
+    def complete(self, videos: Mapping[str, Path]) -> dict[str, str]:
+        """Hear what the other prompts' ranks made, then sheet and scores; why prompts failed."""
         for failed in self.rank.everyone.gather(self.status.failed):
             for id, why in failed.items():
                 self.status.fail(id, why)
-        self._note_others()
+        for id in self.status.ids("pending"):
+            if record := finished(self.config, self.jobs[id]):
+                self._announce(id, record)
+        made = {id: videos[id] for id in self.status.ids("done")}
+        if self.rank.is_first:
+            rows = [(self.jobs[id].prompt.text, path) for id, path in made.items()]
+            self.sheet = write_contact_sheets(self.folder, rows)
+            score_run(self.config, made, self.tracker, self.display)
+        return self.status.failed
 
-    def _note_others(self) -> None:
-        """Announce the videos that other prompts' ranks have finished meanwhile."""
-        for job in self.jobs:
-            if self.status.states[job.id]["state"] == "pending" and finished(self.config, job):
-                written = (self.videos / f"{job.id}.json").read_text(encoding="utf-8")
-                self._announce(job, json.loads(written))
+    def _comment(self, job: Job) -> str:
+        return json.dumps(self.provenance.of(job), ensure_ascii=False)
 
     def _video_of(self, id: str) -> Path:
-        return self.videos / f"{id}{self.config.video.suffix}"
-
-    def outcome(self) -> Outcome:
-        """What has become of the jobs so far."""
-        done = [id for id, s in self.status.states.items() if s["state"] == "done"]
-        videos = {id: self._video_of(id) for id in done}
-        return Outcome(Path(self.config.run_dir), videos, self.status.failed)
+        return self.folder / "videos" / f"{id}{self.config.video.suffix}"
 
 
-def results(job: Job) -> tuple[tuple[str, str], ...]:
-    """The kinds and keys of what the store keeps of a job."""
-    return ("text", job.text_key), ("anchor", job.anchor_key), ("detail", job.detail_key)
-
-
-def groups(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
-    """One job alone, so that its video comes early, then ``size`` at a time."""
-    if jobs:
-        yield jobs[:1]
-    for start in range(1, len(jobs), size):
-        yield jobs[start : start + size]
-
-
-def _single(batch: list[Job]) -> Job:
-    (job,) = batch
-    return job
+def groups(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """One prompt alone, so that its video comes early, then ``size`` at a time."""
+    if ids:
+        yield ids[:1]
+    for start in range(1, len(ids), size):
+        yield ids[start : start + size]

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from pixelwizard.io.files import write_json
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.io.files import read_json, write_json
 
 LARGE = 1 << 26
 _CHUNK = 1 << 20
+
+
+def text_digest(text: str) -> str:
+    """The sha256 of a text, also of one that is not quite UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -19,13 +25,21 @@ def file_digest(path: Path) -> str:
     return _digest(*_key(path))
 
 
+def content_digest(path: Path) -> dict[str, Any]:
+    """Size in bytes and sha256 of a file, or of all files of a folder by their names."""
+    if path.is_file():
+        return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    files = {file.name: content_digest(file) for file in sorted(path.iterdir())}
+    total = sum(found["bytes"] for found in files.values())
+    return {"bytes": total, "sha256": text_digest(repr(files))}
+
+
 def remember(path: Path, digest: str) -> None:
     """Keep the sha256 of a file that was just computed, if the file is large."""
     if path.stat().st_size < LARGE:
         return
-    place = _place()
     try:
-        write_json(place, {**_remembered(), _entry(*_key(path)): digest})
+        write_json(_place(), {**_remembered(), _entry(*_key(path)): digest})
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else
 
@@ -59,7 +73,6 @@ def _place() -> Path:
 
 def _remembered() -> dict[str, str]:
     try:
-        found = json.loads(_place().read_text())
-    except (OSError, ValueError):
+        return read_json(_place())
+    except (OSError, ConfigError):
         return {}
-    return found if isinstance(found, dict) else {}

@@ -42,8 +42,9 @@ class Display:
     The time left is the run's once every stage was seen, before that the prompt's in its stage.
     """
 
-    def __init__(self, total: int, out: TextIO | None = None) -> None:
-        self.total, self.terminal = total, Line(out)
+    def __init__(self, ids: Sequence[str], out: TextIO | None = None) -> None:
+        self.numbers = {id: number for number, id in enumerate(ids, start=1)}
+        self.terminal = Line(out)
         self.seen: dict[str, list[float]] = {}
         self.left: dict[str, int] = dict.fromkeys(STAGES, 0)
         self.where, self.stage, self.started = "", "", time.monotonic()
@@ -58,9 +59,9 @@ class Display:
         if not self.terminal.live:
             self.line(f"{stage}: {prompts} prompt{'s' if prompts != 1 else ''}")
 
-    def begin(self, number: int, text: str) -> None:
-        """Work on prompt ``number`` (1-based) starts in the current stage."""
-        self.where = f"[{number}/{self.total}] {text}"
+    def begin(self, id: str, text: str) -> None:
+        """Work on a prompt starts in the current stage."""
+        self.where = f"[{self.numbers[id]}/{len(self.numbers)}] {text}"
         self.started = time.monotonic()
         self._show(f"{self.stage} ...")
 

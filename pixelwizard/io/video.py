@@ -7,10 +7,8 @@ at once.
 
 from __future__ import annotations
 
-import glob
-import os
+import contextlib
 import re
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,6 +19,8 @@ import imageio_ffmpeg
 import numpy as np
 
 from pixelwizard.config.output import CODECS, VideoSettings
+from pixelwizard.io.files import atomic
+from pixelwizard.io.reasons import reason
 
 BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd+full_chroma_int,"
@@ -69,29 +69,19 @@ class VideoWriter:
         self, path: Path, width: int, height: int, settings: VideoSettings, comment: str = ""
     ) -> None:
         check_size(width, height, settings)
-        self.path = path
-        for left in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-            _remove(left)  # of a killed process, whose ffmpeg may still be writing
-        self.part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        self.shape, self.frames = (height, width, 3), 0
-        self.pictures = path.with_suffix("") if settings.png else None
-        self.pictures_part = path.with_name(f"{path.name}.{os.getpid()}.png.part")
+        self.path, self.shape, self.frames = path, (height, width, 3), 0
+        self._outputs = contextlib.ExitStack()
+        outputs = ["-f", settings.suffix[1:], str(self._outputs.enter_context(atomic(path)))]
+        if settings.png:
+            outputs += _pictures(self._outputs.enter_context(atomic(path.with_suffix(""))))
         self._errors = tempfile.TemporaryFile()
         self._process = _start(
             ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
             + ["-r", str(settings.fps), "-i", "-", *_encoder(settings)]
-            + ["-metadata", f"comment={comment}", "-movflags", "+faststart"]
-            + ["-f", settings.suffix[1:], str(self.part)]
-            + (self._picture_output() if settings.png else []),
+            + ["-metadata", f"comment={comment}", "-movflags", "+faststart", *outputs],
             stdin=subprocess.PIPE,
             stderr=self._errors,
         )
-
-    def _picture_output(self) -> list[str]:
-        """A second output of ffmpeg: every frame as a picture, in a folder named as the file."""
-        self.pictures_part.mkdir(exist_ok=True)
-        pattern = str(self.pictures_part).replace("%", "%%") + "/%05d.png"
-        return ["-f", "image2", "-start_number", "0", "-c:v", "png", pattern]
 
     def write(self, frames: np.ndarray) -> None:
         """Append ``[T, H, W, 3]`` uint8 frames."""
@@ -115,26 +105,27 @@ class VideoWriter:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
+                with self._outputs:
+                    self._finish()
+            else:
+                self._end()
+                self._outputs.__exit__(kind, error, trace)
+        except OSError as failed:
+            raise VideoError(f"{failed.filename}: {reason(failed)}") from failed
         finally:
-            self._process.kill()
-            self._process.communicate()
+            self._end()
             self._errors.close()
-            _remove(self.part)
-            _remove(self.pictures_part)
 
     def _finish(self) -> None:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        if self._process.wait() or not self.frames or not self.part.is_file():
+        if self._process.wait() or not self.frames:
             raise self._failure()
-        if self.pictures is not None:
-            _remove(self.pictures)
-            os.replace(self.pictures_part, self.pictures)
-        os.replace(self.part, self.path)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
     def _failure(self) -> VideoError:
         self._errors.seek(0)
@@ -158,12 +149,11 @@ def write_preview(path: Path, preview: Path, height: int) -> None:
             raise VideoError(f"ffmpeg could not make a preview of {path.name}: {reason}")
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _pictures(folder: Path) -> list[str]:
+    """A second output of ffmpeg: every frame as a picture in ``folder``."""
+    folder.mkdir()
+    pattern = str(folder).replace("%", "%%") + "/%05d.png"
+    return ["-f", "image2", "-start_number", "0", "-c:v", "png", pattern]
 
 
 def _encoder(settings: VideoSettings) -> list[str]:

@@ -166,7 +166,8 @@ class MeshStrategy(ModelParallelStrategy):
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         """The mean, or what ``reduce_op`` names, over the group."""
-        assert self.group.axis is not None
+        if self.group.axis is None:
+            return tensor
         return super().reduce(tensor, group or self.group.axis.get_group(), reduce_op)
 
 

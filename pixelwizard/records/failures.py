@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pixelwizard.io.files import write_text
+from pixelwizard.io.reasons import MOST, reason
 
 FAILURE = "failure.json"
 OUT_OF_MEMORY = "out of memory"
@@ -33,6 +34,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator, Python's or torch's, could not give what was asked for."""
     names = {cls.__name__ for cls in type(error).__mro__}
     return bool(names & _CLASSES) or "DefaultCPUAllocator" in str(error)
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, in one line; that memory was short comes first."""
+    said = reason(error, MOST)
+    return f"{OUT_OF_MEMORY}: {said}" if is_out_of_memory(error) else said
 
 
 def is_lost_rank(error: BaseException) -> bool:

@@ -6,10 +6,9 @@ Nothing here imports torch: whether a run is already done is known at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pixelwizard.config.generate import GenerateConfig
@@ -17,6 +16,7 @@ from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.targets import identity
 from pixelwizard.data.prompts import Prompt
 from pixelwizard.diffusion.schedules import grid_version
+from pixelwizard.io.digests import text_digest
 
 CODE_FORMAT = 1
 """To be raised when a stage computes something else: older results are then left alone."""
@@ -38,59 +38,65 @@ class Job:
         """The prompt's id, the name of its files."""
         return self.prompt.id
 
+    @property
+    def results(self) -> tuple[tuple[str, str], ...]:
+        """The kinds and keys of what the store keeps of it."""
+        return ("text", self.text_key), ("anchor", self.anchor_key), ("detail", self.detail_key)
+
 
 def make_jobs(
     config: GenerateConfig, prompts: Sequence[Prompt], digests: Mapping[str, str]
 ) -> list[Job]:
     """The jobs of a run; ``digests`` are those of the weights, by part of the backbone."""
-    return [_job(config, prompt, digests) for prompt in prompts]
+    recipes = _recipes(config, digests)
+    return [_job(prompt, recipes) for prompt in prompts]
 
 
-def _job(config: GenerateConfig, prompt: Prompt, digests: Mapping[str, str]) -> Job:
+def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What determines the results of every stage, whatever the prompt."""
     size, low, backbone = config.resolution, config.resolution.anchor_geometry, config.backbone
-    text_key, negative_key = (
-        key(
-            stage="text",
-            text=text,
-            sizes=[asdict(backbone.text), backbone.dit.text_len],
-            weights=digests["text_encoder"],
-            dtype=backbone.dtype,
-        )
-        for text in (prompt.text, prompt.negative_prompt)
+    residual = {"residual": config.memory.residual}
+    recipes: dict[str, dict[str, Any]] = {
+        "text": {
+            "sizes": [identity(backbone.text), backbone.dit.text_len],
+            "weights": digests["text_encoder"],
+        },
+        "anchor": {
+            "sampler": _sampler(config.anchor, size.anchor_shift),
+            "video": [low.width, low.height, size.frames, size.anchor_shift],
+            "sizes": identity(backbone.dit),
+            "weights": digests["anchor"],
+            **residual,
+        },
+        "detail": {
+            "sampler": _sampler(config.schedule, size.shift),
+            "video": [size.width, size.height, size.frames, size.shift],
+            "sizes": identity(backbone.detail_dit),
+            "weights": digests["detail"],
+            **residual,
+        },
+        "decode": {
+            "video": identity(config.video),
+            "decode": identity(config.decode),
+            "sizes": identity(backbone.vae),
+            "weights": digests["vae"],
+        },
+    }
+    return {
+        stage: {"stage": stage, "dtype": backbone.dtype, **recipe}
+        for stage, recipe in recipes.items()
+    }
+
+
+def _job(prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> Job:
+    text, negative = (
+        key(text=text, **recipes["text"]) for text in (prompt.text, prompt.negative_prompt)
     )
-    anchor_key = key(
-        stage="anchor",
-        texts=[text_key, negative_key],
-        seed=prompt.anchor_seed,
-        sampler=_sampler(config.anchor, size.anchor_shift),
-        video=[low.width, low.height, size.frames, size.anchor_shift],
-        sizes=asdict(backbone.dit),
-        weights=digests["anchor"],
-        dtype=backbone.dtype,
-        residual=config.memory.residual,
-    )
-    detail_key = key(
-        stage="detail",
-        texts=[text_key, negative_key],
-        anchor=anchor_key,
-        seed=prompt.detail_seed,
-        sampler=_sampler(config.schedule, size.shift),
-        video=[size.width, size.height, size.frames, size.shift],
-        sizes=asdict(backbone.detail_dit),
-        weights=digests["detail"],
-        dtype=backbone.dtype,
-        residual=config.memory.residual,
-    )
-    video_key = key(
-        stage="decode",
-        detail=detail_key,
-        video=asdict(config.video),
-        decode=asdict(config.decode),
-        sizes=asdict(backbone.vae),
-        weights=digests["vae"],
-        dtype=backbone.dtype,
-    )
-    return Job(prompt, text_key, negative_key, anchor_key, detail_key, video_key)
+    texts = [text, negative]
+    anchor = key(texts=texts, seed=prompt.anchor_seed, **recipes["anchor"])
+    detail = key(texts=texts, anchor=anchor, seed=prompt.detail_seed, **recipes["detail"])
+    video = key(detail=detail, **recipes["decode"])
+    return Job(prompt, text, negative, anchor, detail, video)
 
 
 def _sampler(settings: SamplerSettings, shift: float) -> dict[str, Any]:
@@ -101,5 +107,4 @@ def _sampler(settings: SamplerSettings, shift: float) -> dict[str, Any]:
 
 def key(**recipe: Any) -> str:
     """The sha256 of plain values; the order of their names does not matter."""
-    text = json.dumps({"format": CODE_FORMAT, **recipe}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_digest(json.dumps({"format": CODE_FORMAT, **recipe}, sort_keys=True))

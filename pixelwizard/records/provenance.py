@@ -6,64 +6,112 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import source_digest, targets
+from pixelwizard.data.prompts import Prompt
 from pixelwizard.diffusion.schedule_table import stage_schedules
+from pixelwizard.io.digests import content_digest
+from pixelwizard.io.files import read_json
 from pixelwizard.records.jobs import CODE_FORMAT, Job
 from pixelwizard.records.run_folder import config_hash, determining
 
 PACKAGES = ("torch", "lightning", "transformers", "safetensors", "imageio-ffmpeg")
 
 
-def record(
-    config: GenerateConfig, job: Job, digests: Mapping[str, str], device: str
-) -> dict[str, Any]:
-    """All that determines a video, as plain values; equal for equal runs.
+class Provenance:
+    """All that determines the videos of a run, as plain values; equal for equal runs."""
 
-    ``seed`` as the prompt's own makes the same noise again without the other prompts.
+    def __init__(self, config: GenerateConfig, digests: Mapping[str, str], device: str) -> None:
+        stages = stage_schedules(config.anchor, config.schedule, config.resolution)
+        settings = determining(config)
+        for name in ("prompt", "prompts"):
+            del settings[name]
+        own = {
+            k: {"class": t.path, "sha256": source_digest(t.path)}
+            for k, t in targets(config).items()
+        }
+        self._stages = {stage.stage: stage.to_json() for stage in stages}
+        self._run = {
+            "config_hash": config_hash(config),
+            "config": settings,
+            "weights": dict(digests),
+            "code_format": CODE_FORMAT,
+            "versions": versions(),
+            "device": device,
+            **({"targets": own} if own else {}),
+        }
+
+    def of(self, job: Job) -> dict[str, Any]:
+        """The record of one video: ``seed`` as its own makes its noise without other prompts."""
+        return {
+            "id": job.id,
+            "prompt": job.prompt.text,
+            "negative_prompt": job.prompt.negative_prompt,
+            "seed": job.prompt.anchor_seed - 100,
+            "seeds": {"anchor": job.prompt.anchor_seed, "detail": job.prompt.detail_seed},
+            **self._stages,
+            "key": job.video_key,
+            "keys": {"text": job.text_key, "anchor": job.anchor_key, "detail": job.detail_key},
+            **self._run,
+        }
+
+
+def output_names(config: GenerateConfig, id: str) -> list[str]:
+    """The files, and with ``video.png`` the folder of pictures, that a prompt gets in ``videos``.
+
+    The record ``ID.json`` is not among them.
     """
-    stages = stage_schedules(config.anchor, config.schedule, config.resolution)
-    settings = determining(config)
-    for name in ("prompt", "prompts"):
-        del settings[name]
-    return {
-        "id": job.id,
-        "prompt": job.prompt.text,
-        "negative_prompt": job.prompt.negative_prompt,
-        "seed": job.prompt.anchor_seed - 100,
-        "seeds": {"anchor": job.prompt.anchor_seed, "detail": job.prompt.detail_seed},
-        **{stage.stage: stage.to_json() for stage in stages},
-        "key": job.video_key,
-        "keys": {"text": job.text_key, "anchor": job.anchor_key, "detail": job.detail_key},
-        "config_hash": config_hash(config),
-        "config": settings,
-        "weights": dict(digests),
-        "code_format": CODE_FORMAT,
-        "versions": versions(),
-        "device": device,
-    }
+    names = [f"{id}{config.video.suffix}"]
+    names += [f"{id}.anchor{config.video.suffix}"] if config.save_anchor else []
+    return names + [id] * config.video.png
 
 
-def finished(config: GenerateConfig, job: Job) -> bool:
-    """Whether the run folder holds this very video, whole, and its anchor's if wanted."""
+def check_names(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts whose files would have one name, upper and lower case being equal."""
+    taken: dict[str, str] = {}
+    for prompt in prompts:
+        for name in (*output_names(config, prompt.id), f"{prompt.id}.json"):
+            other = taken.setdefault(name.lower(), prompt.id)
+            if other != prompt.id:
+                raise ConfigError(
+                    f"the prompts with id={other} and id={prompt.id} would both write"
+                    f" videos/{name}; give one of them another id"
+                )
+
+
+def written_files(config: GenerateConfig, id: str) -> dict[str, dict[str, Any]]:
+    """Size in bytes and sha256 of everything that a prompt has in ``videos``."""
+    videos = Path(config.run_dir) / "videos"
+    return {name: content_digest(videos / name) for name in output_names(config, id)}
+
+
+def finished(config: GenerateConfig, job: Job) -> dict[str, Any] | None:
+    """The record of a job whose video the run folder holds: this very one, as it was written.
+
+    Records of before there were hashes are believed if the files are there.
+    """
     videos = Path(config.run_dir) / "videos"
     try:
-        written = json.loads((videos / f"{job.id}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    ends = [config.video.suffix]
-    ends += [f".anchor{config.video.suffix}"] if config.save_anchor else []
-    ends += [""] if config.video.png else []  # the folder of pictures
-    return written.get("key") == job.video_key and all(
-        (videos / f"{job.id}{end}").exists() for end in ends
-    )
+        record = read_json(videos / f"{job.id}.json")
+        noted = record.get("files", {})
+        if record.get("key") != job.video_key:
+            return None
+        for name in output_names(config, job.id):
+            if not (videos / name).exists():
+                return None
+            if noted and noted.get(name) != content_digest(videos / name):
+                return None
+    except (OSError, ConfigError, AttributeError):
+        return None
+    return record
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import yaml
 from pixelwizard.config.schema import ConfigError, differences, to_plain
 from pixelwizard.config.setting import is_below, marked
 from pixelwizard.config.tasks import load
+from pixelwizard.io.digests import text_digest
 from pixelwizard.io.files import write_text
 from pixelwizard.records.lock import locked
 
@@ -39,8 +39,7 @@ def determining(config: Any) -> dict[str, Any]:
 
 def short_hash(value: Any) -> str:
     """Eight hexadecimal digits of a plain value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return text_digest(json.dumps(value, sort_keys=True, ensure_ascii=False))[:8]
 
 
 def claim(config: Any, command: Sequence[str]) -> Path:

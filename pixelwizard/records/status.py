@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from pixelwizard.io.files import write_json
 
+SHARE = 0.02
+"""The part of the time that may go into writing the file, so that a long list costs no more."""
+
 
 class Status:
-    """Prompt id -> pending, done or failed (and why), on disk after every change."""
+    """Prompt id -> pending, done or failed (and why).
+
+    A change is on disk at once, or in a run of thousands of prompts within seconds, and at
+    ``close``. Without a path nothing is written.
+    """
 
     def __init__(self, path: Path | None, ids: Iterable[str]) -> None:
-        self.path = path
+        self.path, self.due = path, 0.0
         self.states: dict[str, dict[str, str]] = {id: {"state": "pending"} for id in ids}
 
     def done(self, *ids: str) -> None:
         """These prompts have their video."""
-        for id in ids:
-            self.states[id] = {"state": "done"}
-        self.save()
+        self.states |= {id: {"state": "done"} for id in ids}
+        self._save()
 
     def fail(self, id: str, why: str) -> None:
         """This prompt cannot go on; ``why`` is one sentence."""
         self.states[id] = {"state": "failed", "why": why}
-        self.save()
+        self._save()
 
     @property
     def failed(self) -> dict[str, str]:
         """Id -> why."""
         return {id: s["why"] for id, s in self.states.items() if s["state"] == "failed"}
 
-    def save(self) -> None:
-        """Write the file, atomically, if there is one."""
+    def ids(self, state: str) -> list[str]:
+        """The prompts in a state, in their order."""
+        return [id for id, found in self.states.items() if found["state"] == state]
+
+    def close(self) -> None:
+        """Write the file as it is now."""
         if self.path is not None:
             write_json(self.path, self.states)
+
+    def _save(self) -> None:
+        started = time.monotonic()
+        if started >= self.due:
+            self.close()
+            ended = time.monotonic()
+            self.due = ended + (ended - started) / SHARE
