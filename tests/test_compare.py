@@ -124,7 +124,7 @@ def test_all_of_it_is_written_and_printed(
     lines = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
     assert len(lines) == 4 * 4 and {line["sign"] for line in lines} >= {"better", "worse", "equal"}
     table = (tmp_path / "out" / "comparison.md").read_text()
-    assert re.search(r"^\| euler4 \| 0\.05375 \(\+0\.032\d - \+0\.0\d+ to ", table, re.MULTILINE)
+    assert re.search(r"^\| euler4 +\| +0\.05375 \(\+0\.032\d - \+0\.0\d+ to ", table, re.MULTILINE)
     assert "latent-mse/to=unipc50/n=4" in table
     with Image.open(tmp_path / "out" / "pareto.png") as picture:
         assert picture.width > 1200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from test_evaluate import shape_clip, write
 
+from pixelwizard.cli.compose import compose
 from pixelwizard.cli.tasks.evaluate import check
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
@@ -104,7 +106,7 @@ def test_a_metric_of_the_users_has_values_recipe_and_interval(tmp_path: Path, vi
     assert score["recipe"].endswith("/scale=2.0/16f-uniform/n=3")
     assert found["recipes"]["bright"].endswith("/n=1")
     page = (tmp_path / "run" / "evaluate.md").read_text()
-    assert score["recipe"] in page and "| bright |" in page.replace("flicker | ", "| ")
+    assert f"`{score['recipe']}`" in page and re.search(r"^\| video .* bright \|$", page, re.M)
 
 
 def test_torchmetrics_own_classes_are_metrics_as_they_are(tmp_path: Path, videos: Path) -> None:
@@ -168,3 +170,21 @@ def test_another_source_means_other_scores(module: Path) -> None:
     before = identity(config, {}), identity(plain, {})
     module.write_text(SOURCE + "\n# changed\n")
     assert identity(config, {}) != before[0] != before[1] == identity(plain, {})
+
+
+def test_the_example_of_the_page_runs(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    source, yaml = re.findall(r"```(?:python|yaml)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "conf" / "metrics").mkdir(parents=True)
+    (tmp_path / "edges.py").write_text(source)
+    (tmp_path / "conf" / "metrics" / "edges.yaml").write_text(yaml)
+    monkeypatch.chdir(tmp_path)
+    words = [f"videos={videos}", f"run_dir={tmp_path / 'run'}", "metrics=edges"]
+    config = compose("evaluate", words)[0].config
+    check(config)
+    (tmp_path / "run").mkdir()
+    assert evaluate(config) == 0
+    recipe = of(json.loads((tmp_path / "run" / "metrics.json").read_text()), "edges")["recipe"]
+    assert re.fullmatch(r"edges/edges.Edges@\w{8}/step=2/16f-uniform/n=3", recipe)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pixelwizard.bench.results import BenchResult, ForwardResult, SizeResult, StageResult
+from pixelwizard.io import text_table
 from pixelwizard.io.progress import STAGES as ALL
 from pixelwizard.planning.device_rates import Ceilings
 
@@ -22,12 +21,14 @@ def markdown(result: BenchResult) -> str:
     ]
     for size in result.sizes:
         lines += ["", f"## {size.width}x{size.height}, {size.frames} frames", ""]
-        lines += table((*STAGES, *WHOLE), [_stage(stage) for stage in size.stages])
+        lines += text_table.markdown([(*STAGES, *WHOLE), *map(_stage, size.stages)])
         if len(size.stages) == len(ALL):
             lines += ["", _total(size)]
         if size.forwards:
-            forwards = [_forward(forward) for forward in size.forwards]
-            lines += ["", *table((*FORWARDS, "difference"), forwards)]
+            lines += [
+                "",
+                *text_table.markdown([(*FORWARDS, "difference"), *map(_forward, size.forwards)]),
+            ]
     lines += [
         "",
         "GB alive at most, the stage's network included: by the allocator on a GPU, of live",
@@ -37,25 +38,6 @@ def markdown(result: BenchResult) -> str:
         "nothing between forwards.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, the first column to the left and the others to the right."""
-    cells = [head, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in cells
-    ]
-    rule = [
-        "-" * (width + 2) if not i else "-" * (width + 1) + ":" for i, width in enumerate(widths)
-    ]
-    return [lines[0], "|" + "|".join(rule) + "|", *lines[1:]]
 
 
 def _rates(ceilings: Ceilings) -> str:

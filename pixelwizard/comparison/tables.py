@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pixelwizard.comparison.differences import Comparison, Difference, Row
-from pixelwizard.io.text_table import aligned
+from pixelwizard.io.text_table import aligned, markdown
 
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
 
@@ -72,9 +72,8 @@ def to_text(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """The table for a page, with its legend and the recipes."""
-    head, *rows = _cells(comparison)
-    lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 2) + "|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
+    rows = _cells(comparison)
+    lines = markdown(rows, left=(0, len(rows[0]) - 1))
     recipes = [f"- {n}: `{s.recipe}`" for n, s in comparison.rows[0].scores.items()]
     notes = [f"- {note}" for note in comparison.notes]
     return "\n".join([*lines, "", legend(comparison), "", *recipes, *notes, ""])

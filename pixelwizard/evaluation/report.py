@@ -12,7 +12,7 @@ from pixelwizard.evaluation.names import FeatureNetwork
 from pixelwizard.evaluation.score import Score
 from pixelwizard.evaluation.score_cache import JSON
 from pixelwizard.io.files import write_text
-from pixelwizard.io.text_table import aligned
+from pixelwizard.io.text_table import aligned, markdown
 
 MARKDOWN = "evaluate.md"
 
@@ -59,48 +59,38 @@ class Report:
 
     def table(self) -> str:
         """For a terminal: a line per score, then whatever must be said."""
-        rows = [("metric", "value", "95 % interval", "recipe")]
-        rows += [(_arrow(score), *_figures(score), score.recipe) for score in self.scores]
-        return "\n".join([*aligned(rows, left=range(4)), *self._remarks()])
+        return "\n".join([*aligned(self._rows(), left=range(4)), *self._remarks()])
 
     def markdown(self) -> str:
         """A page with both tables."""
-        lines = ["# Scores", "", "| metric | value | 95 % interval | recipe |", "|---|---|---|---|"]
-        for score in self.scores:
-            value, bounds = _figures(score)
-            lines.append(f"| {_arrow(score)} | {value} | {bounds} | `{score.recipe}` |")
         names = list(dict.fromkeys(name for row in self.per_video.values() for name in row))
-        lines += [
-            "",
-            "## Videos",
-            "",
-            f"| video | {' | '.join(names)} |",
-            "|---" * len(names) + "|---|",
-        ]
+        videos: list[tuple[str, ...]] = [("video", *names)]
         for id, row in self.per_video.items():
-            cells = (f"{row[name]:.4g}" if name in row else "" for name in names)
-            lines.append(f"| {id} | {' | '.join(cells)} |")
+            videos.append((id, *(f"{row[name]:.4g}" if name in row else "" for name in names)))
         remarks = [f"- {remark}" for remark in self._remarks()]
-        sources = [
-            f"- {network.name}: {network.source}; licence: {network.licence}"
-            for network in self.networks
-        ]
-        return "\n".join([*lines, "", *remarks, "", "## Networks", "", *sources, ""])
+        sources = [f"- {n.name}: {n.source}; licence: {n.licence}" for n in self.networks]
+        parts = {
+            "# Scores": markdown(self._rows("`"), left=range(4)),
+            "## Videos": [*markdown(videos), "", *remarks],
+            "## Networks": sources,
+        }
+        return "\n".join(line for head in parts for line in (head, "", *parts[head], ""))
 
     def write(self, folder: Path) -> None:
         """Both files, each whole or not at all."""
         write_text(folder / JSON, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
         write_text(folder / MARKDOWN, self.markdown())
 
+    def _rows(self, quote: str = "") -> list[tuple[str, ...]]:
+        """A row per score under a head; ``quote`` goes around recipes."""
+        rows: list[tuple[str, ...]] = [("metric", "value", "95 % interval", "recipe")]
+        for s in self.scores:
+            name = f"{s.name} ({'higher' if s.higher_is_better else 'lower'} is better)"
+            interval = f"{s.low:.5g} to {s.high:.5g}"
+            rows.append((name, f"{s.value:.5g}", interval, f"{quote}{s.recipe}{quote}"))
+        return rows
+
     def _remarks(self) -> list[str]:
         warnings = [f"{score.name}: {text}" for score in self.scores for text in score.warnings]
         skipped = [f"skipped {name}: {why}" for name, why in self.skipped.items()]
         return [*dict.fromkeys(warnings), *self.notes, *skipped]
-
-
-def _arrow(score: Score) -> str:
-    return f"{score.name} ({'higher' if score.higher_is_better else 'lower'} is better)"
-
-
-def _figures(score: Score) -> tuple[str, str]:
-    return f"{score.value:.5g}", f"{score.low:.5g} to {score.high:.5g}"
