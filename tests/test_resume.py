@@ -29,12 +29,15 @@ from pixelwizard.config.data import DataSettings
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.train import CheckpointSettings, TrainConfig
+from pixelwizard.io.interrupts import Interrupted
 from pixelwizard.models.checkpoints import own_statistics, weights_digest
 from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.weights import load_anchor, load_vae
+from pixelwizard.parallel.mesh import Rank
 from pixelwizard.training.checkpointing import (
     OURS,
     CheckpointFiles,
+    Checkpoints,
     last_checkpoint,
     read_checkpoint,
 )
@@ -92,14 +95,6 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
 def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache that the trainings of this file share."""
     return tmp_path_factory.mktemp("latents")
-
-
-@pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """A test leaves no signal handler behind."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -240,24 +235,33 @@ def assert_loadable(config: TrainConfig) -> None:
     assert (statistics == configured) is (config.part != "vae")
 
 
-def test_a_signal_waits_for_the_step_and_its_checkpoint(
+def test_the_wish_to_stop_waits_for_the_step_and_its_checkpoint(
     backbone: BackboneSettings, tmp_path: Path, latents: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: Any) -> None:
-        raise Stopped
-
     def signalled(module: Any, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if batch["step"] == 1:
             signal.raise_signal(signal.SIGTERM)
         return step(module, batch, batch_idx)
 
-    signal.signal(signal.SIGTERM, stop)
+    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(TrainedNetwork, "training_step", signalled)
     config = small_training(backbone, tmp_path, latents, "anchor")
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(config)
     assert last(config)["global_step"] == 2
-    assert signal.getsignal(signal.SIGTERM) is stop
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_wish_to_stop_with_nothing_to_write_or_a_second_one_does_not_wait(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(small_training(backbone, tmp_path, tmp_path, "anchor"), "", Rank())
+    with pytest.raises(Interrupted):
+        checkpoints.hear(signal.SIGTERM)
+    checkpoints.begun = True
+    checkpoints.hear(signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        checkpoints.hear(signal.SIGTERM)
 
 
 def test_both_exports_are_read_by_generate(finished: TrainConfig) -> None:

@@ -14,6 +14,8 @@ from small import small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.schema import ConfigError, to_plain
+from pixelwizard.config.tasks import from_plain
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.records.failures import WorkStopped
@@ -76,6 +78,35 @@ def test_weights_of_which_too_few_fit_are_refused(
     )
     with pytest.raises(ValueError, match=f"{len(some)} of {len(weights)} tensors fit"):
         make_module(config)
+
+
+@pytest.mark.parametrize(
+    "name, values, sentence",
+    [
+        ("latent_std", [1.0] * 3, "latent_std has 3 numbers, and the latent 4 channels; give one"),
+        ("latent_mean", [], "backbone.vae.latent_mean has 0 numbers, and the latent 4 channels"),
+        ("latent_std", [1.0, 0.0, 1.0, 1.0], "backbone.vae.latent_std=0.0 must be above 0"),
+        ("latent_mean", [float("nan")] * 4, "backbone.vae.latent_mean[0]=nan must be a number"),
+    ],
+)
+def test_statistics_that_no_latent_has_are_refused(
+    backbone: BackboneSettings, tmp_path: Path, name: str, values: list[float], sentence: str
+) -> None:
+    plain = to_plain(small_training(backbone, tmp_path, tmp_path, "anchor"))
+    plain["backbone"]["vae"][name] = values
+    with pytest.raises(ConfigError) as refused:
+        from_plain(plain)
+    assert sentence in str(refused.value)
+
+
+def test_an_autoencoder_whose_latents_do_not_vary_is_not_exported(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    module = make_module(small_training(backbone, tmp_path, tmp_path, "vae"))
+    torch.nn.init.zeros_(module.network.conv1.weight)
+    with pytest.raises(WorkStopped, match="a channel of its latents is constant"):
+        module.export(tmp_path / "export", module.network, module.network)
+    assert not (tmp_path / "export").exists()
 
 
 def stopping(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, spoil: Any) -> str:

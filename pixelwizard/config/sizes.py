@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List
 
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import setting
 
 
@@ -36,6 +37,19 @@ class VAESizes:
     temporal_downsample: List[bool] = setting([False, True, True])
     latent_mean: List[float] = setting([])
     latent_std: List[float] = setting([])
+
+    def check(self, key: str) -> None:
+        """Statistics of every channel or none, deviations above 0; raises ConfigError."""
+        if not self.latent_mean and not self.latent_std:
+            return
+        for name in ("latent_mean", "latent_std"):
+            if (count := len(getattr(self, name))) != self.z_dim:
+                raise ConfigError(
+                    f"{key}.{name} has {count} numbers, and the latent {self.z_dim} channels; give"
+                    " one each"
+                )
+        if min(self.latent_std) <= 0:
+            raise ConfigError(f"{key}.latent_std={min(self.latent_std)} must be above 0")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,9 @@ videos as an uninterrupted one.
 
 from __future__ import annotations
 
-import signal
-import threading
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -26,6 +24,7 @@ from pixelwizard.config.schema import differences
 from pixelwizard.config.targets import targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
+from pixelwizard.io.interrupts import Interrupted, on_interrupt
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.records.failures import WorkStopped
@@ -34,7 +33,6 @@ from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.sharded import completed
 
 OURS = "pixelwizard"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOWN = 3
 
 
@@ -135,8 +133,8 @@ class CheckpointFiles(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """Every so many steps and at the end: the state of the training, and an export of its weights.
 
-    A signal waits until the step and what follows from it are done, has the state written and then
-    takes its former course; a second one takes it at once.
+    The wish to stop waits until the step and what follows from it are done and the state is
+    written; a second one does not, nor does one with nothing to write.
     """
 
     def __init__(self, config: TrainConfig, identity: str, rank: Rank) -> None:
@@ -144,8 +142,9 @@ class Checkpoints(Checkpoint):
         self.settings = determined(config)
         self.folder = Path(config.run_dir) / "checkpoints"
         self.saved = 0
-        self._handlers: dict[int, Any] = {}
-        self._received: int | None = None
+        self.begun = False
+        self.wish = 0
+        self.signals = ExitStack()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]
@@ -170,8 +169,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.saved = trainer.global_step
         remove_unfinished(self.folder)
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self.signals.enter_context(on_interrupt(self.hear))  # after Lightning's own handlers
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int
@@ -181,22 +179,28 @@ class Checkpoints(Checkpoint):
         trainer.fit_loop.epoch_loop._batches_that_stepped = step
         if batch["step"] % self.config.trainer.accumulate_grad_batches:
             return
-        received = max(self.rank.everyone.gather(self._received or 0))  # all stop at one step
-        if step > self.saved and (received or step % self.config.checkpoint.every == 0):
+        wish = max(self.rank.everyone.gather(self.wish))  # all stop at one step
+        if step > self.saved and (wish or step % self.config.checkpoint.every == 0):
             self.save(trainer, pl_module)
-        if received:
-            self._restore_signals()
-            signal.raise_signal(received)
+        if wish:
+            raise Interrupted(wish)
+        self.begun = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if trainer.global_step > self.saved:
             self.save(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-        self._restore_signals()
+        self.signals.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._restore_signals()
+        self.signals.close()
+
+    def hear(self, number: int) -> None:
+        """Note the wish to stop that a signal is; raises Interrupted where it need not wait."""
+        if self.wish or not self.begun:
+            raise Interrupted(number)
+        self.wish = number
 
     def save(self, trainer: L.Trainer, module: TrainedNetwork) -> None:
         """Write one checkpoint and the export, drop the oldest checkpoints; all ranks take part.
@@ -223,12 +227,3 @@ class Checkpoints(Checkpoint):
             module.export(self.folder.parent / "export", average, last)
         self.saved = step
         module.watch.enter(before)
-
-    def _restore_signals(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        self._restore_signals()

@@ -6,7 +6,6 @@ B samples, C latent channels, T H W the latent grid.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,6 @@ from pixelwizard.training.objectives.base import Objective
 from pixelwizard.training.targets import NetworkVelocity
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a step predicted where, one value per sample: for losses by kind, time and step size."""
-
-    kind: str
-    timestep_B: Tensor
-    step_size_B: Tensor
-    error_B: Tensor
-
-    def rows(self) -> list[tuple[str, float, float, float]]:
-        """(kind, timestep, step size, error) of every sample."""
-        values = (self.timestep_B, self.step_size_B, self.error_B)
-        return [(self.kind, *row) for row in zip(*(v.tolist() for v in values), strict=True)]
-
-
 class VelocityNetwork(TrainedNetwork):
     """The network of a stage, towards the targets of the configured objective.
 
@@ -60,7 +44,7 @@ class VelocityNetwork(TrainedNetwork):
         weights = torch.tensor(config.objective.flow.channels or [1.0])
         self.channels_C111: Tensor
         self.register_buffer("channels_C111", weights.view(-1, 1, 1, 1), persistent=False)
-        self.seen: list[Seen] = []
+        self.seen: list[tuple[str, float, float, float]] = []
         self.network.checkpointing = config.trainer.gradient_checkpointing
 
     @property
@@ -95,8 +79,7 @@ class VelocityNetwork(TrainedNetwork):
         return self.objective.kinds
 
     def errors(self) -> list[tuple[str, float, float, float]]:
-        rows = [row for seen in self.seen for row in seen.rows()]
-        self.seen.clear()
+        rows, self.seen = self.seen, []
         return rows
 
     @property
@@ -131,7 +114,8 @@ class VelocityNetwork(TrainedNetwork):
         error_BCTHW = (found.float() - target.velocity).square() * self.channels_C111
         error_B = error_BCTHW.flatten(1).mean(1)
         if torch.is_grad_enabled() and self.global_rank == 0:
-            self.seen.append(Seen(kind, target.timestep_B, target.step_size_B, error_B.detach()))
+            values = (target.timestep_B, target.step_size_B, error_B.detach())
+            self.seen += [(kind, *row) for row in zip(*(v.tolist() for v in values), strict=True)]
         return (target.weight_B * error_B).mean()
 
     @torch.no_grad()

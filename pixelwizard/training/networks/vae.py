@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.layouts import official_vae
 from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.models.wan.weights import save_vae
+from pixelwizard.records.failures import WorkStopped
 from pixelwizard.training.data import Examples
 from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.networks.base import TrainedNetwork, generator, per_sample
@@ -109,7 +111,12 @@ class TrainedVAE(TrainedNetwork):
         return loss
 
     def export(self, folder: Path, average: Any, last: Any) -> None:
-        """With the autoencoder go the statistics of its latents."""
+        """With the autoencoder go the statistics of its latents; raises WorkStopped without any."""
+        mean, std = statistics = latent_statistics(average, self.config.resolution)
+        if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            raise WorkStopped(
+                "the autoencoder cannot be exported: a channel of its latents is constant or not"
+                " finite; the export before stays, try a lower optimizer.lr"
+            )
         save_vae(average, folder, torch.float32)
-        statistics = latent_statistics(average, self.config.resolution)
         complete_backbone(self.config, folder, average, last, statistics)
