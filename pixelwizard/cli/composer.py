@@ -98,9 +98,9 @@ def _introduce(task: str, own: list[Path]) -> None:
     defaults = {**({"run_dir": None} if has_run_folder(root) else {}), **schema.defaults(root)}
     for name in [name for name in defaults if is_own_part(hints[name])]:
         del defaults[name]  # they would be arguments of a class of the user's
-    name = f"{task}_defaults"
-    if f"{name}.yaml" not in ConfigStore.instance().repo:
-        ConfigStore.instance().store(name=name, node=defaults)
+    store, name = ConfigStore.instance(), f"{task}_defaults"
+    store.repo.pop(f"{name}.yaml", None)  # Hydra 1.4 warns of a second one
+    store.store(name=name, node=defaults)
     for path in catalog.own_files(own):
         try:
             check_yaml(path)

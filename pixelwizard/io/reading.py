@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.io.packets import (
@@ -32,9 +31,9 @@ from pixelwizard.io.video import VideoError
 
 PIXELS = 2
 """To be raised when the same file gives other pixels: what was made of the old ones is not used."""
-EXACT = Interpolation.AREA | Interpolation.ACCURATE_RND
-EXACT |= Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-"""Without these flags swscale makes 253 of white and 126 of 128."""
+AREA, FULL_CHROMA, FULL_CHROMA_IN, ACCURATE = 0x20, 0x2000, 0x4000, 0x40000
+EXACT = AREA | FULL_CHROMA | FULL_CHROMA_IN | ACCURATE
+"""Without these flags swscale makes 253 of white and 126 of 128; PyAV 17 has no names for them."""
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics (ITU-T H.273) that need tone mapping."""
 UNTAGGED, BT709, HD = 2, "ITU709", 720

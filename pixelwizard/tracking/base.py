@@ -29,12 +29,6 @@ class Tracker:
     def scores(self, scores: dict[str, Any]) -> None:
         """The videos were scored; ``scores`` is the content of ``metrics.json``."""
 
-    def training(self, values: dict[str, float], step: int) -> None:
-        """Figures of a training after ``step`` steps, where no trainer logs them."""
-        for logger in self.loggers:
-            logger.log_metrics(values, step=step)
-            logger.save()
-
     def sample(self, path: Path, caption: str, step: int) -> None:
         """A video that shows how far a training is after ``step`` steps."""
 
