@@ -16,7 +16,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import marked
 from pixelwizard.config.tasks import load
-from pixelwizard.io.digests import file_digest
+from pixelwizard.io.digests import content_digest
 from pixelwizard.io.files import read_json
 from pixelwizard.io.reasons import reason
 from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_hash
@@ -155,9 +155,8 @@ def _record(video: Path) -> dict[str, Any]:
     record = read_json(file)
     if missing := [name for name in NEEDED if name not in record]:
         raise ConfigError(f"{file} is damaged: it lacks {', '.join(missing)}")
-    size = video.stat().st_size
-    written = record.get("files", {}).get(video.name)  # records of before there were hashes lack it
-    if written and written != {"bytes": size, "sha256": file_digest(video)}:
+    found = content_digest(video)
+    if found != record.get("files", {}).get(video.name, found):  # older records have no hashes
         raise ConfigError(f"{video} is not the file that was written; repeat its run")
     return record
 

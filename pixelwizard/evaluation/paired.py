@@ -40,10 +40,10 @@ class Paired(VideoMetric):
         if self.score not in available():
             raise Unavailable(f"this ffmpeg was built without {_FILTERS[self.score][0]}")
 
-    def update(self, clip: Clip, pair: Clip) -> None:
+    def update(self, clip: Clip, pair: Clip) -> None:  # type: ignore[override]
         """Take a video and its pair."""
         value = similarity(self.score, clip.path, pair.path)
-        self.values.append(torch.tensor(value, dtype=torch.float64))
+        super().update(torch.tensor([value], dtype=torch.float64))
 
 
 def available() -> list[str]:

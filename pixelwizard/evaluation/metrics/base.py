@@ -65,19 +65,8 @@ class Given:
     show: Callable[[str, str], None] = lambda what, which: None
     networks: dict[str, CLIPNetwork | VideoNetwork] = field(default_factory=dict)
 
-    def clip_network(self) -> CLIPNetwork:
-        """The network of ``metrics.clip``, loaded once. Raises Unavailable without one."""
-        made = self._network("clip", CLIPNetwork)
-        assert isinstance(made, CLIPNetwork)
-        return made
-
-    def video_network(self) -> VideoNetwork:
-        """The network of ``metrics.video``, loaded once. Raises Unavailable without one."""
-        made = self._network("video", VideoNetwork)
-        assert isinstance(made, VideoNetwork)
-        return made
-
-    def _network(self, kind: str, make: type[CLIPNetwork | VideoNetwork]) -> Any:
+    def network(self, kind: str) -> Any:
+        """The network of ``metrics.clip`` or ``.video``, loaded once. Raises Unavailable."""
         if getattr(self.settings, kind) is None:
             name = {"clip": "clip-vit-l14", "video": "i3d-k400"}[kind]
             raise Unavailable(
@@ -85,6 +74,7 @@ class Given:
                 f" metrics.{kind}={name}"
             )
         if kind not in self.networks:
+            make: Any = {"clip": CLIPNetwork, "video": VideoNetwork}[kind]
             facts = network_of(self.settings, kind)
             self.networks[kind] = make(facts, network_folder(facts, self.settings), self.device)
         return self.networks[kind]
@@ -108,16 +98,20 @@ class VideoMetric(Metric):
     sampling = Sampling("uniform", 16)
     per_video = True
     convention = ""
+    look: Look = staticmethod(as_image)
     values: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)
-        self.look: Look = as_image
         self.warnings: list[str] = []
         self.add_state("values", default=[], dist_reduce_fx="cat")
 
     def prepare(self, given: Given) -> None:
         """Load what it needs. Raises Unavailable where these videos cannot be scored."""
+
+    def update(self, seen_T: Tensor) -> None:
+        """Take the numbers of a video's frames: their mean is its value."""
+        self.values.append(seen_T.mean())
 
     def compute(self) -> Tensor:
         """The mean of the videos' values."""

@@ -17,15 +17,15 @@ class CLIPScore(VideoMetric):
 
     def prepare(self, given: Given) -> None:
         """Load the CLIP of the settings."""
-        self.network = given.clip_network()
+        self.network = given.network("clip")
         self.look = self.network.embed
         self.convention = f"{self.network.convention}/{self.sampling}/n={{n}}"
         self.cut = 0
 
-    def update(self, embeddings_TD: Tensor, caption: str) -> None:
+    def update(self, embeddings_TD: Tensor, caption: str) -> None:  # type: ignore[override]
         """Take the frames' embeddings of a video, and its caption."""
         cosines = (embeddings_TD * self.network.texts([caption])).sum(dim=1)
-        self.values.append((100 * cosines).clamp(min=0).double().mean())
+        super().update((100 * cosines).clamp(min=0).double())
         if self.network.is_cut(caption):
             self.cut += 1
             self.warnings = [

@@ -12,22 +12,6 @@ from torch import Tensor
 from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric
 
 
-class Flicker(VideoMetric):
-    """Temporal flicker; less is steadier."""
-
-    higher_is_better = False
-    sampling = Sampling("all")
-    convention = "mae255/all/n={n}"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.look = change
-
-    def update(self, changes_T: Tensor) -> None:
-        """Take the changes between the frames of a video."""
-        self.values.append(changes_T.mean())
-
-
 def change(frame_HWC: Tensor, before: Tensor | None) -> float | None:
     """The mean absolute difference of two uint8 frames; None for the first frame."""
     if before is None:
@@ -35,3 +19,12 @@ def change(frame_HWC: Tensor, before: Tensor | None) -> float | None:
     # of unsigned values: the larger minus the smaller
     apart = frame_HWC.maximum(before) - frame_HWC.minimum(before)
     return float(apart.sum(dtype=torch.int64)) / apart.numel()
+
+
+class Flicker(VideoMetric):
+    """Temporal flicker; less is steadier."""
+
+    higher_is_better = False
+    sampling = Sampling("all")
+    convention = "mae255/all/n={n}"
+    look = staticmethod(change)

@@ -18,7 +18,7 @@ class FrameConsistency(VideoMetric):
 
     def prepare(self, given: Given) -> None:
         """Load the CLIP of the settings."""
-        network = given.clip_network()
+        network = given.network("clip")
         self.look = network.embed
         self.convention = f"{network.convention}/{self.sampling}/n={{n}}"
 
@@ -26,4 +26,4 @@ class FrameConsistency(VideoMetric):
         """Take the frames' embeddings of a video."""
         before = (embeddings_TD[1:] * embeddings_TD[:-1]).sum(dim=1)
         first = (embeddings_TD[1:] * embeddings_TD[:1]).sum(dim=1)
-        self.values.append(((before + first) / 2).double().mean())
+        super().update(((before + first) / 2).double())

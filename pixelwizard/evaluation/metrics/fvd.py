@@ -36,7 +36,7 @@ class FrechetVideoDistance(VideoMetric):
         """Load the network and the statistics of the real videos."""
         if not given.reference:
             raise Unavailable("needs reference=DIR")
-        self.use(given.video_network())
+        self.use(given.network("video"))
         self.reference = self._reference(given)
 
     def use(self, network: VideoNetwork) -> None:

@@ -27,7 +27,7 @@ class HDFrechetVideoDistance(fvd.FrechetVideoDistance):
     def prepare(self, given: Given) -> None:
         """As FVD; patches need videos that are as large as the network's input."""
         if given.reference and given.settings.video is not None:
-            side = given.video_network().facts.side
+            side = given.network("video").facts.side
             sizes = [size for c in (given.clips[0], given.reference[0]) for size in c.size]
             if min(sizes) < side:
                 raise Unavailable(f"a video is smaller than {side} pixels")

@@ -5,8 +5,6 @@ LPIPS v0.1 of torchmetrics; its AlexNet comes from torchvision, which fetches it
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -18,10 +16,7 @@ class HDLPIPS(VideoMetric):
     """HD-LPIPS with AlexNet; more is more detail."""
 
     convention = "alex@7be5be79/k345/16f-uniform/n={n}"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.look = lambda frame, before: frame
+    look = staticmethod(lambda frame, before: frame)
 
     def prepare(self, given: Given) -> None:
         """Load the network."""
@@ -33,7 +28,7 @@ class HDLPIPS(VideoMetric):
     def update(self, frames_THWC: Tensor) -> None:
         """Take the frames of a video, uint8."""
         values = [lost(as_image(frame), self._distance) for frame in frames_THWC]
-        self.values.append(torch.tensor(math.fsum(values) / len(values), dtype=torch.float64))
+        super().update(torch.tensor(values, dtype=torch.float64))
 
     def _distance(self, one: Tensor, two: Tensor) -> float:
         return float(self.network(one, two.clamp(0, 1)))

@@ -18,20 +18,6 @@ FACTORS = (8, 16, 32)
 CONVENTION = "k345/rgb01/16f-uniform/n={n}"
 
 
-class HDMSE(VideoMetric):
-    """HD-MSE; more is more detail."""
-
-    convention = CONVENTION
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.look = lambda frame, before: hd_mse(as_image(frame))
-
-    def update(self, values_T: Tensor) -> None:
-        """Take what the frames of a video have lost."""
-        self.values.append(values_T.mean())
-
-
 def hd_mse(image_3HW: Tensor) -> float:
     """HD-MSE of an image in 0..1."""
     return lost(image_3HW, lambda one, two: float(mse_loss(one, two)))
@@ -48,3 +34,10 @@ def lost(image_3HW: Tensor, distance: Callable[[Tensor, Tensor], float]) -> floa
         back = interpolate(shrunk, size, mode="bilinear", align_corners=False)
         total += distance(image, back)
     return total
+
+
+class HDMSE(VideoMetric):
+    """HD-MSE; more is more detail."""
+
+    convention = CONVENTION
+    look = staticmethod(lambda frame, before: hd_mse(as_image(frame)))

@@ -19,21 +19,6 @@ comes back, the mean of four pixels under bilinear weights whose squares sum to 
 """
 
 
-class HDMSENoise(VideoMetric):
-    """The control of HD-MSE; less is less noise."""
-
-    higher_is_better = False
-    convention = CONVENTION
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.look = lambda frame, before: hd_mse_of_noise(as_image(frame))
-
-    def update(self, values_T: Tensor) -> None:
-        """Take the noise of the frames of a video."""
-        self.values.append(values_T.mean())
-
-
 def hd_mse_of_noise(image_3HW: Tensor) -> float:
     """The HD-MSE of an image's noise; the image is in 0..1."""
     response = _second_difference(_second_difference(image_3HW).transpose(1, 2))
@@ -44,3 +29,11 @@ def hd_mse_of_noise(image_3HW: Tensor) -> float:
 def _second_difference(values: Tensor) -> Tensor:
     """Along the last axis."""
     return values[..., 2:] - 2 * values[..., 1:-1] + values[..., :-2]
+
+
+class HDMSENoise(VideoMetric):
+    """The control of HD-MSE; less is less noise."""
+
+    higher_is_better = False
+    convention = CONVENTION
+    look = staticmethod(lambda frame, before: hd_mse_of_noise(as_image(frame)))
