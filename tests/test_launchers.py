@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small import small_config, write_backbone
+from small import BACKBONE, small_config, write_backbone
 from test_sweep import fakes, plain_jobs
 
 from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
+from pixelwizard.cli.sweeps import search
 from pixelwizard.cli.sweeps.launchers import CLUSTERS, launcher_of, on_node, submit
-from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
+from pixelwizard.cli.sweeps.ledger import SweepJob, in_turn, run_sweep
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.sweep import Choice, LauncherSettings, Span
+from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
+from pixelwizard.config.targets import Target
 from pixelwizard.launch.devices import mesh_of
 
 pytest.importorskip("submitit")
@@ -180,3 +183,28 @@ def test_optuna_weighs_quality_against_passes_and_goes_on(
     again = trials(capsys.readouterr().out)
     assert len(again) == 4 and [row[1:3] for row in again[:3]] == [row[1:3] for row in table]
     assert len(ran) == before + 1  # the finished trials were found, not made again
+
+
+def test_several_trials_are_chosen_before_the_first_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(BACKBONE, tmp_path)
+    asked: list[list[str]] = []
+
+    def make_job(overrides: Sequence[str]) -> SweepJob:
+        folder = tmp_path / overrides[0]
+        return SweepJob("generate", replace(config, run_dir=str(folder)), tuple(overrides), ())
+
+    def run(folder: Path, jobs: dict[str, SweepJob], launch: object) -> int:
+        asked.append(list(jobs))
+        return 0
+
+    monkeypatch.setattr(search, "run_sweep", run)
+    monkeypatch.setattr(SweepJob, "finished", lambda job: True)
+    monkeypatch.setattr(search, "_measured", lambda *_: search._Value(1.0, 4.0, False))
+    sampler = Target("optuna.samplers.RandomSampler", {"seed": 3})
+    settings = SweeperSettings("optuna", n_trials=5, n_jobs=2, sampler=sampler, quality="clip")
+    space = Search(settings, {"seed": Span(0, 10**6, True)}, ())
+    assert search.run_search(tmp_path, space, in_turn, make_job) == 0
+    assert asked[0] == ["schedule=unipc50"]
+    assert [len(names) for names in asked[1:]] == [2, 2, 1]

@@ -18,7 +18,7 @@ from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, Swe
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Composed:
     """One checked configuration, and the values of the sweep that are its own.
 
     ``search``: not this very configuration runs, but others of the space around it.
@@ -32,7 +32,7 @@ class Job:
 
 def compose(
     task: str, overrides: Sequence[str], prompts: Sequence[str] = (), sweep: bool = False
-) -> list[Job]:
+) -> list[Composed]:
     """The jobs that ``overrides`` ask for: one, or one per combination of the swept values.
 
     Values are swept by the command line (``seed=0,1``, ``range(4)``) or by an experiment file
@@ -58,11 +58,11 @@ def compose(
                 final = made.compose(inner.all + chosen.all) if more else composed
                 swept = (*chosen.swept, *inner.swept)
                 config = made.config(final, prompts)
-                jobs.append(Job(config, swept, _part(final, "launcher")))
+                jobs.append(Composed(config, swept, _part(final, "launcher")))
     return jobs
 
 
-def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Job | None:
+def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Composed | None:
     """What Optuna is to search, if the overrides or an experiment ask for that."""
     if not {word.split("=", 1)[0] for word in words} & {"hydra/sweeper", "experiments"}:
         return None
@@ -80,7 +80,7 @@ def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Job 
         return None  # one of its trials
     folders = [f"{SEARCH_PATH}={folder}" for folder in made.own]
     search = Search(sweeper, space, (*folders, *fixed))
-    return Job(made.config(composed, prompts), (), _part(composed, "launcher"), search)
+    return Composed(made.config(composed, prompts), (), _part(composed, "launcher"), search)
 
 
 def _values(override: Override) -> Choice | Span:

@@ -44,6 +44,7 @@ HABITS = {
     "hydra.launcher.options": "its name is hydra.launcher.additional_parameters",
     "hydra.launcher.cluster": "this machine as a cluster is hydra/launcher=submitit_local",
     "hydra.sweeper.trials": "its name is hydra.sweeper.n_trials",
+    "hydra.sweeper.reference": "its name is hydra.sweeper.target",
     "hydra.sweeper.seed": "its name is hydra.sweeper.sampler.seed",
     "hydra.sweeper.direction": "hydra.sweeper.quality knows whether more is better; less"
     " hydra.sweeper.cost is",

@@ -48,12 +48,7 @@ def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) 
     part = settings.sampler
     assert part is not None
     sampler = door_of(SweeperSettings, "sampler").make(part, "hydra.sweeper.sampler")
-    target = make_job([settings.target])
-    why = why_no_target(to_plain(target.config.schedule))
-    if why and settings.quality == DISTANCE:
-        raise ConfigError(
-            f"hydra.sweeper.target={settings.target} is none: {why}; nearest: schedule=unipc50"
-        )
+    target = _target(settings, make_job)
     if code := run_sweep(folder, {target.folder.name: target}, launch):
         return code
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
@@ -78,6 +73,17 @@ def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) 
     if failed := settings.n_trials - len(found):
         print(f"{failed} of {settings.n_trials} trials failed", file=sys.stderr)
     return SOME_FAILED if failed else 0
+
+
+def _target(settings: SweeperSettings, make_job: MakeJob) -> SweepJob:
+    """The run that ``distance`` is to. Raises ConfigError for one that is no target."""
+    target = make_job([settings.target])
+    why = why_no_target(to_plain(target.config.schedule))
+    if why and settings.quality == DISTANCE:
+        raise ConfigError(
+            f"hydra.sweeper.target={settings.target} is none: {why}; nearest: schedule=unipc50"
+        )
+    return target
 
 
 def _job(trial: Any, count: int, make_job: MakeJob) -> SweepJob | None:

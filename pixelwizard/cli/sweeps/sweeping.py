@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelwizard.cli.compose import Job, compose
+from pixelwizard.cli.compose import Composed, compose
 from pixelwizard.cli.sweeps.launchers import at_once, launcher_of, on_node
 from pixelwizard.cli.sweeps.ledger import SweepJob, job_name, run_sweep
 from pixelwizard.cli.sweeps.search import run_search
@@ -32,7 +32,7 @@ class SweepRequest:
         name = short_hash([self.task, list(self.overrides), list(self.prompts)])
         return Path.cwd() / Path(self.sweep_dir or f"outputs/sweep-{name}").expanduser()
 
-    def job(self, composed: Job, swept: Sequence[str]) -> SweepJob:
+    def job(self, composed: Composed, swept: Sequence[str]) -> SweepJob:
         """A job in its own folder of the sweep. Raises ValueError for what cannot run."""
         config = on_node(composed.config, composed.launcher)
         config = dataclasses.replace(config, run_dir=str(self.folder / job_name(swept)))
@@ -40,7 +40,7 @@ class SweepRequest:
         return SweepJob(self.task, config, tuple(swept), self.command_line)
 
 
-def sweep(request: SweepRequest, jobs: Sequence[Job]) -> int:
+def sweep(request: SweepRequest, jobs: Sequence[Composed]) -> int:
     """Run the composed jobs, or search around the one; returns the exit code.
 
     Raises ValueError before anything runs if one of them cannot.
