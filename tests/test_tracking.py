@@ -20,7 +20,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
-from pixelwizard.generation.contact_sheet import write_contact_sheet
+from pixelwizard.generation.contact_sheet import write_contact_sheets
 from pixelwizard.io.reading import probe
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.tracking import open_tracker, wandb_run, wandb_session
@@ -75,8 +75,8 @@ def play(tracker: Tracker, config: GenerateConfig, paths: list[Path]) -> None:
     for number, path in enumerate(paths):
         tracker.stage(path.stem, "detail", COSTS["detail"])
         tracker.video(path, record(number))
-    sheet = Path(config.run_dir) / "contact_sheet.png"
-    write_contact_sheet(sheet, [(path.stem, path) for path in paths])
+    rows = [(path.stem, path) for path in paths]
+    sheet = write_contact_sheets(Path(config.run_dir), rows)
     tracker.finish(sheet)
 
 
@@ -92,11 +92,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_contact_sheet_has_a_row_per_video(made: tuple[GenerateConfig, list[Path]]) -> None:
     config, paths = made
-    sheet, one = Path(config.run_dir) / "sheet.png", Path(config.run_dir) / "one.png"
-    write_contact_sheet(sheet, list(zip(PROMPTS, paths, strict=True)))
-    write_contact_sheet(one, [(PROMPTS[0], paths[0])])
+    folder = Path(config.run_dir)
+    sheet = write_contact_sheets(folder, list(zip(PROMPTS, paths, strict=True)))
+    assert sheet == folder / "contact_sheet.png"
     image = Image.open(sheet).convert("RGB")
-    assert image.width == 5 * 256 + 6 * 8 and image.height == 2 * Image.open(one).height
+    write_contact_sheets(folder, [(PROMPTS[0], paths[0])])
+    assert image.width == 5 * 256 + 6 * 8 and image.height == 2 * Image.open(sheet).height
     middle = image.height // 4 + 14
     assert max(image.getpixel((image.width // 2, middle))) < 10
     assert min(image.getpixel((image.width // 2, middle + image.height // 2))) > 90
