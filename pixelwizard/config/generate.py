@@ -10,6 +10,8 @@ from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.config.run import SamplingSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import setting
+from pixelwizard.config.targets import Part, door
+from pixelwizard.config.trainer import PredictionSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class GenerateConfig(SamplingSettings):
     ``prompt`` holds the texts of ``--prompt``, ``prompts`` names a prompt file; with neither, the
     built-in demo prompts run. ``negative_prompt=None`` takes the backbone's. ``group_size`` prompts
     pass through all stages together before the next group starts. ``reference`` is a folder of real
-    videos that the finished ones are compared with.
+    videos that the finished ones are compared with. ``callbacks`` are Lightning's or the user's.
     """
 
     task: Literal["generate"] = "generate"
@@ -38,6 +40,10 @@ class GenerateConfig(SamplingSettings):
     prompts: Optional[str] = setting(None, path=True, of_sample=True)
     negative_prompt: Optional[str] = None
     seed: int = setting(0, low=0, high=2**62, of_sample=True)
+    trainer: PredictionSettings = setting(PredictionSettings, incidental=True)
+    callbacks: dict[str, Part] = setting(
+        {}, incidental=True, **door("lightning.pytorch.callbacks.Callback")
+    )
     group_size: int = setting(8, low=1, incidental=True)
     save_anchor: bool = setting(False, incidental=True)
     reference: Optional[str] = setting(None, path=True, incidental=True)

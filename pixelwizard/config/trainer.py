@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -134,6 +135,43 @@ class LightningSettings:
 
 
 @dataclass(frozen=True)
+class PredictionSettings(LightningSettings):
+    """Arguments of the Trainer that make sense for ``generate``.
+
+    ``limit_predict_batches`` (a number, or a share as a float) and ``fast_dev_run`` make only the
+    first of the prompts that are left.
+    """
+
+    names: ClassVar[tuple[str, ...]] = (
+        *("benchmark", "deterministic", "fast_dev_run", "limit_predict_batches", "profiler"),
+    )
+
+    def check(self, key: str) -> None:
+        """As for every task, and nothing that only a training has."""
+        super().check(key)
+        for name in self.arguments:
+            if name not in self.names:
+                listed = ", ".join(join(key, name) for name in self.names)
+                raise ConfigError(f"{join(key, name)} is for train; generate takes {listed}")
+        share = self.arguments.get("limit_predict_batches", 1.0)
+        if isinstance(share, float) and not 0 <= share <= 1:
+            given = f"{join(key, 'limit_predict_batches')}={share}"
+            raise ConfigError(f"{given} must be a number of prompts or a share from 0.0 to 1.0")
+
+    def limited(self, count: int) -> int:
+        """How many of ``count`` prompts are to be made."""
+        given = self.arguments.get("limit_predict_batches", 1.0)
+        limit = int(count * given) if isinstance(given, float) else int(given)
+        return min(count, limit, int(self.arguments.get("fast_dev_run", 0)) or count)
+
+    def keywords(self, folder: str) -> dict[str, Any]:
+        """As for every task, but the limit is one of prompts, not of a loop's."""
+        found = super().keywords(folder)
+        found.pop("limit_predict_batches", None)
+        return found
+
+
+@dataclass(frozen=True)
 class TrainerSettings(LightningSettings):
     """How long to train: to ``max_steps`` or ``max_time``, whichever comes first.
 
@@ -156,6 +194,19 @@ class TrainerSettings(LightningSettings):
     def minutes(self) -> float | None:
         """The limit of ``max_time``."""
         return self.max_time.minutes if self.max_time else None
+
+
+def own_callbacks(config: Any) -> dict[str, Any]:
+    """The user's Lightning callbacks, by the names that a task's ``callbacks`` gives them."""
+    made = door_of(type(config), "callbacks")
+    return {n: made.make(part, f"callbacks.{n}") for n, part in config.callbacks.items()}
+
+
+def culprit(error: BaseException, callbacks: Mapping[str, Any]) -> str | None:
+    """The name of the callback in whose method an error arose."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    owners = [frame.f_locals.get("self") for frame in frames]
+    return next((n for n, one in callbacks.items() if any(one is o for o in owners)), None)
 
 
 def fits(value: Any, hint: Any) -> bool:

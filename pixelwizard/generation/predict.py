@@ -18,6 +18,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.trainer import culprit, own_callbacks
 from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
 from pixelwizard.generation.loops import (
     AnchorLoop,
@@ -31,10 +32,11 @@ from pixelwizard.generation.placement import ModelLoader, device_name, plan_of
 from pixelwizard.generation.scoring import check_reference, score_run
 from pixelwizard.io.files import write_json
 from pixelwizard.io.progress import Display, silence_lightning
+from pixelwizard.io.reasons import reason
 from pixelwizard.io.video import check_ffmpeg
 from pixelwizard.models.shortcut.weights import check_weights
 from pixelwizard.parallel.mesh import MeshStrategy, Rank, trainer_options
-from pixelwizard.records.failures import sentence
+from pixelwizard.records.failures import WorkStopped, sentence
 from pixelwizard.records.jobs import Job
 from pixelwizard.records.provenance import Provenance, finished, written_files
 from pixelwizard.records.status import Status
@@ -73,7 +75,7 @@ class Prediction:
         self.networks = ModelLoader(config, plan, self.rank)
         self.store = Store(config.store.dir, self.display.line)
         self.provenance = Provenance(config, digests, device_name())
-        self.records = records
+        self.records, self.callbacks = records, own_callbacks(config)
         self.earlier = {k for job in jobs for k in job.results if self.store.has(*k)}
         (self.folder / "videos").mkdir(parents=True, exist_ok=True)
         self.status = Status(self.folder / "status.json" if self.rank.is_first else None, self.jobs)
@@ -91,12 +93,16 @@ class Prediction:
         self.trainer = Trainer(
             precision="32-true",
             logger=list(self.tracker.loggers) or False,
+            callbacks=list(self.callbacks.values()),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=self.config.run_dir,
+            **self.config.trainer.keywords(self.config.run_dir),
             **trainer_options(self.rank, self.rank.bound),
         )
+        profiler = vars(self.trainer)["profiler"]
+        self._describe, profiler.describe = profiler.describe, _nothing  # once, not for every loop
         return self
 
     def __exit__(
@@ -105,16 +111,22 @@ class Prediction:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._describe()
         self.status.close()
         self.tracker.finish(self.sheet)
         self.display.close()
+        if isinstance(error, Exception) and (name := culprit(error, self.callbacks)):
+            raise WorkStopped(f"callbacks.{name} failed ({reason(error)})") from error
 
     def loops(self) -> Iterator[tuple[StageLoop, DataLoader[Job]]]:
         """Every stage of every group of prompts with its jobs, each when its turn has come.
 
         Ranks that are bound to each other get the same loops.
         """
-        todo = [id for id, record in self.records.items() if not record]
+        left = [id for id, record in self.records.items() if not record]
+        todo = left[: self.config.trainer.limited(len(left))]
+        if len(todo) < len(left):
+            self.display.line(f"trainer makes {len(todo)} of {len(left)} prompts; the others wait")
         if todo and self.rank.is_first:
             remove_contact_sheets(self.folder)
         own, sets = self.rank.own(todo), self.rank.mesh.prompts
@@ -231,6 +243,10 @@ class Prediction:
 
     def _video_of(self, id: str) -> Path:
         return self.folder / "videos" / f"{id}{self.config.video.suffix}"
+
+
+def _nothing() -> None:
+    """What a profiler describes after each of the loops."""
 
 
 def groups(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

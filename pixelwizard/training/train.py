@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pixelwizard.config.objective import NETWORKS
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.trainer import culprit, own_callbacks
 from pixelwizard.io.files import write_json
 from pixelwizard.io.progress import silence_lightning
 from pixelwizard.io.reasons import reason
@@ -111,19 +109,6 @@ def fit(
         raise ConfigError(f"{sentence}; nothing is kept yet") from error
     finally:
         tracker.finish(None, done)
-
-
-def own_callbacks(config: TrainConfig) -> dict[str, L.Callback]:
-    """The user's callbacks by name."""
-    door = door_of(TrainConfig, "callbacks")
-    return {n: door.make(part, f"callbacks.{n}") for n, part in config.callbacks.items()}
-
-
-def culprit(error: BaseException, callbacks: Mapping[str, L.Callback]) -> str | None:
-    """The name of the callback in whose method an error arose."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    owners = [frame.f_locals.get("self") for frame in frames]
-    return next((n for n, one in callbacks.items() if any(one is o for o in owners)), None)
 
 
 def make_trainer(config: TrainConfig, rank: Rank, **parts: Any) -> L.Trainer:
