@@ -146,7 +146,7 @@ def test_a_scan_keeps_what_it_has_learnt(videos: Path, tmp_path: Path, monkeypat
         return probe(path)
 
     monkeypatch.setattr("pixelwizard.data.folder.probe", watched)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     names, failing = ["a.mp4", "b.mp4", "gone.mp4", "a.mp4", "d.mp4"], True
     with pytest.raises(ValueError, match="d.mp4 cannot be read .* repeat the command to go on"):
         scan(videos, names, kept)

@@ -12,7 +12,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import TAKES, prompts_of, table_of
 from pixelwizard.data.table import Table, clip_table, read_table, videos_below
-from pixelwizard.evaluation.files import find_captions, find_videos, read_captions
+from pixelwizard.evaluation.files import find_captions, find_videos, ids_of, read_captions
 
 TWO = [("a.mp4", "a red circle, moving left"), ("b.mp4", "a blue square")]
 """What every table of ``WRITTEN`` says."""
@@ -197,6 +197,13 @@ def test_captions_find_videos_in_folders_by_as_much_of_their_path_as_they_name(
     assert find_captions(videos, tmp_path / "t.csv") == ({"x": "first", "y": "second"}, ["z"])
     with pytest.raises(ConfigError, match="matches no video: its names begin with 'one/x'"):
         find_captions([tmp_path / "other.mp4"], tmp_path / "t.csv")
+
+
+def test_videos_of_one_name_in_several_folders_are_told_apart(tmp_path: Path) -> None:
+    videos = [tmp_path / name for name in ("one/x.mp4", "two/x.mp4", "two/y.mp4")]
+    assert ids_of(videos) == ["one/x", "two/x", "y"]
+    (tmp_path / "t.csv").write_text("file,text\none/x.mp4,a\ntwo/x.mp4,b\ny.mp4,c\n")
+    assert find_captions(videos, tmp_path / "t.csv") == ({"one/x": "a", "two/x": "b", "y": "c"}, [])
 
 
 def test_a_table_of_prompts_uses_what_a_prompt_has(tmp_path: Path) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pixelwizard.config.data import DataSettings
 from pixelwizard.config.geometry import Geometry
@@ -22,7 +21,7 @@ from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, clip_table
 from pixelwizard.io.files import write_text
 from pixelwizard.io.packets import ReadFailed
-from pixelwizard.io.progress import Line, clock
+from pixelwizard.io.progress import Line, in_threads
 from pixelwizard.io.reading import PIXELS, probe, read_clip
 from pixelwizard.io.reasons import reason, say
 from pixelwizard.io.video import VideoError
@@ -53,30 +52,28 @@ class Probed:
 
 
 def scan(folder: Path, names: Iterable[str], kept: Path | None) -> dict[str, Probed]:
-    """Every file by its name, looked at on all cores; ``kept`` remembers those that did not change.
+    """Every file by its name, looked at on all cores; ``kept`` knows those that did not change.
 
     Raises ValueError where the machine cannot read one; what was found until then is kept.
     """
-    known, found, line = _known(kept), dict[str, Probed](), Line()
-    names = list(dict.fromkeys(names))
-    started = saved = time.monotonic()
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    known, found, saved = _known(kept), dict[str, Probed](), time.monotonic()
+    files = list(dict.fromkeys(names))
     try:
-        looked = pool.map(lambda name: _probed(folder / name, known.get(name)), names)
-        for name, one in zip(names, looked, strict=True):
+        for name, one in in_threads(
+            files,
+            lambda name: _probed(folder / name, known.get(name)),
+            torch.get_num_threads(),
+            Line(),
+            "video",
+        ):
             found[name] = one
-            now = time.monotonic()
-            left = (now - started) / len(found) * (len(names) - len(found))
-            line.show(f"video {len(found)}/{len(names)}  ETA {clock(left)}", name)
-            if now - saved > KEEP_SECONDS:
+            if time.monotonic() - saved > KEEP_SECONDS:
                 _keep(kept, {**known, **found})
-                saved = now
+                saved = time.monotonic()
     except ReadFailed as error:
         raise ValueError(f"data.dir={folder}: {error}; repeat the command to go on") from error
     finally:
-        pool.shutdown(cancel_futures=True)
-        line.show("")
-        _keep(kept, found if len(found) == len(names) else {**known, **found})
+        _keep(kept, found if len(found) == len(files) else {**known, **found})
     return found
 
 

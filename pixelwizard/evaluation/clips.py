@@ -17,21 +17,21 @@ class Clip:
     width: int
     height: int
     frames: int
+    id: str
+    """The name that captions and references know it by."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self.width, self.height
 
-    @property
-    def id(self) -> str:
-        """The name that captions and references know it by."""
-        return self.path.stem
 
+def inspect(path: Path, least: int = 0, id: str = "") -> Clip:
+    """Size and number of frames of a video, which has the name of its file unless ``id`` is given.
 
-def inspect(path: Path, least: int = 0) -> Clip:
-    """Size and number of frames of a video. Raises VideoError if it is none or has too few."""
+    Raises VideoError if it is none or has too few frames.
+    """
     info = probe(path, count=True)
     if info.frames < least:
         raise VideoError(f"it has {info.frames} frames, and at least {least} are needed")
-    return Clip(path, info.width, info.height, info.frames)
+    return Clip(path, info.width, info.height, info.frames, id or path.stem)

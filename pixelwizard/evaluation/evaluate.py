@@ -17,14 +17,14 @@ from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
 from pixelwizard.config.schema import listed
 from pixelwizard.evaluation.clips import Clip, inspect
-from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos
+from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos, ids_of
 from pixelwizard.evaluation.look import look, look_at_all
 from pixelwizard.evaluation.measure import Measure
 from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.names import decided
 from pixelwizard.evaluation.report import Report
 from pixelwizard.evaluation.score import Unavailable
-from pixelwizard.io.progress import Line
+from pixelwizard.io.progress import Line, in_threads
 from pixelwizard.io.video import VideoError
 
 SOME_SKIPPED = 3
@@ -145,19 +145,30 @@ class Evaluation:
 
     def usable(self, paths: Sequence[Path], prefix: str) -> list[Clip]:
         """The clips that can be scored together; the others are reported as skipped."""
-        clips: list[Clip] = []
-        for path in paths:
+        ids = dict(zip(paths, ids_of(paths), strict=True))
+        clips: dict[str, Clip] = {}
+
+        def look_into(path: Path) -> Clip | str:
             try:
-                if path.stem in {clip.id for clip in clips}:
-                    raise VideoError("another video has its name without suffix")
-                clips.append(inspect(path, SCORED_FRAMES))
+                return inspect(path, SCORED_FRAMES, ids[path])
             except VideoError as error:
-                self.report.skipped[prefix + path.name] = str(error)
-        common, _ = (Counter(clip.size for clip in clips).most_common(1) or [((0, 0), 0)])[0]
-        for clip in clips:
+                return str(error)
+
+        threads = torch.get_num_threads()
+        for path, clip in in_threads(paths, look_into, threads, self.line, "video"):
+            if isinstance(clip, str) or clip.id in clips:
+                other = "another video has its name without suffix"
+                name = f"{prefix}{ids[path]}{path.suffix}"
+                self.report.skipped[name] = clip if isinstance(clip, str) else other
+            else:
+                clips[clip.id] = clip
+        common, _ = (Counter(clip.size for clip in clips.values()).most_common(1) or [((0, 0), 0)])[
+            0
+        ]
+        for clip in clips.values():
             if clip.size != common:
-                self.report.skipped[prefix + clip.path.name] = (
+                self.report.skipped[f"{prefix}{clip.id}{clip.path.suffix}"] = (
                     f"its size {clip.width}x{clip.height} is not that of the most,"
                     f" {common[0]}x{common[1]}; score each size in a folder of its own"
                 )
-        return [clip for clip in clips if clip.size == common]
+        return [clip for clip in clips.values() if clip.size == common]

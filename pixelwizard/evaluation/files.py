@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -29,27 +31,37 @@ def find_videos(folder: Path, key: str) -> list[Path]:
     raise ConfigError(f"{key}={folder} holds no video ({', '.join(VIDEOS)})")
 
 
+def ids_of(videos: Sequence[Path]) -> list[str]:
+    """The name of each without suffix; where folders share one, with the folders below a common."""
+    times = Counter(path.stem for path in videos)
+    top = Path(os.path.commonpath([path.parent for path in videos])) if videos else Path()
+    return [
+        path.stem if times[path.stem] == 1 else path.relative_to(top).with_suffix("").as_posix()
+        for path in videos
+    ]
+
+
 def find_captions(
     videos: Sequence[Path], captions: Path | None
 ) -> tuple[dict[str, str], list[str]]:
-    """The caption of each video by its name without suffix, and the names of the file left over.
+    """The caption of each video by its id, and the names of the file that are left over.
 
     Without a file the captions are the prompts that a run has written beside its videos, or the
     .txt there. Raises ConfigError for a file that cannot be read or that fits none of the videos.
     """
     if captions is None:
-        found = {path.stem: _written(path, "prompt") or _beside(path) for path in videos}
-        return {id: text for id, text in found.items() if text}, []
+        found = [_written(path, "prompt") or _beside(path) for path in videos]
+        return {id: text for id, text in zip(ids_of(videos), found, strict=True) if text}, []
     rows = read_captions(captions).rows
     names = map(str, named(rows, f"captions={captions}"))
     texts = {name: row.texts[0] for name, row in zip(names, rows, strict=True)}
     fitting: dict[str, str] = {}
     matched: set[str] = set()
-    for path in videos:
+    for id, path in zip(ids_of(videos), videos, strict=True):
         for start in range(len(path.parts)):
             name = PurePosixPath(*path.parts[start:]).with_suffix("").as_posix()
             if name in texts:
-                fitting[path.stem] = texts[name]
+                fitting[id] = texts[name]
                 matched.add(name)
                 break
     if not fitting:

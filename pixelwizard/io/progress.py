@@ -6,9 +6,12 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TextIO, TypeVar
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 STAGES = ("text", "anchor", "detail", "decode")
 
 
@@ -139,6 +142,24 @@ class Remaining:
         if self.part in self.expected:
             self.behind += self.expected.pop(self.part)
             self.elapsed += time.monotonic() - self.started
+
+
+def in_threads(
+    items: Sequence[Item], work: Callable[[Item], Result], threads: int, line: Line, what: str
+) -> Iterator[tuple[Item, Result]]:
+    """Every item with what ``work`` makes of it, in order; ``line`` shows the time left.
+
+    The first exception of ``work`` is raised, and what has not begun by then is not done.
+    """
+    started, pool = time.monotonic(), ThreadPoolExecutor(threads)
+    try:
+        for done, pair in enumerate(zip(items, pool.map(work, items), strict=True), start=1):
+            left = (time.monotonic() - started) / done * (len(items) - done)
+            line.show(f"{what} {done}/{len(items)}  ETA {clock(left)}")
+            yield pair
+    finally:
+        pool.shutdown(cancel_futures=True)
+        line.show("")
 
 
 def silence_lightning() -> None:
