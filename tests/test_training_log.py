@@ -15,12 +15,13 @@ from pixelwizard import tracking
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ShortcutSettings
 from pixelwizard.config.train import SampleSettings
+from pixelwizard.io.step_table import StepTable
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.training import stopwatch
 from pixelwizard.training.objectives.shortcut import CONSISTENCY
 from pixelwizard.training.train import make_module, train
-from pixelwizard.training.training_log import RunLog, Table, TrainingLog, bucketed
+from pixelwizard.training.training_log import RunLog, TrainingLog, bucketed
 from pixelwizard.training.velocity import VelocityNetwork
 
 
@@ -144,7 +145,7 @@ def test_every_second_counts_as_one_activity(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_continued_table_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
-    table = Table(tmp_path / "log.csv", ("step", "loss"))
+    table = StepTable(tmp_path / "log.csv", ("step", "loss"))
     table.keep(0)
     table.add({"step": step, "loss": step / 10} for step in (1, 2, 3))
     table.keep(2)

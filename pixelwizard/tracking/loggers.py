@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.records.run_folder import write_text
+from pixelwizard.io.files import write_text
+from pixelwizard.io.step_table import StepTable
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 
 
@@ -54,7 +53,7 @@ class LoggerRun(Tracker):
 
 
 class CSVRows(Logger):
-    """``metrics.csv``, its columns sorted, where every row is written at once; ``hparams.yaml``.
+    """``metrics.csv``, where every row is written at once, and ``hparams.yaml``.
 
     A continued run goes on with the file: rows from the first step that it logs again are replaced,
     so that an interrupted run leaves the same file as one that was not.
@@ -62,8 +61,8 @@ class CSVRows(Logger):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.folder, self.file = folder, folder / "metrics.csv"
-        self.columns: list[str] | None = None
+        self.folder, self.begun = folder, False
+        self.table = StepTable(folder / "metrics.csv")
 
     @property
     def name(self) -> str:
@@ -78,38 +77,22 @@ class CSVRows(Logger):
         return str(self.folder.parent)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
         write_text(self.folder / "hparams.yaml", text)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        row = {"step": str(step), **{name: f"{float(value)}" for name, value in metrics.items()}}
-        rows = [row]
-        if self.columns is None:
-            rows = [row for row in self._written() if int(row["step"]) < int(step or 0)] + rows
-        elif not row.keys() <= set(self.columns):
-            rows = self._written() + rows
-        else:
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.write(self._text(rows))
-            return
-        self.columns = sorted({name for row in rows for name in row})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        header = dict(zip(self.columns, self.columns, strict=True))
-        write_text(self.file, self._text([header, *rows]))
+        if not self.begun:
+            self.go_on(int(step or 0) - 1)
+        self.table.add([{"step": step, **self.values(metrics)}])
 
-    def _text(self, rows: Sequence[Mapping[str, str]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self.columns or (), lineterminator="\n").writerows(rows)
-        return text.getvalue()
+    def go_on(self, step: int) -> None:
+        """Keep the rows up to ``step``."""
+        self.table.keep(step)
+        self.begun = True
 
-    def _written(self) -> list[dict[str, str]]:
-        """The rows of the file, without empty fields and without a line that was torn."""
-        if not self.file.is_file():
-            return []
-        lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = csv.DictReader(line for line in lines if line.endswith("\n"))
-        return [{name: value for name, value in row.items() if value} for row in whole]
+    def values(self, metrics: Mapping[str, Any]) -> dict[str, str]:
+        """Figures as they are written."""
+        return {name: f"{float(value)}" for name, value in metrics.items()}
 
 
 def own_logger(config: GenerateConfig | TrainConfig) -> Logger:

@@ -20,11 +20,11 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Source
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.evaluation.names import decided
+from pixelwizard.io.step_table import StepTable
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.models.wan.weights import load_vae
 from pixelwizard.stages.decode import Decode
 from pixelwizard.tracking.base import Tracker
-from pixelwizard.training.training_log import Table
 from pixelwizard.training.velocity import VelocityNetwork
 
 COLUMNS = ("step", "score", "value", "low", "high", "recipe")
@@ -42,7 +42,7 @@ class Samples(L.Callback):
         self.config, self.source, self.tracker = config, source, tracker
         self.is_first = is_first
         self.folder = Path(config.run_dir) / "samples"
-        self.table = Table(Path(config.run_dir) / "samples.csv", COLUMNS)
+        self.table = StepTable(Path(config.run_dir) / "samples.csv", COLUMNS)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.is_first:

@@ -7,19 +7,17 @@ step size. A continued training drops the rows after its checkpoint and goes on 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import Logger
 
-from pixelwizard.io.files import write_text
 from pixelwizard.io.memory import PeakMemory
 from pixelwizard.io.progress import Line, clock
+from pixelwizard.io.step_table import StepTable
+from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.training.networks.base import TrainedNetwork
 
 COLUMNS = (
@@ -33,67 +31,18 @@ SIZES = (0, 32, 64, 128, 256, 512, 1000)
 """Upper ends of the buckets, included."""
 
 
-class Table:
-    """A CSV file whose rows begin with a step; names that it has no column for add one."""
-
-    def __init__(self, path: Path, columns: tuple[str, ...]) -> None:
-        self.path, self.columns = path, list(columns)
-
-    def rows(self) -> list[dict[str, str]]:
-        """What is written, without a line that was torn."""
-        if not self.path.is_file():
-            return []
-        with open(self.path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(line for line in file if line.endswith("\n")))
-
-    def keep(self, step: int) -> None:
-        """Drop the rows after ``step``."""
-        rows = [row for row in self.rows() if int(row["step"]) <= step]
-        self.columns = list(dict.fromkeys([*self.columns, *(n for row in rows for n in row)]))
-        header = dict(zip(self.columns, self.columns, strict=True))
-        write_text(self.path, self._text([header, *rows]))
-
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows."""
-        rows = list(rows)
-        names = dict.fromkeys([*self.columns, *(name for row in rows for name in row)])
-        if len(names) > len(self.columns):
-            self.columns = list(names)
-            self.keep(max(int(row["step"]) for row in (*self.rows(), *rows)))
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            file.write(self._text(rows))
-
-    def _text(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        text = io.StringIO()
-        csv.DictWriter(text, self.columns, lineterminator="\n").writerows(rows)
-        return text.getvalue()
-
-
-class RunLog(Logger):
+class RunLog(CSVRows):
     """Lightning's figures as rows of ``log.csv``; what is not a number stays empty."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder, self.table = folder, Table(folder / "log.csv", COLUMNS)
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        return str(self.folder)
+        super().__init__(folder)
+        self.table = StepTable(folder / "log.csv", COLUMNS)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """``config.yaml`` has them."""
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        shown = {name: f"{v:.6g}" for name, v in metrics.items() if not math.isnan(v)}
-        self.table.add([{**shown, "step": step}])
+    def values(self, metrics: Mapping[str, Any]) -> dict[str, str]:
+        return {name: f"{v:.6g}" for name, v in metrics.items() if not math.isnan(v)}
 
 
 class Means(dict[str, list[float]]):
@@ -115,7 +64,7 @@ class TrainingLog(L.Callback):
 
     def __init__(self, rows: RunLog) -> None:
         self.rows, self.line = rows, Line()
-        self.buckets = Table(rows.folder / "buckets.csv", BUCKET_COLUMNS)
+        self.buckets = StepTable(rows.folder / "buckets.csv", BUCKET_COLUMNS)
         self.smoothed: float | None = None
         self.recent, self.errors = Means(), Means()
 
@@ -128,8 +77,8 @@ class TrainingLog(L.Callback):
         self.recent, self.errors = Means(state["recent"]), Means(state["errors"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        for table in (self.rows.table, self.buckets):
-            table.keep(trainer.global_step)
+        self.rows.go_on(trainer.global_step)
+        self.buckets.keep(trainer.global_step)
         self.memory, self.before = PeakMemory(), dict(pl_module.watch.seconds)
         self.line.say(f"training: {pl_module.config.part}, from step {trainer.global_step}")
         pl_module.watch.enter("logging")
