@@ -1,0 +1,26 @@
+"""A small run of the programs in ``faults``: kills, and hostile values and files."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from faults import fuzz, kills
+
+SECONDS = 120.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hostile_values_and_files_end_in_a_sentence(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    for number in range(12):
+        folder = tmp_path / str(number)
+        words = fuzz.case(None, folder, draw)
+        assert fuzz.judged(folder, words, fuzz.no_job, SECONDS) == "", words
+
+
+@pytest.mark.slow
+def test_a_killed_command_and_one_started_twice_end_in_the_same_files(tmp_path: Path) -> None:
+    words = ["--folder", str(tmp_path / "all"), "--tasks", "generate"]
+    assert kills.main([*words, "--kills", "1", "--twice", "1"]) == 0
