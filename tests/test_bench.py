@@ -21,13 +21,14 @@ from pixelwizard.bench.reference import complex_angles, reference_block, referen
 from pixelwizard.bench.run import bench
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.bench import BenchConfig, BenchSettings, first_steps
+from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io import progress
 from pixelwizard.io.progress import Remaining
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.wan.attention import Rotary
 from pixelwizard.models.wan.dit import Block, WanDiT
+from pixelwizard.models.wan.rotary import Rotary
 from pixelwizard.planning.device_rates import find, stored
 
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchConfig:
         run_dir=str(tmp_path / "run"),
         backbone=BACKBONE,
         resolution=SIZE,
-        second=replace(SIZE, height=32),
+        second=ResolutionSettings(width=128, height=32, frames=5),
         anchor=SamplerSettings(steps=6),
         schedule=SamplerSettings(steps=4, step_sizes="raw"),
         bench=BenchSettings(anchor_steps=3, detail_steps=2),

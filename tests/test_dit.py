@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.sizes import DiTSizes
-from pixelwizard.models.wan.attention import Rotary, attention, rotate
+from pixelwizard.models.attention.exact import attention
 from pixelwizard.models.wan.dit import WanDiT, patchify, unpatchify
+from pixelwizard.models.wan.rotary import Rotary, rotate
 
 SIZES = DiTSizes(
     in_dim=4,

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pixelwizard.config.geometry import PATCH
+from pixelwizard.models.attention.exact import attention
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.wan.attention import attention
 from pixelwizard.models.wan.dit import (
-    Attention,
     Block,
     Grid,
+    Projections,
     WanDiT,
     affine_norm,
     in_float32,
@@ -93,7 +93,7 @@ def complex_angles(grid: Grid, head_dim: int, device: torch.device) -> Tensor:
     return torch.cat(parts, dim=-1).flatten(0, 2)
 
 
-def _self_attention(layer: Attention, hidden: Tensor, angles: Tensor) -> Tensor:
+def _self_attention(layer: Projections, hidden: Tensor, angles: Tensor) -> Tensor:
     query, key, value = (
         part.unflatten(-1, (layer.heads, -1))
         for part in (

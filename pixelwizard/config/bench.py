@@ -41,7 +41,7 @@ class BenchConfig(StagesSettings):
 
     def wholes(self) -> Iterator[PlanConfig]:
         """What is measured, with whole schedules: one size after the other."""
-        names = ("run_dir", "backbone", "anchor", "schedule", "memory", "decode")
+        names = ("run_dir", "backbone", "anchor", "schedule", "memory", "decode", "attention")
         shared: dict[str, Any] = {name: getattr(self, name) for name in names}
         for size in (self.resolution, self.second):
             if size is not None:

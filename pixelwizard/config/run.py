@@ -14,6 +14,9 @@ from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.config.sampler import SamplerSettings, any_guided
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.setting import setting
+from pixelwizard.config.targets import Door, Part
+
+ATTENTION = Door("pixelwizard.models.attention.base.Attention", "pixelwizard.models.attention")
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class StagesSettings(RunSettings):
-    """The base of tasks that know both stages."""
+    """The base of tasks that know both stages; ``attention`` is that of both transformers."""
 
     backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
     resolution: ResolutionSettings = setting(ResolutionSettings, names_run=2)
     anchor: SamplerSettings = setting(SamplerSettings)
     schedule: SamplerSettings = setting(SamplerSettings, names_run=3)
+    attention: Part = setting("exact", later=True, door=ATTENTION)
 
 
 @dataclass(frozen=True)

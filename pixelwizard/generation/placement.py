@@ -13,6 +13,7 @@ from torch import nn
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import Tiles
+from pixelwizard.config.run import ATTENTION
 from pixelwizard.io.memory import GB, available
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, WanDiT
@@ -128,6 +129,7 @@ class ModelLoader:
             network.chunk = planned or self.config.memory.chunk or CHUNK
             network.residual = getattr(torch, self.config.memory.residual)
             network.ulysses = self.rank.ulysses
+            network.attention = ATTENTION.make(self.config.attention, "attention")
         if isinstance(network, ShortcutDiT):
             network.features_on_host = stage in self.planned
         return network

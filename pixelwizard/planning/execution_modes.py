@@ -63,6 +63,7 @@ def _anchor(config: Settings, mesh: Mesh) -> Sampling:
         guidance=config.anchor.guidance,
         dtype=getattr(torch, config.backbone.dtype),
         residual=getattr(torch, config.memory.residual),
+        attention=config.attention,
         mesh=mesh,
     )
 
@@ -78,6 +79,7 @@ def _detail(config: Settings, mesh: Mesh) -> Sampling:
         guidance=config.schedule.guidance,
         dtype=getattr(torch, config.backbone.dtype),
         residual=getattr(torch, config.memory.residual),
+        attention=config.attention,
         mesh=mesh,
     )
 

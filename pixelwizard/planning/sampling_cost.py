@@ -16,7 +16,9 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.parallel import Mesh
+from pixelwizard.config.run import ATTENTION
 from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
@@ -52,6 +54,7 @@ class Sampling:
     guidance: float
     dtype: torch.dtype
     residual: torch.dtype
+    attention: Part = "exact"
     mesh: Mesh = SINGLE
 
 
@@ -197,6 +200,7 @@ def _network(stage: Sampling, layers: int) -> WanDiT:
     sizes = replace(stage.sizes, num_layers=layers)
     with META:
         network = ShortcutDiT(sizes, [0]) if stage.anchor else WanDiT(sizes)
+    network.attention = ATTENTION.make(stage.attention, "attention")
     return network.to(stage.dtype).requires_grad_(False)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.run import ATTENTION
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.text_table import aligned
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -70,6 +71,7 @@ def plan_training(config: PlanConfig) -> list[TrainingPlan]:
         network = ShortcutDiT(sizes, backbone.control_blocks) if detail else WanDiT(sizes)
     network = network.to(torch.bfloat16)
     network.checkpointing = True
+    network.attention = ATTENTION.make(config.attention, "attention")
     weights = sum(p.numel() for p in network.parameters())
     block = sum(p.numel() for p in network.blocks[0].parameters())
     activations = trace_step(network, geometry, size.anchor_geometry if detail else None, sizes)

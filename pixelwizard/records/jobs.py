@@ -55,7 +55,9 @@ def make_jobs(
 def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What determines the results of every stage, whatever the prompt."""
     size, low, backbone = config.resolution, config.resolution.anchor_geometry, config.backbone
-    residual = {"residual": config.memory.residual}
+    passes: dict[str, Any] = {"residual": config.memory.residual}
+    if config.attention != "exact":  # older keys know of no other
+        passes["attention"] = identity(config.attention)
     recipes: dict[str, dict[str, Any]] = {
         "text": {
             "sizes": [identity(backbone.text), backbone.dit.text_len],
@@ -66,14 +68,14 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
             "video": [low.width, low.height, size.frames, size.anchor_shift],
             "sizes": identity(backbone.dit),
             "weights": digests["anchor"],
-            **residual,
+            **passes,
         },
         "detail": {
             "sampler": _sampler(config.schedule, size.shift),
             "video": [size.width, size.height, size.frames, size.shift],
             "sizes": identity(backbone.detail_dit),
             "weights": digests["detail"],
-            **residual,
+            **passes,
         },
         "decode": {
             "video": identity(config.video),

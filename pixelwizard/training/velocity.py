@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.objective import OBJECTIVES
+from pixelwizard.config.run import ATTENTION
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Batches, HeldOut
 from pixelwizard.data.encoding import Encoding
@@ -46,6 +47,8 @@ class VelocityNetwork(TrainedNetwork):
         self.register_buffer("channels_C111", weights.view(-1, 1, 1, 1), persistent=False)
         self.seen: list[tuple[str, float, float, float]] = []
         self.network.checkpointing = config.trainer.gradient_checkpointing
+        for network in (self.network, self.average):
+            network.attention = ATTENTION.make(config.attention, "attention")
 
     @property
     @abstractmethod

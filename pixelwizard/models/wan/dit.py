@@ -26,12 +26,16 @@ from torch.utils.checkpoint import checkpoint
 
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.config.sizes import DiTSizes
-from pixelwizard.models.wan.attention import Rotary, attention, rotate
+from pixelwizard.models.attention.base import Attention, Place
+from pixelwizard.models.attention.exact import Exact, attention
+from pixelwizard.models.wan.rotary import Rotary, rotate
 from pixelwizard.models.wan.streaming import BlockStream
 from pixelwizard.parallel.ulysses import Ulysses
 
 Grid = tuple[int, int, int]
 
+Attend = Callable[..., Tensor]
+"""The self-attention of one layer: (queries, keys, values, first query = 0) -> [B, L, N, D]."""
 Addition = Callable[[slice], Tensor]
 """What is added to the tokens of a span as they enter a block: slice -> [B, span, E]."""
 
@@ -79,6 +83,7 @@ class WanDiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.num_layers))
         self.head = Head(sizes)
+        self.attention: Attention = Exact()
         self.chunk = CHUNK
         self.residual = torch.float32
         self.checkpointing = False
@@ -160,7 +165,8 @@ class WanDiT(nn.Module):
         for index, (block, keys_values) in enumerate(blocks):
             if additions and index in additions:
                 x = self._add(x, additions[index])
-            inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses)
+            attend = partial(_attend, self.attention, grid, index)
+            inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses, attend)
             if self._looking:
                 return self._change(x, grid, partial(block, *inputs))
             if self.checkpointing and torch.is_grad_enabled():
@@ -237,6 +243,18 @@ class WanDiT(nn.Module):
         return self._rotary[key]
 
 
+def _attend(
+    attention: Attention,
+    grid: Grid,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    start: int = 0,
+) -> Tensor:
+    return attention(query, key, value, Place(grid, layer, start))
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention to the text and a feed-forward, modulated by the time."""
 
@@ -245,8 +263,8 @@ class Block(nn.Module):
         dim = sizes.dim
         self.eps = sizes.eps
         self.norm3 = nn.LayerNorm(dim, sizes.eps)
-        self.self_attn = Attention(dim, sizes.num_heads, sizes.eps)
-        self.cross_attn = Attention(dim, sizes.num_heads, sizes.eps)
+        self.self_attn = Projections(dim, sizes.num_heads, sizes.eps)
+        self.cross_attn = Projections(dim, sizes.num_heads, sizes.eps)
         self.ffn = nn.Sequential(
             nn.Linear(dim, sizes.ffn_dim), nn.GELU("tanh"), nn.Linear(sizes.ffn_dim, dim)
         )
@@ -260,6 +278,7 @@ class Block(nn.Module):
         text: tuple[Tensor, Tensor],
         chunk: int = CHUNK,
         ulysses: Ulysses | None = None,
+        attend: Attend | None = None,
     ) -> Tensor:
         """Tokens [B, L, E] of the residual stream -> the same.
 
@@ -267,14 +286,16 @@ class Block(nn.Module):
         ``x`` is overwritten: a chunk needs its own tokens and the keys and values of all.
         """
         six = (self.modulation.float() + modulation_B6E).unsqueeze(2).unbind(1)
+        attend = attend or partial(_attend, Exact(), rotary.grid, 0)
         length = x.shape[1]
         if ulysses is not None:
-            return self._with_others(x, rotary, six, text, chunk, ulysses)
+            return self._with_others(x, rotary, six, text, chunk, ulysses, attend)
         if torch.is_grad_enabled() or length <= chunk:
             table = rotary.table(0, length)
             hidden = self._attention_input(x, six)
             keys, values = self.self_attn.keys_values(hidden, table)
-            return self._update(x, hidden, keys, values, table, six, text)
+            attended = self.self_attn(hidden, keys, values, table, attend)
+            return self._branches(x, attended, six, text)
         shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
         keys, values = (self.ffn[0].weight.new_empty(shape) for _ in range(2))
         for span in spans(length, chunk):
@@ -283,7 +304,8 @@ class Block(nn.Module):
             keys[:, span], values[:, span] = pair
             del hidden, pair
         for span in spans(length, chunk):
-            x[:, span] = self._chunk(x[:, span], keys, values, rotary, span, six, text)
+            here = partial(attend, start=span.start)
+            x[:, span] = self._chunk(x[:, span], keys, values, rotary, span, six, text, here)
         return x
 
     def _chunk(
@@ -295,11 +317,13 @@ class Block(nn.Module):
         span: slice,
         six: tuple[Tensor, ...],
         text: tuple[Tensor, Tensor],
+        attend: Attend,
     ) -> Tensor:
         """The new residual stream of some tokens; nothing else of them stays alive."""
         hidden = self._attention_input(x, six)
         table = rotary.table(span.start, span.stop)
-        return self._update(x, hidden, keys, values, table, six, text)
+        attended = self.self_attn(hidden, keys, values, table, attend)
+        return self._branches(x, attended, six, text)
 
     def _with_others(
         self,
@@ -309,6 +333,7 @@ class Block(nn.Module):
         text: tuple[Tensor, Tensor],
         chunk: int,
         ulysses: Ulysses,
+        attend: Attend,
     ) -> Tensor:
         """``forward`` for the tokens of this rank; those of the others count in its attention."""
         assert not torch.is_grad_enabled(), "ranks share a sequence without gradients only"
@@ -323,7 +348,7 @@ class Block(nn.Module):
             for part, tensor in enumerate(self.self_attn.keys_values(hidden, table), start=1):
                 ulysses.pack(packed, span, part, tensor)
             del hidden, tensor
-        attended = ulysses.attend(packed, length, attention)
+        attended = ulysses.attend(packed, length, attend)
         del packed
         for span in spans(own, chunk):
             branch = self.self_attn.o(attended[:, span].flatten(2))
@@ -338,19 +363,6 @@ class Block(nn.Module):
         shift, scale = six[0], six[1]
         return modulated_norm(x.float(), shift, scale, self.eps).to(self.ffn[0].weight.dtype)
 
-    def _update(
-        self,
-        x: Tensor,
-        hidden: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        table: Tensor,
-        six: tuple[Tensor, ...],
-        text: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """The new residual stream of some tokens, given the keys and values of all."""
-        return self._branches(x, self.self_attn(hidden, keys, values, table), six, text)
-
     def _branches(
         self, x: Tensor, attended: Tensor, six: tuple[Tensor, ...], text: tuple[Tensor, Tensor]
     ) -> Tensor:
@@ -363,7 +375,7 @@ class Block(nn.Module):
         return (x + gate2 * self.ffn(hidden)).to(residual)
 
 
-class Attention(nn.Module):
+class Projections(nn.Module):
     """Multi-head attention whose queries and keys are RMS-normed over all heads together."""
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
@@ -381,10 +393,15 @@ class Attention(nn.Module):
         return self._heads(self.k(x), self.norm_k, rotary), self._split(self.v(x))
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, rotary: Tensor | None = None
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rotary: Tensor | None = None,
+        attend: Attend = attention,
     ) -> Tensor:
         """Attends from tokens [B, L, E] to the given keys and values -> [B, L, E]."""
-        return self.o(attention(self.queries(x, rotary), keys, values).flatten(2))
+        return self.o(attend(self.queries(x, rotary), keys, values).flatten(2))
 
     def queries(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """Queries (normed, rotated) of tokens [B, L, E] -> [B, L, N, D]."""

@@ -1,0 +1,38 @@
+"""What a self-attention is.
+
+Letters of shapes: B samples, L queries, S keys, N heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an attention takes place: the token grid (T, H, W), the layer from 0, the first query.
+
+    Keys and values are those of all T * H * W tokens, frame by frame and row by row; queries are
+    those of tokens ``start``, ``start + 1``, ...: all, or a chunk of them. Ranks that share a
+    sequence have all tokens here, and some of the heads.
+    """
+
+    grid: tuple[int, int, int]
+    layer: int
+    start: int = 0
+
+
+class Attention(ABC):
+    """The self-attention of every layer of a transformer; it has no weights."""
+
+    @abstractmethod
+    def __call__(
+        self, query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor, place: Place
+    ) -> Tensor:
+        """-> [B, L, N, D]; queries and keys are normed and rotated.
+
+        A token's result must not depend on the chunk that it is in.
+        """
