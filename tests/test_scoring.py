@@ -115,7 +115,7 @@ def test_wandb_has_every_score_with_recipe_and_interval(config: GenerateConfig) 
 
 
 def test_a_scored_run_is_instant(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "generate", None)
+    monkeypatch.setattr(predict, "Prediction", None)
     before = read(Path(config.run_dir) / "metrics.json")
     assert rerun(config) == 0
     assert read(Path(config.run_dir) / "metrics.json") == before

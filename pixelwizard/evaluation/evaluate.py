@@ -162,9 +162,8 @@ class Evaluation:
                 self.report.skipped[name] = clip if isinstance(clip, str) else other
             else:
                 clips[clip.id] = clip
-        common, _ = (Counter(clip.size for clip in clips.values()).most_common(1) or [((0, 0), 0)])[
-            0
-        ]
+        sizes = Counter(clip.size for clip in clips.values())
+        common = max(sizes, key=sizes.__getitem__, default=(0, 0))
         for clip in clips.values():
             if clip.size != common:
                 self.report.skipped[f"{prefix}{clip.id}{clip.path.suffix}"] = (
