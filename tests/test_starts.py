@@ -145,7 +145,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_exported(
         return loss
 
     config = small_training(backbone, tmp_path, latents, "anchor")
-    sentence = stopping(replace(config, data=replace(config.data)), monkeypatch, spoil)
+    sentence = stopping(config, monkeypatch, spoil)
     assert sentence.startswith("training stopped at step 6: held_out is nan")
     assert_finite(tmp_path)
 

@@ -170,8 +170,8 @@ class TrainedNetwork(L.LightningModule, ABC):
         for name in names:
             if not math.isfinite(self.figures[name]):
                 raise WorkStopped(
-                    f"training stopped at step {step}: {name} is {self.figures[name]}; nothing of"
-                    " this step is kept, try a lower optimizer.lr or optimizer.clip"
+                    f"training stopped at step {step}: {name} is {self.figures[name]}; try a lower"
+                    " optimizer.lr or optimizer.clip"
                 )
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
