@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from comparable import PROMPTS, SIZE, make_run, make_sweep
 from PIL import Image
 
@@ -219,10 +220,6 @@ def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
         (["a", "b", "baseline=x"], "baseline=x must be one of a, b"),
         (["a", "b", "target=x"], "target=x must be one of a, b"),
         (["a", "b", "target=a"], "target=a is none: it has 4 steps, and at least 32 are needed"),
-        (
-            ["a", "b"],
-            "nothing ranks these runs: distance is left out: no variant can be its target",
-        ),
         (["a", "many", "quality=clip"], "quality=clip must be one of distance"),
         (["a", "b", "quality=psnr"], "quality=psnr is a similarity to real clips"),
         (["a", "b", "tracker=csv"], "tracker=csv records no comparison; nearest: wandb"),
@@ -350,3 +347,20 @@ def test_two_comparisons_do_not_share_a_folder(pair: Path) -> None:
     with locked(pair / "out"):  # a sweep that still runs there
         assert write_comparison(found, pair / "out") == []
     assert not list((pair / "out").glob("*lock"))
+
+
+def test_a_run_of_an_earlier_version_is_read(pair: Path) -> None:
+    file = pair / "a" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    gone = {"project": "pixelwizard", "mode": "auto", "artifact": False, "options": {}}
+    config["tracker"] = {"kind": "none", "logger": None, **gone}
+    del config["schedule"]["skip"]
+    file.write_text(yaml.safe_dump(config))
+    assert len(compared(pair / "a", pair / "b").rows) == 2
+
+
+def test_without_any_score_the_videos_are_shown_and_seconds_rank(few: Path, tmp_path: Path) -> None:
+    found = compared(few / "a", few / "b")
+    assert found.quality == "seconds" and found.names == ["seconds", "nfe"]
+    assert found.notes[-1] == "seconds ranks in its place"
+    assert write_comparison(found, tmp_path) == []

@@ -196,11 +196,10 @@ def _scores(
             raise ConfigError(f"quality={quality} cannot be compared: {problem}")
         notes.append(f"{name} is left out: {problem}")
     options = [name for name in table if name not in (*COSTS, *AGAINST_REAL)]
-    if quality is None and options:
-        quality = next(name for name in (DISTANCE, "clip", options[0]) if name in options)
-    if quality not in options:
-        if not options:
-            raise ConfigError(f"nothing ranks these runs: {'; '.join(notes)}")
+    if quality is None:
+        last = options or [name for name in COSTS if name in table]
+        quality = next(name for name in (DISTANCE, "clip", last[0]) if name in last)
+    elif quality not in options:
         raise ConfigError(choice("quality", quality, options))
     if quality != DISTANCE and not end:
         notes.append(f"{quality} ranks in its place")

@@ -19,8 +19,11 @@ from pixelwizard.config.targets import check_names
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.config.weights import ConvertConfig, FetchConfig
 
-GONE_FROM_TRACKER = ("options",)
-"""Keys that run folders of earlier versions have; a tracker changes no result."""
+GONE_FROM_TRACKER = (("options", None), ("project", "pixelwizard"))
+"""Keys that run folders of earlier versions have, with any value or this one, once its default.
+
+A tracker changes no result.
+"""
 
 
 def roots() -> dict[str, type]:
@@ -38,8 +41,10 @@ def load(path: Union[str, Path]) -> Any:
     """
     values = read_yaml(Path(path))
     if isinstance(values, dict) and isinstance(values.get("tracker"), dict):
-        for name in GONE_FROM_TRACKER:
-            values["tracker"].pop(name, None)
+        tracker = values["tracker"]
+        for name, default in GONE_FROM_TRACKER:
+            if default in (None, tracker.get(name)):
+                tracker.pop(name, None)
     return from_plain(values)
 
 
