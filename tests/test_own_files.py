@@ -147,3 +147,21 @@ def test_a_whole_float_is_an_integer(place: Path) -> None:
         composed("seed=3.5")
     with pytest.raises(ConfigError, match=r"seed=1e\+300 must be an integer$"):
         composed("seed=1e300")
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("seed=glob(*)", r"^seed=glob\(\*\) has no value; list them, like seed=A,B"),
+        ("seed=range(1000000000)", "a sweep has at most 10,000 jobs; sweep fewer values"),
+        ("seed=" + "9" * 5000, "this value cannot be read"),
+        ("schedule.timesteps=" + "[" * 1000, "this value cannot be read"),
+        ("backbone.dit.num_heads=0", "backbone.dit.num_heads=0 must be at least 1; nearest: 1"),
+        ("schedule.steps=1e400", "schedule.steps=inf must be an integer"),
+        ("resolution.width=1000000000000", "resolution.width=.* must be at most 16384"),
+        ("resolution.frames=400001", "resolution.frames=400001 must be at most 5001"),
+    ],
+)
+def test_a_value_beyond_reason_is_refused_at_once(place: Path, word: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        compose("generate", [word], sweep=True)

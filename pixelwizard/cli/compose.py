@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import product
+from itertools import islice, product
+from math import prod
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -15,6 +16,8 @@ from pixelwizard.cli.overrides import HYDRA_PARTS, SEARCH_PATH, checked, split_f
 from pixelwizard.config import catalog, schema, setting
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
+
+MOST_JOBS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +131,14 @@ def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
                     " all of them by hydra/sweeper=optuna"
                 )
             key = override.get_key_element()
-            lists.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            values = list(islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+            if not values:
+                raise ConfigError(f"{text} has no value; list them, like {key}=A,B")
+            lists.append([f"{key}={value}" for value in values])
         else:
             lists.append([text])
+    if prod(map(len, lists)) > MOST_JOBS:
+        raise ConfigError(f"a sweep has at most {MOST_JOBS:,} jobs; sweep fewer values")
     swept = [override.is_sweep_override() for override in given]
     return [
         _Chosen(

@@ -242,7 +242,7 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 def _parsed(parser: OverridesParser, text: str) -> Override:
     try:
         return parser.parse_overrides([text])[0]
-    except HydraException:
+    except (HydraException, RecursionError, ValueError):  # a number of 5,000 digits
         raise ConfigError(
             f"{text}: this value cannot be read; close every bracket and quote, and put the whole"
             " argument into quotes for the shell"

@@ -11,6 +11,8 @@ from pixelwizard.config.setting import setting
 
 ANCHOR_PIXELS = 448 * 256
 """Pixels of an anchor's frame, unless half the video's sides are fewer: PixelWizard's 2K and 4K."""
+WIDEST, LONGEST = 16384, 5001
+"""Pixels of a side and frames of a clip that are still planned in seconds."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,18 @@ class ResolutionSettings:
     ``ANCHOR_PIXELS`` if those are fewer; where one side is given, the other follows.
     """
 
-    width: int = setting(512, of_latents=True)
-    height: int = setting(320, of_latents=True)
-    frames: int = setting(17, of_latents=True)
-    anchor_width: Optional[int] = setting(None, of_latents=True)
-    anchor_height: Optional[int] = setting(None, of_latents=True)
+    width: int = setting(512, high=WIDEST, of_latents=True)
+    height: int = setting(320, high=WIDEST, of_latents=True)
+    frames: int = setting(17, high=LONGEST, of_latents=True)
+    anchor_width: Optional[int] = setting(None, high=WIDEST, of_latents=True)
+    anchor_height: Optional[int] = setting(None, high=WIDEST, of_latents=True)
     anchor_shift: float = setting(5.0, low=0.01)
     shift: float = setting(5.5, low=0.01)
 
     def __post_init__(self) -> None:
         """Put numbers where the anchor is not given, unless ``check`` refuses anyway."""
         video, anchor = (self.width, self.height), [self.anchor_width, self.anchor_height]
-        if None not in anchor or video != tuple(map(on_grid, video)):
+        if None not in anchor or max(video) > WIDEST or video != tuple(map(on_grid, video)):
             return
         if anchor == [None, None]:
             anchor = [*alike(*video, min(ANCHOR_PIXELS, self.width * self.height // 4))]

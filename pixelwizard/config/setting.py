@@ -17,6 +17,7 @@ The marks of a field, kept in its metadata:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,9 +62,10 @@ def check(settings: Any, key: str = "") -> None:
     """
     for field in visible(type(settings)):
         value, place = getattr(settings, field.name), join(key, field.name)
-        if "low" in field.metadata and value is not None:
+        if {"low", "high"} & field.metadata.keys() and value is not None:
+            low, high = field.metadata.get("low", -math.inf), field.metadata.get("high")
             for number in value if isinstance(value, list) else [value]:
-                check_range(place, number, field.metadata["low"], field.metadata.get("high"))
+                check_range(place, number, low, high)
         if dataclasses.is_dataclass(value):
             check(value, place)
     if hasattr(settings, "check"):
