@@ -169,7 +169,7 @@ def test_a_table_in_another_encoding_is_refused_by_its_line(tmp_path: Path) -> N
 
 
 def test_texts_may_lie_beside_their_videos(tmp_path: Path) -> None:
-    for name in ("a.mp4", "deep/er/b.MOV", "c.webm", "._a.mp4", "notes.txt"):
+    for name in ("a.mp4", "deep/er/b.MOV", "c.webm", "._a.mp4", "wandb/w.mp4", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a.txt").write_text("a red\ncircle\n")

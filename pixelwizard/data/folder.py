@@ -19,7 +19,7 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, clip_table
-from pixelwizard.io.files import write_text
+from pixelwizard.io.files import write_json
 from pixelwizard.io.packets import ReadFailed
 from pixelwizard.io.progress import Line, in_threads
 from pixelwizard.io.reading import PIXELS, probe, read_clip
@@ -104,8 +104,7 @@ def _known(kept: Path | None) -> dict[str, Probed]:
 
 def _keep(kept: Path | None, found: Mapping[str, Probed]) -> None:
     if kept is not None:
-        table = {name: vars(one) for name, one in found.items()}
-        write_text(kept, json.dumps(table, indent=1, ensure_ascii=False))
+        write_json(kept, {name: vars(one) for name, one in found.items()})
 
 
 class FolderClips(Clips):

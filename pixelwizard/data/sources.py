@@ -21,6 +21,7 @@ from pixelwizard.data.examples import Clips, Recipe, Split
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, LatentExamples, Shards
 from pixelwizard.data.procedural import ShapeClips
+from pixelwizard.io.files import read_json
 from pixelwizard.models.checkpoints import weights_digest
 
 FIRST_DETAIL = 1_000_000
@@ -101,7 +102,7 @@ def _own(config: TrainConfig, target: Target) -> Sources:
 def _encoded(config: TrainConfig) -> Sources:
     folder = Path(config.data.dir)
     path = folder / MANIFEST
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    facts = read_json(path) if path.is_file() else {}
     if not facts.get("complete"):
         raise ValueError(
             f"data.dir={folder} holds no complete set of latents; write one with:"

@@ -134,9 +134,14 @@ def _beside_videos(folder: Path, setting: str) -> Table:
 
 
 def videos_below(folder: Path) -> list[Path]:
-    """The videos of a folder and of those in it, by name; without hidden files."""
+    """The videos of a folder and of those in it, by name; no hidden ones and no copies of W&B's."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
-    return sorted(p for p in found if not p.name.startswith(".") and p.is_file())
+    return sorted(
+        path
+        for path in found
+        if path.is_file()
+        and not any(p == "wandb" or p.startswith(".") for p in path.relative_to(folder).parts)
+    )
 
 
 def _text_lines(path: Path, key: str) -> tuple[list[str], list[PlacedRow], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill
 from pixelwizard.data.sources import MANIFEST, PROBED, open_clips
-from pixelwizard.io.files import write_text
+from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.progress import Line, clock
 from pixelwizard.io.reasons import say
 from pixelwizard.models.checkpoints import weights_digest
@@ -62,7 +61,7 @@ def encode(config: EncodeConfig) -> int:
 def _claim(folder: Path, facts: dict[str, object]) -> None:
     """Begin the manifest, or go on with one that says the same."""
     path = folder / MANIFEST
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else facts
+    known = read_json(path) if path.is_file() else facts
     for name, value in facts.items():
         if known.get(name) != value:
             raise ValueError(
@@ -73,4 +72,4 @@ def _claim(folder: Path, facts: dict[str, object]) -> None:
 
 
 def _write(folder: Path, facts: dict[str, object]) -> None:
-    write_text(folder / MANIFEST, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / MANIFEST, facts)
