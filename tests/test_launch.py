@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,6 +35,10 @@ sys.exit(launch(Path(sys.argv[1]), work=getattr(test_launch, sys.argv[2])))
 
 def ends(code: int, folder: Path) -> int:
     return code
+
+
+def starts_processes_as_any_program(folder: Path) -> int:
+    return 0 if multiprocessing.get_start_method() == folder.name else 1
 
 
 def sees_its_folder_alone(folder: Path) -> int:
@@ -162,6 +167,12 @@ def test_the_worker_gets_the_run_folder_and_nothing_of_an_outer_launcher(
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("MASTER_ADDR", "elsewhere")
     assert launch(folder, work=sees_its_folder_alone) == 0
+
+
+def test_processes_of_a_worker_start_as_in_any_program(tmp_path: Path) -> None:
+    folder = tmp_path / multiprocessing.get_context().get_start_method()
+    folder.mkdir()
+    assert launch(folder, work=starts_processes_as_any_program) == 0
 
 
 def test_a_killed_worker_is_reported_with_its_signal(

@@ -101,6 +101,7 @@ def _work(
     threading.Thread(target=_end_with_parent, args=(patience,), daemon=True).start()
     with suppress(OSError):  # Ctrl-C reaches it once, through its parent
         os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # the platform's: loaders may have workers
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
