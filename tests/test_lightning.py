@@ -111,6 +111,7 @@ def test_callbacks_profiler_and_a_second_logger_do_what_lightning_says(
     rows = table(tmp_path / "run/log.csv")
     held_out = [float(row["held_out"]) for row in rows if row["held_out"]]
     assert len(held_out) == 2 and held_out[1] < held_out[0]
+    assert train(config) == 0 and table(tmp_path / "run/log.csv") == rows  # it has ended
     assert any(row["lr-MuonAdamW/pg1"] for row in rows)
     assert [path.name for path in (tmp_path / "run").rglob("best-*")] == ["best-step=2.ckpt"]
     assert "run_training_epoch" in (tmp_path / "run/fit-profile.txt").read_text()

@@ -155,6 +155,7 @@ class Checkpoints(Checkpoint):
             "next_batch": trainer.global_step * self.config.trainer.accumulate_grad_batches,
             "seconds": dict(pl_module.watch.seconds),
             "random": torch.get_rng_state(),
+            "stopped": bool(trainer.should_stop) and pl_module.progress < 1,
         }
         counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for count in (counts["total"], counts["current"]):

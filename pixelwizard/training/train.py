@@ -147,8 +147,10 @@ def identity_of(examples: Examples, rank: Rank) -> str:
 
 
 def is_finished(config: TrainConfig, checkpoint: Path) -> bool:
-    """Whether the training that wrote a checkpoint had reached its configured end."""
+    """Whether the training that wrote a checkpoint had come to its end, or a callback ended it."""
     state = read_checkpoint(checkpoint)
+    if config.callbacks and state[OURS].get("stopped"):
+        return True
     minutes, seconds = config.trainer.minutes, state[OURS]["seconds"]["step"]
     by_time = minutes is not None and seconds >= 60 * minutes
     return by_time or state["global_step"] >= config.trainer.max_steps
