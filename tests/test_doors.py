@@ -211,8 +211,10 @@ def test_what_a_class_raises_when_it_is_made_is_its_own_error(place: Path) -> No
 def test_an_edited_class_has_another_identity(place: Path) -> None:
     config = composed("schedule.solver._target_=heun.Heun")
     before = identity(config.schedule)
-    (place / "heun.py").write_text(HEUN + "# edited")
+    (place / "heun.py").write_text(HEUN.replace("order=2", "order=12"))
     assert identity(config.schedule) != before
+    made = door_of(Inner, "solver").make(config.schedule.solver, "schedule.solver", name="x")
+    assert made.order == 12
     assert identity(Inner()) == {"solver": "euler", "steps": 4}
 
 

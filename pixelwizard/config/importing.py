@@ -14,6 +14,8 @@ from typing import Any
 from pixelwizard.config.schema import ConfigError, join, unknown
 
 TARGET = "_target_"
+_digests: dict[str, str] = {}
+"""Of the user's modules, as they were imported."""
 
 
 def source_digest(path: str) -> str:
@@ -40,11 +42,17 @@ def imported(path: str) -> Any:
 
 
 def located(path: str, key: str) -> Any:
-    """What the user's ``module.Name`` names; importing it runs the user's file."""
+    """What the user's ``module.Name`` names; importing it runs the user's file.
+
+    A file that was edited since this process imported it is imported again: its results are stored
+    by its digest.
+    """
     module, _, name = path.rpartition(".")
     place = f"{join(key, TARGET)}={path}"
     try:
-        found = importlib.import_module(module)
+        found, digest = importlib.import_module(module), source_digest(path)
+        if _digests.setdefault(module, digest) != digest:
+            found, _digests[module] = importlib.reload(found), digest
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(f"{place}: {module} needs {error.name}, which is missing") from None
