@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,11 +120,15 @@ def test_only_another_attention_is_part_of_the_keys(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_attention_is_refused(
-    word: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Callable
+    word: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "backbone=tiny", word]) == 2
-    assert sentence in capsys.readouterr().err  # type: ignore[attr-defined]
+    assert sentence in capsys.readouterr().err
 
 
 WINDOW = """

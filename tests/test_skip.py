@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from small import SIZE, write_backbone
+from small import SIZE, small_config, write_backbone, write_config
 from torch import Tensor
 
+from pixelwizard import worker
 from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sampler import SamplerSettings
@@ -218,6 +219,18 @@ def test_generate_refuses_a_rule_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     assert main(["schedule=euler8", "run_dir=run", *words]) == 2
     assert sentence in capsys.readouterr().err and not Path("run").exists()
+
+
+def test_the_record_of_a_video_has_the_steps_that_were_computed(tmp_path: Path) -> None:
+    backbone = write_backbone(tmp_path / "weights")
+    rule = Target("first_block", {"threshold": 1e9})
+    config = small_config(backbone, tmp_path, prompt=["a red circle"])
+    config = replace(config, schedule=replace(PLAIN, steps=4, skip=rule))
+    assert worker.run(write_config(config)) == 0
+    (path,) = (Path(config.run_dir) / "videos").glob("*.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert [s["computed"] for s in record["detail"]["steps"]] == [True, False, False, True]
+    assert record["detail"]["nfe"] == 2 and record["anchor"]["nfe"] == 2 * config.anchor.steps
 
 
 def test_the_plan_counts_only_what_is_computed(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,13 @@ class StageSchedule:
             "nfe": self.schedule.nfe,
             "steps": [asdict(step) for step in self.schedule.steps],
         }
+
+
+def as_taken(stage: dict[str, Any], skipped: Collection[int]) -> dict[str, Any]:
+    """``StageSchedule.to_json`` of a run that left out these steps: what was computed, and NFE."""
+    steps = [{**step, "computed": i not in skipped} for i, step in enumerate(stage["steps"])]
+    passes = (step["evaluations"] * (1 + step["guided"]) * step["computed"] for step in steps)
+    return {**stage, "nfe": sum(passes), "steps": steps}
 
 
 def stage_schedules(

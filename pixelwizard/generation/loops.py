@@ -57,7 +57,7 @@ class StageLoop(LightningModule, ABC):
     """One stage over jobs: subclasses load in ``load`` and work in ``predict_step``.
 
     Results go to ``take``: this loop, the job, the result. Only the first ``kept`` do; what follows
-    is kept on another rank.
+    is kept on another rank. ``skipped`` are the steps that the latest job left out.
     """
 
     name = ""
@@ -76,6 +76,7 @@ class StageLoop(LightningModule, ABC):
         self.rank = networks.rank
         self.stage: Any = None
         self.memory: PeakMemory | None = None
+        self.skipped: tuple[int, ...] = ()
         self.loading_seconds = self.earlier_seconds = 0.0
 
     @property
@@ -209,7 +210,7 @@ class SamplingLoop(StageLoop):
 
         def on_step(state: SolverState) -> None:
             nonlocal saved
-            now, steps = time.monotonic(), len(schedule.steps)
+            now, steps, self.skipped = time.monotonic(), len(schedule.steps), state.skipped
             last, finite = state.step == steps, bool(torch.isfinite(state.latent).all())
             if not finite and (last or not bound):
                 raise NotFinite(f"the latent is not finite after step {state.step} of {steps}")
@@ -230,7 +231,7 @@ class AnchorLoop(SamplingLoop):
     state_seconds = 5.0  # its steps are short
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
-        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
+        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift, "anchor")
         network = self.networks.load(self.name, load_anchor, device, dtype)
         return Anchor(network, schedule, self.config.anchor.guidance, self.rank.halves)
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.trainer import culprit, own_callbacks
+from pixelwizard.diffusion.schedule_table import as_taken
 from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
 from pixelwizard.generation.loops import (
     AnchorLoop,
@@ -195,7 +196,8 @@ class Prediction:
             cost["planned_gb"] = planned
             log.info("%s: peak %.3f GB, planned %.3f", loop.name, cost["peak_gb"], planned)
         for (kind, key), tensors in result.tensors.items():
-            self.store.save(kind, key, tensors, cost)
+            skipped = {"skipped": list(loop.skipped)} if loop.skipped else {}
+            self.store.save(kind, key, tensors, {**cost, **skipped})
             self.store.remove(f"{kind}_state", key)
         self.tracker.stage(job.id, loop.name, cost)
         if loop.name == "decode":
@@ -212,6 +214,9 @@ class Prediction:
         stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}
         files = written_files(self.config, job.id)
         record = {**self.provenance.of(job), "stages": stages, "files": files}
+        for name in ("anchor", "detail"):
+            if name in stages:
+                record[name] = as_taken(record[name], stages[name].pop("skipped", []))
         write_json(self.folder / "videos" / f"{job.id}.json", record)
         self._announce(job.id, record)
         for ids in self.elsewhere:  # what other prompts' ranks have finished meanwhile
