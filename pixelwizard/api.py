@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
+from pixelwizard.io.files import read_json
 from pixelwizard.records.run_folder import CONFIG
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """The content of ``metrics.json``; empty before the run has been evaluated."""
         path = self.folder / "metrics.json"
-        metrics: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        return metrics
+        return read_json(path) if path.is_file() else {}
 
 
 def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
@@ -143,13 +142,10 @@ def compare(runs: Sequence[Path | str], overrides: Sequence[str] = ()) -> Report
 def read_run(folder: Path | str) -> Run:
     """The run in a folder, as far as it is finished."""
     folder = Path(folder)
-    status = json.loads((folder / "status.json").read_text("utf-8"))
+    status = read_json(folder / "status.json")
     done = [name for name, state in status.items() if state["state"] == "done"]
     failed = {name: state["why"] for name, state in status.items() if state["state"] == "failed"}
     suffix = load(folder / CONFIG).video.suffix
     videos = {name: folder / "videos" / f"{name}{suffix}" for name in done}
-    provenance = {
-        name: json.loads(path.with_suffix(".json").read_text("utf-8"))
-        for name, path in videos.items()
-    }
+    provenance = {name: read_json(path.with_suffix(".json")) for name, path in videos.items()}
     return Run(folder, videos, provenance, failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import named
 from pixelwizard.data.table import VIDEOS, Table, read_table, videos_below
-from pixelwizard.io.digests import file_digest
+from pixelwizard.io.digests import file_digest, text_digest
 from pixelwizard.io.rows import read_text
 
 ANCHOR = ".anchor"
@@ -91,7 +90,7 @@ def backbone_of(videos: Sequence[Path]) -> str:
 def content_hash(videos: Sequence[Path]) -> str:
     """sha256 of a set of files, whatever their names and order."""
     digests = sorted(file_digest(path) for path in videos)
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return text_digest("".join(digests))
 
 
 def _written(video: Path, *keys: str) -> str | None:

@@ -16,7 +16,6 @@ folder's own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from pixelwizard.config import catalog
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.plain import read_yaml
 from pixelwizard.config.sizes import DiTSizes
-from pixelwizard.io.digests import file_digest
+from pixelwizard.io.digests import file_digest, text_digest
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"
@@ -177,7 +176,7 @@ def weights_digest(backbone: BackboneSettings, part: str) -> str:
         digests.append("without EMA")
     if len(digests) == 1:
         return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+    return text_digest("".join(digests))
 
 
 def weights_digests(backbone: BackboneSettings) -> dict[str, str]:
