@@ -25,6 +25,7 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.interrupts import Interrupted, interruptible
 from pixelwizard.io.reasons import reason, say
+from pixelwizard.io.streams import settle_streams
 from pixelwizard.records.failures import (
     Failure,
     WorkStopped,
@@ -48,6 +49,7 @@ LOST_RANK = "another rank of this job is gone"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job of a run folder; the exit code."""
+    settle_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1:
         print("usage: python -m pixelwizard.worker RUN_DIR", file=sys.stderr)

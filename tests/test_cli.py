@@ -330,6 +330,7 @@ def test_nobody_who_stops_reading_or_reads_ascii_only_stops_a_command(tmp_path: 
     for line, shown in (
         (f"{show} | head -1", "run_dir: "),
         (f"{show} >&-", ""),
+        (f"! {show} >/dev/full 2>/dev/null", ""),
         (f"PYTHONIOENCODING=ascii {show} | grep -A1 ^prompt:", "ein W\\xfcrfel \\u89c6\\u9891"),
     ):
         done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def _option(arguments: Arguments, word: str, rest: list[str]) -> None:
         if name == option and value not in known:
             raise ConfigError(choice(name, value, known))
     if name == "--prompt":
-        arguments.prompts.append(value)
+        arguments.prompts.append(os.fsencode(value).decode("utf-8", "surrogateescape"))
     elif name == "--config-dir":
         arguments.overrides.append(f"{SEARCH_PATH}={value}")
     elif name == "--multirun":

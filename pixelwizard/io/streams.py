@@ -9,16 +9,18 @@ from typing import Any
 
 
 class _Pipe(io.FileIO):
-    """A stream that goes on into nothing once its reader is gone."""
+    """A stream that goes on into nothing once its reader is gone, or after its disk was full."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.fileno())
             os.close(nothing)
-            return len(data)
+            if isinstance(error, BrokenPipeError):
+                return len(data)
+            raise
 
 
 def settle_streams() -> None:
@@ -33,7 +35,7 @@ def settle_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets this number, so that no file of ours does
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets this number
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
         binary = io.BufferedWriter(_Pipe(number, "w", closefd=False))

@@ -18,6 +18,7 @@ from types import ModuleType
 
 import pixelwizard
 from pixelwizard.io.interrupts import SIGNALS, Interrupted, interruptible
+from pixelwizard.io.streams import settle_streams
 
 Work = Callable[[Path], int]
 STOP_SECONDS = 60.0
@@ -110,6 +111,7 @@ def _work(
         place = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(place, 1)
         os.dup2(place, 2)
+    settle_streams()
     gc.freeze()  # memory shared with the server stays shared as long as nobody counts through it
     if "torch" in sys.modules:  # it has read the server's environment
         sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))

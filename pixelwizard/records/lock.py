@@ -47,7 +47,7 @@ def locked(
         )
     try:
         os.truncate(descriptor, 0)
-        os.write(descriptor, _introduction(command).encode())
+        os.write(descriptor, _introduction(command).encode("utf-8", "surrogateescape"))
         yield
     finally:
         (folder / file).unlink(missing_ok=True)
