@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "PIXELWIZARD_FAULTS"
-TIMED = ("second", "time", "peak", "memory", "reused", "loading", "step/s", "steps_per", "eta")
+TIMED = ("second", "minute", "time", "peak", "memory", "reused", "loading")
 """Parts of the names of values that no two runs have alike."""
 
 
