@@ -148,17 +148,17 @@ def two_stages(dit: GoldenDiT, golden: Path, rank: Rank) -> dict[str, Tensor]:
         base, detail = WanDiT(dit.sizes), ShortcutDiT(dit.sizes, dit.control_blocks)
     sampler = SamplerSettings(solver=solver, steps=settings["lr_steps"], guidance=guidance)
     schedule = make_schedule(sampler, settings["lr_shift"])
-    anchor = Anchor(placed(base, dit.weights, rank), schedule, guidance, rank.halves)
+    anchor = Anchor(placed(base, dit.weights, rank), schedule, guidance, rank.cfg)
     low = anchor(io["noise_lr"][0], *texts)
     sampler = replace(sampler, steps=settings["hr_steps"], step_sizes="raw")
     schedule = make_schedule(sampler, settings["hr_shift"])
-    stage = Detail(placed(detail, dit.weights, rank), schedule, guidance, rank.halves)
+    stage = Detail(placed(detail, dit.weights, rank), schedule, guidance, rank.cfg)
     high = stage(io["noise_hr"][0], low, *texts)
-    sent = rank.halves.sent if rank.halves else 0
+    sent = rank.cfg.sent if rank.cfg else 0
     rule = Target("first_block", {"threshold": 0.7})
     schedule = make_schedule(replace(sampler, steps=8, skip=rule), settings["hr_shift"])
     states: list[SolverState] = []
-    stage = Detail(stage.network, schedule, guidance, rank.halves)
+    stage = Detail(stage.network, schedule, guidance, rank.cfg)
     skipping = stage(io["noise_hr"][0], low, *texts, on_step=states.append)
     skipped = torch.tensor(states[-1].skipped)
     found = {"anchor": low, "detail": high, "skipping": skipping, "skipped": skipped}

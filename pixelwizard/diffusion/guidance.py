@@ -10,20 +10,20 @@ from pixelwizard.parallel.guidance import CFGParallel
 
 
 def guided(
-    conditional: Velocity, unconditional: Velocity, scale: float, halves: CFGParallel | None = None
+    conditional: Velocity, unconditional: Velocity, scale: float, cfg: CFGParallel | None = None
 ) -> Velocity:
     """u + scale (c - u) on the schedule's guided steps, c alone on the others.
 
-    With ``halves`` the first makes c and the second u; steps that are not guided are made by both.
+    With ``cfg`` the first makes c and the second u; steps that are not guided are made by both.
     """
 
     def velocity(x: Tensor, step: Step) -> Tensor:
         if not step.guided:
             return conditional(x, step)
-        if halves is None:
+        if cfg is None:
             c, u = conditional(x, step), unconditional(x, step)
         else:
-            c, u = halves.both((conditional, unconditional)[halves.index](x, step))
+            c, u = cfg.both((conditional, unconditional)[cfg.index](x, step))
         return u + scale * (c - u)
 
     return velocity

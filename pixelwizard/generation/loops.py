@@ -43,10 +43,7 @@ class NotFinite(RuntimeError):
 
 @dataclass
 class Result:
-    """What a stage made of a job: tensors by kind and key, or why it made none.
-
-    ``seconds`` include those of interrupted runs.
-    """
+    """Tensors of a job by kind and key, or why there are none; seconds with interrupted runs'."""
 
     tensors: dict[tuple[str, str], Mapping[str, Tensor]] = field(default_factory=dict)
     error: Exception | None = None
@@ -233,7 +230,7 @@ class AnchorLoop(SamplingLoop):
     def load(self, device: torch.device, dtype: torch.dtype) -> Anchor:
         schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift, "anchor")
         network = self.networks.load(self.name, load_anchor, device, dtype)
-        return Anchor(network, schedule, self.config.anchor.guidance, self.rank.halves)
+        return Anchor(network, schedule, self.config.anchor.guidance, self.rank.cfg)
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         with self.attempt(job) as result:
@@ -256,7 +253,7 @@ class DetailLoop(SamplingLoop):
     def load(self, device: torch.device, dtype: torch.dtype) -> Detail:
         schedule = make_schedule(self.config.schedule, self.config.resolution.shift)
         network = self.networks.load(self.name, load_detail, device, dtype)
-        return Detail(network, schedule, self.config.schedule.guidance, self.rank.halves)
+        return Detail(network, schedule, self.config.schedule.guidance, self.rank.cfg)
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         with self.attempt(job) as result:

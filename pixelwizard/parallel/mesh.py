@@ -76,7 +76,7 @@ class Rank:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.everyone, self.prompt = Group(), Group()
         self.two_axes: DeviceMesh | None = None
-        self.halves: CFGParallel | None = None
+        self.cfg: CFGParallel | None = None
         self.ulysses: Ulysses | None = None
         if mesh.world > 1:
             self._make_groups()
@@ -89,7 +89,7 @@ class Rank:
         self.prompt = Group(self.two_axes[TWO_AXES[1]])
         axes = init_device_mesh(kind, three, mesh_dim_names=AXES)
         if mesh.guidance > 1:
-            self.halves = CFGParallel(axes["guidance"].get_group())
+            self.cfg = CFGParallel(axes["guidance"].get_group())
         if mesh.sequence > 1:
             self.ulysses = Ulysses(axes["sequence"].get_group())
 

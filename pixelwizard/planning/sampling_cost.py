@@ -223,7 +223,7 @@ class _Ulysses(Ulysses):
         return rows.new_empty(sum(receive), *rows.shape[1:])
 
 
-class _Halves(CFGParallel):
+class _CFGParallel(CFGParallel):
     """The half that makes the pass with the prompt; the other is not there."""
 
     def __init__(self) -> None:
@@ -243,7 +243,7 @@ def _run(stage: Sampling, network: Any) -> None:
     text = torch.empty(size, dtype=stage.dtype, device=META)
     negative = torch.empty(size, dtype=stage.dtype, device=META)
     noise = torch.empty(stage.sizes.in_dim, *stage.geometry.latent_grid, device=META)
-    way = (network, schedule, stage.guidance, _Halves() if stage.mesh.guidance > 1 else None)
+    way = (network, schedule, stage.guidance, _CFGParallel() if stage.mesh.guidance > 1 else None)
     if stage.anchor is None:
         Anchor(*way)(noise, text, negative)
         return

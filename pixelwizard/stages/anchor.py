@@ -24,10 +24,10 @@ class Anchor:
         network: WanDiT,
         schedule: Schedule,
         guidance: float,
-        halves: CFGParallel | None = None,
+        cfg: CFGParallel | None = None,
     ) -> None:
         self.network, self.schedule = network, schedule
-        self.guidance, self.halves = guidance, halves
+        self.guidance, self.cfg = guidance, cfg
 
     @torch.no_grad()
     def __call__(
@@ -47,7 +47,7 @@ class Anchor:
             self._asking(self.network, with_text),
             self._asking(self.network, without),
             self.guidance,
-            self.halves,
+            self.cfg,
         )
         return sample(
             velocity,

@@ -25,10 +25,10 @@ class Detail:
         network: ShortcutDiT,
         schedule: Schedule,
         guidance: float,
-        halves: CFGParallel | None = None,
+        cfg: CFGParallel | None = None,
     ) -> None:
         self.network, self.schedule = network, schedule
-        self.guidance, self.halves = guidance, halves
+        self.guidance, self.cfg = guidance, cfg
 
     @torch.no_grad()
     def __call__(
@@ -52,7 +52,7 @@ class Detail:
             self._asking(self.network, with_text, features),
             self._asking(self.network, without, features),
             self.guidance,
-            self.halves,
+            self.cfg,
         )
         return sample(
             velocity,
