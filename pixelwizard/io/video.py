@@ -180,8 +180,9 @@ def _start(
     """Start ffmpeg in a session of its own: Ctrl-C in the terminal is ours to handle, not its."""
     try:
         tool = imageio_ffmpeg.get_ffmpeg_exe()
+        command = [tool, "-hide_banner", "-nostdin", "-v", "error", "-y", *arguments]
         return subprocess.Popen(
-            [tool, "-hide_banner", "-nostdin", "-v", "error", "-y", *arguments],
+            [word.encode("utf-8", "surrogateescape") for word in command],  # in any locale
             stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
