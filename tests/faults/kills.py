@@ -92,11 +92,13 @@ def disturbed(
     shutil.copytree(inputs, folder)
     for _ in range(moments.choice((1, 1, 2, 3))):
         process = start(folder, TASKS[task], folder / "log")
-        whom, moment = moments.choice(WHOM), moments.uniform(0.05, 1.0) * seconds
+        whom, moment = moments.choice(WHOM), moments.uniform(0.05, 0.9) * seconds
         deadline = time.monotonic() + moment
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.01)
-        hit = _strike(folder, whom, process.pid) if process.poll() is None else False
+        hit = False
+        while process.poll() is None and not hit:  # until there is one to strike
+            hit = _strike(folder, whom, process.pid)
         tally.kills += hit
         code = process.wait(300)
         print(f"{task}: {whom} after {moment:.1f} s{'' if hit else ' (missed)'}: {code}")
