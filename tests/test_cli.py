@@ -294,7 +294,7 @@ def test_a_shell_completes_tasks_options_groups_keys_and_values(
         return capsys.readouterr().out.split()
 
     assert {"train", "schedule=", "schedule.", "seed="} <= set(completed("pixelwizard "))
-    assert completed("pixelwizard trai") == ["train"]
+    assert completed("pixelwizard trai") == ["train", "trainer."]
     assert completed("pixelwizard train obj") == ["objective.", "objective="]
     assert completed("pixelwizard schedule=shortes") == ["schedule=shortest"]
     assert completed("pixelwizard --prompt a schedule.st") == [
