@@ -1,6 +1,6 @@
 """``python -m pixelwizard`` is the command ``pixelwizard``.
 
-Python put the working directory first on its path; files there replace no module.
+Python puts the working directory first on ``sys.path``; its files must not replace modules.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The Python interface: what the command line does, in this process, with an object at the end."""
+"""The Python interface: the command line's tasks in this process, returning objects."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Run:
 def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     """Make videos in this process: ``overrides`` and ``prompts`` as on the command line.
 
-    Several ranks (``parallel=...``) are processes of their own. Raises ValueError with one sentence
+    Several ranks (``parallel=...``) are separate processes. Raises ValueError with one sentence
     for a mistake in the request and for a job that lost a rank. A prompt that fails is named in
     ``Run.failed``; the others are finished.
     """

@@ -157,7 +157,7 @@ def test_the_scrubber_and_the_rows_further_down_are_in_step(page: Browser) -> No
     found = times(page)
     assert len(found) >= 4 and all(t == pytest.approx(20.5 * FRAME, abs=1e-3) for t in found)
     missing = page.find_elements(By.CSS_SELECTOR, "#rows .row:last-child .absent")
-    assert [place.text for place in missing] == ["this video is not here"]
+    assert [place.text for place in missing] == ["video missing"]
     picture(page, "rows")
 
 

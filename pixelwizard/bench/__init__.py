@@ -1,1 +1,1 @@
-"""Measurements of the stages with random weights, beside a forward shaped like the reference's."""
+"""Measurements of the stages with random weights, against the forward of the published code."""

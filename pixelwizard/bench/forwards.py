@@ -1,4 +1,4 @@
-"""One forward of a transformer beside the reference-shaped one, on the same weights and inputs."""
+"""One forward of a transformer against that of the published code, on equal weights and inputs."""
 
 from __future__ import annotations
 

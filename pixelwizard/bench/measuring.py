@@ -1,4 +1,4 @@
-"""How seconds and bytes are taken, and networks of random weights to take them of."""
+"""How seconds and bytes are measured, and networks with random weights to measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The four stages of one clip as ``generate`` runs them, each measured with its network alone."""
+"""The four stages of one clip as ``generate`` runs them, each measured with only its network."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Pipeline:
         return self._stage("text", clock, peak)
 
     def anchor(self) -> StageResult:
-        """The few steps of the anchor, then one forward beside the reference's."""
+        """A few steps of the anchor, then one forward against the published code's."""
         config = self.case.short
         noise = self._noise(config.resolution.anchor_geometry)
         schedule = make_schedule(config.anchor, config.resolution.anchor_shift, "anchor")
@@ -114,7 +114,7 @@ class Pipeline:
         return self._stage("anchor", clock, peak, config.anchor, self.case.whole.anchor)
 
     def detail(self) -> StageResult:
-        """The few steps of the detail, then one forward beside the reference's."""
+        """A few steps of the detail, then one forward against the published code's."""
         config = self.case.short
         noise = self._noise(config.resolution.geometry)
         anchor = self._noise(config.resolution.anchor_geometry)

@@ -1,4 +1,4 @@
-"""What this machine's device can do at most, measured in seconds and kept for ``plan``."""
+"""The peak rates of this machine's device, measured in seconds and saved for ``plan``."""
 
 from __future__ import annotations
 

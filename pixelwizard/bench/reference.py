@@ -1,9 +1,9 @@
-"""The transformer's forward as the published code has it, on the weights of one of our networks.
+"""The transformer's forward as in the published code, on the weights of one of our networks.
 
-The same arithmetic as ``wan.dit``, in the shape that costs more: every token carries its own
-float32 modulation [B, L, 6, E], rotary positions are complex128 products, nothing goes in chunks,
-and text keys and anchor features are made anew in every forward. Attention runs through the same
-kernel, so what is compared is all the rest.
+The arithmetic equals ``wan.dit``, at a higher cost: every token carries its own
+float32 modulation [B, L, 6, E], rotary positions are complex128 products, nothing is chunked,
+and text keys and anchor features are recomputed in every forward. Attention runs through the same
+kernel, so the comparison covers everything else.
 
 Letters of shapes as in ``wan.dit``.
 """

@@ -1,4 +1,4 @@
-"""A bench as Markdown, aligned so that it also reads as a table on a terminal."""
+"""The results of a bench as Markdown, aligned to be readable on a terminal too."""
 
 from __future__ import annotations
 

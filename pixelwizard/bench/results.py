@@ -1,4 +1,4 @@
-"""What a bench finds: plain values, as they stand in bench.json."""
+"""The results of a bench: plain values, as written to bench.json."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """One forward of a transformer beside the reference-shaped one on the same weights.
+    """One forward of a transformer and that of the published code, on the same weights.
 
     Where the latter did not run, ``reference_gb`` is what it needs by tracing and ``note`` says
     why. ``difference``: the largest of the velocities, relative to the largest value.

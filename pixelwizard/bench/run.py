@@ -1,4 +1,4 @@
-"""``bench``: the rates of the machine, then every stage at every size; the report grows with it."""
+"""``bench``: the rates of the machine, then every stage at every size, reported as measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a command line: a task, options, texts, and overrides for Hydra."""
+"""Parsing of the command line: a task, options, texts, and overrides for Hydra."""
 
 from __future__ import annotations
 

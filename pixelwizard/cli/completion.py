@@ -1,4 +1,4 @@
-"""What a shell may put in place of the last word of a command line. No Hydra, so it is quick."""
+"""Shell completion of the last word of a command line. Imports no Hydra, so it is quick."""
 
 from __future__ import annotations
 

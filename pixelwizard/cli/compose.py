@@ -1,4 +1,4 @@
-"""What is asked for: overrides to composed jobs, one for every combination of swept values."""
+"""Overrides -> composed jobs, one for every combination of swept values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hydra: checked overrides to one plain, resolved, checked configuration."""
+"""Hydra: checked overrides -> one plain, resolved, checked configuration."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def shown_by_hydra(task: str, options: Mapping[str, str], overrides: Sequence[st
 
 
 def _introduce(task: str, own: list[Path]) -> None:
-    """Tell Hydra of the defaults of a task and of the user's folders."""
+    """Give Hydra the defaults of a task and the user's folders."""
     root = tasks.roots()[task]
     hints = schema.leaves(root)
     defaults = {**({"run_dir": None} if has_run_folder(root) else {}), **schema.defaults(root)}
     for name in [name for name in defaults if is_own_part(hints[name])]:
-        del defaults[name]  # they would be arguments of a class of the user's
+        del defaults[name]  # they would be arguments of a user's class
     store, name = ConfigStore.instance(), f"{task}_defaults"
     store.repo.pop(f"{name}.yaml", None)  # Hydra 1.4 warns of a second one
     store.store(name=name, node=defaults)
@@ -119,13 +119,13 @@ def has_run_folder(root: type) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Composer:
-    """Hydra for one task, with the configuration folders of the user's."""
+    """Hydra for one task, with the user's configuration folders."""
 
     task: str
     own: list[Path]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """What Hydra makes of checked overrides; nodes of the user's replace what was there."""
+        """The composition of checked overrides; a user's nodes replace earlier values."""
         nodes = [override for override in overrides if fills_node(self.task, override)]
         options = [override for override in overrides if override not in nodes]
         for option in options:
@@ -138,13 +138,13 @@ class Composer:
         return composed
 
     def _of_group(self, override: str) -> str:
-        """A group of the user's is added to the task's defaults."""
+        """The selection of a user's own group, added to the task's defaults."""
         group = override.split("=", 1)[0]
         mine = group in catalog.groups(self.task, self.own) and group not in self._composed
         return f"+{override}" if mine else override
 
     def _left_out(self, words: Sequence[str], nodes: Sequence[str]) -> list[str]:
-        """Without the usual option of a group whose work a class of the user's does."""
+        """The choices without the default option of a group that a user's class replaces."""
         chosen = {word.split("=", 1)[0] for word in words}
         named = {
             node.split("=", 1)[0].removesuffix(f".{TARGET}") for node in nodes if TARGET in node

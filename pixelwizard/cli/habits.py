@@ -1,4 +1,4 @@
-"""What users of Hydra, Lightning and their template type elsewhere, and what it is called here."""
+"""Keys that users know from Hydra, Lightning and their template, and their names here."""
 
 from __future__ import annotations
 

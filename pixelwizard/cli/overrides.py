@@ -1,4 +1,4 @@
-"""Overrides before Hydra reads them: keys that exist, texts quoted, mistakes as sentences."""
+"""Overrides before Hydra reads them: keys are checked, texts quoted, mistakes explained."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _is_text(hint: Any) -> bool:
 
 
 def quoted(value: str) -> str:
-    """A text for Hydra's grammar, whatever its punctuation; one in quotes stays."""
+    """A text quoted for Hydra's grammar; a quoted text stays unchanged."""
     if value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL):
         return value
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"

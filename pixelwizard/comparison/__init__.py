@@ -1,1 +1,1 @@
-"""Runs beside each other: what they share, how they differ, and how far that can be trusted."""
+"""Runs side by side: shared samples, differences, and their intervals."""

@@ -1,7 +1,7 @@
-"""Variants on the samples that all of them have: values, paired differences, what is dominated.
+"""Variants on their shared samples: values, paired differences, dominated points.
 
-An interval bounds 95 % of what other prompts and seeds of the kind would give: pairs of prompt and
-seed are drawn with repetition, both variants' values of a pair together.
+Intervals are 95 % bootstrap intervals: pairs of prompt and seed are resampled, with the values of
+both variants together.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _problem(columns: Sequence[_Column | None], higher: bool | None) -> str:
 
 
 def _column(variant: Variant, name: str, samples: Sequence[Sample], higher: bool) -> _Column | None:
-    """The values of a cost or of a score written beside the videos; None if one is missing."""
+    """The values of a cost, or of a score in the videos' records; None if one is missing."""
     found: dict[Sample, tuple[float, str]] = {}
     for sample in samples:
         record = variant.videos[sample].record

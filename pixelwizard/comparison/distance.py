@@ -1,4 +1,4 @@
-"""How far a sample is from what many steps make of the same noise: the error of its schedule."""
+"""Distance of a sample to a many-step result from the same noise: the error of its schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``report/``: one page with its videos, that opens from disk and asks no network for anything."""
+"""``report/``: one page with its videos, which opens from disk and needs no network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
 SCRIPTS = ("plot.js", "player.js", "page.js")
 PAGE, MOST_LINES = "index.html", 2160
 VIDEO = r"videos/\d+-[\w-]*-\d{3,}\.mp4"
-"""How the page's videos are called."""
+"""The names of the page's videos."""
 
 
 def write_page(comparison: Comparison, folder: Path) -> list[str]:
@@ -68,7 +68,7 @@ def _copy_videos(comparison: Comparison, folder: Path, missing: list[str]) -> li
 
 
 def _copy(video: Video, place: Path) -> None:
-    """As it is if every browser can play it, else as h264 of 8 bits."""
+    """A copy if every browser can play it, else 8-bit h264."""
     settings = video.record["config"]["video"]
     if settings["codec"] == "h264" and settings["bits"] in (None, 8):
         shutil.copyfile(video.path, place)
@@ -99,7 +99,7 @@ def _html(comparison: Comparison, files: list[list[str]], missing: list[str]) ->
 
 
 def differing_settings(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every key that is not the same in all variants, with its values in their order."""
+    """Every key that differs between variants, with its values in their order."""
     flat = [_flat(row.variant.settings) for row in comparison.rows]
     keys = dict.fromkeys(key for values in flat for key in values)
     rows = [{"key": key, "values": [values.get(key, "") for values in flat]} for key in keys]

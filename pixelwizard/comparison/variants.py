@@ -1,6 +1,6 @@
-"""Run folders and sweeps -> variants: what was sampled in one way, by prompt and seed. No torch.
+"""Run folders and sweeps -> variants: videos by prompt and seed. No torch.
 
-Runs that differ in nothing but prompts and seed are one variant.
+Runs that differ only in prompts and seed are one variant.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Video:
-    """A finished video, what stands beside it, and the store of its run."""
+    """A finished video, its record, and the store of its run."""
 
     path: Path
     record: Mapping[str, Any]
@@ -150,7 +150,7 @@ def _videos(run: _Run, config: GenerateConfig, notes: list[str]) -> Iterator[Vid
 
 
 def _record(video: Path) -> dict[str, Any]:
-    """What stands beside a video. Raises ConfigError where one of the two is damaged."""
+    """The record of a video. Raises ConfigError if the record or the video is damaged."""
     file = video.with_suffix(".json")
     record = read_json(file)
     if missing := [name for name in NEEDED if name not in record]:

@@ -65,10 +65,10 @@ function film(path, label) {
   return video;
 }
 
-const absent = () => node("div", { class: "absent" }, "this video is not here");
+const absent = () => node("div", { class: "absent" }, "video missing");
 const described = (sample) => `${sample.prompt} (seed ${sample.seed})`;
 
-/** Rows hold their videos only while they are near the screen. */
+/** A row holds its videos only while it is near the viewport. */
 const near = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) (isIntersecting ? enter : leave)(target);
 }, { rootMargin: "150px" });
@@ -165,7 +165,7 @@ function connect() {
   player.tell();
 }
 
-byId("summary").textContent = `${data.arms.length} variants on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, ${data.target ? `distance to ${data.target}` : "no distance"}.`;
+byId("summary").textContent = `${data.arms.length} variants on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, ${data.target ? `distance to ${data.target}` : "distance not available"}.`;
 byId("legend").textContent = data.legend;
 byId("plots").append(...["seconds", "nfe"].filter((cost) => cost in data.arms[0].scores).map((cost) => plot(data, cost)));
 byId("names").append(...data.arms.map((arm, index) => node("li", {}, swatch(data, index), arm.name)));

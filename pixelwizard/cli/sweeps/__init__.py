@@ -1,1 +1,1 @@
-"""Many runs of one command: composed, launched, kept in a ledger, searched."""
+"""Many runs of one command: composed, launched, recorded in a ledger, searched."""

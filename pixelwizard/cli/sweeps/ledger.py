@@ -1,4 +1,4 @@
-"""A sweep: its jobs, and ``sweep.json``, the ledger of what became of each."""
+"""A sweep: its jobs, and ``sweep.json``, the ledger of their states."""
 
 from __future__ import annotations
 

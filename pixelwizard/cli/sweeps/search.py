@@ -1,7 +1,7 @@
-"""Optuna over the settings of a run: quality against cost, a job of the sweep for every trial.
+"""Optuna over the settings of a run: quality against cost, one job of the sweep per trial.
 
-Nothing but the ledger and the run folders is kept: Optuna's choices follow from its seed and the
-values so far, so the same command comes to the same trials, finds the finished ones, and goes on.
+Only the ledger and the run folders are stored. Optuna's choices follow from its seed and the
+values so far, so repeating the command proposes the same trials, skips finished ones and continues.
 """
 
 from __future__ import annotations

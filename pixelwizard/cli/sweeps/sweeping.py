@@ -1,4 +1,4 @@
-"""A sweep as it is asked for, from the command line or from Python: composed, checked, run."""
+"""A sweep from the command line or from Python: composed, checked, run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tasks of the command line: one module each, named here and imported when it is used."""
+"""The tasks of the command line: one module each, imported on use."""
 
 from __future__ import annotations
 

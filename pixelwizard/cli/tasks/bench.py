@@ -1,4 +1,4 @@
-"""``pixelwizard bench``: seconds and memory of every stage, beside the plan and the reference."""
+"""``pixelwizard bench``: seconds and memory of every stage, against plan and published code."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EXAMPLES = """\
   pixelwizard bench bench=full resolution=720p second=null memory.budget_gb=24
   pixelwizard bench resolution.frames=33 format=json  one JSON object on stdout
 
-Weights are random, no files are needed. run_dir=FOLDER gets bench.md and bench.json; the measured
-rates of the machine are kept for plan."""
+Weights are random, so no files are needed. run_dir=FOLDER gets bench.md and bench.json; plan uses
+the measured rates of the machine."""
 
 
 def check(config: BenchConfig) -> None:

@@ -1,4 +1,4 @@
-"""``pixelwizard compare``: runs beside each other, in numbers and in videos."""
+"""``pixelwizard compare``: runs side by side, in numbers and in videos."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pixelwizard.config.compare import CompareConfig
 from pixelwizard.config.schema import ConfigError
 
 EXAMPLES = """\
-  pixelwizard compare outputs/schedules                    a sweep: what is there of it
+  pixelwizard compare outputs/schedules                    a sweep, as far as it is finished
   pixelwizard compare outputs/a outputs/b baseline=a       single runs, differences from a
   pixelwizard compare outputs/schedules quality=clip-score target=unipc50
   pixelwizard compare outputs/schedules format=json        one JSON object on stdout
 
-report/index.html opens in a browser from disk; beside it are pareto.png, comparison.csv and .md."""
+report/index.html opens in a browser from disk; pareto.png, comparison.csv and .md lie next to it."""
 
 
 def check(config: CompareConfig) -> None:
@@ -50,7 +50,7 @@ def run(config: CompareConfig, command_line: Sequence[str]) -> int:
 
 
 COMMAND = Command(
-    "runs beside each other: a page with their videos",
+    "runs side by side: a page with their videos",
     EXAMPLES,
     check,
     run,

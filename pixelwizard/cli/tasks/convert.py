@@ -17,12 +17,12 @@ EXAMPLES = """\
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/last backbone.ema=false
   pixelwizard convert out=outputs/tiny dtype=float32
 
-What the backbone has is converted, and the folder is then one of its own:
+Every part of the backbone is converted; the result is a complete backbone folder:
 backbone.folder=checkpoints/bf16."""
 
 
 def check(config: ConvertConfig) -> None:
-    """Refuse to convert what is not there, or onto itself. Raises ValueError."""
+    """Refuse missing weights, and a conversion onto itself. Raises ValueError."""
     if config.out is None:
         raise ConfigError("out is missing; name the folder to write into, like out=DIR")
     if Path(config.out).resolve() == weights_folder(config.backbone).resolve():
@@ -37,7 +37,7 @@ def check(config: ConvertConfig) -> None:
 
 
 def run(config: ConvertConfig, command_line: Sequence[str]) -> int:
-    """Write the parts that are there into ``out``; returns the exit code."""
+    """Write the parts that the backbone has into ``out``; returns the exit code."""
     from pixelwizard.models.shortcut.convert import convert
 
     assert config.out is not None

@@ -19,7 +19,7 @@ EXAMPLES = """\
   pixelwizard evaluate videos=DIR reference=DIR               FVD, HD-FVD; PSNR where names agree
   pixelwizard evaluate videos=DIR reference=DIR metrics=standard      with I3D and CLIP ViT-L/14
 
-metrics.json and evaluate.md in the run folder hold the values; each has its recipe."""
+metrics.json and evaluate.md in the run folder hold the scores, each with its recipe."""
 
 
 def check(config: EvaluateConfig) -> None:

@@ -14,7 +14,7 @@ EXAMPLES = """\
   pixelwizard fetch pixelwizard-lr                        an anchor network for it
   pixelwizard fetch wan2_2_ti2v_5b source.folder=DIR      into another folder
 
-What is there already is not fetched again; what was interrupted is continued. HF_HOME,
+Complete files are not fetched again; interrupted downloads continue. HF_HOME,
 HF_HUB_OFFLINE and HF_TOKEN are respected."""
 
 

@@ -25,7 +25,7 @@ EXAMPLES = """\
   pixelwizard --prompt "a red circle moves left over a gray background"
   pixelwizard prompts=prompts.csv seed=7             .txt, .csv, .jsonl ...: one video per row
   pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
-  pixelwizard metrics=tiny reference=DIR             FVD and its like against real videos
+  pixelwizard metrics=tiny reference=DIR             FVD and others against real videos
   pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
   pixelwizard prompts=prompts.txt parallel=prompts parallel.prompts=2      two at a time
   pixelwizard backbone=wan2_2_ti2v_5b resolution=2k backbone.folder=DIR backbone.detail=FILE"""
@@ -69,7 +69,7 @@ def run(config: GenerateConfig, command_line: Sequence[str]) -> int:
 
 
 def finished(config: GenerateConfig) -> bool:
-    """Whether all videos are there, made by these settings and the weights as they are now."""
+    """Whether all videos are finished, made with these settings and the current weights."""
     jobs = make_jobs(config, prompts_of(config), weights_digests(config.backbone))
     return all(provenance.finished(config, job) for job in jobs)
 

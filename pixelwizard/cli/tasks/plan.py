@@ -14,12 +14,12 @@ from pixelwizard.launch.devices import planned_mesh
 
 EXAMPLES = """\
   pixelwizard plan                                    2K with the full-size backbone
-  pixelwizard plan resolution=4k memory.budget_gb=24  the way that fits a card of 24 GB
+  pixelwizard plan resolution=4k memory.budget_gb=24  the placement that fits a 24 GB card
   pixelwizard plan resolution=4k memory=stream        block by block from host memory
   pixelwizard plan device=rtx4090 format=json         one JSON object on stdout
-  pixelwizard plan parallel=auto parallel.devices=8   each of eight ranks, and what more would bring
+  pixelwizard plan parallel=auto parallel.devices=8   each of eight ranks, and the speed-up
   pixelwizard plan train=detail "gpus=[1,8]"          a step of training the detail network
-  pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a picture"""
+  pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a plot"""
 
 
 def check(config: PlanConfig) -> None:

@@ -1,4 +1,4 @@
-"""``pixelwizard replay VIDEO.mp4``: make a video again from what it says about itself."""
+"""``pixelwizard replay VIDEO.mp4``: regenerate a video from its metadata."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pixelwizard.launch.launch import launch
 from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
-  pixelwizard replay outputs/RUN/videos/ID.mp4           into a folder of its own below outputs/
+  pixelwizard replay outputs/RUN/videos/ID.mp4           into a new folder in outputs/
   pixelwizard replay VIDEO.mp4 out=FOLDER
 
-On the machine and with the versions that made it, the latents are the same to the bit; they come
-from the store if they are still there. Weights must be the same files."""
+On the same machine with the same versions, the latents are bit-equal. They come from the store if
+it still has them. The weights must be the same files."""
 
 
 def check(config: ReplayConfig) -> None:

@@ -1,4 +1,4 @@
-"""``pixelwizard train``: the networks, from nothing or from a checkpoint."""
+"""``pixelwizard train``: the networks, from scratch or from other weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard train experiments=train_tiny_vae           the autoencoder of the miniature
-  pixelwizard train experiments=train_tiny_vae_decoder   its decoder, further
+  pixelwizard train experiments=train_tiny_vae_decoder   its decoder, trained further
   pixelwizard train experiments=train_tiny_anchor        its anchor network
   pixelwizard train experiments=train_tiny_detail        its detail network
-  pixelwizard train experiments=train_tiny_clip          what scores its videos: a small CLIP
+  pixelwizard train experiments=train_tiny_clip          a small CLIP that scores its videos
   pixelwizard train experiments=train_tiny_video         and a small video network
   pixelwizard train objective=flow stage=detail trainer.max_steps=100 run_dir=FOLDER
   pixelwizard train parallel=fsdp parallel.prompts=2 trainer.max_steps=100
