@@ -87,7 +87,7 @@ def read_table(
             kept.append(row)
     if not kept:
         raise ConfigError(f"{key} has no row with a text; write at least one")
-    unused = [name for name in columns if name not in used]
+    unused = [name for name in columns if name.strip() and name not in used]
     if unused:
         notes.append(f"{key}: columns that are not used: {', '.join(unused)}")
     if empty:
@@ -185,6 +185,8 @@ def _texts(value: Any, place: str) -> list[str]:
     for text in values:
         if not isinstance(text, str):
             raise ConfigError(f"{place}: a prompt or caption must be text, not {show(text)}")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ConfigError(f"{place}: half a character (a lone surrogate) in {show(text)}")
     return [text.strip() for text in values if text.strip()]
 
 

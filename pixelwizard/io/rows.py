@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,10 @@ def read_text(path: Path, key: str) -> str:
 def read_rows(path: Path, key: str) -> tuple[list[str], list[PlacedRow]]:
     """Columns and rows of a .csv, .tsv, .jsonl or .json (a list of objects) file.
 
-    A .csv is separated by commas, semicolons or tabs, whichever its header has most of. Raises
-    ConfigError naming file, line and rule.
+    A .csv is separated by commas, semicolons or tabs, whichever its header has most of; columns
+    without a name are not told apart. Raises ConfigError naming file, line and rule.
     """
-    text = read_text(path, key)
+    text = re.sub(r"\r\n?", "\n", read_text(path, key))
     if path.suffix.lower() in (".csv", ".tsv"):
         return _csv_rows(text, key)
     rows = list((_array if path.suffix.lower() == ".json" else _lines)(text, key))
@@ -62,7 +63,7 @@ def _csv_rows(text: str, key: str) -> tuple[list[str], list[PlacedRow]]:
     rows: list[PlacedRow] = []
     try:
         columns = list(reader.fieldnames or [])
-        if twice := [name for name in columns if columns.count(name) > 1]:
+        if twice := [name for name in columns if name.strip() and columns.count(name) > 1]:
             raise ConfigError(f"{key}, line 1: two columns are called {twice[0]!r}; rename one")
         for row in reader:
             place = f"{key}, line {reader.line_num}"
