@@ -17,7 +17,7 @@ EXAMPLES = """\
   pixelwizard compare outputs/schedules quality=clip-score target=unipc50
   pixelwizard compare outputs/schedules format=json        one JSON object on stdout
 
-report/index.html opens in a browser from disk; pareto.png, comparison.csv and .md lie next to it."""
+report/index.html opens in a browser from disk. pareto.png, comparison.csv and .md go with it."""
 
 
 def check(config: CompareConfig) -> None:
