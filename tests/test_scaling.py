@@ -31,7 +31,8 @@ def cost(mesh: Mesh, chunk: int = 100) -> Cost:
     stage = Sampling(
         *(BACKBONE.dit, 1, SIZE.geometry, SIZE.anchor_geometry),
         make_schedule(SamplerSettings(steps=STEPS, step_sizes="raw"), 5.0),
-        *(5.0, torch.bfloat16, torch.float32, mesh),
+        *(5.0, torch.bfloat16, torch.float32),
+        mesh=mesh,
     )
     return cost_of_sampling(stage, stream=False, chunk=chunk)
 

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from itertools import chain
 from typing import Union
@@ -29,7 +29,7 @@ from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.spatial import Peers, RowShare
 from pixelwizard.planning.communication_cost import strip_bytes
 from pixelwizard.planning.sampling_cost import META, Cost
-from pixelwizard.planning.tracing import Trace
+from pixelwizard.planning.tracing import Trace, Work
 
 TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""
@@ -114,15 +114,6 @@ class _Rehearsed(Peers):
         return [torch.empty_like(x) for _ in range(self.size)]
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """What a decode has taken so far."""
-
-    flops: Counter[str]
-    moved: int
-    sent: int
-
-
 def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
     """The cost of one clip for the busiest of the ``ranks`` that decode it together.
 
@@ -141,16 +132,15 @@ def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
     with torch.no_grad(), trace:
         latent = torch.empty(1, vae.sizes.z_dim, *clip.latent_grid, dtype=dtype, device=META)
         for _ in stream_pixels(vae, latent[:, :, :TRACED, : part[0], : part[1]], rows):
-            marks.append(_Mark(Counter(trace.flops), trace.moved, peers.sent))
-    whole = _all_frames(marks, frames)
+            marks.append(replace(trace.work, sent=peers.sent))
     cells = [[rows * columns for rows, columns in turn] for turn in turns]
-    share = sum(map(max, cells)) / math.prod(part)
+    work = sum(map(max, cells)) / math.prod(part) * _all_frames(marks, frames)
     return Cost(
         weights,
         weights + trace.peak,
-        Counter({kind: int(share * count) for kind, count in whole.flops.items()}),
-        int(share * whole.moved),
-        sent=Counter(decode=whole.sent + strip_bytes(cells, clip.frames)),
+        work.flops,
+        work.moved,
+        sent=Counter(decode=work.sent + strip_bytes(cells, clip.frames)),
     )
 
 
@@ -168,14 +158,8 @@ def _turns(clip: Geometry, tiles: Tiles, ranks: int) -> list[list[tuple[int, int
     return [sizes[start : start + ranks] for start in range(0, len(sizes), ranks)]
 
 
-def _all_frames(marks: Sequence[_Mark], frames: int) -> _Mark:
+def _all_frames(marks: Sequence[Work], frames: int) -> Work:
     """What ``frames`` latent frames take; ``marks``: after every traced frame of the video."""
-    last = marks[-1]
     if frames <= TRACED:
-        return last
-    before, more = marks[-1 - TEMPORAL_STRIDE], frames - TRACED
-    return _Mark(
-        Counter({k: n + more * (n - before.flops[k]) for k, n in last.flops.items()}),
-        last.moved + more * (last.moved - before.moved),
-        last.sent + more * (last.sent - before.sent),
-    )
+        return marks[-1]
+    return marks[-1] + (frames - TRACED) * (marks[-1] - marks[-1 - TEMPORAL_STRIDE])

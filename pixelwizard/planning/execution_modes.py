@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from pixelwizard.config.geometry import Geometry, Tiles
+from pixelwizard.config.geometry import Tiles
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.wan.dit import CHUNK
@@ -39,58 +40,43 @@ def ways(stage: str, config: Settings, mesh: Mesh, limit: float) -> Iterator[Way
         return _text(config)
     if stage == "decode":
         return _decode(config, mesh, limit)
-    return _sampling(stage, config, (_anchor if stage == "anchor" else _detail)(config, mesh))
+    return _sampling(stage, config, mesh)
 
 
 def _text(config: Settings) -> Iterator[Way]:
-    backbone = config.backbone
+    sizes, length = config.backbone.text, config.backbone.dit.text_len
+    dtype = getattr(torch, config.backbone.dtype)
     for mode in _modes(config):
-        cost = cost_of_text(
-            *(backbone.text, backbone.dit.text_len, getattr(torch, backbone.dtype)),
-            mode == "stream",
-        )
-        yield Way("text", backbone.dit.text_len, mode, cost)
+        yield Way("text", length, mode, cost_of_text(sizes, length, dtype, mode == "stream"))
 
 
-def _anchor(config: Settings, mesh: Mesh) -> Sampling:
-    size = config.resolution
-    return Sampling(
-        sizes=config.backbone.dit,
-        controlled=0,
-        geometry=size.anchor_geometry,
-        anchor=None,
-        schedule=make_schedule(config.anchor, size.anchor_shift, "anchor"),
-        guidance=config.anchor.guidance,
-        dtype=getattr(torch, config.backbone.dtype),
-        residual=getattr(torch, config.memory.residual),
-        attention=config.attention,
-        mesh=mesh,
-    )
-
-
-def _detail(config: Settings, mesh: Mesh) -> Sampling:
-    size = config.resolution
-    return Sampling(
-        sizes=config.backbone.detail_dit,
-        controlled=len(config.backbone.control_blocks),
-        geometry=size.geometry,
-        anchor=size.anchor_geometry,
-        schedule=make_schedule(config.schedule, size.shift),
-        guidance=config.schedule.guidance,
-        dtype=getattr(torch, config.backbone.dtype),
-        residual=getattr(torch, config.memory.residual),
-        attention=config.attention,
-        mesh=mesh,
-    )
-
-
-def _sampling(name: str, config: Settings, stage: Sampling) -> Iterator[Way]:
+def _sampling(name: str, config: Settings, mesh: Mesh) -> Iterator[Way]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
+    stage = _stage(name, config, mesh)
     chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
-    for mode in ("sharded",) if stage.mesh.shards > 1 else _modes(config):
+    for mode in ("sharded",) if mesh.shards > 1 else _modes(config):
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
             yield Way(name, stage.geometry.tokens, mode, cost, chunk)
+
+
+def _stage(name: str, config: Settings, mesh: Mesh) -> Sampling:
+    size, backbone, detail = config.resolution, config.backbone, name == "detail"
+    sampler = config.schedule if detail else config.anchor
+    return Sampling(
+        sizes=backbone.detail_dit if detail else backbone.dit,
+        controlled=len(backbone.control_blocks) if detail else 0,
+        geometry=size.geometry if detail else size.anchor_geometry,
+        anchor=size.anchor_geometry if detail else None,
+        schedule=make_schedule(
+            sampler, size.shift if detail else size.anchor_shift, "schedule" if detail else "anchor"
+        ),
+        guidance=sampler.guidance,
+        dtype=getattr(torch, backbone.dtype),
+        residual=getattr(torch, config.memory.residual),
+        attention=config.attention,
+        mesh=mesh,
+    )
 
 
 def _modes(config: Settings) -> tuple[str, ...]:
@@ -100,17 +86,11 @@ def _modes(config: Settings) -> tuple[str, ...]:
 
 
 def _decode(config: Settings, mesh: Mesh, limit: float) -> Iterator[Way]:
+    """Whole or in tiles; the autoencoder, no chain of equal blocks, is on the device whole.
+
+    Positions of the latent are to the decode what tokens are to a transformer.
+    """
     tiles, cost = choose_tiles(config, limit, mesh.per_prompt)
-    cells = latent_cells(config.resolution.geometry)
-    yield Way("decode", cells, _held(config), cost, tiles=tiles)
-
-
-def _held(config: Settings) -> str:
-    """The autoencoder, which is no chain of equal blocks, is on the device whole while it runs."""
-    return "offload" if config.memory.mode == "offload" else "resident"
-
-
-def latent_cells(geometry: Geometry) -> int:
-    """Positions of the latent, which are to the decode what tokens are to a transformer."""
-    frames, height, width = geometry.latent_grid
-    return frames * height * width
+    cells = math.prod(config.resolution.geometry.latent_grid)
+    mode = "offload" if config.memory.mode == "offload" else "resident"
+    yield Way("decode", cells, mode, cost, tiles=tiles)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from pixelwizard.planning.communication_cost import (
     tokens_per_rank,
     ulysses_bytes,
 )
-from pixelwizard.planning.tracing import Trace
+from pixelwizard.planning.tracing import Trace, Work
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
 
@@ -74,12 +74,6 @@ class Cost:
     sent: Counter[str] = field(default_factory=Counter)
 
 
-class Network(Protocol):
-    """What the stages call."""
-
-    def __call__(self, latent: Tensor, *inputs: Any) -> Tensor: ...
-
-
 def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
     """The cost of one clip with all its steps; ``stream``: blocks pass from host memory.
 
@@ -110,20 +104,18 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
     resident = 0 if passing else more * block
     own_slices = whole // shards if shards > 1 else 0
     calls = rehearsal.calls
-    again = (
-        (calls - 1, rehearsal.forward),
-        (calls * more, rehearsal.block),
-        (calls * max(0, stage.controlled - 1), rehearsal.addition),
-        (rehearsal.texts * more, rehearsal.keys_values),
+    work = (
+        trace.work
+        + (calls - 1) * rehearsal.forward
+        + calls * more * rehearsal.block
+        + calls * max(0, stage.controlled - 1) * rehearsal.addition
+        + rehearsal.texts * more * rehearsal.keys_values
     )
-    flops = Counter(
-        {k: n + sum(times * work.flops[k] for times, work in again) for k, n in trace.flops.items()}
-    )
-    moved = trace.moved + sum(times * work.moved for times, work in again)
     held = resident + own_slices
     peak = max(trace.peak, rehearsal.encode_peak) + held + waiting
     fetched = calls * stage.sizes.num_layers * block if stream else 0
-    return Cost(weights + held, peak, flops, moved, fetched, _sent(stage, calls, whole))
+    sent = _sent(stage, calls, whole)
+    return Cost(weights + held, peak, work.flops, work.moved, fetched, sent)
 
 
 def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
@@ -140,19 +132,13 @@ def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
     )
 
 
-@dataclass(frozen=True)
-class _Work:
-    flops: Counter[str]
-    moved: int
-
-
 class _Rehearsal:
     """Stands in for the network: its first forward is traced, the others are counted like it."""
 
     def __init__(self, network: WanDiT, trace: Trace) -> None:
         self.network, self.trace, self.first_change = network, trace, network.first_change
         self.calls = self.texts = self.text_bytes = self.encode_peak = self._extra = 0
-        self.forward = self.block = self.addition = self.keys_values = _Work(Counter(), 0)
+        self.forward = self.block = self.addition = self.keys_values = Work()
         for module in [*network.blocks, *getattr(network._stream, "slots", [])]:
             module.forward = self._watched(module.forward, "block")
             cross = module.cross_attn
@@ -188,9 +174,9 @@ class _Rehearsal:
         """The call, remembering under ``name`` what its last use cost."""
 
         def watched(*args: Any) -> Any:
-            flops, moved = Counter(self.trace.flops), self.trace.moved
+            before = self.trace.work
             out = call(*args)
-            setattr(self, name, _Work(self.trace.flops - flops, self.trace.moved - moved))
+            setattr(self, name, self.trace.work - before)
             return out
 
         return watched

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pixelwizard.config.sizes import TextSizes
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.planning.sampling_cost import META, Cost
-from pixelwizard.planning.tracing import Trace
+from pixelwizard.planning.tracing import Trace, Work
 
 
 def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:
@@ -25,17 +24,21 @@ def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bo
         for layers in (few, few + 1)
     )
     more = sizes.num_layers - few
-    flops: Counter[str] = Counter()
-    for kind in two.flops:
-        flops[kind] = 2 * (one.flops[kind] + more * (two.flops[kind] - one.flops[kind]))
+    work = 2 * (one.work + more * (two.work - one.work))
     weights = one.weights + more * (two.weights - one.weights)
-    moved = 2 * (one.moved + more * (two.moved - one.moved))
+    peak = weights + max(one.activations, two.activations)
     fetched = 2 * (one.fetched + more * (two.fetched - one.fetched))
-    peak = weights + max(c.peak - c.weights for c in (one, two))
-    return Cost(weights, peak, flops, moved, fetched)
+    return Cost(weights, peak, work.flops, work.moved, fetched)
 
 
-def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> Cost:
+class _Traced(NamedTuple):
+    work: Work
+    weights: int
+    activations: int
+    fetched: int
+
+
+def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> _Traced:
     """One text through a whole encoder."""
     trace, fetched = Trace(), 0
     if stream:
@@ -48,11 +51,10 @@ def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -
             trace.allocated(stack.final_layer_norm.weight)
         else:
             encoder = _encoder(sizes, text_len, dtype)
-        weights = trace.live
+        weights, before = trace.live, trace.work
         trace.restart_peak()
-        before, moved = Counter(trace.flops), trace.moved
         encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
-    return Cost(weights, trace.peak, trace.flops - before, trace.moved - moved, fetched)
+    return _Traced(trace.work - before, weights, trace.peak - weights, fetched)
 
 
 def _encoder(sizes: TextSizes, text_len: int, dtype: torch.dtype) -> TextEncoder:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
-from types import TracebackType
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,7 +27,26 @@ ALLOCATION = 512
 KINDS = {"addmm": "matmul", "mm": "matmul", "bmm": "matmul", "convolution": "conv"}
 
 
-class Trace:
+@dataclass(frozen=True)
+class Work:
+    """Operations by kind, bytes moved on the device, bytes sent to other ranks."""
+
+    flops: Counter[str] = field(default_factory=Counter)
+    moved: int = 0
+    sent: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.moved + other.moved, self.sent + other.sent)
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(self.flops - other.flops, self.moved - other.moved, self.sent - other.sent)
+
+    def __rmul__(self, times: float) -> Work:
+        flops = Counter({kind: int(times * count) for kind, count in self.flops.items()})
+        return Work(flops, int(times * self.moved), int(times * self.sent))
+
+
+class Trace(TorchDispatchMode):
     """A context in which every operation on meta tensors is counted.
 
     ``computing``: the tensors are real ones, and attention is computed too. ``peak`` and ``live``
@@ -36,26 +55,48 @@ class Trace:
     """
 
     def __init__(self, computing: bool = False) -> None:
+        super().__init__()
         self.computing = computing
         self.live = self.peak = 0
         self.moved = 0
         self.flops: Counter[str] = Counter()
         self._sizes: dict[int, int] = {}
-        self._context = ExitStack()
+        self._attention = nullcontext() if computing else _Attention(self)
 
     def __enter__(self) -> Trace:
-        if not self.computing:
-            self._context.enter_context(_Attention(self))
-        self._context.enter_context(_Operations(self))
+        self._attention.__enter__()
+        super().__enter__()
         return self
 
-    def __exit__(
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._attention.__exit__(*error)
+
+    def __torch_dispatch__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._context.close()
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.is_view:
+            return out
+        outputs = _tensors(out if isinstance(out, (tuple, list)) else (out,))
+        packet = func._overloadpacket
+        if packet in flop_registry:
+            kind = KINDS.get(packet.__name__, "matmul")
+            self.flops[kind] += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        else:
+            self.moved += sum(tensor.nbytes for tensor in [*_tensors(args), *outputs])
+        for tensor in outputs:
+            self.allocated(tensor)
+        return out
+
+    @property
+    def work(self) -> Work:
+        """What has been counted so far."""
+        return Work(Counter(self.flops), self.moved)
 
     def restart_peak(self) -> None:
         """Count the peak anew, from what is alive now."""
@@ -87,36 +128,8 @@ class Trace:
         self.live -= self._sizes.pop(number, 0)
 
 
-class _Operations(TorchDispatchMode):
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
-        self.trace = trace
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        outputs = [t for t in (out if isinstance(out, (tuple, list)) else (out,)) if _counts(t)]
-        if func.is_view:
-            return out
-        packet = func._overloadpacket
-        if packet in flop_registry:
-            kind = KINDS.get(packet.__name__, "matmul")
-            self.trace.flops[kind] += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
-        else:
-            for tensor in (*(t for t in args if _counts(t)), *outputs):
-                self.trace.moved += tensor.numel() * tensor.element_size()
-        for tensor in outputs:
-            self.trace.allocated(tensor)
-        return out
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, Tensor)
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 class _Attention(TorchFunctionMode):

@@ -150,11 +150,10 @@ class _Attention(torch.autograd.Function):
 
 def training_table(part: str, plans: Sequence[TrainingPlan]) -> str:
     """The plans for people."""
-    head = ("GPUs", "tokens", "weights", "gradients", "optimizer", "average", "computing")
-    rows: list[tuple[str, ...]] = [(*head, "activations", "peak GB each")]
+    parts = [name for name in TrainingPlan.__annotations__ if name.endswith("_gb")]
+    rows = [["GPUs", "tokens", *(name.removesuffix("_gb") for name in parts), "peak GB each"]]
     for plan in plans:
-        parts = (plan.weights_gb, plan.gradients_gb, plan.optimizer_gb, plan.average_gb)
-        figures = (*parts, plan.computing_gb, plan.activations_gb, plan.peak_gb)
-        rows.append((f"{plan.gpus}", f"{plan.tokens}", *(f"{gb:.1f}" for gb in figures)))
+        figures = (f"{getattr(plan, name):.1f}" for name in (*parts, "peak_gb"))
+        rows.append([f"{plan.gpus}", f"{plan.tokens}", *figures])
     title = f"a step of training the {part} network: bfloat16, checkpointed blocks, a clip per GPU"
     return "\n".join([title, *aligned(rows, left=())])
