@@ -37,7 +37,7 @@ def x0_from_velocity(x: Tensor, v: Tensor, sigma: Tensor | float) -> Tensor:
 
 
 def initial_noise(shape: Sequence[int], seed: int, device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal float32 noise from a generator of its own on ``device``."""
+    """Standard normal float32 noise from a separate generator on ``device``."""
     generator = torch.Generator(device=device).manual_seed(seed)
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 

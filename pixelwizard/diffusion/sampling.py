@@ -1,4 +1,4 @@
-"""Sampling: a solver taken along a schedule, with a state that can be saved at every step."""
+"""Sampling: a solver runs along a schedule; its state can be saved at every step."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _no_probe(x: Tensor, step: Step) -> Tensor:
 class _Ask:
     """The velocity as a solver asks for it inside one step, anywhere along the path; counted.
 
-    The network is told the step's own time and, elsewhere than at its start, 1000 sigma.
+    The network gets the step's own timestep at its start, and 1000 sigma elsewhere.
     """
 
     def __init__(self, velocity: Velocity, step: Step) -> None:

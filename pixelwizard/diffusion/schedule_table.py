@@ -1,4 +1,4 @@
-"""The schedules of both stages for people: a table and a picture of every step."""
+"""The schedules of both stages, printed as a table and drawn as a plot of every step."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def schedule_table(stages: Sequence[StageSchedule]) -> str:
 
 
 def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
-    """Write a PNG: every step from its sigma to the next, against NFE, with its dt beside it.
+    """Write a PNG: every step from its sigma to the next, against NFE, labelled with its dt.
 
     Steps that are skipped, or may be, are hollow.
     Raises ConfigError if the file cannot be written.

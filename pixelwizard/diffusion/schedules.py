@@ -1,4 +1,4 @@
-"""Step-skip schedules: a schedule is data, made by plain arithmetic (no torch here).
+"""Step-skip schedules: a schedule is data, computed by plain arithmetic. No torch here.
 
 A step starts at its ``sigma`` and ends where the next one starts, the last one at 0.
 """
@@ -19,7 +19,7 @@ SOLVER, SKIP = door_of(SamplerSettings, "solver"), door_of(SamplerSettings, "ski
 
 @dataclass(frozen=True)
 class Step:
-    """Where a step starts and what the network is told there.
+    """Where a step starts, and the timestep and step size that the network gets there.
 
     ``timestep`` is the network's time in [0, 1000]; ``dt`` the step size in timesteps, ``None``
     for a network without step-size conditioning; ``guided`` asks for classifier-free guidance;

@@ -1,1 +1,1 @@
-"""Scores of written videos: each by a named recipe, read in a stream, merged over processes."""
+"""Scores of written videos: each has a named recipe and reads its files as a stream."""

@@ -1,4 +1,4 @@
-"""Written videos as metrics know them: the file, its size, its frames."""
+"""Video files as metrics see them: path, size, frames."""
 
 from __future__ import annotations
 

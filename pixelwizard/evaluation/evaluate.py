@@ -1,4 +1,4 @@
-"""Score videos, of a folder or of a run: every score with its recipe.
+"""Score the videos of a folder or of a run; every score has its recipe.
 
 What cannot be scored is skipped and named; the rest is scored.
 """

@@ -1,4 +1,4 @@
-"""What ffmpeg says of files: the text that it writes while it works."""
+"""ffmpeg run on files for the text that it prints."""
 
 from __future__ import annotations
 

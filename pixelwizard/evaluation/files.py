@@ -1,4 +1,4 @@
-"""The files that are scored: a folder's videos, their captions, a set's hash. No torch here."""
+"""The files to score: a folder's videos, their captions, the hash of a set. No torch here."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def find_captions(
 ) -> tuple[dict[str, str], list[str]]:
     """The caption of each video by its id, and the names of the file that are left over.
 
-    Without a file the captions are the prompts that a run has written beside its videos, or the
+    Without a file the captions are the prompts in the records of a run's videos, or the
     .txt there. Raises ConfigError for a file that cannot be read or that fits none of the videos.
     """
     if captions is None:
@@ -88,13 +88,13 @@ def backbone_of(videos: Sequence[Path]) -> str:
 
 
 def content_hash(videos: Sequence[Path]) -> str:
-    """sha256 of a set of files, whatever their names and order."""
+    """sha256 of a set of files, independent of their names and order."""
     digests = sorted(file_digest(path) for path in videos)
     return text_digest("".join(digests))
 
 
 def _written(video: Path, *keys: str) -> str | None:
-    """A text that a run has written beside its video."""
+    """The prompt in the record of a run's video."""
     try:
         value = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
         for key in keys:

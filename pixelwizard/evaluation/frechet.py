@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of features, in float64; statistics that merge and are kept.
+"""The Fréchet distance of two sets of features, in float64, from statistics that can be merged.
 
 Between Gaussians with the means and covariances of the sets (Dowson and Landau 1982; FVD: arXiv
 1812.01717). D: number of features.

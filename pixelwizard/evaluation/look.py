@@ -1,4 +1,4 @@
-"""Clips as their metrics look at them: each file is decoded once, a frame at a time."""
+"""Clips reduced as their metrics ask: each file is decoded once, frame by frame."""
 
 from __future__ import annotations
 

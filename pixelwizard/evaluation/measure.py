@@ -1,4 +1,4 @@
-"""One metric in one evaluation: what it has said of the videos, and what went wrong."""
+"""One metric in one evaluation: its values so far, and its errors."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 
 def _convention(part: Part, metric: VideoMetric) -> str:
-    """What a metric of the user's is called in recipes: class, file, arguments, frames."""
+    """The recipe of a user's metric: class, file, arguments, frames."""
     made = part if isinstance(part, Target) else Target(part)
     digest = f"@{source_digest(made.path)[:8]}" if made.is_foreign else ""
     arguments = [f"{name}={show(value)}" for name, value in made.arguments.items()]

@@ -1,7 +1,7 @@
-"""The feature networks by name: what they are, whose, under which licence, where. No torch here.
+"""The feature networks by name: kind, source, licence, folder. No torch here.
 
-A network lies in a folder of its own: inside the package, or below ``metrics.folder``, where
-``pixelwizard fetch NAME`` puts it. Nothing here asks the network for anything.
+Each network has its folder: inside the package, or below ``metrics.folder``, where
+``pixelwizard fetch NAME`` puts it. Nothing here downloads anything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class FeatureNetwork:
 
     ``sha256`` is pinned where the file must be this one; ``side`` is that of the square that a
     frame becomes, ``resize`` says how; ``dim`` counts the features. ``tokens`` are what a text may
-    have. ``note`` goes beside every value.
+    have. ``note`` accompanies every value.
     """
 
     name: str

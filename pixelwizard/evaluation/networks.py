@@ -39,7 +39,7 @@ class VideoNetwork:
 
     @torch.no_grad()
     def features(self, clips_BCTHW: Tensor) -> Tensor:
-        """uint8 [B, 3, 16, S, S] -> float32 [B, D]; the same whatever the strides."""
+        """uint8 [B, 3, 16, S, S] -> float32 [B, D]; independent of the strides."""
         clips = clips_BCTHW.contiguous().to(self.device).float()
         return self._features(clips).float().cpu()
 

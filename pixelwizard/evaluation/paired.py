@@ -1,6 +1,6 @@
 """PSNR, SSIM and VMAF of a video against the real video of the same name, by ffmpeg's filters.
 
-Both are compared as 8-bit yuv420p, frame by frame, whatever their clocks say.
+Both are compared as 8-bit yuv420p, frame by frame; their timestamps are ignored.
 """
 
 from __future__ import annotations

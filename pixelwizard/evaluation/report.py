@@ -58,7 +58,7 @@ class Report:
         }
 
     def table(self) -> str:
-        """For a terminal: a line per score, then whatever must be said."""
+        """For a terminal: one line per score, then the remarks."""
         return "\n".join([*aligned(self._rows(), left=range(4)), *self._remarks()])
 
     def markdown(self) -> str:

@@ -1,4 +1,4 @@
-"""The scores that a run folder keeps of its own videos. No torch here: a scored run is instant."""
+"""The scores in a run folder. No torch here: a scored run is recognised at once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def identity(config: GenerateConfig, videos: Mapping[str, Path]) -> str:
 
 
 def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The content of ``metrics.json`` if it is of these very videos and stands beside each too."""
+    """The content of ``metrics.json`` if it is of these very videos and in each record too."""
     try:
         kept: dict[str, Any] = read_json(Path(config.run_dir) / JSON)
         beside = all("metrics" in read_json(path.with_suffix(".json")) for path in videos.values())

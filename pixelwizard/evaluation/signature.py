@@ -1,4 +1,4 @@
-"""What the ``update`` of a metric asks for. Imports no torch."""
+"""The parameters of a metric's ``update``. Imports no torch."""
 
 from __future__ import annotations
 

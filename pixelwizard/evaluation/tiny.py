@@ -1,6 +1,6 @@
 """The feature networks of the procedural shapes: a small CLIP and a small video network.
 
-Both look at frames stretched to SIDE x SIDE. B samples, T frames.
+Both see frames stretched to SIDE x SIDE. B samples, T frames.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of a run: a row of frames per video under its prompt, the anchor's above if there."""
+"""Contact sheets of a run: a row of frames per video, under its prompt and its anchor's frames."""
 
 from __future__ import annotations
 

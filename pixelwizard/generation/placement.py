@@ -1,4 +1,4 @@
-"""Networks where the plan wants them: on the device, kept in host memory, streamed from there."""
+"""Networks placed by the plan: on the device, in host memory, or streamed from there."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 def plan_of(config: GenerateConfig, rank: Rank | None = None) -> Plan | None:
-    """The plan of a rank; None on a CPU without a budget, where memory is the system's affair.
+    """The plan of a rank; None on a CPU without a budget, where the system manages memory.
 
-    But there ``decode=auto`` is planned for what is free beside the clip, unless whole frames fit
-    by far; nothing is refused. Else raises ValueError if a stage cannot run in the budget.
+    There ``decode=auto`` is still planned, for the memory left free by the clip, unless whole
+    frames easily fit; nothing is refused. Otherwise raises ValueError if a stage cannot fit.
     """
     rank = rank or Rank()
     if torch.cuda.is_available() or config.memory.budget_gb is not None:

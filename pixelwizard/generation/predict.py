@@ -1,7 +1,7 @@
 """Four predict loops, one per stage, over groups of prompts, by one Lightning Trainer.
 
-Each stage's networks are there for their group alone, so the peak of memory is the largest stage;
-every result goes to the store, so that an interrupted run continues.
+A stage's networks are loaded for one group only, so the peak memory is that of the largest stage.
+Every result goes to the store, so an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ STAGES = (EncodeTextLoop, AnchorLoop, DetailLoop, DecodeLoop)
 
 
 class Prediction:
-    """What is left to do of a run, and the context in which a trainer does it.
+    """The unfinished part of a run, and the context in which a trainer completes it.
 
-    ``records`` are those of the videos that are there, None for the others, by prompt id.
+    ``records`` are those of finished videos by prompt id, None for the others.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Prediction:
     def _loop(
         self, stage: type[StageLoop], needs: Mapping[str, set[str]]
     ) -> Iterator[tuple[StageLoop, DataLoader[Job]]]:
-        """One stage over those of a group that need it, unless there is none."""
+        """One stage over the prompts of a group that need it, if any."""
         loop = stage(self.config, self.store, self.display, self.networks, self._take)
         if isinstance(loop, DecodeLoop):
             loop.comment = self._comment
@@ -204,7 +204,7 @@ class Prediction:
             self._publish(job, cost)
 
     def _publish(self, job: Job, decode_cost: dict[str, float]) -> None:
-        """The video is there: write its provenance, then call the job done."""
+        """The video is written: write its provenance, then mark the job done."""
         stages: dict[str, dict[str, Any]] = {
             name: {**self.store.facts(name, key), "reused": (name, key) in self.earlier}
             for name, key in job.results
@@ -229,7 +229,7 @@ class Prediction:
         self.display.line(f"video {self._video_of(id)}")
 
     def complete(self, videos: Mapping[str, Path]) -> dict[str, str]:
-        """Hear what the other prompts' ranks made, then sheet and scores; why prompts failed."""
+        """Collect what other prompts' ranks made, then sheet and scores; why prompts failed."""
         for failed in self.rank.everyone.gather(self.status.failed):
             for id, why in failed.items():
                 self.status.fail(id, why)

@@ -1,7 +1,7 @@
 """From a finished video back to the run that made it. Nothing here imports torch.
 
-A video file comes from anywhere, so what it carries is data: it passes the checks of every
-configuration, and nothing in it says where results are written.
+A video file may come from anywhere, so its metadata is only data: it passes the checks of every
+configuration, and it cannot choose where results are written.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Record:
 
 
 def provenance_of(video: Path) -> Record:
-    """The record inside a video file, else the one beside it. Raises ConfigError without one."""
+    """The record in a video's metadata, else its ``.json``. Raises ConfigError without one."""
     if not video.is_file():
         raise ConfigError(f"{video} does not exist; name a video that pixelwizard made")
     try:
@@ -66,10 +66,10 @@ def provenance_of(video: Path) -> Record:
 
 
 def repetition(video: Path, out: str | None, trust: bool = False) -> GenerateConfig:
-    """The configuration that makes the video again in ``out`` (None: a folder of its own).
+    """The configuration that regenerates the video in ``out`` (None: a new folder).
 
-    Raises ConfigError where that is not possible: other weights, another format of the code; and
-    where the video names a class of a user's, unless there is ``trust``.
+    Raises ConfigError for other weights or another code format, and for a video that names a
+    user's class, unless ``trust``.
     """
     record = provenance_of(video)
     if record.code_format != CODE_FORMAT:

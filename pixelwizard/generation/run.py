@@ -1,6 +1,6 @@
 """``generate``: the prompts of a run become videos.
 
-torch is imported only where something is missing: a finished run is confirmed at once.
+torch is imported only if something is missing, so a finished run is confirmed at once.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def score_run(
 ) -> None:
     """Score the videos, by prompt id, unless that was done; tell the tracker in any case.
 
-    One process does this, once all videos are there. The values go into ``metrics.json`` and each
+    One process does this when all videos are finished. The values go into ``metrics.json`` and each
     ``videos/ID.json``. Raises ValueError where nothing can be scored.
     """
     if not videos or not config.metrics.enabled:

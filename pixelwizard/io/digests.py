@@ -1,4 +1,4 @@
-"""sha256 of files; of large ones remembered between runs, so that 30 GB are read once."""
+"""sha256 of files. Those of large files are remembered between runs, so 30 GB are read once."""
 
 from __future__ import annotations
 

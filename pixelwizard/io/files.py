@@ -1,4 +1,4 @@
-"""Files written whole or not at all. Imports no torch."""
+"""Files written atomically. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STALE_SECONDS = 3600
 
 @contextmanager
 def atomic(path: Path, size: int = 0) -> Iterator[Path]:
-    """A place beside ``path`` for a file or a folder that replaces it once the block ends well.
+    """A temporary path next to ``path``; it replaces ``path`` if the block succeeds.
 
     Otherwise what was there stays, and nothing else. Several processes may write the same path: the
     last one's stays. ``size`` is how many bytes will be written, so that the OSError of a full disk

@@ -1,10 +1,10 @@
-"""Files of the Hugging Face hub -> a folder: only what is missing, resumed, and checked.
+"""Files of the Hugging Face hub -> a folder: only missing ones, resumed and checked.
 
-The files lie in the hub's own cache (``HF_HOME``), shared with every other program that uses it,
-and the folder has links to them. A file gets its place in the cache, and its link, only after its
-content has the sha256 that the hub states (for small files the hash of git). ``HF_HUB_OFFLINE``,
-``HF_ENDPOINT`` and a token, from ``HF_TOKEN`` or a login, count as everywhere. The client's own
-download starts a file over after an interruption, so the transfer is done here, a piece at a time.
+The files lie in the hub's cache (``HF_HOME``), shared with other programs, and the folder has links
+to them. A file enters the cache, and gets its link, only after its content has the sha256 that the
+hub states (for small files the git hash). ``HF_HUB_OFFLINE``, ``HF_ENDPOINT`` and a token, from
+``HF_TOKEN`` or a login, have their usual effect. The hub's client restarts an interrupted download
+of a file, so the transfer is done here, in pieces.
 """
 
 from __future__ import annotations

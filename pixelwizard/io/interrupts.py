@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: the wish to stop, heard once."""
+"""SIGINT, SIGTERM and SIGHUP: the request to stop, handled once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory that a stage needs: the peak since it started."""
+"""The peak memory since a stage started."""
 
 from __future__ import annotations
 

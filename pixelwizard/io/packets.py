@@ -1,4 +1,4 @@
-"""What a video file says without being decoded: its streams, packets, metadata, and its failures.
+"""What a video file says without decoding: streams, packets, metadata, errors.
 
 Times are seconds of the stream, whose first frame need not be at 0.
 """

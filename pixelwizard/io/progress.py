@@ -1,4 +1,4 @@
-"""What a person sees of a run: one updating line on a terminal, a few plain lines elsewhere."""
+"""The progress display: one updating line on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 

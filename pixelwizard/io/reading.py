@@ -1,7 +1,7 @@
 """Video files -> frames: upright, in square pixels, RGB, each once and at its own time.
 
 One reader for training, scores, pages and sheets. Frames are uint8 [H, W, 3]. Times are seconds
-from the first frame, by the stream's timestamps, whatever its container says.
+from the first frame, by the stream's timestamps, not by the container's duration.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One line for a person: why something failed, and how it is printed."""
+"""One-line messages for people: the reason of a failure, and printing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text files and tables that people write, read whole and refused by line. Imports no torch."""
+"""Hand-written text files and tables, with errors that name the line. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV files of a training: rows that begin with a step, written at once. Imports no torch."""
+"""CSV files of a training: each row begins with a step and is flushed. Imports no torch."""
 
 from __future__ import annotations
 

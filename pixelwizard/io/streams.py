@@ -1,4 +1,4 @@
-"""The terminal's streams: whoever stops reading them, or reads ASCII only, stops no run."""
+"""The terminal's streams: a closed pipe or an ASCII terminal stops no run."""
 
 from __future__ import annotations
 

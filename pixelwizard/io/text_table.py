@@ -1,4 +1,4 @@
-"""Columns for a terminal and for Markdown."""
+"""Tables for a terminal and for Markdown."""
 
 from __future__ import annotations
 

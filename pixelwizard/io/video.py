@@ -1,4 +1,4 @@
-"""Frames -> video files, streamed through ffmpeg: one clip is never held whole.
+"""Frames -> video files, streamed through ffmpeg, so no clip is held whole.
 
 Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so that
 players show the colours that were written, and start with their index, so that browsers play them
@@ -60,7 +60,7 @@ def check_ffmpeg() -> None:
 class VideoWriter:
     """A context that streams frames to ``path``; the file appears whole at the end or not at all.
 
-    With ``settings.png`` the frames appear as pictures too, in a folder beside it without suffix.
+    With ``settings.png`` the frames are also written as PNG, in a folder named like the video.
 
     Raises ValueError for a size the codec cannot hold, VideoError when ffmpeg fails.
     """
@@ -177,7 +177,7 @@ def _start(
     stdin: int = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start ffmpeg in a session of its own: Ctrl-C in the terminal is ours to handle, not its."""
+    """Start ffmpeg in a new session, so Ctrl-C in the terminal reaches only this process."""
     try:
         tool = imageio_ffmpeg.get_ffmpeg_exe()
         command = [tool, "-hide_banner", "-nostdin", "-v", "error", "-y", *arguments]

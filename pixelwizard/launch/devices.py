@@ -1,4 +1,4 @@
-"""How many ranks a job gets on this machine. Asks for GPUs without loading torch here."""
+"""The number of ranks of a job on this machine. GPUs are counted without loading torch here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ COUNT = "import torch; print(torch.cuda.device_count())"
 
 @cache
 def count_gpus() -> int:
-    """The GPUs that torch finds, in a process of its own; 0 where it cannot say."""
-    place = os.path.dirname(os.__file__)  # where no torch.py of the user's lies
+    """The number of GPUs that torch finds, in a separate process; 0 if it fails."""
+    place = os.path.dirname(os.__file__)  # no user's torch.py lies here
     asked = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, cwd=place)
     return int(asked.stdout) if asked.stdout.strip().isdigit() else 0
 

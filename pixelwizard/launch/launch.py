@@ -64,7 +64,7 @@ _crews: list[Crew] = []
 
 @contextmanager
 def crew(at_once: int = 1, forked: bool = False) -> Iterator[Crew]:
-    """The crew of this process; the jobs of a sweep, in whatever thread, share the sweep's."""
+    """The crew of this process; the jobs of a sweep share the sweep's, also across threads."""
     if _crews:
         yield _crews[0]
         return

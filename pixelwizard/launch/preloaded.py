@@ -1,8 +1,8 @@
-"""What the server that forks workers imports, so that each of them starts at once.
+"""Imports of the server that forks workers, so workers start at once.
 
-Only that server imports this module: it also leaves the terminal, so that Ctrl-C and the end of a
-process group reach the workers once, through the process that started them. Nothing here touches a
-device before the fork, so CUDA starts in the worker.
+Only that server imports this module. It also leaves the terminal's session, so Ctrl-C and the end
+of a process group reach the workers once, through the process that started them. Nothing here
+touches a device before the fork, so CUDA starts in the worker.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""A worker as a process: what it starts with, and that it ends with the one that started it."""
+"""Worker processes: how they start, and that they end with the process that started them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _starting = threading.Lock()
 def start(
     work: Work, run_dir: Path, environment: dict[str, str], log: Path | None, forked: bool
 ) -> BaseProcess:
-    """``work(run_dir)`` in a process of its own session; what it returns is the exit code.
+    """``work(run_dir)`` in a process with a new session; its return value is the exit code.
 
     ``forked`` takes it from a server that has imported everything, on Linux, where that is sound.
     Raises ConnectionError or EOFError if that server dies meanwhile.

@@ -1,4 +1,4 @@
-"""Which files a backbone consists of, where they are, and what is missing. Imports no torch.
+"""The files of a backbone, where they lie, and which are missing. Imports no torch.
 
 A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
 
@@ -7,11 +7,11 @@ A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
     Wan2.2_VAE.safetensors or .pth
     models_t5_umt5-enc.safetensors or models_t5_umt5-xxl-enc-bf16.pth     the text encoder
     google/umt5-xxl/                                                      its tokenizer
-    latent_statistics.yaml                           of its latents, where this program wrote them
+    latent_statistics.yaml                           of its latents, if this program wrote them
 
-or as its Diffusers version is, with ``transformer/``, ``vae/``, ``text_encoder/`` and
-``tokenizer/``. ``backbone.anchor`` and ``backbone.detail`` name a file that takes the place of the
-folder's own.
+or like its Diffusers version, with ``transformer/``, ``vae/``, ``text_encoder/`` and
+``tokenizer/``. ``backbone.anchor`` and ``backbone.detail`` name a file that replaces the folder's
+own.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def there(backbone: BackboneSettings) -> list[str]:
 
 
 def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) -> None:
-    """Raise a ValueError unless the files of all ``parts`` are there, for a network of this size.
+    """Raise a ValueError unless the files of all ``parts`` exist, for a network of this size.
 
     MissingWeights names the folder, what it has, every missing file and how to fetch them.
     """

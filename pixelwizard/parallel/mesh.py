@@ -1,8 +1,8 @@
-"""This process among the ranks of its job: who computes what, and what they tell each other.
+"""This process among the ranks of its job: the division of work and the communication.
 
-The ranks of a prompt compute a sampling stage together. Those of different prompts go their own
-ways, unless weights are sharded over all: then every rank takes part in every pass, so all groups
-of ranks do equal work and a group with less repeats some of another's, which is dropped.
+The ranks of a prompt compute a sampling stage together. Ranks of different prompts work
+independently, unless weights are sharded over all ranks. Then every rank takes part in every pass,
+so a group with fewer prompts repeats another group's and drops the results.
 """
 
 from __future__ import annotations

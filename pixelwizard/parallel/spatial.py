@@ -1,9 +1,9 @@
-"""One clip decoded by several processes: what they have to tell each other.
+"""One clip decoded by several processes: their communication.
 
-``Peers`` are the processes of one clip, ``RowShare`` is what the layers of a decoder need where
-each of them has some rows of every frame. A convolution looks one row up and one row down, the
-attention of the middle looks at all rows, everything else at its own position: so rows that are
-exchanged before every such layer give the decode of whole frames, to the rounding of the kernels.
+``Peers`` are the processes of one clip. ``RowShare`` serves the layers of a decoder when
+each process has some rows of every frame. A convolution reads one row above and one below, the
+middle attention reads all rows, and everything else is pointwise. Exchanging rows before these
+layers therefore gives the decode of whole frames, up to the rounding of the kernels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sequence parallelism: ranks that hold some of a sequence's tokens each.
+"""Sequence parallelism: each rank holds some of a sequence's tokens.
 
 Letters of shapes: B samples, L own tokens, N heads, D channels of a head, E = N x D.
 """

@@ -1,7 +1,7 @@
-"""Bytes that the ranks of a run send to each other. Arithmetic alone: no torch.
+"""Bytes that the ranks of a run send to each other. Pure arithmetic: no torch.
 
-Every count is what one rank sends to the others (and receives from them, as all do the same);
-where ranks differ, it is the one that sends most. A value has ``dtype_bytes`` bytes: 2 in
+Every count is for one rank, which sends and receives equally many bytes;
+where ranks differ, it is the rank that sends most. A value has ``dtype_bytes`` bytes: 2 in
 bfloat16, 4 in float32.
 """
 

@@ -1,4 +1,4 @@
-"""What the decode needs, whole or in tiles: the real decoder, traced on its largest tile."""
+"""The cost of the decode, whole or in tiles: the real decoder, traced on its largest tile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device has: rates measured by ``bench``, else published ones, and memory. No torch."""
+"""Rates and memory of a device: measured by ``bench``, else published. No torch."""
 
 from __future__ import annotations
 

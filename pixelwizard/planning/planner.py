@@ -1,8 +1,8 @@
 """Time and memory of every stage of a run, before anything is loaded.
 
 Every figure comes from tracing the real modules on the meta device at full size; times divide the
-counted operations and bytes by the rates of a device (``ceilings``). What a convolution kernel
-takes for itself, and the fragments of an allocator, are not in it; ``CONTEXT`` is kept free for
+counted operations and bytes by the rates of a device (``device_rates``). The workspace of
+convolutions and the allocator's fragmentation are not included; ``CONTEXT`` is kept free for
 them and for the driver.
 """
 

@@ -1,7 +1,7 @@
-"""What a sampling stage will need: the real stage with its real network, traced at full size.
+"""The cost of a sampling stage: the real stage with its real network, traced at full size.
 
-Blocks are equal, so one or two of them are traced and the others counted from them; the first
-forward is traced and the later ones need the same again. Both are exact.
+Blocks are equal, so one or two are traced and counted for all. The first forward is traced and
+counted for the later ones. Both are exact.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class _CFGParallel(CFGParallel):
 
 
 def _run(stage: Sampling, network: Any) -> None:
-    """The stage as it is, on tensors without content."""
+    """The real stage, on tensors without content."""
     schedule = stage.schedule
     if not schedule.is_fixed:  # the most that it can cost: nothing is skipped
         every = tuple(replace(step, computed=True) for step in schedule.steps)

@@ -1,4 +1,4 @@
-"""How much more devices would bring: the plans of ever more of them, compared. All predicted."""
+"""The predicted speed-up of more devices: plans for increasing numbers of them."""
 
 from __future__ import annotations
 

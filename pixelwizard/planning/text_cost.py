@@ -1,4 +1,4 @@
-"""What the text stage will need: the real encoder traced, one layer counted as often as it is."""
+"""The cost of the text stage: the real encoder, with one layer traced and counted for all."""
 
 from __future__ import annotations
 

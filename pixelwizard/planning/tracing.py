@@ -1,9 +1,9 @@
-"""Costs of a computation without doing it: bytes alive, bytes moved and floating-point operations.
+"""The cost of a computation without running it: live bytes, moved bytes, floating-point operations.
 
 The real modules run on the meta device, where tensors have shapes and no content, so a trace at
-full size takes seconds and no memory. What is made while a trace is active counts as memory of the
-device; what was made before it, as the host's. Fused attention is one operation here as it is on a
-GPU: its scores are never counted as memory.
+full size takes seconds and no memory. Tensors created while a trace is active count as device
+memory, earlier ones as host memory. Fused attention is one operation, as on a GPU: its scores
+never count as memory.
 """
 
 from __future__ import annotations

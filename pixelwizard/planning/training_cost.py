@@ -1,12 +1,12 @@
-"""What a step of training needs on each GPU: the real network, forwards and backward, traced.
+"""The memory of a training step on each GPU: forwards and backward of the real network, traced.
 
 The step is traced at full size on the meta device: bfloat16 computation, a batch of one, every
-block computed a second time in the backward (gradient checkpointing), for the detail network the
-self-consistency step with its two half steps before. What stays between steps is counted from the
+block recomputed in the backward (gradient checkpointing), and for the detail network the
+self-consistency step with its two half steps. The memory between steps is counted from the
 number of parameters: float32 weights, gradients, both moments of AdamW and the moving average, cut
-into equal slices (FSDP2, ``fully_shard`` per block). On several GPUs two blocks are together whole
-in bfloat16 and the gradients of one; one GPU keeps a bfloat16 copy of all weights, as autocast
-does. Activations are those of a whole clip on every GPU.
+into equal slices (FSDP2, ``fully_shard`` per block). On several GPUs two whole blocks in bfloat16
+are added, and the gradients of one; one GPU keeps a bfloat16 copy of all weights, as autocast
+does. Every GPU holds the activations of a whole clip.
 """
 
 from __future__ import annotations

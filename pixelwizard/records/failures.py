@@ -1,4 +1,4 @@
-"""Why a run failed, for whoever started it: ``failure.json`` in its folder. No torch here."""
+"""Why a run failed, for its parent process: ``failure.json`` in its folder. No torch here."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A prompt as a job: the names of everything that is computed for it.
+"""A prompt as a job: the keys of its results.
 
-A key is the sha256 of all that determines a result, each stage's with the key of its input inside.
-Nothing here imports torch: whether a run is already done is known at once.
+A key is the sha256 of everything that determines a result; it includes the keys of its inputs.
+Nothing here imports torch, so a finished run is recognised at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pixelwizard.diffusion.schedules import grid_version
 from pixelwizard.io.digests import text_digest
 
 CODE_FORMAT = 1
-"""To be raised when a stage computes something else: older results are then left alone."""
+"""Raise it when a stage computes something else: older results are then not reused."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Job:
 
     @property
     def results(self) -> tuple[tuple[str, str], ...]:
-        """The kinds and keys of what the store keeps of it."""
+        """The kinds and keys of its results in the store."""
         return ("text", self.text_key), ("anchor", self.anchor_key), ("detail", self.detail_key)
 
 
@@ -53,7 +53,7 @@ def make_jobs(
 
 
 def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What determines the results of every stage, whatever the prompt."""
+    """What determines the results of every stage, apart from the prompt."""
     size, low, backbone = config.resolution, config.resolution.anchor_geometry, config.backbone
     passes: dict[str, Any] = {"residual": config.memory.residual}
     if config.attention != "exact":  # older keys know of no other
@@ -102,7 +102,7 @@ def _job(prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> Job:
 
 
 def _sampler(settings: SamplerSettings, shift: float) -> dict[str, Any]:
-    """What determines a schedule; grids that were computed otherwise once carry their version."""
+    """What determines a schedule; grids that were once computed differently carry a version."""
     version = grid_version(settings, shift)
     return {**identity(settings), **({"grid": version} if version > 1 else {})}
 

@@ -1,7 +1,7 @@
-"""One writer per folder. Who only reads needs no lock.
+"""One writer per folder. Readers need no lock.
 
-The system frees a lock when its holder ends, however that happens; the file that is then left over
-is taken by the next holder and removed at its end.
+The system frees a lock when its holder ends in any way. The next holder reuses a leftover lock file
+and removes it at its end.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def locked(
 ) -> Iterator[None]:
     """Keep other writers out of ``folder`` until the block ends.
 
-    The folder is made if need be. ``command`` is shown to those who are refused, by default this
-    process's own; ``key`` is the setting that names the folder, ``file`` the name of the lock.
-    Raises ConfigError where the folder is another's or cannot be written.
+    The folder is created if missing. ``command``, by default this process's, is shown to refused
+    writers; ``key`` is the setting that names the folder, ``file`` the name of the lock.
+    Raises ConfigError if another process holds the folder or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def locked(
 
 
 def _taken(file: Path) -> int | None:
-    """The locked file, or None where another process has it."""
+    """The locked file, or None if another process holds it."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -86,7 +86,7 @@ def _introduction(command: str) -> str:
 
 
 def _holder(file: Path) -> str:
-    """The holder as a part of a sentence."""
+    """The holder, as part of a sentence."""
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         place = f"process {facts['process']} on {facts['machine']}"

@@ -1,4 +1,4 @@
-"""What is written beside a video, and into it, so that it can be made again and be believed.
+"""The record of a video, written as JSON and into the file, from which it can be regenerated.
 
 Nothing here imports torch.
 """
@@ -65,7 +65,7 @@ class Provenance:
 
 
 def output_names(config: GenerateConfig, id: str) -> list[str]:
-    """The files, and with ``video.png`` the folder of pictures, that a prompt gets in ``videos``.
+    """The files, and with ``video.png`` the folder of frames, that a prompt writes in ``videos``.
 
     The record ``ID.json`` is not among them.
     """
@@ -75,7 +75,7 @@ def output_names(config: GenerateConfig, id: str) -> list[str]:
 
 
 def check_names(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
-    """Refuse prompts whose files would have one name, upper and lower case being equal."""
+    """Refuse prompts whose files would have the same name, ignoring case."""
     taken: dict[str, str] = {}
     for prompt in prompts:
         for name in (*output_names(config, prompt.id), f"{prompt.id}.json"):
@@ -88,15 +88,15 @@ def check_names(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
 
 
 def written_files(config: GenerateConfig, id: str) -> dict[str, dict[str, Any]]:
-    """Size in bytes and sha256 of everything that a prompt has in ``videos``."""
+    """Size in bytes and sha256 of every file of a prompt in ``videos``."""
     videos = Path(config.run_dir) / "videos"
     return {name: content_digest(videos / name) for name in output_names(config, id)}
 
 
 def finished(config: GenerateConfig, job: Job) -> dict[str, Any] | None:
-    """The record of a job whose video the run folder holds: this very one, as it was written.
+    """The record of a job whose video is in the run folder, unchanged since it was written.
 
-    Records of before there were hashes are believed if the files are there.
+    Records from before hashes existed are trusted if the files exist.
     """
     videos = Path(config.run_dir) / "videos"
     try:

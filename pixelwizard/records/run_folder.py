@@ -1,4 +1,4 @@
-"""The run folder before the run: who owns it, ``config.yaml`` and ``overrides.txt``."""
+"""The run folder before the run: its owner, ``config.yaml`` and ``overrides.txt``."""
 
 from __future__ import annotations
 

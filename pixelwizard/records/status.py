@@ -1,4 +1,4 @@
-"""``status.json`` of a run folder: what became of every prompt."""
+"""``status.json`` of a run folder: the state of every prompt."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Status:
         return [id for id, found in self.states.items() if found["state"] == state]
 
     def close(self) -> None:
-        """Write the file as it is now."""
+        """Write the file."""
         if self.path is not None:
             write_json(self.path, self.states)
 

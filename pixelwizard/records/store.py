@@ -1,4 +1,4 @@
-"""Results of the stages on disk, each named by the hash of everything that determines it."""
+"""Results of the stages on disk, named by the hash of everything that determines them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Store:
     """Tensors by kind and key, in files that hold the sha256 of their content.
 
-    A damaged file is removed and counts as missing; ``say`` is told. Files written before there
-    were hashes are only checked for their form. Raises ValueError if ``root`` cannot be written.
+    A damaged file is reported by ``say``, removed, and counts as missing. Files from before hashes
+    existed are checked only for their format. Raises ValueError if ``root`` cannot be written.
     """
 
     def __init__(self, root: Path | str, say: Callable[[str], None] = log.warning) -> None:
@@ -38,15 +38,15 @@ class Store:
         remove_unfinished(self.root, "*/*/*")
 
     def path(self, kind: str, key: str) -> Path:
-        """Where the result lies, or would lie."""
+        """The path of a result, present or not."""
         return self.root / kind / key[:2] / f"{key}.safetensors"
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether there is a file of the result, damaged or not."""
+        """Whether the result has a file, damaged or not."""
         return self.path(kind, key).is_file()
 
     def find(self, kind: str, key: str) -> dict[str, Tensor] | None:
-        """The tensors of a result, None where it is missing or damaged."""
+        """The tensors of a result, None if it is missing or damaged."""
         path = self.path(kind, key)
         try:
             with safe_open(path, "pt") as file:
@@ -63,14 +63,14 @@ class Store:
         return None
 
     def load(self, kind: str, key: str) -> dict[str, Tensor]:
-        """The tensors of a result that has to be there. Raises ValueError where it is not."""
+        """The tensors of a result. Raises ValueError if it is missing or damaged."""
         tensors = self.find(kind, key)
         if tensors is None:
             raise ValueError(f"{self.path(kind, key)} is gone; the same command computes it again")
         return tensors
 
     def facts(self, kind: str, key: str) -> dict[str, Any]:
-        """What was noted with the tensors of a result that is there (seconds, memory)."""
+        """The facts saved with the tensors of an existing result (seconds, memory)."""
         with safe_open(self.path(kind, key), "pt") as file:
             found: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
             return found
@@ -90,7 +90,7 @@ class Store:
             raise self._unwritable(error) from error
 
     def remove(self, kind: str, key: str) -> None:
-        """Forget a result; nothing happens if it is not there."""
+        """Delete a result, if it exists."""
         self.path(kind, key).unlink(missing_ok=True)
 
     def _unwritable(self, error: Exception) -> ValueError:
@@ -101,7 +101,7 @@ class Store:
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
-    """sha256 of all that a file holds, whatever the order of its tensors."""
+    """sha256 of a file's content, independent of the order of its tensors."""
     sha = hashlib.sha256(facts.encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -19,7 +19,7 @@ class Decode:
 
     Either way memory does not grow with the number of frames on the device of the networks. Whole
     frames leave as they are made; tiles need less for a frame, but keep the clip as uint8 on the
-    host until the last tile is blended in, unless every tile has a rank of its own.
+    host until the last tile is blended in, unless every tile has its own rank.
 
     Several ``peers`` decode a clip together: rows of whole frames, or a tile each. The frames are
     those of one process and come out of the rank that writes; the others give none, and must be

@@ -1,4 +1,4 @@
-"""Third stage: noise becomes the high-resolution latent in a few steps, steered by the anchor."""
+"""Third stage: noise becomes the high-resolution latent in a few steps, given the anchor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pixelwizard.stages.anchor import OnStep
 
 
 class Detail:
-    """Integrates the detail network's velocity; it is told the size of each step."""
+    """Integrates the detail network's velocity, conditioned on the size of each step."""
 
     def __init__(
         self,

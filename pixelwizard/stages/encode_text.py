@@ -1,4 +1,4 @@
-"""First stage: a text becomes the embedding that both samplers see."""
+"""First stage: a text becomes the embedding that conditions both samplers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a run beside its folder: W&B, CSV files, or any logger of Lightning."""
+"""Trackers, which record a run besides its folder: W&B, CSV files, or any Lightning logger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_tracker(
 ) -> Tracker:
     """What ``config.tracker`` names, opened at its first use; no error of it can end the run.
 
-    The first error is told to ``warn`` in a sentence, and its trace goes to the log. W&B then goes
+    The first error is passed to ``warn`` as one sentence, its traceback to the log. W&B then goes
     on offline, of others nothing more is recorded; the run folder has everything all the same.
     """
     return FallbackTracker(config, warn)
@@ -59,7 +59,7 @@ class FallbackTracker(Tracker):
 
     @property
     def loggers(self) -> Sequence[Logger]:  # type: ignore[override]
-        """To be attached to a trainer; whatever fails in them ends neither it nor the run."""
+        """Loggers for a trainer; their errors end neither the trainer nor the run."""
         return [logger for tracker in self._open().values() for logger in tracker.loggers]
 
     def stage(self, id: str, name: str, cost: dict[str, float]) -> None:

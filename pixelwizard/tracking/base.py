@@ -1,4 +1,4 @@
-"""What a tracker is told; the one here records nothing."""
+"""The interface of a tracker; the one here records nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison in W&B: its table, its picture, its page."""
+"""A comparison in W&B: its table, its plot, its page."""
 
 from __future__ import annotations
 

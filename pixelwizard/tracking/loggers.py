@@ -1,4 +1,4 @@
-"""Runs in loggers of Lightning: CSV files, or a class of the user's."""
+"""Runs in Lightning loggers: CSV files, or a user's class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases: offline in the run folder, online where a key is configured."""
+"""A run in Weights & Biases: offline in the run folder, or online if a key is configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of W&B in a folder: offline there, online where a key is configured."""
+"""A W&B run in a folder: offline, or online if a key is configured."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Session(WandbLogger):
         return self.run
 
     def _arguments(self, job_type: str, config: dict[str, Any]) -> dict[str, Any]:
-        """What W&B is told of the run: settings, else its own variables, else what we know."""
+        """How W&B names the run: by settings, else W&B's variables, else our defaults."""
         import wandb
 
         tracker, environment = self.tracker, os.environ

@@ -1,8 +1,8 @@
-"""The state of a training in files: whole or not at all, rotated, continued by its own alone.
+"""Checkpoints of a training: written atomically, rotated, continued only by the same training.
 
-Besides what Lightning keeps (weights, average, optimizer, step, callbacks) a state has the random
-numbers' state, the position in the data, the seconds so far and all that it was made with. It is
-written when everything of its step is done, so a continued training leaves the same rows and
+Besides Lightning's content (weights, average, optimizer, step, callbacks) a checkpoint has the
+state of the random numbers, the position in the data, the seconds so far and the settings. It is
+written when everything of its step is done, so a continued training writes the same rows and
 videos as an uninterrupted one.
 """
 
@@ -87,7 +87,7 @@ def refuse_other(path: Path, config: TrainConfig, module: TrainedNetwork, identi
 
 
 def determined(config: TrainConfig) -> dict[str, Any]:
-    """What determines a training, with the sources of the user's classes."""
+    """What determines a training, including the sources of users' classes."""
     sources = {key: source_digest(target.path) for key, target in targets(config).items()}
     own = {key: digest for key, digest in sources.items() if not key.startswith("callbacks.")}
     return {**determining(config), **({"source": own} if own else {})}

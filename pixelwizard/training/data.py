@@ -1,4 +1,4 @@
-"""The batches of a training, whatever network is trained."""
+"""The batches of a training, for every trained network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Examples:
 
 
 class TrainingData(L.LightningDataModule):
-    """The batches from that of the next step on; ``watch`` is told how long they are waited for."""
+    """The batches from the next step on; ``watch`` measures the time spent waiting for them."""
 
     def __init__(self, examples: Examples, accumulate: int, watch: Stopwatch) -> None:
         super().__init__()

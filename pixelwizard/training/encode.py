@@ -1,4 +1,4 @@
-"""Clips and captions -> latents and embeddings in shards, once, for many trainings."""
+"""Clips and captions -> latents and embeddings in shards, encoded once for many trainings."""
 
 from __future__ import annotations
 

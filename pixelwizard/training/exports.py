@@ -1,4 +1,4 @@
-"""Trained weights in a backbone's folder, which ``generate`` reads, with its other parts."""
+"""Trained weights exported as a complete backbone folder for ``generate``."""
 
 from __future__ import annotations
 

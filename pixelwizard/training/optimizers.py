@@ -1,4 +1,4 @@
-"""Muon for matrices beside AdamW for everything else, as one optimizer; the rate over a training.
+"""Muon for matrices and AdamW for everything else, as one optimizer; the learning-rate schedule.
 
 Sources: K. Jordan et al., Muon (2024), for the iteration and its coefficients; Moonlight
 (arXiv 2502.16982) for the scale that matches the size of AdamW's updates.

@@ -1,7 +1,7 @@
-"""Every so many steps a look at what a network has learnt: videos of fixed examples, and scores.
+"""Samples during a training: videos of fixed examples, and their scores.
 
 The first held-out examples, always with the same noise: an anchor from the text, or the detail of
-the example's anchor. The unconditional pass of guidance sees the empty text, as in training.
+the example's anchor. The unconditional pass of guidance gets the empty text, as in training.
 """
 
 from __future__ import annotations

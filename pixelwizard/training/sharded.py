@@ -1,7 +1,7 @@
-"""Training over ranks: each sees its own batches, gradients are averaged, weights may be in slices.
+"""Data-parallel training: each rank has its batches, gradients are averaged, weights whole or cut.
 
-What is written is what one process writes, whole tensors by name, so a state says nothing of the
-ranks that made it.
+Files hold whole tensors by name, as one process writes them, so a checkpoint is independent of the
+sharding that made it.
 """
 
 from __future__ import annotations

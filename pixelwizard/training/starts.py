@@ -1,4 +1,4 @@
-"""What a training starts from: the backbone's network, another file's, or random weights."""
+"""The weights that a training starts from: the backbone's, another file's, or random ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def start_from(
     """Put those tensors of a file into ``network`` that fit it by name and shape.
 
     ``official`` gives the file's tensors the network's names. ``None`` and ``random`` leave the
-    network as it is. Raises ValueError if there is no file, or another network's.
+    network unchanged. Raises ValueError if the file is missing or another network's.
     """
     own: dict[str, Tensor] = network.state_dict()
     if path is None or path == RANDOM:

@@ -1,4 +1,4 @@
-"""What the time of a training goes into: every moment counts as one activity."""
+"""Where the time of a training goes: every moment counts as one activity."""
 
 from __future__ import annotations
 

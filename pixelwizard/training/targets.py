@@ -123,7 +123,7 @@ def self_consistency_target(
     """The mean velocity of two half steps from ``x_t``, for the prediction at (t, dt).
 
     ``sigma``: the middle is the grid point nearest t - dt/2 and is reached by a step in sigma
-    (noise-span aligned), so that it has exactly the noise level that the network is told there.
+    (noise-span aligned), so it has exactly the noise level of the timestep that the network gets.
     ``timestep``: it is t - dt/2 itself, which the network may never have been told before.
     """
     half = step_size / 2

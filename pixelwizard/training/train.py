@@ -1,4 +1,4 @@
-"""Training from a configuration: data, network, Lightning fit, continuation and export."""
+"""Training from a configuration: data, network, Lightning's fit, resume and export."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def write_start(run_dir: Path, module: TrainedNetwork) -> None:
 def fit(
     config: TrainConfig, module: TrainedNetwork, examples: Examples, last: Path | None, rank: Rank
 ) -> None:
-    """Let Lightning train, from the checkpoint ``last`` on, with all that goes on beside it."""
+    """Let Lightning train from the checkpoint ``last`` on, with all callbacks."""
     tracker = open_tracker(config) if rank.is_first else Tracker()
     callbacks: list[L.Callback] = []
     loggers: list[Logger] = []

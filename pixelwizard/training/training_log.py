@@ -1,4 +1,4 @@
-"""The figures of a training: CSV files, Lightning's loggers, a terminal's line, where time went.
+"""The figures of a training: CSV files, Lightning's loggers, the terminal, the use of time.
 
 ``log.csv`` has a row every ``trainer.log_every_n_steps`` steps and one for every held-out loss.
 ``buckets.csv`` has, with every checkpoint, the mean error of each kind of target by timestep and

@@ -1,1 +1,1 @@
-"""Which steps ask the network and what the others use in its place, one rule a file."""
+"""Rules for skipping steps: which steps evaluate the network, and what the others use instead."""

@@ -1,4 +1,4 @@
-"""What a rule of skipping is. As for solvers, nothing here imports torch."""
+"""The base class of rules for skipping steps. As for solvers, nothing here imports torch."""
 
 from __future__ import annotations
 

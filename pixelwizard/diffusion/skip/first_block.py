@@ -1,4 +1,4 @@
-"""First-Block Cache (of ParaAttention): a step is skipped while the first block changes little."""
+"""First-Block Cache (ParaAttention): skips a step while the first block's output changes little."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An explicit list of the steps that ask (the step mask of cache-dit)."""
+"""An explicit list of the steps to compute (the step mask of cache-dit)."""
 
 from __future__ import annotations
 

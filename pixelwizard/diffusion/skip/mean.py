@@ -1,4 +1,4 @@
-"""MeanCache (arXiv 2601.19961): the mean velocity of earlier steps corrects the one in use."""
+"""MeanCache (arXiv 2601.19961): the mean velocity of earlier steps corrects the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is skipped."""
+"""No step is skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TaylorSeer (arXiv 2503.06923) of first order, on the velocity and over sigma."""
+"""First-order TaylorSeer (arXiv 2503.06923), applied to the velocity over sigma."""
 
 from __future__ import annotations
 

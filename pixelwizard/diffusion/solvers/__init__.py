@@ -1,1 +1,1 @@
-"""Solvers of the flow's differential equation, one a file; the name of a file is its solver's."""
+"""Solvers of the flow's differential equation, one per file, named like the file."""

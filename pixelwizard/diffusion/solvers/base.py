@@ -1,4 +1,4 @@
-"""What a solver is. Neither this file nor a shipped solver imports torch: schedules need it not."""
+"""The base class of solvers. No shipped solver imports torch, so schedules work without it."""
 
 from __future__ import annotations
 

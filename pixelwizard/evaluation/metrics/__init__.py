@@ -1,1 +1,1 @@
-"""The metrics that come with pixelwizard, one to a file; ``base`` says what a metric is."""
+"""The shipped metrics, one per file; ``base`` has their base class."""

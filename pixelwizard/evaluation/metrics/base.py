@@ -1,9 +1,9 @@
-"""What a metric is: any ``torchmetrics.Metric``, updated once for each video.
+"""A metric: any ``torchmetrics.Metric``, updated once per video.
 
-``update`` is given the chosen frames, [T, ...] as ``look`` left them, and whatever else its
-parameters name: ``caption`` (str), ``reference`` or ``target`` (the same frames of the real video
-of that name), ``clip`` and ``pair`` (the two files). A metric that gives no ``look`` gets float32
-images [T, 3, H, W] in 0..1, as torchmetrics' own take them. ``compute`` gives the value.
+``update`` gets the chosen frames, [T, ...] as returned by ``look``, and other arguments by
+parameter name: ``caption`` (str), ``reference`` or ``target`` (the same frames of the real video
+of that name), ``clip`` and ``pair`` (the two files). A metric without ``look`` gets float32
+images [T, 3, H, W] in 0..1, like torchmetrics' own metrics. ``compute`` returns the value.
 T frames; H, W: pixels.
 """
 
@@ -119,7 +119,7 @@ class VideoMetric(Metric):
 
 
 def completed(metric: Metric) -> Any:
-    """A metric, with the defaults of VideoMetric for whatever it does not say."""
+    """A metric, completed by the defaults of VideoMetric."""
     known = {"sampling": VideoMetric.sampling, "per_video": True, "look": as_image}
     known |= {"convention": "", "warnings": [], "prepare": lambda given: None}
     for name, value in known.items():

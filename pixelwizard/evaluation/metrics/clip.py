@@ -1,4 +1,4 @@
-"""The CLIP score: how well the frames of a video fit its caption.
+"""The CLIP score: how well a video's frames match its caption.
 
 torchmetrics' ``CLIPScore`` (max(100 cos, 0), arXiv 2104.08718), averaged over 8 frames. D features.
 """

@@ -1,7 +1,7 @@
 """Temporal flicker: how much pixels change from one frame to the next.
 
-The mean absolute difference over all pixels and pairs of frames, 0..255, as VBench's temporal
-flickering has it before it is turned round. Motion counts too: compare videos of the same prompts.
+The mean absolute difference over all pixels and adjacent frames, 0..255: VBench's temporal
+flickering before its inversion. Motion counts too, so compare videos of the same prompts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Frame consistency: how alike the frames of a video are, as a CLIP sees them.
+"""Frame consistency: the CLIP similarity of a video's frames.
 
-The mean cosine of each frame with the one before and with the first, as VBench's background
-consistency has it, over the 8 frames of the CLIP score. D features.
+The mean cosine of each frame with the previous and with the first one, as in VBench's background
+consistency, over the 8 frames of the CLIP score. D features.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""FVD: the Fréchet distance of a video network's features to those of real videos.
+"""FVD: the Fréchet distance between a video network's features of generated and real videos.
 
 arXiv 1812.01717: the first 16 frames, stretched to the network's size. D features; M samples, one
 or more for each of V videos.

@@ -1,6 +1,6 @@
-"""HD-FVD: FVD over patches that are cut and not resized (UltraGen, arXiv 2510.18775, appendix D).
+"""HD-FVD: FVD over patches at full resolution (UltraGen, arXiv 2510.18775, appendix D).
 
-16 frames spread over the clip are cut into patches of the network's size, side by side. P patches,
+16 frames spread over the clip are cut into adjacent patches of the network's size. P patches,
 S the side of the network's input, D features.
 """
 

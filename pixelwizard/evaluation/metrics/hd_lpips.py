@@ -1,4 +1,4 @@
-"""HD-LPIPS: as HD-MSE, by the distance of AlexNet's features; needs torchvision.
+"""HD-LPIPS: HD-MSE with the distance of AlexNet's features; needs torchvision.
 
 LPIPS v0.1 of torchmetrics; its AlexNet comes from torchvision, which fetches it once.
 """

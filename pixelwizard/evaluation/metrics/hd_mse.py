@@ -1,4 +1,4 @@
-"""HD-MSE: how much of a frame is lost when it is shrunk by 8, 16, 32 and enlarged.
+"""HD-MSE: the loss when a frame is downscaled by 8, 16, 32 and upscaled again.
 
 From UltraGen (arXiv 2510.18775, appendix D) in PixelWizard's form: bilinear both ways, values in
 0..1, the sum over the three factors, the mean over frames; higher is more detail. Noise counts as

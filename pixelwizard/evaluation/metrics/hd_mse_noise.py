@@ -1,7 +1,7 @@
-"""What white noise alone, as strong as a frame's seems to be, would have as HD-MSE.
+"""The HD-MSE of white noise with the estimated strength of a frame's noise.
 
-Its deviation is estimated as by Immerkaer (CVIU 64, 1996): the mean absolute response to the second
-difference both ways, which straight edges do not pass. Detail is what exceeds it.
+The deviation is estimated as in Immerkaer (CVIU 64, 1996): the mean absolute response to the second
+difference in both directions, which straight edges do not pass. HD-MSE above this value is detail.
 """
 
 from __future__ import annotations

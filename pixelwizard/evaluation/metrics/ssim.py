@@ -1,4 +1,4 @@
-"""SSIM of a video against the real video of its name, by ffmpeg's filter."""
+"""SSIM of a video against the real video of the same name, by ffmpeg's filter."""
 
 from __future__ import annotations
 

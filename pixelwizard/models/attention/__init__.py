@@ -1,1 +1,1 @@
-"""Self-attentions of the transformers, one a file; the name of a file is its attention's."""
+"""Self-attentions of the transformers, one per file, named like the file."""

@@ -1,4 +1,4 @@
-"""What a self-attention is.
+"""The base class of self-attentions.
 
 Letters of shapes: B samples, L queries, S keys, N heads, D channels of a head.
 """

@@ -1,4 +1,4 @@
-"""A backbone's weights in whatever layout -> the official layout as safetensors, one data type."""
+"""A backbone's weights in any layout -> the official layout as safetensors of one data type."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pixelwizard.models.wan.weights import (
 
 
 def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16") -> Iterator[Path]:
-    """Write every part that is there into ``out``, checked first; yields each file as it is done.
+    """Write every part that the backbone has into ``out``, checked first; yields each file.
 
     A tensor at a time is in memory. Raises ValueError for files that do not fit the backbone.
     """

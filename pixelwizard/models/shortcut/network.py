@@ -1,4 +1,4 @@
-"""The detail network: the Wan transformer, told the size of its step and steered by an anchor."""
+"""The detail network: the Wan transformer conditioned on step size and anchor."""
 
 from __future__ import annotations
 

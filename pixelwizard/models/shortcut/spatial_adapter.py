@@ -1,9 +1,9 @@
-"""Spatial adapter: the anchor latent steers the tokens of the detail network.
+"""Spatial adapter: conditions the tokens of the detail network on the anchor latent.
 
-The convolutions see the anchor only (``encode``, once per clip); time and step size scale the
-channels of their features, and one linear per controlled block, zero at initialisation, turns
-the result into an addition to the tokens entering that block. Without gradients the features are
-made a few frames at a time, and the additions span by span as the block asks for them.
+The convolutions see only the anchor (``encode``, once per clip). Time and step size scale the
+channels of their features, and one zero-initialised linear per controlled block projects
+the result, which is added to the tokens entering that block. Without gradients the features are
+computed a few frames at a time, and the additions span by span as the block needs them.
 """
 
 from __future__ import annotations

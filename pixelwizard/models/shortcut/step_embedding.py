@@ -1,4 +1,4 @@
-"""Step-size conditioning: how long the next step is, told to the network beside the time."""
+"""Step-size conditioning: the embedding of the next step's size, added to that of the time."""
 
 from __future__ import annotations
 

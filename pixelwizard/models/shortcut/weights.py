@@ -1,4 +1,4 @@
-"""The detail network's weights: PixelWizard's containers or safetensors; the gate of all."""
+"""The detail network's weights, from containers or safetensors, and the check of all files."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 Parameters carry their official names. Linears and attention run in the dtype of the weights;
 norms, modulation, the time embedding, the head and the residual stream are float32.
 
-Without gradients a long sequence passes every layer in chunks of tokens: whole are only the
-residual stream and, inside a block, keys and values. Every chunk size gives the same result.
+Without gradients a long sequence passes every layer in chunks of tokens. Only the residual stream
+and, inside a block, keys and values are whole. Every chunk size gives the same result.
 
 Letters of shapes: B samples, C latent channels, T H W the latent grid, L tokens (T * H/2 * W/2,
 frame-major), E model channels, N heads, D channels of a head.
@@ -67,7 +67,7 @@ class WanDiT(nn.Module):
     """
 
     entrances: tuple[str, ...] = ("encode_text",)
-    """Methods beside ``forward`` that use weights and are called from outside."""
+    """Methods besides ``forward`` that use weights and are called from outside."""
 
     def __init__(self, sizes: DiTSizes) -> None:
         super().__init__()
@@ -468,7 +468,7 @@ def sinusoid(position_B: Tensor, dim: int) -> Tensor:
 
 
 def in_float32(module: nn.Module, x: Tensor) -> Tensor:
-    """Runs a linear, or a sequence of linears and SiLUs, in float32 whatever its weights are."""
+    """Runs a linear, or a sequence of linears and SiLUs, in float32 for weights of any type."""
     if isinstance(module, nn.Sequential):
         for layer in module:
             x = in_float32(layer, x)
@@ -486,7 +486,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
 
 
 def affine_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """LayerNorm with parameters, in float32 whatever they are."""
+    """LayerNorm with parameters of any type, in float32."""
     weight, bias = norm.weight.float(), norm.bias.float()
     return F.layer_norm(x.float(), x.shape[-1:], weight, bias, norm.eps)
 

@@ -1,8 +1,8 @@
-"""Tensors in files: mapped when read, written one by one, whole or not at all.
+"""Tensors in files: memory-mapped when read, written one by one, atomically.
 
-Reading takes no memory but the page cache: safetensors and ``.pt`` files stay on disk, their pages
-are brought in as they are used. Writing holds one tensor at a time. ``write`` gives a file its name
-only when it is complete.
+Reading takes no memory but the page cache: safetensors and ``.pt`` files are mapped, and pages
+are read on use. Writing holds one tensor at a time. ``write`` names a file only when it is
+complete.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def unwrap(loaded: Mapping[str, object], path: Path, ema: str = "auto") -> dict[
     """Take the weights out of a trainer's container and clean their names.
 
     ``ema``: ``true`` and ``false`` choose the averaged or the last weights and refuse a container
-    without them; ``auto`` takes the averaged ones when they are there. A ``.pt`` that is no
+    without them; ``auto`` takes the averaged ones if the file has them. A ``.pt`` that is no
     container has one set of weights, and ``true`` refuses it; other files leave no choice.
     """
     if "generator" in loaded or "generator_ema" in loaded:

@@ -1,6 +1,6 @@
-"""Names of the same weights as diffusers and transformers write them -> the official names.
+"""Weight names of diffusers and transformers -> the official names.
 
-The tensors are equal in every layout, only their names differ, so a layout is a short list of
+Layouts differ only in the names of equal tensors, so a layout is a short list of
 rules. Source of the names: diffusers' ``WanTransformer3DModel`` and ``AutoencoderKLWan``; those of
 the text encoder are in ``umt5.py``.
 """
@@ -63,7 +63,7 @@ def official_vae(tensors: Mapping[str, Tensor], num_res_blocks: int) -> dict[str
     """An autoencoder's tensors under their official names.
 
     There the resampling layer of a level follows its ``num_res_blocks`` residual blocks (one more
-    in the decoder); diffusers gives it a name of its own.
+    in the decoder); diffusers gives it a separate name.
     """
     if not _any_starts(tensors, "quant_conv."):
         return dict(tensors)

@@ -1,4 +1,4 @@
-"""Rotary positions.
+"""Rotary position embedding.
 
 Letters of shapes: B samples, L tokens, N heads, D channels of a head.
 """
@@ -13,7 +13,7 @@ class Rotary:
     """Angles of the tokens of a (T, H, W) grid, put together for the tokens that are asked for.
 
     The pairs of channels are split over (frame, height, width) as c - 2 (c // 3), c // 3, c // 3
-    with c = D/2; each axis has base 10000 (Wan2.2 ``rope_params``) and a small table of its own.
+    with c = D/2; each axis has base 10000 (Wan2.2 ``rope_params``) and its own small table.
     ``own``: the tokens of this rank (None: all), counted from the first of them.
     """
 

@@ -1,7 +1,7 @@
-"""Weights in slices over ranks (FSDP2): a rank holds its slices, and whole the block that computes.
+"""Weights sharded over ranks (FSDP2): a rank holds its slices and the whole block in use.
 
-Every weight is cut along its first axis into equal parts, the last ones possibly smaller or empty.
-Slices are copied straight out of mapped files, so no rank ever has a whole network.
+Every weight is cut along its first axis into equal parts; the last ones may be smaller or empty.
+Slices are copied straight out of mapped files, so no rank ever holds a whole network.
 """
 
 from __future__ import annotations

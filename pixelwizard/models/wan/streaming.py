@@ -1,8 +1,8 @@
-"""Weights of a transformer's blocks in host memory: one block computes, the next is on its way.
+"""A transformer's blocks streamed from host memory: the next is copied while one computes.
 
-Two blocks' worth of buffers on the device take the weights in turns, so the copies of a whole
-forward need no allocation. With CUDA the host's copy is pinned and the next block is copied on a
-stream of its own while one computes; elsewhere the same copies simply happen before they are used.
+Two buffers on the device, each of one block, take the weights in turns, so a whole forward
+allocates nothing for them. With CUDA the host memory is pinned and the next block is copied on a
+separate stream; on other devices the copy happens before the block is used.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Frames of a latent, decoded whole or in tiles over height and width, by one process or several.
 
 Tiles need less memory. Each sees ``overlap`` latent rows and columns of its neighbours, and cosine
-ramps in pixel space mix the two versions there (PixelWizard ``decode.py``, which cuts along the
-width alone). The blend is close to the decode of whole frames, not equal to it: a frame's pixels
-depend on all of its latent.
+ramps in pixel space blend the two versions (as PixelWizard's ``decode.py`` does along the
+width only). The blend is close to the decode of whole frames but not equal, as a frame's pixels
+depend on its whole latent.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _collected(
 class _Canvas:
     """Frames of tiles that are painted row by row, from the upper left corner.
 
-    A row is blended along the width, its upper edge in a buffer of its own; that is blended into
+    A row is blended along the width, its upper edge in a separate buffer, which is blended into
     the row above when it is complete. So four tiles that meet share a corner by the product of
     their ramps.
     """

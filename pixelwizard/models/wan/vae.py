@@ -3,12 +3,12 @@
 Re-implements ``wan/modules/vae2_2.py`` of Wan2.2 under the same parameter names. Shapes are BCTHW:
 video ``[B, 3, 4n+1, H, W]`` in [-1, 1], latent ``[B, z, n+1, H/16, W/16]`` normalised per channel.
 
-Time is causal everywhere, so there are two ways through every layer, with equal results.
-``forward`` takes a whole clip: for training. ``stream`` takes the frames ``[B, C, H, W]`` of a clip
-one by one and is an iterator of frames: for inference. Each frame runs through all layers before
-the next enters, a causal convolution keeps the two frames before it and nothing else is kept, so
-memory does not depend on the length of the clip. The decoder's frames may be some rows of the
-clip's: ``Rows`` then brings what its layers need of the other rows.
+Time is causal everywhere, so every layer runs in two ways with equal results.
+``forward`` takes a whole clip, for training. ``stream`` takes the frames ``[B, C, H, W]`` of a clip
+one by one and yields frames, for inference. Each frame runs through all layers before
+the next enters. A causal convolution keeps the two previous frames and nothing else is kept, so
+memory does not depend on the length of the clip. The decoder's frames may be only some rows;
+``Rows`` then brings what its layers need of the other rows.
 """
 
 from __future__ import annotations

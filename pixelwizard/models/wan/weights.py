@@ -1,9 +1,9 @@
 """Weight files -> networks, and back: every layout becomes one state dict under the official names.
 
-Networks are built on the meta device and take over memory-mapped tensors, cast one by one, so that
-loading needs little more memory than the network itself. Nothing is ever loaded in part: the names
-and shapes of a file have to be exactly those of the network. Loaded networks are frozen and in
-evaluation mode; training turns that back with ``train()`` and ``requires_grad_()``.
+Networks are built on the meta device and take over memory-mapped tensors, cast one by one, so
+loading needs little more memory than the network itself. Loading is strict: the names
+and shapes of a file must be exactly those of the network. Loaded networks are frozen and in
+evaluation mode; training reverts that with ``train()`` and ``requires_grad_()``.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def save_text_encoder(
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Put the files of a tokenizer where a backbone's folder has them, unless some are there."""
+    """Put the files of a tokenizer where a backbone's folder has them, unless it has some."""
     if not (folder / TOKENIZER).exists():
         shutil.copytree(source, folder / TOKENIZER)
 

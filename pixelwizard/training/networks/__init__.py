@@ -1,1 +1,1 @@
-"""Networks that are trained: one file each, by name."""
+"""The networks that can be trained: one file each, by name."""

@@ -19,7 +19,7 @@ from pixelwizard.training.velocity import VelocityNetwork
 
 
 class TrainedAnchor(VelocityNetwork):
-    """Wan's own network, which is told no step size."""
+    """Wan's own network, without step-size conditioning."""
 
     @property
     def geometry(self) -> Geometry:

@@ -1,4 +1,4 @@
-"""A network that is trained: where it starts, what it sees, its loss, what is written of it.
+"""A network in training: its start, its data, its loss, its export.
 
 A network is one file of this package, named as ``objective`` or ``stage`` names it. Randomness is
 drawn from (seed, step). A batch is a dictionary with the number of its step, so that a continued

@@ -1,4 +1,4 @@
-"""The detail network: it is told the step size and given an anchor."""
+"""The detail network, conditioned on step size and anchor."""
 
 from __future__ import annotations
 

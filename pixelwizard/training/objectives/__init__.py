@@ -1,1 +1,1 @@
-"""Objectives of the networks that predict velocities."""
+"""Objectives for networks that predict velocities."""

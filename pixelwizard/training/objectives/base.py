@@ -1,4 +1,4 @@
-"""What a step of training asks of a network that predicts velocities: one objective per file.
+"""The base class of objectives for networks that predict velocities; one objective per file.
 
 B samples; the latents are [B, C, T, H, W]. Random numbers come from a generator on the CPU.
 """
@@ -32,7 +32,7 @@ class Objective(ABC):
     """Makes the targets of a training, on the noise levels ``grid`` of its stage.
 
     ``kinds`` are those of its targets; held-out losses are of the first. An objective that
-    ``uses_step_sizes`` trains the network's step-size conditioning. A class of the user's takes the
+    ``uses_step_sizes`` trains the network's step-size conditioning. A user's class takes the
     configuration and its own settings, as keys of ``objective``.
     """
 

@@ -1,7 +1,7 @@
 """Flow matching, and in some steps self-consistency: noise-span aligned shortcut training.
 
-The source is PixelWizard (arXiv 2605.25801), after shortcut models (arXiv 2410.12557), which the
-settings can turn it back into.
+The source is PixelWizard (arXiv 2605.25801), after shortcut models (arXiv 2410.12557), which other
+settings reproduce.
 """
 
 from __future__ import annotations
