@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,14 @@ def golden() -> Path:
     """Folder of the golden tensors: ``PIXELWIZARD_GOLDEN``, else the copy beside the tests."""
     folder = os.environ.get("PIXELWIZARD_GOLDEN")
     return Path(folder) if folder else Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of the checkout."""
+    root = Path(__file__).resolve().parent.parent
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    subprocess.run([*build, str(root)], check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pixelwizard.bench.rates import now
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
@@ -92,7 +92,8 @@ def random_detail(
     backbone: BackboneSettings, device: torch.device, dtype: torch.dtype
 ) -> ShortcutDiT:
     """The detail network."""
-    return _filled(lambda: ShortcutDiT(backbone.detail_dit, backbone.control_blocks), device, dtype)
+    part, sizes, blocks = backbone.detail_network, backbone.detail_dit, backbone.control_blocks
+    return _filled(lambda: make_detail(part, sizes, blocks), device, dtype)
 
 
 def random_vae(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> WanVAE:

@@ -8,6 +8,9 @@ from typing import List, Literal, Optional
 from pixelwizard.config.schema import ConfigError, check_range
 from pixelwizard.config.setting import setting
 from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.targets import Part, door
+
+DETAIL_NETWORK = "pixelwizard.models.shortcut.network.ShortcutDiT"
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class BackboneSettings:
     ``folder`` is laid out like the official release (``None``: the weights inside the package);
     ``anchor`` and ``detail`` are checkpoints of the two stages (``None``: the folder's own);
     ``ema``: whether a trainer's container gives its averaged weights (``auto``: if it has them).
+    ``detail_network`` is a subclass of ShortcutDiT with another step-size conditioning or adapter.
     The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
     """
 
@@ -32,6 +36,9 @@ class BackboneSettings:
     dit: DiTSizes = setting(DiTSizes, of_latents=True)
     detail_layers: Optional[int] = setting(None, low=1)
     control_blocks: List[int] = setting([1])
+    detail_network: Optional[Part] = setting(
+        None, later=True, **door(DETAIL_NETWORK, given=("sizes", "control_blocks"))
+    )
     vae: VAESizes = setting(VAESizes, of_latents=True)
     text: TextSizes = setting(TextSizes, of_latents=True)
 

@@ -75,6 +75,7 @@ def _stage(name: str, config: Settings, mesh: Mesh) -> Sampling:
         dtype=getattr(torch, backbone.dtype),
         residual=getattr(torch, config.memory.residual),
         attention=config.attention,
+        network=backbone.detail_network,
         mesh=mesh,
     )
 

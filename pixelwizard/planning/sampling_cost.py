@@ -20,7 +20,7 @@ from pixelwizard.config.run import ATTENTION
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
-from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.parallel.guidance import CFGParallel
 from pixelwizard.parallel.ulysses import Ulysses
@@ -55,6 +55,7 @@ class Sampling:
     dtype: torch.dtype
     residual: torch.dtype
     attention: Part = "exact"
+    network: Part | None = None
     mesh: Mesh = SINGLE
 
 
@@ -185,7 +186,7 @@ class _Rehearsal:
 def _network(stage: Sampling, layers: int) -> WanDiT:
     sizes = replace(stage.sizes, num_layers=layers)
     with META:
-        network = ShortcutDiT(sizes, [0]) if stage.anchor else WanDiT(sizes)
+        network = make_detail(stage.network, sizes, [0]) if stage.anchor else WanDiT(sizes)
     network.attention = ATTENTION.make(stage.attention, "attention")
     return network.to(stage.dtype).requires_grad_(False)
 

@@ -25,7 +25,7 @@ from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.run import ATTENTION
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.text_table import aligned
-from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.tracing import Trace
 
@@ -68,7 +68,9 @@ def plan_training(config: PlanConfig) -> list[TrainingPlan]:
     geometry = size.geometry if detail else size.anchor_geometry
     sizes = backbone.detail_dit if detail else backbone.dit
     with META:
-        network = ShortcutDiT(sizes, backbone.control_blocks) if detail else WanDiT(sizes)
+        network: WanDiT = WanDiT(sizes)
+        if detail:
+            network = make_detail(backbone.detail_network, sizes, backbone.control_blocks)
     network = network.to(torch.bfloat16)
     network.checkpointing = True
     network.attention = ATTENTION.make(config.attention, "attention")

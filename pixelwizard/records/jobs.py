@@ -58,6 +58,9 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
     passes: dict[str, Any] = {"residual": config.memory.residual}
     if config.attention != "exact":  # older keys know of no other
         passes["attention"] = identity(config.attention)
+    network = {}
+    if backbone.detail_network is not None:
+        network["network"] = identity(backbone.detail_network)
     recipes: dict[str, dict[str, Any]] = {
         "text": {
             "sizes": [identity(backbone.text), backbone.dit.text_len],
@@ -76,6 +79,7 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
             "sizes": identity(backbone.detail_dit),
             "weights": digests["detail"],
             **passes,
+            **network,
         },
         "decode": {
             "video": identity(config.video),

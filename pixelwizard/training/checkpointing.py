@@ -219,9 +219,9 @@ class Checkpoints(Checkpoint):
             )
         path = self.folder / f"step-{step:08d}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
-        average, last = completed(module.average), module.network
+        average, last = completed(module.average, module.make), module.network
         if self.config.checkpoint.container:
-            last = completed(last)
+            last = completed(last, module.make)
         if self.rank.is_first:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.config.checkpoint.keep]:
                 old.unlink()

@@ -6,6 +6,7 @@ sharding that made it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.sharding import shard
 from pixelwizard.parallel.mesh import MeshStrategy
 
@@ -38,14 +38,17 @@ def whole(values: Any) -> Any:
     return values
 
 
-def completed(network: Any) -> Any:
-    """A network with whole weights on the CPU, the same one if it has them; all ranks take part."""
+def completed(network: Any, make: Callable[[], nn.Module]) -> Any:
+    """A network with whole weights on the CPU, the same one if it has them; all ranks take part.
+
+    ``make`` gives one like it.
+    """
     if not isinstance(network, FSDPModule):
         return network
-    assert isinstance(network, WanDiT)
-    weights = whole(network.state_dict())
+    module: Any = network
+    weights = whole(module.state_dict())
     with torch.device("meta"):
-        twin = network.twin()
+        twin = make()
     twin.load_state_dict(weights, assign=True)
     return twin
 

@@ -7,14 +7,21 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.targets import Part, door_of
 from pixelwizard.models.shortcut.spatial_adapter import SpatialAdapter
 from pixelwizard.models.shortcut.step_embedding import StepEmbedding
 from pixelwizard.models.wan.dit import Grid, TextKeyValues, WanDiT
 
+DOOR = door_of(BackboneSettings, "detail_network")
+
 
 class ShortcutDiT(WanDiT):
     """Wan plus two additions that start at zero: at initialisation it equals Wan bit for bit.
+
+    A subclass may replace ``dt_embedding`` (step sizes [B] -> float32 [B, E]) or
+    ``spatial_adapter``, under any names of weights.
 
     ``features_on_host`` keeps the features of the anchor in host memory; a block fetches those of
     the tokens that it is at.
@@ -35,9 +42,6 @@ class ShortcutDiT(WanDiT):
         self.features_on_host = False
         self.dt_embedding.reset_parameters()
         self.spatial_adapter.reset_parameters()
-
-    def twin(self) -> ShortcutDiT:
-        return ShortcutDiT(self.sizes, [int(block) for block in self.spatial_adapter.zero_layers])
 
     def encode_anchor(self, anchor_BCTHW: Tensor, token_grid: Grid) -> Tensor:
         """Features of an anchor latent on this rank's tokens of the detail latent, once a clip."""
@@ -65,3 +69,13 @@ class ShortcutDiT(WanDiT):
         if anchor_features is not None:
             additions = self.spatial_adapter(anchor_features, timestep_B, step_size_B)
         return self.denoise(latent_BCTHW, time, text, additions)
+
+
+def make_detail(part: Part | None, sizes: DiTSizes, control_blocks: Sequence[int]) -> ShortcutDiT:
+    """A detail network with random weights: ShortcutDiT itself (None), or the user's class."""
+    if part is None:
+        return ShortcutDiT(sizes, control_blocks)
+    made: ShortcutDiT = DOOR.make(
+        part, "backbone.detail_network", sizes=sizes, control_blocks=control_blocks
+    )
+    return made

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, find_weights, require_weights
-from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.files import read_tensors, save, unwrap
 from pixelwizard.models.wan.layouts import official_dit
 from pixelwizard.models.wan.weights import (
@@ -35,8 +35,9 @@ def load_detail(
 ) -> ShortcutDiT:
     """Load the detail network, or this rank's slices of it if there is a ``mesh``.
 
-    Which blocks it controls is read from the names of its weights. Raises ValueError if its file
-    is missing, broken or another network's.
+    Which blocks it controls is read from the names of its weights, for a class of the user's with
+    other names from the settings. Raises ValueError if its file is missing, broken or another
+    network's.
     """
     return fill_transformer(*open_detail(backbone), device, dtype, mesh)
 
@@ -45,7 +46,7 @@ def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tens
     """The detail network on the meta device and its mapped weights, checked but not loaded."""
     path = find_weights(backbone, "detail")
     tensors = official_dit(unwrap(read_tensors(path), path, backbone.ema))
-    if not has_adapter(tensors):
+    if backbone.detail_network is None and not has_adapter(tensors):
         raise ValueError(f"{path} has no spatial adapter: it is an anchor, not a detail network")
     matches = (_CONTROL.fullmatch(name) for name in tensors)
     blocks = sorted(int(match[1]) for match in matches if match)
@@ -55,7 +56,9 @@ def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tens
             f"{backbone.detail_dit.num_layers} blocks: it belongs to another one"
         )
     with torch.device("meta"):
-        network = ShortcutDiT(backbone.detail_dit, blocks)
+        network = make_detail(
+            backbone.detail_network, backbone.detail_dit, blocks or backbone.control_blocks
+        )
     check(tensors, shapes_of(network), path)
     return network, tensors
 

@@ -93,10 +93,6 @@ class WanDiT(nn.Module):
         self._looking = False
         self.reset_parameters()
 
-    def twin(self) -> WanDiT:
-        """Another network of the same sizes."""
-        return WanDiT(self.sizes)
-
     def reset_parameters(self) -> None:
         """The official initialisation: xavier linears, small embeddings, a head of zero."""
         for module in self.modules():

@@ -13,7 +13,8 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.flow import noise_like
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
+from pixelwizard.models.shortcut.spatial_adapter import SpatialAdapter
 from pixelwizard.models.shortcut.weights import save_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.stages.detail import Detail
@@ -39,9 +40,10 @@ class TrainedDetail(VelocityNetwork):
 
     def make(self) -> ShortcutDiT:
         backbone, rule = self.config.backbone, self.config.objective.condition
-        network = ShortcutDiT(backbone.detail_dit, backbone.control_blocks)
-        for layer in network.spatial_adapter.zero_layers.values():
-            nn.init.normal_(layer.weight, std=rule.adapter_init_std)
+        network = make_detail(backbone.detail_network, backbone.detail_dit, backbone.control_blocks)
+        if isinstance(network.spatial_adapter, SpatialAdapter):
+            for layer in network.spatial_adapter.zero_layers.values():
+                nn.init.normal_(layer.weight, std=rule.adapter_init_std)
         if rule.pass_through:
             pass_through(network)
         return network
