@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import WHOLE, Tiles
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.spatial import GroupPeers, RowShare
+from pixelwizard.parallel.spatial import GroupPeers, RowShard
 from pixelwizard.planning.tracing import Trace
 from pixelwizard.stages.decode import Decode
 
@@ -61,7 +61,7 @@ def _decoded(case: Case, group: dist.ProcessGroup) -> dict[str, Any]:
         frames = [frame[0] for frame in Decode(case.vae, case.tiles, peers)(case.latent)]
     found: dict[str, Any] = {"frames": frames, "sent": sent.bytes, "peak": trace.peak}
     if case.tiles == WHOLE and case.latent.shape[2] >= peers.size:
-        rows = RowShare(peers, case.latent.shape[2])
+        rows = RowShard(peers, case.latent.shape[2])
         own = case.latent[None, :, :, rows.own]
         found["video"] = torch.cat(list(case.vae.decode_stream(own, rows)), dim=2)
     return found

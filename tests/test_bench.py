@@ -16,7 +16,7 @@ from pixelwizard import worker
 from pixelwizard.bench import rates
 from pixelwizard.bench.forwards import Forward, compare
 from pixelwizard.bench.pipeline import Clock, Pipeline
-from pixelwizard.bench.rates import measure_ceilings
+from pixelwizard.bench.rates import measure_rates
 from pixelwizard.bench.reference import complex_angles, reference_block, reference_forward
 from pixelwizard.bench.run import bench
 from pixelwizard.cli.compose import compose
@@ -133,7 +133,7 @@ def test_a_bench_that_is_stopped_keeps_what_it_has_found(
 
 def test_the_rates_of_this_machine_are_those_of_the_next_plan(config: BenchConfig) -> None:
     assert find("auto").name == "h200"
-    found = measure_ceilings(CPU, "this one")
+    found = measure_rates(CPU, "this one")
     assert all(rate > 0 for rate in (found.matmul, found.attention, found.conv, found.memory_tbs))
     rates.keep(found)
     assert find("auto") == found and find("h100").name == "h100"

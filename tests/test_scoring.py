@@ -216,12 +216,12 @@ def test_automatic_metrics_need_nothing_but_what_is_there(
 ) -> None:
     folder = tmp_path / "clip-vit-l14"
     auto = MetricsSettings(folder=str(tmp_path))
-    assert names.decided(auto, "tiny") == replace(TINY, folder=auto.folder)
+    assert names.resolve_auto(auto, "tiny") == replace(TINY, folder=auto.folder)
     check(replace(config, metrics=auto, reference=None))
-    assert names.decided(auto, "wan2_2_ti2v_5b").clip is None
+    assert names.resolve_auto(auto, "wan2_2_ti2v_5b").clip is None
     folder.mkdir()
     for name in names.CLIP_FILES:
         (folder / name).touch()
-    assert names.decided(auto, "wan2_2_ti2v_5b").clip == "clip-vit-l14"
-    assert names.decided(auto, "wan2_2_ti2v_5b").video is None
+    assert names.resolve_auto(auto, "wan2_2_ti2v_5b").clip == "clip-vit-l14"
+    assert names.resolve_auto(auto, "wan2_2_ti2v_5b").video is None
     check(replace(config, metrics=auto))

@@ -24,7 +24,7 @@ from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.weights import load_anchor, load_vae
 from pixelwizard.training import optimizers
 from pixelwizard.training.networks.detail import pass_through
-from pixelwizard.training.optimizers import MuonAdamW, orthogonalised
+from pixelwizard.training.optimizers import MuonAdamW, newton_schulz
 from pixelwizard.training.train import make_module, train
 
 LOADERS = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
@@ -148,15 +148,15 @@ def test_orthogonalised_matrices_have_singular_values_near_one(
     shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    values = torch.linalg.svdvals(orthogonalised(matrix, dtype))
+    values = torch.linalg.svdvals(newton_schulz(matrix, dtype))
     assert 0.6 < float(values.min()) and float(values.max()) < 1.3
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
 def test_matrices_together_become_what_each_becomes_alone(shape: tuple[int, int]) -> None:
     matrices = torch.randn((3, *shape), generator=torch.Generator().manual_seed(1))
-    alone = torch.stack([orthogonalised(matrix) for matrix in matrices])
-    torch.testing.assert_close(orthogonalised(matrices), alone)
+    alone = torch.stack([newton_schulz(matrix) for matrix in matrices])
+    torch.testing.assert_close(newton_schulz(matrices), alone)
 
 
 def test_an_update_takes_few_values_of_several_parameters_at_once(

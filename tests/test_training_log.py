@@ -109,7 +109,7 @@ def test_the_average_follows_by_its_rule(
     found = []
     for value in (1.0, 2.0, 3.0):
         torch.nn.init.constant_(module.network.head.head.bias, value)
-        module.follow()
+        module.update_ema()
         found.append(float(module.average.head.head.bias[0]))
     assert found == pytest.approx(expected, abs=1e-3)
 

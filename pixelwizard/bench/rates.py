@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pixelwizard.io.files import write_text
-from pixelwizard.planning.device_rates import Ceilings, stored
+from pixelwizard.planning.device_rates import DeviceRates, stored
 
 MEASURED_SECONDS = 0.4
 """How long each rate is looked for."""
@@ -36,7 +36,7 @@ GPU = Shapes(torch.bfloat16, 16384, 3072, 14336, 24, 128, 512, 256, 1 << 29)
 PROCESSOR = Shapes(torch.float32, 1024, 768, 3072, 8, 64, 128, 64, 1 << 26)
 
 
-def measure_ceilings(device: torch.device, name: str) -> Ceilings:
+def measure_rates(device: torch.device, name: str) -> DeviceRates:
     """The rates of ``device``: bfloat16 kernels on a GPU, float32 ones on a processor."""
     shapes = GPU if device.type == "cuda" else PROCESSOR
 
@@ -65,14 +65,14 @@ def measure_ceilings(device: torch.device, name: str) -> Ceilings:
     matmul, attention, conv = (_significant(n / seconds[k] / 1e12) for k, n in flops.items())
     memory = _significant(2 * shapes.copied / seconds["memory"] / 1e12)
     host_gbs = _significant(shapes.copied / seconds["host"] / 1e9)
-    return Ceilings(name, matmul, attention, conv, memory, host_gbs)
+    return DeviceRates(name, matmul, attention, conv, memory, host_gbs)
 
 
-def keep(ceilings: Ceilings) -> None:
+def keep(rates: DeviceRates) -> None:
     """Write the rates where ``plan`` looks for those of this machine."""
     path = stored()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(asdict(ceilings), indent=1) + "\n")
+    write_text(path, json.dumps(asdict(rates), indent=1) + "\n")
 
 
 def now(device: torch.device) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pixelwizard.bench.results import BenchResult, ForwardResult, SizeResult, StageResult
 from pixelwizard.io import text_table
 from pixelwizard.io.progress import STAGES as ALL
-from pixelwizard.planning.device_rates import Ceilings
+from pixelwizard.planning.device_rates import DeviceRates
 
 STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
 WHOLE = ("all steps s", "plan s")
@@ -40,11 +40,11 @@ def markdown(result: BenchResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rates(ceilings: Ceilings) -> str:
+def _rates(rates: DeviceRates) -> str:
     return (
-        f"At most {ceilings.matmul:g} TFLOP/s of matrix products, {ceilings.attention:g} of"
-        f" attention, {ceilings.conv:g} of convolutions; {ceilings.memory_tbs:g} TB/s of memory,"
-        f" {ceilings.host_gbs:g} GB/s from the host."
+        f"At most {rates.matmul:g} TFLOP/s of matrix products, {rates.attention:g} of"
+        f" attention, {rates.conv:g} of convolutions; {rates.memory_tbs:g} TB/s of memory,"
+        f" {rates.host_gbs:g} GB/s from the host."
     )
 
 

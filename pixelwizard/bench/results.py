@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pixelwizard.planning.device_rates import Ceilings
+from pixelwizard.planning.device_rates import DeviceRates
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class BenchResult:
     versions: dict[str, str]
     backbone: str
     dtype: str
-    ceilings: Ceilings
+    ceilings: DeviceRates
     sizes: tuple[SizeResult, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pixelwizard.bench.pipeline import Case, Pipeline
-from pixelwizard.bench.rates import keep, measure_ceilings
+from pixelwizard.bench.rates import keep, measure_rates
 from pixelwizard.bench.report import markdown
 from pixelwizard.bench.results import BenchResult, SizeResult
 from pixelwizard.config.bench import BenchConfig
@@ -39,14 +39,14 @@ def bench(config: BenchConfig) -> int:
     remaining = Remaining()
     try:
         remaining.enter("rates of the machine")
-        ceilings = measure_ceilings(device, device_name())
-        keep(ceilings)
+        device_rates = measure_rates(device, device_name())
+        keep(device_rates)
         remaining.enter("plan")
         cases = [make_case(config, whole) for whole in wholes]
         for case in cases:
             remaining.expect({_part(case, s.name): s.seconds for s in case.short_plan.stages})
         for sizes in _measured(cases, device, remaining):
-            found = BenchResult(device_name(), versions(), *names, ceilings, sizes)
+            found = BenchResult(device_name(), versions(), *names, device_rates, sizes)
             _write(config, found)
     finally:
         remaining.close()

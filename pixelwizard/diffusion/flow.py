@@ -42,15 +42,15 @@ def initial_noise(shape: Sequence[int], seed: int, device: torch.device | str = 
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
 
-def noise_like(x: Tensor, draw: torch.Generator) -> Tensor:
+def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal noise of the shape, the type and on the device of ``x``.
 
-    ``draw`` is a generator of the host. Elsewhere it draws the seed of one there: a processor takes
+    ``generator`` is on the CPU. For a GPU it draws the seed of a generator there: a CPU takes
     nearly as long for the noise of a batch as a GPU for the whole step of a small network.
     """
     if x.device.type == "cpu":
-        return torch.randn(x.shape, generator=draw).to(x)
-    seed = int(torch.randint(2**62, (), generator=draw))
+        return torch.randn(x.shape, generator=generator).to(x)
+    seed = int(torch.randint(2**62, (), generator=generator))
     return initial_noise(x.shape, seed, x.device).to(x)
 
 

@@ -21,7 +21,7 @@ from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos
 from pixelwizard.evaluation.look import look, look_at_all
 from pixelwizard.evaluation.measure import Measure
 from pixelwizard.evaluation.metrics.base import Given
-from pixelwizard.evaluation.names import decided
+from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.evaluation.report import Report
 from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.progress import Line, in_threads
@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> int:
     file = None if config.captions is None else Path(config.captions)
     captions, unused = find_captions(videos, file)
     reference = find_videos(Path(config.reference), "reference") if config.reference else []
-    settings = decided(config.metrics, backbone_of(videos))
+    settings = resolve_auto(config.metrics, backbone_of(videos))
     report = Evaluation(videos, captions, settings, reference).run()
     if unused:
         report.notes.append(f"no video for the captions {listed(unused)}")

@@ -124,7 +124,7 @@ _FOUND = (
 NETWORKS = {network.name: network for network in _FOUND}
 
 
-def decided(settings: MetricsSettings, backbone: str) -> MetricsSettings:
+def resolve_auto(settings: MetricsSettings, backbone: str) -> MetricsSettings:
     """What ``auto`` means for the videos of a backbone; what was not fetched is left out."""
     own = backbone == "tiny"
     video, clip = ("tiny-video", "tiny-clip") if own else ("i3d-k400", "clip-vit-l14")

@@ -10,7 +10,7 @@ from pixelwizard.config import targets
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
 from pixelwizard.evaluation.files import find_videos
-from pixelwizard.evaluation.names import decided, network_folder, network_label, wanted
+from pixelwizard.evaluation.names import network_folder, network_label, resolve_auto, wanted
 from pixelwizard.io.digests import file_digest
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.records.run_folder import short_hash
@@ -27,7 +27,7 @@ def wants_scores(config: GenerateConfig) -> bool:
 
 def settings_of(config: GenerateConfig) -> MetricsSettings:
     """The metrics of a run, ``auto`` decided."""
-    return decided(config.metrics, config.backbone.name)
+    return resolve_auto(config.metrics, config.backbone.name)
 
 
 def reference_of(config: GenerateConfig) -> list[Path]:

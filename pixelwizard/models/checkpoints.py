@@ -100,7 +100,7 @@ def find_weights(backbone: BackboneSettings, part: str) -> Path:
     return next(path for path in _candidates(backbone, part) if path.is_file())
 
 
-def there(backbone: BackboneSettings) -> list[str]:
+def available_parts(backbone: BackboneSettings) -> list[str]:
     """The parts of a backbone that have a file with weights, complete or not."""
     return [part for part in PARTS if any(path.is_file() for path in _candidates(backbone, part))]
 

@@ -1,6 +1,6 @@
 """One clip decoded by several processes: their communication.
 
-``Peers`` are the processes of one clip. ``RowShare`` serves the layers of a decoder when
+``Peers`` are the processes of one clip. ``RowShard`` serves the layers of a decoder when
 each process has some rows of every frame. A convolution reads one row above and one below, the
 middle attention reads all rows, and everything else is pointwise. Exchanging rows before these
 layers therefore gives the decode of whole frames, up to the rounding of the kernels.
@@ -88,7 +88,7 @@ class GroupPeers(Peers):
 ALONE = Peers()
 
 
-class RowShare:
+class RowShard:
     """The latent rows ``own`` of one rank, and what its layers need of the other ranks' rows."""
 
     def __init__(self, peers: Peers, height: int) -> None:
@@ -96,7 +96,7 @@ class RowShare:
         self.counts = part_sizes(height, peers.size)
         self.own = slice(*cuts(height, peers.size)[peers.rank : peers.rank + 2])
 
-    def bordered(self, frame: Tensor) -> Tensor:
+    def with_halo(self, frame: Tensor) -> Tensor:
         """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
         first, last, rank = frame[:, :, :1], frame[:, :, -1:], self.peers.rank
         edges = {rank - 1: first, rank + 1: last}

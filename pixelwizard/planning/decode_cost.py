@@ -26,7 +26,7 @@ from pixelwizard.config.geometry import (
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.models.wan.tiling import spans, stream_pixels
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.spatial import Peers, RowShare
+from pixelwizard.parallel.spatial import Peers, RowShard
 from pixelwizard.planning.communication_cost import strip_bytes
 from pixelwizard.planning.sampling_cost import META, Cost
 from pixelwizard.planning.tracing import Trace, Work
@@ -123,7 +123,7 @@ def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
     frames, height, _ = clip.latent_grid
     turns = _turns(clip, tiles, ranks)
     peers = _Rehearsed(len(turns[0]), height)
-    rows = RowShare(peers, height) if tiles.count == 1 < peers.size else None
+    rows = RowShard(peers, height) if tiles.count == 1 < peers.size else None
     part = [max(size) for size in zip(*chain(*turns), strict=True)]
     with META:
         vae = WanVAE(config.backbone.vae).to(dtype)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Ceilings:
+class DeviceRates:
     """Rates of one device: TFLOP/s of bfloat16 kernels, TB/s of its memory, GB/s from the host.
 
     ``memory_gb`` (1e9 bytes; None: not known) is what it is sold with. GB/s in one direction:
@@ -46,11 +46,11 @@ class Ceilings:
 MACHINE = 8
 """Devices of one machine."""
 DEVICES = {
-    "h200": Ceilings("h200", 660, 590, 350, 3.3, 50, 141, 450, 50),
-    "h100": Ceilings("h100", 640, 570, 350, 2.6, 50, 80, 450, 50),
-    "a100": Ceilings("a100", 250, 215, 150, 1.5, 25, 80, 300, 25),
-    "rtx5090": Ceilings("rtx5090", 200, 200, 110, 1.5, 50, 32, 64),
-    "rtx4090": Ceilings("rtx4090", 150, 150, 80, 0.85, 25, 24, 32),
+    "h200": DeviceRates("h200", 660, 590, 350, 3.3, 50, 141, 450, 50),
+    "h100": DeviceRates("h100", 640, 570, 350, 2.6, 50, 80, 450, 50),
+    "a100": DeviceRates("a100", 250, 215, 150, 1.5, 25, 80, 300, 25),
+    "rtx5090": DeviceRates("rtx5090", 200, 200, 110, 1.5, 50, 32, 64),
+    "rtx4090": DeviceRates("rtx4090", 150, 150, 80, 0.85, 25, 24, 32),
 }
 """Expected, not measured here: published kernel rates (cuDNN attention, FlashAttention-2).
 
@@ -67,11 +67,11 @@ def stored() -> Path:
     return Path(cache) / "pixelwizard" / "ceilings.json"
 
 
-def find(device: str) -> Ceilings:
+def find(device: str) -> DeviceRates:
     """The rates of a device by name; ``auto``: those measured on this machine, else an h200's."""
     if device != "auto":
         return DEVICES[device]
     try:
-        return Ceilings(**json.loads(stored().read_text(encoding="utf-8")))
+        return DeviceRates(**json.loads(stored().read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return DEVICES["h200"]

@@ -20,7 +20,7 @@ CHUNKS = (CHUNK, CHUNK // 4)
 
 
 @dataclass(frozen=True)
-class Way:
+class ExecutionMode:
     """One way to run a stage."""
 
     name: str
@@ -31,7 +31,9 @@ class Way:
     tiles: Tiles | None = None
 
 
-def ways(stage: str, config: Settings, mesh: Mesh, limit: float) -> Iterator[Way]:
+def execution_modes(
+    stage: str, config: Settings, mesh: Mesh, limit: float
+) -> Iterator[ExecutionMode]:
     """How one rank of ``mesh`` could run a stage (text, anchor, detail, decode).
 
     The decode has only one way in the end: the one that needs at most ``limit`` bytes.
@@ -43,21 +45,23 @@ def ways(stage: str, config: Settings, mesh: Mesh, limit: float) -> Iterator[Way
     return _sampling(stage, config, mesh)
 
 
-def _text(config: Settings) -> Iterator[Way]:
+def _text(config: Settings) -> Iterator[ExecutionMode]:
     sizes, length = config.backbone.text, config.backbone.dit.text_len
     dtype = getattr(torch, config.backbone.dtype)
     for mode in _modes(config):
-        yield Way("text", length, mode, cost_of_text(sizes, length, dtype, mode == "stream"))
+        yield ExecutionMode(
+            "text", length, mode, cost_of_text(sizes, length, dtype, mode == "stream")
+        )
 
 
-def _sampling(name: str, config: Settings, mesh: Mesh) -> Iterator[Way]:
+def _sampling(name: str, config: Settings, mesh: Mesh) -> Iterator[ExecutionMode]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
     stage = _stage(name, config, mesh)
     chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
     for mode in ("sharded",) if mesh.shards > 1 else _modes(config):
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
-            yield Way(name, stage.geometry.tokens, mode, cost, chunk)
+            yield ExecutionMode(name, stage.geometry.tokens, mode, cost, chunk)
 
 
 def _stage(name: str, config: Settings, mesh: Mesh) -> Sampling:
@@ -86,7 +90,7 @@ def _modes(config: Settings) -> tuple[str, ...]:
     return ("resident", "stream") if wanted == "auto" else (wanted,)
 
 
-def _decode(config: Settings, mesh: Mesh, limit: float) -> Iterator[Way]:
+def _decode(config: Settings, mesh: Mesh, limit: float) -> Iterator[ExecutionMode]:
     """Whole or in tiles; the autoencoder, no chain of equal blocks, is on the device whole.
 
     Positions of the latent are to the decode what tokens are to a transformer.
@@ -94,4 +98,4 @@ def _decode(config: Settings, mesh: Mesh, limit: float) -> Iterator[Way]:
     tiles, cost = choose_tiles(config, limit, mesh.per_prompt)
     cells = math.prod(config.resolution.geometry.latent_grid)
     mode = "offload" if config.memory.mode == "offload" else "resident"
-    yield Way("decode", cells, mode, cost, tiles=tiles)
+    yield ExecutionMode("decode", cells, mode, cost, tiles=tiles)

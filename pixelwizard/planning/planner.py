@@ -19,8 +19,8 @@ import torch
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.io.text_table import aligned
 from pixelwizard.planning.decode_cost import Settings
-from pixelwizard.planning.device_rates import Ceilings, find
-from pixelwizard.planning.execution_modes import Way, ways
+from pixelwizard.planning.device_rates import DeviceRates, find
+from pixelwizard.planning.execution_modes import ExecutionMode, execution_modes
 from pixelwizard.planning.sampling_cost import SINGLE, Cost
 
 GB = 1e9
@@ -95,18 +95,20 @@ def make_plan(
     ``budget_gb``, of each rank of ``mesh``, holds where ``config.memory.budget_gb`` says nothing;
     with neither, what the device has.
     """
-    ceilings = find(device)
-    budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, ceilings)
+    rates = find(device)
+    budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, rates)
     limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
-    stages = tuple(_choose(ways(name, config, mesh, limit), ceilings, limit, mesh) for name in only)
-    return Plan(ceilings.name, budget_gb, stages, _refusal(config, stages, budget_gb), mesh)
+    stages = tuple(
+        _choose(execution_modes(name, config, mesh, limit), rates, limit, mesh) for name in only
+    )
+    return Plan(rates.name, budget_gb, stages, _refusal(config, stages, budget_gb), mesh)
 
 
-def _memory_gb(device: str, ceilings: Ceilings) -> float | None:
+def _memory_gb(device: str, rates: DeviceRates) -> float | None:
     """What this machine's accelerator has, where it is the one that is asked for."""
     if device == "auto" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GB
-    return ceilings.memory_gb
+    return rates.memory_gb
 
 
 def _refusal(
@@ -134,24 +136,24 @@ def _refusal(
     )
 
 
-def _choose(some: Iterator[Way], ceilings: Ceilings, limit: float, mesh: Mesh) -> StagePlan:
+def _choose(
+    some: Iterator[ExecutionMode], rates: DeviceRates, limit: float, mesh: Mesh
+) -> StagePlan:
     """The first way that fits, or the one that needs least."""
-    best: Way | None = None
+    best: ExecutionMode | None = None
     for way in some:
         if best is None or way.cost.peak < best.cost.peak:
             best = way
         if way.cost.peak <= limit:
-            return _planned(way, ceilings, mesh, True)
+            return _planned(way, rates, mesh, True)
     assert best is not None
-    return _planned(best, ceilings, mesh, False)
+    return _planned(best, rates, mesh, False)
 
 
-def _planned(way: Way, ceilings: Ceilings, mesh: Mesh, fits: bool) -> StagePlan:
+def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> StagePlan:
     cost = way.cost
-    computing = max(
-        ceilings.seconds(cost.flops, cost.moved), cost.fetched / (ceilings.host_gbs * 1e9)
-    )
-    sending = _sending(cost, computing, ceilings, mesh)
+    computing = max(rates.seconds(cost.flops, cost.moved), cost.fetched / (rates.host_gbs * 1e9))
+    sending = _sending(cost, computing, rates, mesh)
     return StagePlan(
         name=way.name,
         tokens=way.tokens,
@@ -169,11 +171,11 @@ def _planned(way: Way, ceilings: Ceilings, mesh: Mesh, fits: bool) -> StagePlan:
     )
 
 
-def _sending(cost: Cost, computing: float, ceilings: Ceilings, mesh: Mesh) -> float:
+def _sending(cost: Cost, computing: float, rates: DeviceRates, mesh: Mesh) -> float:
     """Seconds that a rank waits for others: only slices of weights come while it computes."""
     reach = {"sequence": mesh.sequence, "shards": mesh.shards}
     seconds = {
-        kind: ceilings.sending(sent, reach.get(kind, mesh.per_prompt))
+        kind: rates.sending(sent, reach.get(kind, mesh.per_prompt))
         for kind, sent in cost.sent.items()
     }
     return sum(seconds.values()) - min(seconds.get("shards", 0.0), computing)

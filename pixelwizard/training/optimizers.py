@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import OptimizerSettings, TrainConfig
-from pixelwizard.training.sharded import like
+from pixelwizard.training.sharded import shard_like
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -24,7 +24,7 @@ TOGETHER = 1 << 24
 """How many values are updated at once: 64 MB a temporary tensor, however large the network is."""
 
 
-def orthogonalised(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def newton_schulz(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly: singular values of about 0.7 to 1.2.
 
     ``matrix`` is [out, in], or [N, out, in] for N of them; the iteration runs in ``dtype``.
@@ -106,10 +106,10 @@ class MuonAdamW(torch.optim.Optimizer):
         for some in alike(parameters):
             updates = [self._momentum(p, group["momentum"]) for p in some]
             one = len(some) == 1
-            found = orthogonalised(updates[0] if one else torch.stack(updates), self.dtype)
+            found = newton_schulz(updates[0] if one else torch.stack(updates), self.dtype)
             scale = 0.2 * max(updates[0].shape) ** 0.5
             for p, change in zip(some, [found] if one else found, strict=True):
-                p.add_(like(change.view(p.shape), p), alpha=-group["lr"] * scale)
+                p.add_(shard_like(change.view(p.shape), p), alpha=-group["lr"] * scale)
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         """The gradient with Nesterov's momentum as a whole matrix."""

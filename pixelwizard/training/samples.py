@@ -19,7 +19,7 @@ from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Source
 from pixelwizard.diffusion.flow import initial_noise
-from pixelwizard.evaluation.names import decided
+from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.io.step_table import StepTable
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.models.wan.weights import load_vae
@@ -98,7 +98,7 @@ class Samples(L.Callback):
     def _score(self, step: int, videos: list[Path], captions: dict[str, str]) -> None:
         from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
 
-        settings = decided(self.config.metrics, self.config.backbone.name)
+        settings = resolve_auto(self.config.metrics, self.config.backbone.name)
         scores = Evaluation(videos, captions, settings).run().scores
         self.table.add(
             {

@@ -19,22 +19,22 @@ from pixelwizard.models.wan.sharding import shard
 from pixelwizard.parallel.mesh import MeshStrategy
 
 
-def spread(network: nn.Module, axes: DeviceMesh, sliced: bool) -> None:
-    """Let ranks average the gradients of a network; ``sliced``: each keeps a part of its weights.
+def apply_fsdp(network: nn.Module, axes: DeviceMesh, sliced: bool) -> None:
+    """Let ranks average the gradients of a network; with ``sliced`` they shard its weights too.
 
     ``axes``: the ranks of all batches, and an axis of size 1.
     """
     shard(network, axes[axes.mesh_dim_names[0]] if sliced else axes)  # type: ignore[index]
 
 
-def whole(values: Any) -> Any:
-    """Plain values with whole tensors, on the CPU, in the place of slices; all ranks take part."""
+def gather_full(values: Any) -> Any:
+    """Plain values with whole tensors on the CPU in place of slices; all ranks take part."""
     if isinstance(values, DTensor):
         return values.full_tensor().detach().cpu()
     if isinstance(values, dict):
-        return {key: whole(value) for key, value in values.items()}
+        return {key: gather_full(value) for key, value in values.items()}
     if isinstance(values, list):
-        return [whole(value) for value in values]
+        return [gather_full(value) for value in values]
     return values
 
 
@@ -46,14 +46,14 @@ def completed(network: Any, make: Callable[[], nn.Module]) -> Any:
     if not isinstance(network, FSDPModule):
         return network
     module: Any = network
-    weights = whole(module.state_dict())
+    weights = gather_full(module.state_dict())
     with torch.device("meta"):
         twin = make()
     twin.load_state_dict(weights, assign=True)
     return twin
 
 
-def like(value: Any, own: Tensor) -> Any:
+def shard_like(value: Any, own: Tensor) -> Any:
     """A whole tensor of its shape as this rank has ``own``; nothing is sent, every rank has it."""
     if not isinstance(own, DTensor) or not torch.is_tensor(value) or value.shape != own.shape:
         return value
@@ -68,10 +68,10 @@ class TrainingStrategy(MeshStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return dict(whole(self.lightning_module.state_dict()))
+        return dict(gather_full(self.lightning_module.state_dict()))
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return dict(whole(optimizer.state_dict()))
+        return dict(gather_full(optimizer.state_dict()))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
         return self.checkpoint_io.load_checkpoint(checkpoint_path)
@@ -79,7 +79,9 @@ class TrainingStrategy(MeshStrategy):
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         assert self.lightning_module is not None
         own = self.lightning_module.state_dict()
-        state = {name: like(value, own[name]) for name, value in checkpoint["state_dict"].items()}
+        state = {
+            name: shard_like(value, own[name]) for name, value in checkpoint["state_dict"].items()
+        }
         with torch.no_grad():
             for name, value in state.items():
                 own[name].copy_(value)
@@ -88,7 +90,9 @@ class TrainingStrategy(MeshStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             kept = {
-                index: {name: like(value, parameters[index]) for name, value in values.items()}
+                index: {
+                    name: shard_like(value, parameters[index]) for name, value in values.items()
+                }
                 for index, values in state["state"].items()
             }
             optimizer.load_state_dict({**state, "state": kept})

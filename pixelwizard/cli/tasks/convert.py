@@ -8,7 +8,12 @@ from pathlib import Path
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.weights import ConvertConfig
-from pixelwizard.models.checkpoints import MissingWeights, require_weights, there, weights_folder
+from pixelwizard.models.checkpoints import (
+    MissingWeights,
+    available_parts,
+    require_weights,
+    weights_folder,
+)
 from pixelwizard.records.lock import locked
 
 EXAMPLES = """\
@@ -27,7 +32,7 @@ def check(config: ConvertConfig) -> None:
         raise ConfigError("out is missing; name the folder to write into, like out=DIR")
     if Path(config.out).resolve() == weights_folder(config.backbone).resolve():
         raise ConfigError(f"out={config.out} is the folder that is read; name another one")
-    parts = there(config.backbone)
+    parts = available_parts(config.backbone)
     require_weights(config.backbone, parts or ("anchor",))
     for part in ("anchor", "detail"):
         if getattr(config.backbone, part) and part not in parts:

@@ -12,7 +12,7 @@ from pixelwizard.config.targets import title
 from pixelwizard.data.prompts import prompts_of, table_of
 from pixelwizard.diffusion.schedule_table import stage_schedules
 from pixelwizard.evaluation.files import find_videos
-from pixelwizard.evaluation.names import decided, require
+from pixelwizard.evaluation.names import require, resolve_auto
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.launch.launch import launch, left_to_torchrun
 from pixelwizard.models.checkpoints import require_weights, weights_digests
@@ -45,7 +45,7 @@ def check(config: GenerateConfig) -> None:
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
     if config.metrics.enabled:
-        settings = decided(config.metrics, config.backbone.name)
+        settings = resolve_auto(config.metrics, config.backbone.name)
         require(settings, config.reference is not None)
 
 

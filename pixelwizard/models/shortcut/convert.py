@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.models.checkpoints import NAMES, there, tokenizer_folder
+from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
 from pixelwizard.models.shortcut.weights import open_detail
 from pixelwizard.models.wan.files import save
 from pixelwizard.models.wan.weights import (
@@ -28,7 +28,7 @@ def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16"
     A tensor at a time is in memory. Raises ValueError for files that do not fit the backbone.
     """
     folder = Path(out)
-    parts = [(part, _tensors(backbone, part)) for part in there(backbone)]
+    parts = [(part, _tensors(backbone, part)) for part in available_parts(backbone)]
     for part, tensors in parts:
         if part == "anchor":
             write_config(backbone.dit, folder)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, Tiles, cuts
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.spatial import ALONE, Peers, RowShare
+from pixelwizard.parallel.spatial import ALONE, Peers, RowShard
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def to_frames(video_3THW: Tensor) -> np.ndarray:
 
 
 def stream_pixels(
-    vae: WanVAE, latent_BCTHW: Tensor, rows: RowShare | None = None
+    vae: WanVAE, latent_BCTHW: Tensor, rows: RowShard | None = None
 ) -> Iterator[Tensor]:
     """Frames of one clip (with ``rows`` those of this rank) as uint8 ``[H, W, 3]``, in order."""
     return map(lambda frame: to_pixels(frame[0])[0], vae.decode_stream(latent_BCTHW, rows))
@@ -76,7 +76,7 @@ def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = ALONE) -> Ite
         if peers.writes:
             yield from whole_frames(vae, latent_BCTHW)
         return
-    rows = RowShare(peers, height)
+    rows = RowShard(peers, height)
     latent = latent_BCTHW[..., rows.own, :]
     shapes = [(SPATIAL_STRIDE * count, SPATIAL_STRIDE * width, 3) for count in rows.counts]
     pixels = stream_pixels(vae, latent, rows if peers.size > 1 else None)

@@ -35,7 +35,7 @@ Frames = Iterator[Tensor]
 class Rows(Protocol):
     """Other processes have the other rows of each frame; all of them ask for the same at once."""
 
-    def bordered(self, frame: Tensor) -> Tensor:
+    def with_halo(self, frame: Tensor) -> Tensor:
         """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
 
     def whole(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class CausalConv3d(nn.Conv3d):
     def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
         pad = (self.padding[1], self.padding[2])
         if rows and pad[0]:
-            frames, pad = map(rows.bordered, frames), (0, pad[1])
+            frames, pad = map(rows.with_halo, frames), (0, pad[1])
         window: deque[Tensor] = deque(maxlen=self.history + 1)
         for frame in frames:
             window.append(frame)
@@ -246,8 +246,8 @@ class Upsample(nn.Module):
             frames = self._double(self.time_conv, frames)
         if rows is None:
             return map(self.resample, frames)
-        # a bordered frame has two rows more on each side once enlarged, and one is enough
-        return (self.resample(frame)[:, :, 2:-2] for frame in map(rows.bordered, frames))
+        # a frame with its halo has two rows more on each side once enlarged, and one is enough
+        return (self.resample(frame)[:, :, 2:-2] for frame in map(rows.with_halo, frames))
 
     @staticmethod
     def _double(conv: TimeConv, frames: Frames) -> Frames:

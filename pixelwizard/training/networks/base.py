@@ -24,7 +24,7 @@ from pixelwizard.data.batches import Batch
 from pixelwizard.records.failures import WorkStopped
 from pixelwizard.training.data import Examples
 from pixelwizard.training.optimizers import make_optimizer, rate
-from pixelwizard.training.sharded import spread, whole
+from pixelwizard.training.sharded import apply_fsdp, gather_full
 from pixelwizard.training.starts import Start, start_from
 from pixelwizard.training.stopwatch import Stopwatch
 
@@ -132,11 +132,11 @@ class TrainedNetwork(L.LightningModule, ABC):
         return bool((batch["step"] + 1) % self.config.trainer.accumulate_grad_batches == 0)
 
     def configure_model(self) -> None:
-        """Let the ranks of the mesh, where there is one, average gradients and share weights."""
+        """Let the ranks of the mesh, if there is one, average gradients and shard weights."""
         if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
             sliced = self.config.parallel.shard == "all"
             for network in (self.network, self.average):
-                spread(network, self.device_mesh, sliced)
+                apply_fsdp(network, self.device_mesh, sliced)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         mixed = self.config.trainer.precision == "bf16-mixed"
@@ -160,7 +160,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         Raises WorkStopped, before anything is updated, where it or the loss is not finite.
         """
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip)
-        self.figures["grad_norm"] = float(whole(norm))
+        self.figures["grad_norm"] = float(gather_full(norm))
         self.figures["loss"] = sum(self._losses) / len(self._losses)
         self._losses.clear()
         self.refuse_infinite(self.global_step + 1, "loss", "grad_norm")
@@ -175,17 +175,17 @@ class TrainedNetwork(L.LightningModule, ABC):
                 )
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
-        """Set the rates, step, and let the average follow."""
+        """Set the learning rates, step, and update the moving average."""
         factor = rate(self.progress, self.global_step, self.config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         self.figures["lr"] = optimizer.param_groups[-1]["lr"]
         optimizer.step(closure=closure)
-        self.follow()
+        self.update_ema()
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Let the average take its share of the weights as they are after an update."""
+    def update_ema(self) -> None:
+        """Update the moving average with the new weights."""
         settings, count = self.config.optimizer, int(self.averaged)
         decay = min(settings.ema, (1 + count) / (10 + count)) if count else 0.0
         if settings.ema_start is not None:
