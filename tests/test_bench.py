@@ -171,8 +171,8 @@ def test_the_first_steps_of_a_sampler() -> None:
 
 
 def test_a_step_is_timed_without_the_first_one() -> None:
-    assert Clock(CPU, 10.0, [15.0, 16.0, 17.0]).step_seconds(3) == 1.0
-    assert Clock(CPU, 10.0, [15.0]).step_seconds(1) == Clock(CPU, 10.0, [15.0]).seconds == 5.0
+    assert Clock(10.0, [15.0, 16.0, 17.0]).step_seconds(3) == 1.0
+    assert Clock(10.0, [15.0]).step_seconds(1) == Clock(10.0, [15.0]).seconds == 5.0
 
 
 def test_the_time_left_follows_the_parts_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,7 @@ from torch import Tensor
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.flow import add_noise, initial_noise, velocity, x0_from_velocity
-from pixelwizard.diffusion.guidance import guided
-from pixelwizard.diffusion.sampling import SolverState, sample
+from pixelwizard.diffusion.sampling import SolverState, guided, sample
 from pixelwizard.diffusion.schedules import SOLVER, Step, grid_version, make_schedule, step_sizes
 from pixelwizard.diffusion.solvers.base import Solver
 

@@ -19,8 +19,7 @@ from pixelwizard.config.metrics import MetricsSettings
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
 from pixelwizard.evaluation import evaluate, look, names, paired
-from pixelwizard.evaluation.clips import Clip, inspect
-from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos
+from pixelwizard.evaluation.files import Clip, backbone_of, find_captions, find_videos, inspect
 from pixelwizard.evaluation.metrics.flicker import Flicker
 from pixelwizard.evaluation.metrics.hd_mse import HDMSE, lost
 from pixelwizard.evaluation.metrics.hd_mse_noise import HDMSENoise

@@ -16,8 +16,7 @@ from torch import Tensor
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
-from pixelwizard.diffusion.guidance import guided
-from pixelwizard.diffusion.sampling import SolverState, sample
+from pixelwizard.diffusion.sampling import SolverState, guided, sample
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.shortcut.weights import load_detail

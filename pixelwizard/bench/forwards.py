@@ -12,7 +12,7 @@ from torch import Tensor
 from pixelwizard.bench.measuring import ENOUGH_SECONDS, Peak, in_turns
 from pixelwizard.bench.rates import now
 from pixelwizard.bench.reference import reference_forward
-from pixelwizard.bench.results import ForwardResult
+from pixelwizard.bench.report import ForwardResult
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT

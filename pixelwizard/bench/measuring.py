@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.bench.rates import now
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
+from pixelwizard.models.shortcut.network import make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
@@ -22,6 +21,8 @@ from pixelwizard.planning.tracing import Trace
 
 ROUNDS = 5
 ENOUGH_SECONDS = 10.0
+Network = TypeVar("Network", bound=nn.Module)
+Loader = Callable[[BackboneSettings, torch.device, torch.dtype], Network]
 
 
 class Peak:
@@ -47,12 +48,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(self.device)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._context.close()
         self.bytes = self._trace.peak if self.slow else torch.cuda.max_memory_allocated(self.device)
 
@@ -83,30 +79,16 @@ def random_text_encoder(
     return frozen(encoder)
 
 
-def random_anchor(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> WanDiT:
-    """The anchor network."""
-    return _filled(lambda: WanDiT(backbone.dit), device, dtype)
+def random_network(make: Callable[[BackboneSettings], Network]) -> Loader[Network]:
+    """What makes a network on the meta device and fills it on a device, a tensor at a time."""
 
+    def load(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> Network:
+        with torch.device("meta"):
+            network = make(backbone)
+        tensors = {name: _random(s, device, dtype) for name, s in shapes_of(network).items()}
+        return fill(network, tensors, device, dtype)
 
-def random_detail(
-    backbone: BackboneSettings, device: torch.device, dtype: torch.dtype
-) -> ShortcutDiT:
-    """The detail network."""
-    part, sizes, blocks = backbone.detail_network, backbone.detail_dit, backbone.control_blocks
-    return _filled(lambda: make_detail(part, sizes, blocks), device, dtype)
-
-
-def random_vae(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> WanVAE:
-    """The autoencoder."""
-    return _filled(lambda: WanVAE(backbone.vae), device, dtype)
-
-
-def _filled(make: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> Any:
-    """A network made on the meta device and filled on ``device``, a tensor at a time."""
-    with torch.device("meta"):
-        network = make()
-    tensors = {name: _random(s, device, dtype) for name, s in shapes_of(network).items()}
-    return fill(network, tensors, device, dtype)
+    return load
 
 
 def _random(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -115,3 +97,10 @@ def _random(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> T
     if len(shape) == 1:
         return weight.mul_(0.1).add_(1)
     return weight.mul_(math.prod(shape[1:]) ** -0.5)
+
+
+random_anchor = random_network(lambda backbone: WanDiT(backbone.dit))
+random_detail = random_network(
+    lambda b: make_detail(b.detail_network, b.detail_dit, b.control_blocks)
+)
+random_vae = random_network(lambda backbone: WanVAE(backbone.vae))

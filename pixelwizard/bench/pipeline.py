@@ -18,7 +18,7 @@ from pixelwizard.bench.measuring import (
     random_vae,
 )
 from pixelwizard.bench.rates import now
-from pixelwizard.bench.results import ForwardResult, SizeResult, StageResult
+from pixelwizard.bench.report import ForwardResult, SizeResult, StageResult
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.sampler import SamplerSettings
@@ -52,7 +52,6 @@ class Case:
 class Clock:
     """When a stage began, when each of its steps ended and when it was done, in seconds."""
 
-    device: torch.device
     started: float
     ends: list[float]
 
@@ -157,7 +156,7 @@ class Pipeline:
         return clock, peak.bytes, network
 
     def _clocked(self, run: Callable[[Any, Clock], None], network: nn.Module) -> Clock:
-        clock = Clock(self.device, now(self.device), [])
+        clock = Clock(now(self.device), [])
         run(network, clock)
         return clock
 

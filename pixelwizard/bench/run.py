@@ -10,8 +10,7 @@ import torch
 
 from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_rates
-from pixelwizard.bench.report import markdown
-from pixelwizard.bench.results import BenchResult, SizeResult
+from pixelwizard.bench.report import BenchResult, SizeResult, markdown
 from pixelwizard.config.bench import BenchConfig
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.schema import ConfigError

@@ -9,18 +9,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pixelwizard.config.data import DataSettings, EncodeConfig
+from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.schema import ConfigError, differences, to_plain
 from pixelwizard.config.setting import is_below, marked
 from pixelwizard.config.targets import Target, door_of, identity
 from pixelwizard.config.tasks import load
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batch, ClipExamples, Source
 from pixelwizard.data.cache import Cache, Filling
 from pixelwizard.data.examples import Clips, Recipe, Split
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, LatentExamples, Shards
-from pixelwizard.data.procedural import ShapeClips
 from pixelwizard.io.files import read_json
 from pixelwizard.models.checkpoints import weights_digest
 
@@ -68,6 +71,26 @@ def open_clips(
         "train": ShapeClips("train", first, data.count),
         "heldout": ShapeClips("heldout", first, data.held_out),
     }
+
+
+class ShapeClips(Clips):
+    """``count`` scenes of a split, from the scene ``first`` on."""
+
+    def __init__(self, split: Split, first: int, count: int) -> None:
+        self.split, self.first, self.count = split, first, count
+        self.identity = f"shapes {split} from {first}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def captions(self, number: int) -> list[str]:
+        return [shapes.caption(self._scene(number))]
+
+    def clip(self, number: int, size: Geometry, draw: random.Random) -> np.ndarray:
+        return shapes.render(self._scene(number), size.width, size.height, size.frames)
+
+    def _scene(self, number: int) -> shapes.Scene:
+        return shapes.scene(self.first + number, self.split)
 
 
 class Rows(Source):

@@ -11,9 +11,30 @@ from torch import Tensor
 
 from pixelwizard.diffusion.schedules import SKIP, SOLVER, TRAIN_TIMESTEPS, Schedule, Step
 from pixelwizard.diffusion.skip.base import Moment, Skip
+from pixelwizard.parallel.guidance import CFGParallel
 
 Velocity = Callable[[Tensor, Step], Tensor]
 """What the network says of a latent at a step."""
+
+
+def guided(
+    conditional: Velocity, unconditional: Velocity, scale: float, cfg: CFGParallel | None = None
+) -> Velocity:
+    """Classifier-free guidance: u + scale (c - u) on guided steps, c alone on the others.
+
+    With ``cfg`` the first makes c and the second u; steps that are not guided are made by both.
+    """
+
+    def velocity(x: Tensor, step: Step) -> Tensor:
+        if not step.guided:
+            return conditional(x, step)
+        if cfg is None:
+            c, u = conditional(x, step), unconditional(x, step)
+        else:
+            c, u = cfg.both((conditional, unconditional)[cfg.index](x, step))
+        return u + scale * (c - u)
+
+    return velocity
 
 
 @dataclass(frozen=True)

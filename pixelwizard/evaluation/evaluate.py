@@ -16,8 +16,14 @@ from torch import Tensor
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
 from pixelwizard.config.schema import listed
-from pixelwizard.evaluation.clips import Clip, inspect
-from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos, ids_of
+from pixelwizard.evaluation.files import (
+    Clip,
+    backbone_of,
+    find_captions,
+    find_videos,
+    ids_of,
+    inspect,
+)
 from pixelwizard.evaluation.look import look, look_at_all
 from pixelwizard.evaluation.measure import Measure
 from pixelwizard.evaluation.metrics.base import Given

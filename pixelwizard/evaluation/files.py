@@ -1,4 +1,4 @@
-"""The files to score: a folder's videos, their captions, the hash of a set. No torch here."""
+"""The files to score: a folder's videos, their sizes, captions and hash. No torch here."""
 
 from __future__ import annotations
 
@@ -6,15 +6,46 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import named
 from pixelwizard.data.table import VIDEOS, Table, read_table, videos_below
 from pixelwizard.io.digests import file_digest, text_digest
+from pixelwizard.io.reading import probe
 from pixelwizard.io.rows import read_text
+from pixelwizard.io.video import VideoError
 
 ANCHOR = ".anchor"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video file that can be read: its size in pixels and its number of frames."""
+
+    path: Path
+    width: int
+    height: int
+    frames: int
+    id: str
+    """The name that captions and references know it by."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
+
+def inspect(path: Path, least: int = 0, id: str = "") -> Clip:
+    """Size and number of frames of a video, which has the name of its file unless ``id`` is given.
+
+    Raises VideoError if it is none or has too few frames.
+    """
+    info = probe(path, count=True)
+    if info.frames < least:
+        raise VideoError(f"it has {info.frames} frames, and at least {least} are needed")
+    return Clip(path, info.width, info.height, info.frames, id or path.stem)
 
 
 def find_videos(folder: Path, key: str) -> list[Path]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.evaluation.clips import Clip
+from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.metrics.base import Look, Sampling, VideoMetric
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoError

@@ -8,8 +8,7 @@ from typing import Any
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.metrics import SCORED_FRAMES
-from pixelwizard.evaluation.clips import inspect
-from pixelwizard.evaluation.files import find_captions
+from pixelwizard.evaluation.files import find_captions, inspect
 from pixelwizard.evaluation.score_cache import (
     JSON,
     keep_scores,

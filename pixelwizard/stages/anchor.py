@@ -7,8 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.guidance import guided
-from pixelwizard.diffusion.sampling import SolverState, Velocity, sample
+from pixelwizard.diffusion.sampling import SolverState, Velocity, guided, sample
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.parallel.guidance import CFGParallel

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.geometry import PATCH
-from pixelwizard.diffusion.guidance import guided
-from pixelwizard.diffusion.sampling import SolverState, Velocity, sample
+from pixelwizard.diffusion.sampling import SolverState, Velocity, guided, sample
 from pixelwizard.diffusion.schedules import Schedule, Step
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import TextKeyValues

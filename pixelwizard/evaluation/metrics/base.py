@@ -19,7 +19,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pixelwizard.config.metrics import MetricsSettings
-from pixelwizard.evaluation.clips import Clip
+from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.names import network_folder, network_of
 from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
 from pixelwizard.evaluation.score import Unavailable
