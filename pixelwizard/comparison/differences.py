@@ -90,7 +90,9 @@ def compare(
         rows.append(Row(variant, scores, compared))
     costs = [cost for cost in COSTS if cost in table]
     for row in rows:
-        row.dominated.update({cost: _dominated(row, rows, quality, cost) for cost in costs})
+        for cost in costs:
+            beaten = (_beats(other.scores, row.scores, quality, cost) for other in rows)
+            row.dominated[cost] = any(beaten)
     name = end.name if end else None
     return Comparison(rows, list(samples), quality, base.name, name, remarks)
 
@@ -258,10 +260,6 @@ def _paired(
     if low <= 0 <= high:
         return Difference(mean, low, high, "unclear")
     return Difference(mean, low, high, "better" if (mean > 0) == ours.higher else "worse")
-
-
-def _dominated(row: Row, rows: Sequence[Row], quality: str, cost: str) -> bool:
-    return any(_beats(other.scores, row.scores, quality, cost) for other in rows)
 
 
 def _beats(ours: Mapping[str, Score], theirs: Mapping[str, Score], quality: str, cost: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -38,10 +39,8 @@ class LabelledBatches(IterableDataset[Batch]):
         self.make, self.seed, self.first_step = make, seed, first_step
 
     def __iter__(self) -> Iterator[Batch]:
-        step = self.first_step
-        while True:
+        for step in count(self.first_step):
             yield {**self.make(Draw(f"{self.seed} {step}"), "train"), "step": step}
-            step += 1
 
 
 def held_out(make: Maker, batches: int) -> list[Batch]:

@@ -23,7 +23,7 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
     """``kind`` video or clip; ``weights`` is the file whose sha256 tells one version from another.
 
@@ -37,7 +37,7 @@ class FeatureNetwork:
     source: str
     licence: str
     files: tuple[str, ...]
-    weights: str
+    weights: str = "model.safetensors"
     side: int
     resize: str
     dim: int
@@ -54,7 +54,6 @@ _FOUND = (
         source="pixelwizard train experiments=train_tiny_video",
         licence="Apache-2.0",
         files=("model.safetensors",),
-        weights="model.safetensors",
         side=64,
         resize="stretch64",
         dim=64,
@@ -78,7 +77,6 @@ _FOUND = (
         source="https://huggingface.co/MCG-NJU/videomae-base-finetuned-kinetics",
         licence="CC-BY-NC-4.0",
         files=("config.json", "model.safetensors"),
-        weights="model.safetensors",
         side=224,
         resize="stretch224",
         dim=768,
@@ -89,7 +87,6 @@ _FOUND = (
         source="pixelwizard train experiments=train_tiny_clip",
         licence="Apache-2.0",
         files=CLIP_FILES,
-        weights="model.safetensors",
         side=64,
         resize="stretch64",
         dim=64,
@@ -102,7 +99,6 @@ _FOUND = (
         source="https://huggingface.co/openai/clip-vit-large-patch14",
         licence="none stated there; CLIP's own code is MIT",
         files=CLIP_FILES,
-        weights="model.safetensors",
         side=224,
         resize="crop224",
         dim=768,
@@ -114,7 +110,6 @@ _FOUND = (
         source="https://huggingface.co/zer0int/LongCLIP-L-Diffusers",
         licence="MIT",
         files=CLIP_FILES,
-        weights="model.safetensors",
         side=224,
         resize="crop224",
         dim=768,

@@ -12,8 +12,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -97,19 +96,14 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
-            if kind is None:
+            if error[0] is None:
                 with self._outputs:
                     self._finish()
             else:
                 self._end()
-                self._outputs.__exit__(kind, error, trace)
+                self._outputs.__exit__(*error)
         except OSError as failed:
             raise VideoError(f"{failed.filename}: {reason(failed)}") from failed
         finally:

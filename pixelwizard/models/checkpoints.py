@@ -25,6 +25,7 @@ from typing import Any
 from pixelwizard.config import catalog
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.plain import read_yaml
+from pixelwizard.config.schema import listed
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.digests import file_digest, text_digest
 
@@ -118,9 +119,9 @@ def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) ->
         return
     folder = weights_folder(backbone)
     where = f"{folder} ({_content(folder)})" if folder.is_dir() else f"{folder}, which is no folder"
-    listed = ", ".join(name for names in missing.values() for name in names)
+    files = ", ".join(name for names in missing.values() for name in names)
     raise MissingWeights(
-        f"backbone={backbone.name} needs files that are not in {where}: {listed};"
+        f"backbone={backbone.name} needs files that are not in {where}: {files};"
         f" {_remedy(backbone, set(missing))}"
     )
 
@@ -144,10 +145,8 @@ def check_config(backbone: BackboneSettings) -> None:
         if key in found and found[key] != sizes[key]
     ]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(
-            f"{path} is another network than backbone={backbone.name} describes:"
-            f" {', '.join(wrong[:3])}{more}"
+            f"{path} is another network than backbone={backbone.name} describes: {listed(wrong, 3)}"
         )
 
 
@@ -241,9 +240,8 @@ def _content(folder: Path) -> str:
     """What a folder has, for an error."""
     names = sorted(path.name for path in folder.iterdir())
     other = next((model for name, model in _OTHERS.items() if name in names), None)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    listed = f"it has {', '.join(names[:_SHOWN])}{more}" if names else "it is empty"
-    return f"{listed}; it looks like {other}" if other else listed
+    content = f"it has {listed(names, _SHOWN)}" if names else "it is empty"
+    return f"{content}; it looks like {other}" if other else content
 
 
 def _remedy(backbone: BackboneSettings, missing: set[str]) -> str:

@@ -53,7 +53,7 @@ def encode(config: EncodeConfig) -> int:
         say(f"{lost} clips could not be read and are skipped; run.log names them")
     if not usable["train"]:
         raise ValueError(f"data.dir={config.data.dir}: no clip could be encoded; run.log says why")
-    _write(folder, {**facts, "examples": usable, "complete": True})
+    write_json(folder / MANIFEST, {**facts, "examples": usable, "complete": True})
     print(folder)
     return 0
 
@@ -68,8 +68,4 @@ def _claim(folder: Path, facts: dict[str, object]) -> None:
                 f"run_dir={folder} holds latents made with other {name} ({known.get(name)}, now"
                 f" {value}); choose another folder"
             )
-    _write(folder, known)
-
-
-def _write(folder: Path, facts: dict[str, object]) -> None:
-    write_json(folder / MANIFEST, facts)
+    write_json(path, known)

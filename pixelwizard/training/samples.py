@@ -100,13 +100,9 @@ class Samples(L.Callback):
 
         settings = resolve_auto(self.config.metrics, self.config.backbone.name)
         scores = Evaluation(videos, captions, settings).run().scores
-        self.table.add(
-            {
-                **{"step": step, "score": score.name, "value": f"{score.value:.6g}"},
-                **{"low": f"{score.low:.6g}", "high": f"{score.high:.6g}", "recipe": score.recipe},
-            }
-            for score in scores
-        )
+        for score in scores:
+            bounds = {name: f"{getattr(score, name):.6g}" for name in ("value", "low", "high")}
+            self.table.add([{"step": step, "score": score.name, "recipe": score.recipe, **bounds}])
         values = {f"samples/{score.name}": score.value for score in scores}
         for logger in self.tracker.loggers:
             logger.log_metrics(values, step)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from pixelwizard.config.objective import RANDOM
+from pixelwizard.config.schema import listed
 from pixelwizard.models.wan.files import read_tensors, unwrap
 
 LEAST_SHARE = 0.9
@@ -27,15 +27,10 @@ class Start:
     random: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        more = f" and {len(self.random) - SHOWN} more" if len(self.random) > SHOWN else ""
-        rest = f"; newly initialised: {', '.join(self.random[:SHOWN])}{more}" if self.random else ""
+        rest = f"; newly initialised: {listed(self.random, SHOWN)}" if self.random else ""
         if not self.fitting:
             return f"from {self.of} newly initialised tensors"
         return f"from {self.source}: {self.fitting} of {self.of} tensors{rest}"
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 def start_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def train(config: TrainConfig, rank: Rank | None = None) -> int:
         if last is not None:
             refuse_other(last, config, module, identity_of(examples, rank))
         elif rank.is_first:
-            write_start(run_dir, module)
+            print(f"training starts {module.start}", flush=True)
+            write_json(run_dir / "start.json", asdict(module.start))
         fit(config, module, examples, last, rank)
     if rank.is_first and (run_dir / "export").is_dir():
         print(run_dir / "export")
@@ -69,12 +71,6 @@ def make_module(config: TrainConfig) -> TrainedNetwork:
     torch.manual_seed(config.seed)
     made: TrainedNetwork = NETWORKS.make(config.part, "objective.kind", config=config)
     return made
-
-
-def write_start(run_dir: Path, module: TrainedNetwork) -> None:
-    """Say where the weights come from, and keep it in ``start.json``."""
-    print(f"training starts {module.start}", flush=True)
-    write_json(run_dir / "start.json", module.start.to_json())
 
 
 def fit(
@@ -102,10 +98,9 @@ def fit(
     except Exception as error:
         if (name := culprit(error, own)) is None:
             raise
-        kept = f"the state of step {checkpoints.saved} is kept" if checkpoints.saved else ""
         sentence = f"callbacks.{name} failed at step {trainer.global_step} ({reason(error)})"
-        if kept:
-            raise WorkStopped(f"{sentence}; {kept}") from error
+        if kept := checkpoints.saved:
+            raise WorkStopped(f"{sentence}; the state of step {kept} is kept") from error
         raise ConfigError(f"{sentence}; nothing is kept yet") from error
     finally:
         tracker.finish(None, done)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.schema import listed
 from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.files import write_text
 from pixelwizard.models.checkpoints import (
@@ -29,9 +30,7 @@ from pixelwizard.models.checkpoints import (
     STATISTICS,
     TOKENIZER,
     find_weights,
-    require_weights,
     tokenizer_folder,
-    weights_digest,
 )
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import read_tensors, save, unwrap
@@ -39,17 +38,6 @@ from pixelwizard.models.wan.layouts import official_dit, official_text, official
 from pixelwizard.models.wan.sharding import fill_slices, shard
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
-
-__all__ = [
-    "load_anchor",
-    "load_text_encoder",
-    "load_vae",
-    "require_weights",
-    "save_anchor",
-    "save_text_encoder",
-    "save_vae",
-    "weights_digest",
-]
 
 Network = TypeVar("Network", bound=nn.Module)
 Transformer = TypeVar("Transformer", bound=WanDiT)
@@ -177,9 +165,9 @@ def check(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], 
     """Raise ValueError, naming the first differences, unless names, shapes and types fit."""
     problems = []
     if missing := [name for name in expected if name not in tensors]:
-        problems.append(f"missing {_listed(missing)}")
+        problems.append(f"missing {listed(missing, _NAMED)}")
     if unknown := [name for name in tensors if name not in expected]:
-        problems.append(f"unexpected {_listed(unknown)}")
+        problems.append(f"unexpected {listed(unknown, _NAMED)}")
     both = [name for name in expected if name in tensors]
     shapes = [
         f"{name} of shape {list(tensors[name].shape)} instead of {list(expected[name])}"
@@ -192,7 +180,7 @@ def check(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], 
         for name in both
         if tensors[name].dtype not in _DTYPES
     ]
-    problems += [_listed(found) for found in (shapes, types) if found]
+    problems += [listed(found, _NAMED) for found in (shapes, types) if found]
     if problems:
         raise ValueError(f"{path} does not fit this backbone: {'; '.join(problems)}")
 
@@ -235,8 +223,3 @@ def cast(
 ) -> dict[str, Tensor]:
     """Bring tensors to device and dtype, one at a time; those already there stay mapped."""
     return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
-
-
-def _listed(items: list[str]) -> str:
-    more = len(items) - _NAMED
-    return ", ".join(items[:_NAMED]) + (f" and {more} more" if more > 0 else "")
