@@ -1,4 +1,4 @@
-"""The settings of ``bench``: what is measured, at which sizes. No torch here."""
+"""The settings of ``bench``: stages and sizes. No torch here."""
 
 from __future__ import annotations
 

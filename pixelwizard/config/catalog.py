@@ -1,7 +1,7 @@
-"""Where the configuration files are, and what can be chosen: read from the folders, no Hydra.
+"""Configuration files and their options, read from the folders without Hydra.
 
-The user's folders are laid out like ``conf`` and come first, so that a name which both have is the
-user's.
+The user's folders are laid out like ``conf`` and come first, so a user's file overrides a shipped
+one of the same name.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _has_options(folder: Path) -> bool:
 
 
 def experiment_roots() -> list[Path]:
-    """Folders that hold ``experiments`` beside ``conf``: the working directory comes first."""
+    """Folders with ``experiments`` next to ``conf``: the working directory comes first."""
     roots = dict.fromkeys((Path.cwd(), asset_root(EXPERIMENTS)))
     return [root for root in roots if (root / EXPERIMENTS).is_dir()]
 
@@ -78,7 +78,7 @@ def options(group: str, own: Sequence[Path] = ()) -> list[str]:
 
 
 def replaced(group: str, name: str, own: Sequence[Path]) -> str:
-    """The sentence on a name that two files have, of which the first holds; else empty."""
+    """The remark on an option that two files define, of which the first wins; else empty."""
     found = [path for path in _files(group, own) if path.stem == name]
     return f"{group}={name} is {found[0]}, not {found[-1]}" if len(found) > 1 else ""
 
@@ -91,7 +91,7 @@ def _files(group: str, own: Sequence[Path]) -> Iterator[Path]:
 
 
 def own_files(own: Sequence[Path]) -> Iterator[Path]:
-    """Every file of the user's that Hydra may read."""
+    """Every user's file that Hydra may read."""
     experiments = [Path.cwd() / EXPERIMENTS] if Path.cwd() != asset_root(EXPERIMENTS) else []
     for folder in (*own, *experiments):
         yield from (path for path in folder.rglob("*.yaml") if path.is_file())

@@ -1,4 +1,4 @@
-"""The settings of compare: which runs, against which of them, by which score. No torch here."""
+"""The settings of compare: runs, baseline, score. No torch here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class CompareConfig:
     ``runs`` are folders of sweeps and of single runs. ``quality`` is the score of the plots:
     ``distance`` to the latent that the ``target``, by default the run of the most steps, made of
     the same noise, or a score of the videos; by default distance, where a run can be its target.
-    Differences are those from the ``baseline`` (by default the first). ``out`` is where everything
-    goes, by default the sweep.
+    Differences are from the ``baseline`` (by default the first run). ``out`` is the output folder,
+    by default the sweep's.
     """
 
     task: Literal["compare"] = "compare"
@@ -52,7 +52,7 @@ class CompareConfig:
 def why_no_target(schedule: Mapping[str, Any]) -> str:
     """Why a schedule, as plain values, is no target of a distance; empty if it is one.
 
-    A target follows the network's path closely by its steps alone, told nothing of their sizes.
+    A target follows the network's path closely by many steps, without step-size conditioning.
     """
     steps = len(schedule.get("timesteps") or range(schedule["steps"]))
     if steps < TARGET_STEPS:

@@ -1,4 +1,4 @@
-"""What a training is fed with, and the settings of ``encode``. No torch here."""
+"""The settings of training data and of ``encode``. No torch here."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SHAPES, PIXELS = ("shapes",), ("shapes", "clips")
 
 @dataclass(frozen=True)
 class DegradationSettings:
-    """How the anchor that a detail network is trained with is made from its clip.
+    """The degradation that makes a detail network's anchor from its clip.
 
-    The clip is shrunk by a factor between the two of ``shrink`` (areas; none: right to the anchor's
-    size), brought to the anchor's size (bilinear), and a share ``blurred`` of the clips convolved
-    with a gaussian of one of ``kernels`` taps and a ``deviation`` between the two, in pixels of the
-    anchor. The defaults are the reference's (``model_wan_trainer_upsample_shortcut.py``).
+    The clip is downscaled by a factor between the two of ``shrink`` (area; none: directly to the
+    anchor's size) and resized to the anchor's size (bilinear). A share ``blurred`` of the clips is
+    convolved with a gaussian of one of ``kernels`` taps and a ``deviation`` between the two, in
+    pixels of the anchor. Defaults as in the reference (``model_wan_trainer_upsample_shortcut.py``).
     """
 
     shrink: List[float] = setting([8.0, 16.0])
@@ -49,20 +49,20 @@ class DegradationSettings:
 
 @dataclass(frozen=True)
 class DataSettings(OwnPart):
-    """Where training examples come from.
+    """The source of training examples.
 
-    ``clips``    videos in ``dir`` with their ``captions`` (a table; none: a .txt beside each), read
-                 at ``fps``; ``held_out`` of them, drawn by the seed, measure the loss; ``workers``
-                 processes decode
-    ``latents``  what ``pixelwizard encode`` wrote into ``dir``, read by a process of its own
-    ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``: training starts
-                 with ``ready`` of them, and every example that it takes allows ``growth`` more,
-                 which it waits for; ``workers`` processes encode them beside it (0: all before it),
-                 and read them where all are there at the start.
-                 ``held_out`` examples of other captions measure the loss.
+    ``clips``    videos in ``dir`` with ``captions`` (a table; none: a .txt next to each), read
+                 at ``fps``; ``held_out`` of them, drawn by the seed, give the held-out loss;
+                 ``workers`` processes decode
+    ``latents``  the output of ``pixelwizard encode`` in ``dir``, read by a separate process
+    ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``. Training starts
+                 with ``ready`` of them; every example that it takes allows ``growth`` more,
+                 for which it waits. ``workers`` processes encode them during the training (0: all
+                 before it), and read them if all are complete at the start.
+                 ``held_out`` examples of other captions give the held-out loss.
 
-    A class of the user's in the place of ``kind`` has the examples of a stage's network, of which
-    ``held_out``, drawn by the seed, measure the loss.
+    A user's class in place of ``kind`` has examples for a stage's network, of which
+    ``held_out``, drawn by the seed, give the held-out loss.
 
     ``shard`` examples make a file. The autoencoder trains on ``crops`` random crops of each
     procedural clip, ``crop`` pixels wide and high and ``crop_frames`` long, mixed over the
@@ -88,7 +88,7 @@ class DataSettings(OwnPart):
     window: int = setting(50, low=1, only_for=SHAPES)
 
     def check(self, key: str) -> None:
-        """What the kind of data has a meaning for; raises ConfigError."""
+        """No settings of another kind of data; raises ConfigError."""
         if self.target is not None:
             return
         check_kind(self, key, self.kind)
@@ -98,9 +98,8 @@ class DataSettings(OwnPart):
 class EncodeConfig(RunSettings):
     """Everything that determines one ``encode`` run: clips and captions become latents.
 
-    ``stage`` is the network that shall train on them: clips at the anchor's size, or at the video's
-    with the anchor that each is given. ``seed`` draws the degradations where clips start, and
-    which are held out.
+    ``stage`` is the network to train on them: clips at the anchor's size, or at the video's
+    size with their anchors. ``seed`` draws degradations, starts of clips and the held-out clips.
     """
 
     task: Literal["encode"] = "encode"
@@ -112,7 +111,7 @@ class EncodeConfig(RunSettings):
 
     @property
     def part(self) -> str:
-        """The network that shall train on the latents."""
+        """The network to train on the latents."""
         return self.stage
 
     def check(self, key: str = "") -> None:
@@ -123,7 +122,7 @@ class EncodeConfig(RunSettings):
 
 
 def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
-    """Data that the trained network can have; raises ConfigError."""
+    """Data that fits the trained network; raises ConfigError."""
     named = title(data.target or data.kind)
     if part not in STAGES and named != "shapes":
         raise ConfigError(f"objective={part} trains on data=shapes alone, not data={named}")

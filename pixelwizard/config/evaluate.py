@@ -1,4 +1,4 @@
-"""The settings of evaluate: which videos are scored, against what, by which networks. No torch."""
+"""The settings of evaluate: videos, reference, metrics. No torch here."""
 
 from __future__ import annotations
 

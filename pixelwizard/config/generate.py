@@ -16,7 +16,7 @@ from pixelwizard.config.trainer import PredictionSettings
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """Where the stages' results are kept between runs."""
+    """The folder that keeps the stages' results between runs."""
 
     dir: str = setting("outputs/store", path=True)
 

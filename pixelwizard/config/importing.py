@@ -1,4 +1,4 @@
-"""Classes by their full name: found, checked and told by their source. No torch by itself."""
+"""Classes by their full name: imported, checked, identified by their source. No torch by itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def source_digest(path: str) -> str:
 def search_in(folders: Sequence[str]) -> None:
     """Find the user's modules in these folders too, after everything that is installed.
 
-    They are appended: a ``random.py`` beside a configuration never replaces the standard library's.
+    They are appended: a ``random.py`` next to a configuration never replaces the standard one.
     """
     sys.path.extend(folder for folder in folders if folder not in sys.path)
     importlib.invalidate_caches()

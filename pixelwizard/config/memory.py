@@ -10,9 +10,9 @@ from pixelwizard.config.setting import setting
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """Where the weights of a stage are and how much of a device a stage may use.
+    """Where the weights of a stage are, and how much device memory a stage may use.
 
-    ``resident``: on the device while the stage runs. ``offload``: the same, and in host memory
+    ``resident``: on the device while the stage runs. ``offload``: the same, but kept in host memory
     between groups of prompts instead of being read again. ``stream``: the blocks of a transformer
     stay in host memory and pass through the device. ``auto``: resident if it fits, else stream.
     ``budget_gb`` (1e9 bytes; None: what the device has), ``chunk`` tokens go through a layer

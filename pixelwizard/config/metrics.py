@@ -10,14 +10,14 @@ from pixelwizard.config.setting import setting
 from pixelwizard.config.targets import Part, door
 
 SCORED_FRAMES = 16
-"""What the video networks look at; shorter clips are not scored."""
+"""Frames that the video networks need; shorter clips are not scored."""
 
 
 @dataclass(frozen=True)
 class MetricsSettings:
-    """By which networks videos are scored, by name; those not in the package lie in ``folder``.
+    """The networks that score videos, by name; those outside the package lie in ``folder``.
 
-    ``None`` leaves out what that network sees. ``auto`` takes the networks in the package for
+    ``None`` leaves out the scores of that network. ``auto`` takes the networks in the package for
     videos that ``backbone=tiny`` made, for others I3D and, once it was fetched, CLIP ViT-L/14.
     ``lpips`` adds HD-LPIPS, which needs the extra of that name; ``extra`` adds metrics by the name
     of their score.
@@ -48,7 +48,7 @@ class MetricsSettings:
         return f"metrics.{asked[0]}={show(getattr(self, asked[0]))}" if asked else ""
 
     def check(self, key: str) -> None:
-        """A metric of the user's has a name that no other score has; raises ConfigError."""
+        """Refuse a user's metric with the name of another score; raises ConfigError."""
         taken = replace(self, lpips=True, extra={}).parts
         for name in self.extra:
             if name in taken or not name.replace("-", "_").isidentifier():

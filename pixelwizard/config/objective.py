@@ -1,4 +1,4 @@
-"""What is trained, and every constant of it with the reference's default. No torch here.
+"""The settings of objectives: every constant, with PixelWizard's default. No torch here.
 
 The defaults are those of PixelWizard (arXiv 2605.25801), read from the history of its repository
 (VisionForge-arch/PixelWizard, ``model_wan/diffusion_upsample_shortcut.py`` and
@@ -18,19 +18,19 @@ Stage = Literal["anchor", "detail"]
 STAGES = ("anchor", "detail")
 TRAINING = "pixelwizard.training"
 OBJECTIVES = Door(f"{TRAINING}.objectives.base.Objective", f"{TRAINING}.objectives", ("config",))
-"""What trains the network of a stage."""
+"""Objectives for the networks of the stages."""
 NETWORKS = Door(f"{TRAINING}.networks.base.TrainedNetwork", f"{TRAINING}.networks", ("config",))
-"""What is trained; those that no stage has are objectives by their own names."""
+"""The trained networks; those outside the stages are chosen by ``objective``."""
 RANDOM = "random"
-"""The starting weights of a network that is trained from nothing."""
+"""The starting weights of a network that is trained from scratch."""
 
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
     """Weights of the autoencoder's loss; the L1 distance of pixels has weight 1.
 
-    ``decoder_only`` continues ``objective.init_from`` (or the backbone's own autoencoder) with the
-    encoder as it is, without the pull of ``kl``, from noisier latents than the encoder's own.
+    ``decoder_only`` trains the decoder of ``objective.init_from`` (or of the backbone) with a frozen
+    encoder, without ``kl``, on noisier latents than the encoder's own.
     """
 
     mse: float = 2.0
@@ -41,7 +41,7 @@ class ReconstructionSettings:
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """Flow matching on 1000 noise levels, even in sigma before the ``shift`` (None: the stage's).
+    """Flow matching on 1000 noise levels, even in sigma before ``shift`` (None: the stage's).
 
     The reference's training shifts are 5.5 (2K), 5.8 (4K) and 4.3 (anchor). The loss is weighted
     over time by ``bell``, exp(-steepness ((t - centre) / 1000)^2) less its minimum with mean 1
@@ -60,11 +60,11 @@ class FlowSettings:
 
 @dataclass(frozen=True)
 class ConditionSettings:
-    """The anchor that the detail network is trained with, and how its parts start.
+    """The anchor condition in the training of the detail network, and the initialisation.
 
     A share ``noisy`` of the samples has gaussian noise of a level up to ``noise`` on the anchor
-    latent (reference: half of them, up to 0.1). ``adapter_init_std`` is the deviation of the
-    adapter's last layers at the start (0, the reference's: identity); ``pass_through`` starts the
+    latent (reference: half of them, up to 0.1). ``adapter_init_std`` initialises the
+    adapter's last layers (0, the reference's: identity); ``pass_through`` starts the
     network as the velocity v = x_t instead of zero.
     """
 
@@ -76,10 +76,10 @@ class ConditionSettings:
 
 @dataclass(frozen=True)
 class ShortcutSettings:
-    """Self-consistency steps: how often, at which (t, dt), to which target, with which weight.
+    """Self-consistency steps: their frequency, (t, dt), target and weight.
 
-    From the share ``start`` of the training on, a step is one of self-consistency with
-    ``probability`` (reference: 0 and 0.3). ``sampling`` says where (t, dt) come from:
+    After the share ``start`` of the training, a step uses self-consistency with
+    ``probability`` (reference: 0 and 0.3). ``sampling`` selects the source of (t, dt):
 
     ``reference``  t one of ``anchors`` (500 to 800), dt the anchor halved k times, k < ``halvings``
                    (6), drawn in proportion to exp(-``index_bias`` k): 0.7, the exponential index
@@ -127,11 +127,11 @@ class ShortcutSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings(OwnPart):
-    """What is trained. ``kind`` is an objective of a stage's network, or a network with its own.
+    """The objective: ``kind`` names one for a stage's network, or a network with its own loss.
 
-    A class of the user's in place of ``kind`` trains a stage's network, by default the detail one.
-    ``init_from`` is a file whose fitting tensors are the start, or ``random``. By default a
-    training starts from the backbone's weights, that of a network of no backbone from random ones.
+    A user's class in place of ``kind`` trains a stage's network, by default the detail one.
+    ``init_from`` is a file whose matching tensors are loaded, or ``random``. By default a
+    training starts from the backbone's weights, or from random ones if the backbone has none.
     """
 
     kind: str = "flow"
@@ -144,14 +144,14 @@ class ObjectiveSettings(OwnPart):
 
     @property
     def part(self) -> Part:
-        """The objective of a stage's network: a shipped name or a class of the user's."""
+        """The objective of a stage's network: a shipped name or a user's class."""
         return self.target or self.kind
 
 
 def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
     """The network that is trained, a file of ``pixelwizard.training.networks``.
 
-    Raises ConfigError where objective and stage do not go together.
+    Raises ConfigError if objective and stage do not match.
     """
     if objective.target is not None:
         return stage or "detail"
@@ -176,7 +176,7 @@ def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
 
 
 def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> None:
-    """Nothing beside an objective that it is not for; raises ConfigError."""
+    """No settings of another objective; raises ConfigError."""
     part = trained_part(objective, stage)
     plain = ObjectiveSettings()
     owners = {

@@ -1,4 +1,4 @@
-"""The settings of what comes out: how latents become frames, frames a file, and a run a record.
+"""The settings of the output: decoding, video files, trackers.
 
 Nothing here imports torch or hydra.
 """
@@ -18,7 +18,7 @@ WANDB = ("wandb",)
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How a latent becomes frames: ``seamless`` (whole frames, exact), ``tiled``, or by memory.
+    """The decode: ``seamless`` (whole frames, exact), ``tiled``, or ``auto`` by memory.
 
     ``tiles`` are [rows, columns], each sees ``overlap`` latent rows and columns (16 px) of its
     neighbours. ``auto`` is seamless if that fits, else takes the fewest tiles that do.
@@ -54,7 +54,7 @@ class DecodeSettings:
 
 @dataclass(frozen=True)
 class Codec:
-    """What a codec can: bits per colour (its own first), the worst ``crf`` (None: it has none)."""
+    """A codec: its bits per colour (default first), its highest ``crf`` (None: it has none)."""
 
     bits: tuple[int, ...]
     crf: Optional[int] = None
@@ -72,9 +72,9 @@ CODECS = {
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """How videos are written: ``crf`` is the quality of h264, h265 and av1, 0 the best.
+    """Video files: ``crf`` is the quality of h264, h265 and av1, 0 the best.
 
-    ``bits=None`` is the codec's own number. ``png`` writes every frame as a picture too.
+    ``bits=None`` is the codec's default. ``png`` also writes every frame as a picture.
     """
 
     fps: int = setting(24, low=1, high=240)
@@ -85,11 +85,11 @@ class VideoSettings:
 
     @property
     def suffix(self) -> str:
-        """How the names of the files end."""
+        """The suffix of the files."""
         return CODECS[self.codec].suffix
 
     def check(self, key: str) -> None:
-        """What the codec can; raises ConfigError."""
+        """Refuse values that the codec does not support; raises ConfigError."""
         codec = CODECS[self.codec]
         check_range(f"{key}.crf", self.crf, 0, codec.crf or 63)
         if self.bits is not None and self.bits not in codec.bits:
@@ -102,11 +102,11 @@ class VideoSettings:
 
 @dataclass(frozen=True)
 class TrackerSettings:
-    """What records a run: W&B, CSV files or nothing; and ``logger``, a logger of Lightning's.
+    """The tracker of a run: W&B, CSV files or none; and ``logger``, a Lightning logger.
 
-    All but ``kind`` and ``logger`` is W&B's. ``mode`` ``auto`` is online where a key is configured,
-    else offline; ``artifact`` sends the videos themselves too. What is not given is taken from
-    WANDB_PROJECT, WANDB_NAME, WANDB_RUN_GROUP, WANDB_TAGS and WANDB_NOTES.
+    All fields but ``kind`` and ``logger`` are W&B's. ``mode=auto`` is online if W&B has a key,
+    else offline; ``artifact`` also uploads the original videos. Defaults come from WANDB_PROJECT,
+    WANDB_NAME, WANDB_RUN_GROUP, WANDB_TAGS and WANDB_NOTES.
     """
 
     kind: Literal["wandb", "csv", "none"] = "wandb"
@@ -122,5 +122,5 @@ class TrackerSettings:
     artifact: bool = setting(False, only_for=WANDB)
 
     def check(self, key: str) -> None:
-        """Nothing of W&B's beside another kind of tracker; raises ConfigError."""
+        """No W&B settings with another kind of tracker; raises ConfigError."""
         check_kind(self, key, self.kind)

@@ -1,6 +1,6 @@
 """How the ranks of a job share its work: one mesh of prompts x guidance x sequence. No torch here.
 
-A rank is a process with a device of its own. Ranks of one prompt lie next to each other:
+A rank is one process with one device. Ranks of one prompt are adjacent:
 rank = (prompt group * guidance + half) * sequence + place.
 """
 
@@ -29,13 +29,13 @@ AXES = ("prompts", "guidance", "sequence")
 class ParallelSettings:
     """How many ranks share a job, and along which axes.
 
-    ``prompts``: groups of ranks with a prompt each. ``guidance``: 2 gives the two passes of
-    classifier-free guidance to two halves of a group. ``sequence``: ranks that share the tokens of
-    a pass (Ulysses attention). A size that a mode uses and that is open (None) follows from
-    ``devices``, the most ranks there may be (None: the GPUs of this machine). ``shard``: each rank
-    holds a slice of the transformers' weights: of the ranks of its prompt (``sequence``) or of
-    ``all``. ``launch=False`` leaves the start of the ranks to torchrun or a cluster, on one
-    machine or several: the command only writes the run folder.
+    ``prompts``: groups of ranks, each with a different prompt. ``guidance=2``: each half of a group
+    runs one of the two passes of classifier-free guidance. ``sequence``: ranks that share the
+    tokens of a pass (Ulysses attention). An open size (None) of the mode follows from ``devices``, the
+    maximum number of ranks (None: the GPUs of this machine). ``shard``: the transformers' weights
+    are sharded over the ranks of a prompt (``sequence``) or over ``all``. ``launch=False`` leaves
+    the start of the ranks to torchrun or a cluster, on one machine or several: the command only
+    writes the run folder.
     """
 
     mode: Literal["single", "prompts", "fsdp", "ulysses", "guidance", "hybrid", "auto"] = "single"
@@ -48,7 +48,7 @@ class ParallelSettings:
 
 
 class Place(NamedTuple):
-    """Where a rank is in the mesh."""
+    """The position of a rank in the mesh."""
 
     prompts: int
     guidance: int
@@ -77,7 +77,7 @@ class Mesh:
 
     @property
     def shards(self) -> int:
-        """In how many slices the weights of a transformer are."""
+        """The number of slices of a transformer's weights."""
         return {"none": 1, "sequence": self.per_prompt, "all": self.world}[self.shard]
 
     def place(self, rank: int) -> Place:
@@ -139,7 +139,7 @@ def _check_shard(settings: ParallelSettings) -> None:
 
 
 def is_open(settings: ParallelSettings) -> bool:
-    """Whether the number of ranks depends on how many devices there are."""
+    """Whether the number of ranks depends on the number of devices."""
     sizes = [getattr(settings, axis) for axis in MODES[settings.mode]]
     if settings.mode == "guidance":
         return False
@@ -192,12 +192,12 @@ def _check_devices(settings: ParallelSettings, mesh: Mesh, devices: int) -> None
 
 
 def _sizes(mesh: Mesh) -> str:
-    """The product in words."""
+    """The sizes of the mesh as text."""
     return f"{mesh.prompts} prompts x {mesh.guidance} guidance x {mesh.sequence} sequence"
 
 
 def _reason(mesh: Mesh, settings: ParallelSettings, heads: int, devices: int, guided: bool) -> str:
-    """One line on why ``auto`` came to these sizes."""
+    """One line on why ``auto`` chose these sizes."""
     if settings.mode != "auto":
         return ""
     parts = [

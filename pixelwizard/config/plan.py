@@ -13,7 +13,7 @@ from pixelwizard.config.setting import setting
 
 @dataclass(frozen=True)
 class PlanConfig(SamplingSettings):
-    """What determines time and memory of a run: the root of ``plan``; it writes no folder.
+    """The settings that determine time and memory of a run: the root of ``plan``.
 
     ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
     network in place of a run, on each number of ``gpus``.

@@ -1,4 +1,4 @@
-"""The settings of ``replay``: which video, and where its repetition goes. No torch here."""
+"""The settings of ``replay``: the video and the output folder. No torch here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pixelwizard.config.setting import setting
 class ReplayConfig:
     """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
 
-    ``trust``: classes of the user's that the file names may run.
+    ``trust``: users' classes that the file names may run.
     """
 
     task: Literal["replay"] = "replay"

@@ -12,14 +12,14 @@ from pixelwizard.config.setting import setting
 ANCHOR_PIXELS = 448 * 256
 """Pixels of an anchor's frame, unless half the video's sides are fewer: PixelWizard's 2K and 4K."""
 WIDEST, LONGEST = 16384, 5001
-"""Pixels of a side and frames of a clip that are still planned in seconds."""
+"""The largest side in pixels and number of frames, which are still planned within seconds."""
 
 
 @dataclass(frozen=True)
 class ResolutionSettings:
     """Sizes in pixels and frames, and the shift of both stages.
 
-    An anchor that is not given (``None``) has the shape of the video and about half its sides, or
+    An anchor without a size (``None``) has the video's aspect ratio and about half its sides, or
     ``ANCHOR_PIXELS`` if those are fewer; where one side is given, the other follows.
     """
 
@@ -32,7 +32,7 @@ class ResolutionSettings:
     shift: float = setting(5.5, low=0.01)
 
     def __post_init__(self) -> None:
-        """Put numbers where the anchor is not given, unless ``check`` refuses anyway."""
+        """Compute the anchor's size if not given, unless ``check`` refuses anyway."""
         video, anchor = (self.width, self.height), [self.anchor_width, self.anchor_height]
         if None not in anchor or max(video) > WIDEST or video != tuple(map(on_grid, video)):
             return
@@ -56,7 +56,7 @@ class ResolutionSettings:
         return Geometry(self.anchor_width or 0, self.anchor_height or 0, self.frames)
 
     def check(self, key: str) -> None:
-        """Sizes on the backbone's grid, an anchor no larger than the video and of its shape."""
+        """Sizes on the backbone's grid, an anchor no larger than the video and of its ratio."""
         for prefix, name in (("", "geometry"), ("anchor_", "anchor_geometry")):
             try:
                 getattr(self, name)

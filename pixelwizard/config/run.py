@@ -1,4 +1,4 @@
-"""What tasks share: a run folder, the two stages, how they are sampled. No torch here."""
+"""Bases of the tasks' settings: a run folder, the two stages, sampling. No torch here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class RunSettings:
     """The base of the root settings of tasks with a run folder.
 
     ``search`` are the folders where the modules of the user's classes were found, ``replaced``
-    says which shipped options a file of the user's took the place of; composing fills both in.
-    ``verbose`` are loggers that ``run.log`` has everything of, ``root`` being all of them.
+    names shipped options that a user's file replaced; composing fills both in.
+    ``verbose`` are loggers whose debug output goes to ``run.log``; ``root`` means all of them.
     """
 
     run_dir: str = dataclasses.field(metadata={"path": True, "incidental": True})
@@ -37,7 +37,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class StagesSettings(RunSettings):
-    """The base of tasks that know both stages; ``attention`` is that of both transformers."""
+    """The base of tasks with both stages; ``attention`` is that of both transformers."""
 
     backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
     resolution: ResolutionSettings = setting(ResolutionSettings, names_run=2)
@@ -48,7 +48,7 @@ class StagesSettings(RunSettings):
 
 @dataclass(frozen=True)
 class SamplingSettings(StagesSettings):
-    """The base of tasks that sample, or plan it: how the work lies on devices."""
+    """The base of tasks that sample or plan it: placement on devices."""
 
     memory: MemorySettings = setting(MemorySettings)
     parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
@@ -60,7 +60,7 @@ class SamplingSettings(StagesSettings):
         return any_guided(self.anchor, self.schedule)
 
     def check(self, key: str = "") -> None:
-        """A layout of ranks that the networks allow; weights are either sharded or in host memory.
+        """A layout that the networks allow; weights are either sharded or in host memory.
 
         Raises ConfigError.
         """

@@ -14,13 +14,13 @@ DIFFUSION = "pixelwizard.diffusion"
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """How one stage integrates its velocity field from noise to latent.
+    """The sampler of one stage, which integrates its velocity field from noise to latent.
 
     ``timesteps`` (1000 = noise, strictly decreasing) replaces the ``steps`` and the ``shift`` of
     the solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are
     the 0-based steps that run classifier-free guidance (``None``: all of them). ``skip`` decides
-    which steps ask the network. ``step_sizes`` is what the network is told about the length of
-    each step: ``none``, ``raw`` or ``snapped`` to the step sizes it was trained with.
+    which steps evaluate the network. ``step_sizes`` is the step-size conditioning:
+    ``none``, ``raw`` or ``snapped`` to the step sizes seen in training.
     """
 
     solver: Part = setting(
@@ -37,7 +37,7 @@ class SamplerSettings:
     step_sizes: Literal["none", "raw", "snapped"] = "none"
 
     def check(self, key: str) -> None:
-        """Timesteps that fall inside (0, 1000], guided steps that exist; raises ConfigError.
+        """Decreasing timesteps inside (0, 1000], existing guided steps; raises ConfigError.
 
         ``key`` is the stage's: ``anchor``, whose network takes no step sizes, or ``schedule``.
         """
@@ -56,7 +56,7 @@ class SamplerSettings:
 
 
 def _check_timesteps(times: List[float], key: str) -> None:
-    """At least one, each below the one before, all inside (0, 1000]."""
+    """At least one timestep, strictly decreasing, all inside (0, 1000]."""
     like = "like [999, 942, 845, 646]"
     if not times:
         raise ConfigError(f"{key}=[] has no step; give at least one, {like}")

@@ -1,4 +1,4 @@
-"""Plain values <-> typed dataclasses: keys and types are checked, every refusal is a sentence.
+"""Plain values <-> typed dataclasses: keys and types are checked, every error is one sentence.
 
 The dataclasses of ``pixelwizard.config`` are the schema; this module knows how to read them.
 """
@@ -121,7 +121,7 @@ def defaults(cls: type) -> dict[str, Any]:
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, tuples as lists, the rest as it is."""
+    """Dataclasses as dictionaries, tuples as lists, other values unchanged."""
     if hasattr(value, "to_plain"):
         return value.to_plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -218,7 +218,7 @@ def visible(cls: type) -> list[dataclasses.Field[Any]]:
 
 
 def takes_node(hint: Any) -> bool:
-    """Whether keys of the user's own choice may stand below a key of this type."""
+    """Whether a key of this type may have keys chosen by the user below it."""
     options = get_args(hint) or (hint,)
     return hint is Any or get_origin(hint) is dict or any(hasattr(o, "from_plain") for o in options)
 

@@ -1,16 +1,16 @@
-"""A field of the settings and what is known of it: its range, whether it is a path, what it names.
+"""Fields of the settings, with their range, kind and role as metadata.
 
 The marks of a field, kept in its metadata:
 
 ``low``, ``high``  the range of a number, or of every number of a list; None is always allowed
-``path``           a path, made absolute, so that a run does not depend on the working directory;
-                   or the words that are none
-``incidental``     it changes no result: where it lies, what lies beside it, how far it got
-``names_run``      the choice of this group is part of the default run folder's name, at this place
+``path``           a path, made absolute, so a run does not depend on the working directory;
+                   or the words that are no paths
+``incidental``     it changes no result: places, records, limits of progress
+``names_run``      the choice of this group is part of the default run folder's name, in this order
 ``of_latents``     encoded latents must share it with the training that reads them
 ``of_sample``      it differs between the samples of one variant
-``only_for``       the kinds of its group that it has a meaning for
-``later``          it came after results were stored: at its default it is in no key
+``only_for``       the kinds of its group that use it
+``later``          a field added after results were stored: its default is in no key
 ``door``, ``stays``  see ``pixelwizard.config.targets``
 """
 
@@ -56,7 +56,7 @@ def is_below(key: str, keys: Iterable[str]) -> bool:
 
 
 def check(settings: Any, key: str = "") -> None:
-    """Refuse numbers out of their range, then what the method ``check(key)`` of a group refuses.
+    """Check the ranges of numbers, then call the method ``check(key)`` of every group.
 
     Inner groups come first. Raises ConfigError.
     """

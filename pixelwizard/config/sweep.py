@@ -1,4 +1,4 @@
-"""The settings of a sweep: where its jobs run, and who chooses them. No torch, no Hydra here.
+"""The settings of a sweep: its launcher and its sweeper. No torch, no Hydra here.
 
 Keys and defaults have the names of Hydra's own plugins, hydra-joblib-launcher,
 hydra-submitit-launcher and hydra-optuna-sweeper.
@@ -20,7 +20,7 @@ SUBMITIT = ("submitit_slurm", "submitit_local")
 class LauncherSettings:
     """Where jobs run: one after the other, ``n_jobs`` at once (-1: one per core), or by submitit.
 
-    ``submitit_slurm`` is a cluster, ``submitit_local`` this machine; all but ``n_jobs`` are theirs.
+    ``submitit_slurm`` uses a cluster, ``submitit_local`` this machine; the other keys are theirs.
     """
 
     kind: Literal["basic", "joblib", "submitit_slurm", "submitit_local"] = "basic"
@@ -43,7 +43,7 @@ class LauncherSettings:
     additional_parameters: Dict[str, Any] = setting({}, only_for=SUBMITIT)
 
     def check(self, key: str) -> None:
-        """Nothing of another launcher, and a machine per job; raises ConfigError."""
+        """No settings of another launcher, one machine per job; raises ConfigError."""
         check_kind(self, key, self.kind)
         if self.n_jobs == 0:
             raise ConfigError(f"{key}.n_jobs=0 runs nothing; give a number, or -1 for one per core")
@@ -57,10 +57,10 @@ class LauncherSettings:
 
 @dataclass(frozen=True)
 class SweeperSettings:
-    """Who chooses the jobs: every combination, or Optuna by ``quality`` and ``cost``.
+    """The choice of jobs: every combination, or Optuna by ``quality`` and ``cost``.
 
-    ``n_jobs`` trials are chosen before the first of them runs, so that a launcher can run them at
-    once. ``target`` is the override of the run that ``distance`` is to.
+    ``n_jobs`` trials are chosen before the first of them runs, so a launcher can run them in
+    parallel. ``target`` is the override of the run that ``distance`` is measured to.
     """
 
     kind: Literal["basic", "optuna"] = "basic"
@@ -73,7 +73,7 @@ class SweeperSettings:
     params: Optional[Dict[str, Any]] = None
 
     def check(self, key: str) -> None:
-        """Something that chooses; raises ConfigError."""
+        """No settings of another sweeper; raises ConfigError."""
         if self.kind == "optuna" and self.sampler is None:
             raise ConfigError(f"{key}.sampler=null chooses nothing; leave it out")
 

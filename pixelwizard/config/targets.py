@@ -1,8 +1,9 @@
-"""The doors: a named part of a configuration may be a class of the user's own.
+"""The doors: a named part of a configuration may be a user's class.
 
-A part is a name, one file of this package, or a node with Hydra's ``_target_: module.Name`` and the
-arguments of that class. A door is a field of a settings dataclass that takes such a part; it says
-which base class a part has and which arguments it is given. Nothing here imports torch by itself.
+A part is a name (one file of this package) or a node with Hydra's ``_target_: module.Name`` and the
+arguments of that class. A door is a field of a settings dataclass that accepts such a part; it
+states the base class and the arguments that pixelwizard passes. Nothing here imports torch by
+itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from pixelwizard.config.schema import (
 
 NAME, DOOR, STAY = "name", "door", "stays"
 STAYS = {STAY: True}
-"""Metadata of a field that keeps its meaning where a class of the user's does the work."""
+"""Metadata of a field that keeps its meaning when a user's class replaces the group."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +53,12 @@ class Target:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the class is named in full, so not one that pixelwizard ships."""
+        """Whether the class has a full name, so it is not a shipped one."""
         return "." in self.path
 
     @classmethod
     def from_plain(cls, node: Any, key: str) -> Part:
-        """The part of a node. Raises ConfigError without a name, or with one that is none."""
+        """The part of a node. Raises ConfigError without a valid name."""
         if not isinstance(node, Mapping):
             raise ConfigError(f"{key}={show(node)} must be a node with {TARGET}, or a name")
         named = TARGET if TARGET in node else NAME
@@ -76,17 +77,17 @@ class Target:
 
 
 Part = Union[str, Target]
-"""A shipped part by its name, or a class of the user's."""
+"""A shipped part by its name, or a user's class."""
 
 
 def title(part: Part) -> str:
-    """What a part is called in tables: its name, or the class in full."""
+    """The name of a part in tables: its short name, or the full name of the class."""
     return part.path if isinstance(part, Target) else part
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnPart:
-    """Settings of a group whose work a class of the user's may do: an optimizer, a data source.
+    """Settings of a group that a user's class may replace: an optimizer, a data source.
 
     With ``_target_`` in the group, fields marked ``metadata=STAYS`` keep their meaning and every
     other key that was given is an argument of that class. Without it ``target`` is None.
@@ -96,7 +97,7 @@ class OwnPart:
 
     @classmethod
     def from_plain(cls, node: Any, key: str) -> Any:
-        """The settings of a group, with or without a class of the user's."""
+        """The settings of a group, with or without a user's class."""
         if not isinstance(node, Mapping) or TARGET not in node:
             return build(cls, node, key)
         stay = [field.name for field in visible(cls) if STAY in field.metadata]
@@ -123,12 +124,12 @@ class OwnPart:
 
 @dataclasses.dataclass(frozen=True)
 class Door:
-    """What a part must be: ``base`` is its class, ``package`` has the shipped ones, a file each.
+    """The contract of a part: ``base`` is its class, ``package`` has one file per shipped part.
 
-    ``given`` are the arguments that pixelwizard passes when it makes the part, ``offered`` those
-    that it passes to a class that takes them, unless the node has them. ``words`` are names that
-    whoever takes the part knows itself. Base and package are full
-    names, so that a door can be described where torch is not imported.
+    ``given`` are the arguments that pixelwizard passes to the part, ``offered`` those
+    that it passes if the class accepts them and the node has not set them. ``words`` are names
+    that the user of the door handles itself. Base and package are full
+    names, so a door can be declared without importing torch.
     """
 
     base: str
@@ -147,14 +148,14 @@ class Door:
         return sorted(name for name in files if name not in ("__init__", "base"))
 
     def check_name(self, name: str, key: str) -> None:
-        """Refuse a name that no shipped part has."""
+        """Refuse the name of no shipped part."""
         if name not in self.names:
             raise ConfigError(
                 f"{choice(key, name, self.names)}; or a class of your own as {key}._target_"
             )
 
     def load(self, part: Part, key: str) -> type:
-        """The class of a part. Raises ConfigError where it cannot be imported or is another."""
+        """The class of a part. Raises ConfigError if the import fails or the base is wrong."""
         base = imported(self.base)
         made = part if isinstance(part, Target) else Target(part)
         if made.is_foreign:
@@ -168,7 +169,7 @@ class Door:
         return found
 
     def make(self, part: Part, key: str, **given: Any) -> Any:
-        """An instance of a part; what a user's class raises is named as that class's error."""
+        """An instance of a part; an error of a user's class names that class."""
         made, found = part if isinstance(part, Target) else Target(part), self.load(part, key)
         taken = parameters_of(found) or {}
         given = {k: v for k, v in given.items() if k not in self.offered or k in taken}
@@ -200,12 +201,12 @@ def door_of(settings: type, name: str) -> Door:
 
 
 def is_own_part(hint: Any) -> bool:
-    """Whether a field of this type is a group that a class of the user's may fill."""
+    """Whether a field of this type is a group that a user's class may fill."""
     return inspect.isclass(hint) and issubclass(hint, OwnPart)
 
 
 def doors(settings: Any, prefix: str = "") -> Iterator[tuple[str, Door, Any]]:
-    """Every door below ``settings``: its key, the door, and what stands there.
+    """Every door below ``settings``: its key, the door, and its value.
 
     A field of type ``dict`` has a part under every name.
     """
@@ -230,9 +231,9 @@ def check_names(settings: Any) -> None:
 
 
 def check_doors(settings: Any) -> None:
-    """Refuse a part that its door cannot take, before anything is loaded or written.
+    """Refuse a part that does not fit its door, before anything is loaded or written.
 
-    Raises ConfigError. This runs the files of the user's classes.
+    Raises ConfigError. This imports the files of users' classes.
     """
     check_names(settings)
     for key, found, part in doors(settings):
@@ -267,7 +268,7 @@ def identity(value: Any) -> Any:
 
 
 def _only_subclass(module: ModuleType, base: type) -> type:
-    """The class that a shipped file is about."""
+    """The class that a shipped file defines."""
     classes = (value for value in vars(module).values() if inspect.isclass(value))
     (found,) = (c for c in classes if c.__module__ == module.__name__ and issubclass(c, base))
     return found

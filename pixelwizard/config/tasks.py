@@ -1,4 +1,4 @@
-"""The tasks by their root settings: a configuration read, typed and checked."""
+"""Tasks and their root settings: a configuration is read, typed and checked."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ class OptimizerSettings(OwnPart):
     """Muon for the matrices inside the network (``muon_lr=0``: none), AdamW for everything else.
 
     The rates rise over ``warmup`` steps, hold, and fall to 0 over the last ``decay`` of training;
-    ``clip`` bounds the norm of the gradient. The average of the weights forgets by ``ema`` a step
-    from step ``ema_start`` on, and is the weights themselves before; ``null`` lets the factor rise
-    to ``ema`` instead, as (1 + n) / (10 + n). A class of the user's in place of Muon and AdamW
+    ``clip`` bounds the norm of the gradient. The EMA of the weights has decay ``ema``
+    from step ``ema_start`` on, and equals the weights before; with ``null`` the decay rises
+    to ``ema`` as (1 + n) / (10 + n). A user's class in place of Muon and AdamW
     takes all parameters; its own rate is the highest.
     """
 
@@ -55,10 +55,10 @@ class OptimizerSettings(OwnPart):
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """After how many steps training state, export and held-out loss are written.
+    """Every how many steps checkpoint, export and held-out loss are written.
 
-    The last ``keep`` states stay. ``container`` exports the reference's ``model.pt`` too, which
-    holds the last weights (``generator``) and the averaged ones (``generator_ema``).
+    The last ``keep`` checkpoints are kept. ``container`` also exports a ``model.pt`` like the
+    reference's, with the last weights (``generator``) and the EMA (``generator_ema``).
     """
 
     every: int = setting(200, low=1)
@@ -70,7 +70,7 @@ class CheckpointSettings:
 class SampleSettings:
     """Every how many steps (0: never) the first ``count`` held-out examples become videos.
 
-    They are made by ``anchor`` or ``schedule`` from the averaged weights, always with the same
+    They are sampled by ``anchor`` or ``schedule`` with the EMA weights, always from the same
     noise, and scored by ``metrics``.
     """
 
@@ -113,7 +113,7 @@ class TrainConfig(StagesSettings):
 
     @property
     def guided(self) -> bool:
-        """A training has no passes that ranks could share."""
+        """Training has no guided passes for ranks to share."""
         return False
 
     def check(self, key: str = "") -> None:
@@ -134,7 +134,7 @@ class TrainConfig(StagesSettings):
 
 
 def check_training_ranks(config: TrainConfig) -> None:
-    """Ranks share the batches of a training, nothing else; raises ConfigError."""
+    """Ranks of a training share only its batches; raises ConfigError."""
     parallel = config.parallel
     check_parallel(parallel, 1, config.guided, 1)
     if parallel.mode == "single":

@@ -1,7 +1,7 @@
-"""Lightning's Trainer in the settings: its arguments, by their own names.
+"""Lightning's Trainer in the settings: its arguments, under their own names.
 
-A setting exists where pixelwizard has a default, a check or a meaning of its own. Every other
-argument of the Trainer is taken too, and compared with its signature. No torch by itself.
+An argument is a field here if pixelwizard has its own default, check or meaning for it. All other
+arguments of the Trainer are accepted too, checked against its signature. No torch by itself.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class PredictionSettings(LightningSettings):
     """Arguments of the Trainer that make sense for ``generate``.
 
     ``limit_predict_batches`` (a number, or a share as a float) and ``fast_dev_run`` make only the
-    first of the prompts that are left.
+    first of the unfinished prompts.
     """
 
     names: ClassVar[tuple[str, ...]] = (
@@ -159,7 +159,7 @@ class PredictionSettings(LightningSettings):
             raise ConfigError(f"{given} must be a number of prompts or a share from 0.0 to 1.0")
 
     def limited(self, count: int) -> int:
-        """How many of ``count`` prompts are to be made."""
+        """How many of ``count`` prompts the run makes."""
         given = self.arguments.get("limit_predict_batches", 1.0)
         limit = int(count * given) if isinstance(given, float) else int(given)
         return min(count, limit, int(self.arguments.get("fast_dev_run", 0)) or count)
@@ -176,8 +176,8 @@ class TrainerSettings(LightningSettings):
     """How long to train: to ``max_steps`` or ``max_time``, whichever comes first.
 
     A step is one update, of ``accumulate_grad_batches`` batches. ``max_time`` counts the time of
-    the steps, of all calls together. ``gradient_checkpointing`` computes every block a second time
-    instead of keeping what is inside it. ``threads=0`` leaves the number of threads alone.
+    the steps over all calls. ``gradient_checkpointing`` recomputes every block in the backward
+    instead of keeping its activations. ``threads=0`` leaves the number of threads unchanged.
     """
 
     max_steps: int = setting(10000, low=1, incidental=True)

@@ -35,7 +35,7 @@ def load_detail(
 ) -> ShortcutDiT:
     """Load the detail network, or this rank's slices of it if there is a ``mesh``.
 
-    Which blocks it controls is read from the names of its weights, for a class of the user's with
+    Which blocks it controls is read from the names of its weights, for a user's class with
     other names from the settings. Raises ValueError if its file is missing, broken or another
     network's.
     """
