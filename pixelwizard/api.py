@@ -140,7 +140,7 @@ def compare(runs: Sequence[Path | str], overrides: Sequence[str] = ()) -> Report
 
 
 def read_run(folder: Path | str) -> Run:
-    """The run in a folder, as far as it is finished."""
+    """The run in a folder, with its finished videos."""
     folder = Path(folder)
     status = read_json(folder / "status.json")
     done = [name for name, state in status.items() if state["state"] == "done"]

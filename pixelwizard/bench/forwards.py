@@ -61,7 +61,7 @@ class Forward:
         return reference_forward(self.network, *inputs)
 
     def on_meta(self) -> Forward:
-        """The same shapes without content; the network is made anew, so that a trace counts it."""
+        """The same shapes without content; a new network, so a trace counts it."""
         network, meta = self.network, torch.device("meta")
         dtype = network.patch_embedding.weight.dtype
         with meta:

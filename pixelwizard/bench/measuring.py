@@ -54,7 +54,7 @@ class Peak:
 
 
 def in_turns(calls: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
-    """The fastest seconds of each call, called in turns so that a busy moment meets them all."""
+    """The fastest seconds of each call; calls alternate, so a busy moment affects them all."""
     best = [math.inf] * len(calls)
     end = now(device) + ENOUGH_SECONDS
     for _ in range(ROUNDS):

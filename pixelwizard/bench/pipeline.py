@@ -145,7 +145,7 @@ class Pipeline:
     def _measured(
         self, stage: str, make: Any, run: Callable[[Any, Clock], None]
     ) -> tuple[Clock, int, nn.Module]:
-        """The stage's clock, its peak in bytes and its network, made here so that it counts."""
+        """The stage's clock, its peak in bytes and its network, created here so it counts."""
         dtype = precision(self.case.short) if stage == "decode" else self.dtype
         with torch.no_grad():
             with Peak(self.device) as peak:

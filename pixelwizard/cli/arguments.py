@@ -144,8 +144,8 @@ def _override(arguments: Arguments, word: str) -> None:
 def _is_word(arguments: Arguments, word: str) -> bool:
     """Whether a bare word gives the task's own key a value: several may if it takes a list.
 
-    Folders of jobs have ``=`` and ``,`` in their names: what is no key of the task is a path if it
-    is there, or if it has a ``/`` before the first ``=``.
+    Folders of jobs have ``=`` and ``,`` in their names: a word that is no key of the task is a path
+    if that path exists, or if it has a ``/`` before the first ``=``.
     """
     chosen = command(arguments.task)
     given = [override.split("=", 1)[0] for override in arguments.overrides]

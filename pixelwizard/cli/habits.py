@@ -7,7 +7,7 @@ HABITS = {
     " tracker.logger._target_=module.Class",
     "tags": "tags are tracker.tags=[a,b]",
     "task_name": "a run is named by run_dir=FOLDER, in W&B by tracker.name",
-    "ckpt_path": "a training goes on from its own folder: repeat the command; weights to start from"
+    "ckpt_path": "a training continues in its folder: repeat the command; weights to start from"
     " are objective.init_from=FILE",
     "callbacks": "a callback has a name of yours, like callbacks.mine._target_=module.Class;"
     " checkpoints, figures and progress need none",
@@ -48,8 +48,8 @@ HABITS = {
     "hydra.sweeper.seed": "its name is hydra.sweeper.sampler.seed",
     "hydra.sweeper.direction": "hydra.sweeper.quality knows whether more is better; less"
     " hydra.sweeper.cost is",
-    "hydra.sweeper.storage": "trials are kept in sweep.json; the same command goes on with them",
-    "hydra.sweeper.study_name": "trials are kept in sweep.json; the same command goes on with them",
+    "hydra.sweeper.storage": "trials are kept in sweep.json; the same command continues them",
+    "hydra.sweeper.study_name": "trials are kept in sweep.json; the same command continues them",
     "tracker.options": "arguments of a logger of your own are keys of tracker.logger",
     "--config-name": "the first word chooses the task, like pixelwizard train",
     "--config-path": "a folder of your own is --config-dir DIR",

@@ -13,7 +13,7 @@ from pixelwizard.io.files import atomic
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8C6BB1")
 """Okabe and Ito's palette without its yellow, which paper does not show, and a violet."""
 MARKERS = "osD^vPX*<"
-"""One more than the colours, so that the ninth variant is not like the first."""
+"""One more than the colours, so the ninth variant does not look like the first."""
 LABELS = {"seconds": "seconds of the detail stage per video", "nfe": "network passes (NFE)"}
 
 

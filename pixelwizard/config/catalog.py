@@ -22,7 +22,9 @@ def asset_root(name: str) -> Path:
     for root in (PACKAGE, PACKAGE.parent):
         if (root / name).is_dir():
             return root
-    raise FileNotFoundError(f"{name}/ is neither in {PACKAGE} nor beside it; reinstall pixelwizard")
+    raise FileNotFoundError(
+        f"{PACKAGE} has no {name}/, inside or next to it; reinstall pixelwizard"
+    )
 
 
 def shipped() -> Path:

@@ -129,7 +129,7 @@ WHOLE = Tiles()
 
 
 def most_tiles(cells: int, overlap: int) -> int:
-    """Into how many tiles latent rows or columns can be cut so that no three of them overlap."""
+    """The most tiles along latent rows or columns of which no three overlap."""
     return max(1, cells // (2 * max(1, overlap)))
 
 

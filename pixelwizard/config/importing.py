@@ -58,7 +58,7 @@ def located(path: str, key: str) -> Any:
             raise ConfigError(f"{place}: {module} needs {error.name}, which is missing") from None
         raise ConfigError(
             f"{place}: there is no module {module} on PYTHONPATH, in the working directory or"
-            " beside the configuration; put the file there"
+            " next to the configuration; put the file there"
         ) from None
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"

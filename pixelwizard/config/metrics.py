@@ -58,7 +58,7 @@ class MetricsSettings:
                 )
 
     def check_asked(self, reference: Optional[str], frames: int) -> None:
-        """No wish for scores beside ``metrics=none``, none for those of clips that are too short.
+        """No other metrics with ``metrics=none``, no scores of clips that are too short.
 
         Raises ConfigError.
         """

@@ -29,8 +29,8 @@ RANDOM = "random"
 class ReconstructionSettings:
     """Weights of the autoencoder's loss; the L1 distance of pixels has weight 1.
 
-    ``decoder_only`` trains the decoder of ``objective.init_from`` (or of the backbone) with a frozen
-    encoder, without ``kl``, on noisier latents than the encoder's own.
+    ``decoder_only`` trains the decoder of ``objective.init_from`` (or of the backbone) with the
+    encoder frozen, without ``kl``, on noisier latents than the encoder's own.
     """
 
     mse: float = 2.0
@@ -169,7 +169,7 @@ def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
         return stage or "anchor"
     if stage == "anchor":
         raise ConfigError(
-            f"objective={kind} needs stage=detail, as the anchor network is told no step size;"
+            f"objective={kind} needs stage=detail, as the anchor network takes no step size;"
             " use objective=flow for the anchor"
         )
     return "detail"

@@ -23,7 +23,7 @@ ATTENTION = Door("pixelwizard.models.attention.base.Attention", "pixelwizard.mod
 class RunSettings:
     """The base of the root settings of tasks with a run folder.
 
-    ``search`` are the folders where the modules of the user's classes were found, ``replaced``
+    ``search`` are the folders where the modules of users' classes were found, ``replaced``
     names shipped options that a user's file replaced; composing fills both in.
     ``verbose`` are loggers whose debug output goes to ``run.log``; ``root`` means all of them.
     """

@@ -73,7 +73,7 @@ class SweeperSettings:
     params: Optional[Dict[str, Any]] = None
 
     def check(self, key: str) -> None:
-        """No settings of another sweeper; raises ConfigError."""
+        """Optuna has a sampler; raises ConfigError."""
         if self.kind == "optuna" and self.sampler is None:
             raise ConfigError(f"{key}.sampler=null chooses nothing; leave it out")
 

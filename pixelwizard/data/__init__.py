@@ -1,1 +1,1 @@
-"""What the networks are trained on and what the prompts of a run are."""
+"""Training data, and the prompts of a run."""

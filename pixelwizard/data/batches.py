@@ -34,7 +34,7 @@ class Source(ABC):
 
     @abstractmethod
     def size(self, step: int) -> int:
-        """How many examples step ``step`` may draw from: by rule, whatever is there by now."""
+        """How many examples step ``step`` may draw from, by rule and independent of progress."""
 
     @abstractmethod
     def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:

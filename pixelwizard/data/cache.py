@@ -1,4 +1,4 @@
-"""Processes that write the latents of procedural clips beside a training."""
+"""Processes that write the latents of procedural clips during a training."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Cache:
     """Fills shards in their order, with ``workers`` processes as long as this one runs.
 
     With none, everything is written before this is made. Where there is a GPU the clips are
-    encoded on it. ``wait`` is how to know that a file is there.
+    encoded on it. ``wait`` returns once a file exists.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Cache:
         self.processes: list[BaseProcess] = []
         if all(one.shards.present == len(one.shards.paths) for one in fillings):
             return
-        self.line.say("encoding training clips; training starts when enough are there")
+        self.line.say("encoding training clips; training starts once enough are encoded")
         if workers == 0:
             for _ in _fill_all(backbone, fillings):
                 self._show()
@@ -68,7 +68,7 @@ class Cache:
             self.processes[-1].start()
 
     def wait(self, path: Path) -> None:
-        """Return when ``path`` is there. Raises ValueError with the reason if it never will be."""
+        """Return once ``path`` exists. Raises ValueError with the reason if it never will."""
         while not path.exists():
             if self.processes and self.failures.poll():
                 raise ValueError(f"the training clips cannot be encoded: {self.failures.recv()}")
@@ -112,7 +112,7 @@ def _fill_all(
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone, whatever it is doing."""
+    """End this process when its parent is gone, even in native code."""
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     os._exit(1)

@@ -1,7 +1,7 @@
 """Random crops of procedural clips, for the autoencoder; three in four show the object's edge.
 
-Some have the video's size, some the anchor's, and half of these are degraded as those that a detail
-network is trained with: blur has to come back as blur.
+Some have the video's size, some the anchor's. Half of the latter are degraded like the anchors in
+the detail network's training: the autoencoder must reconstruct blur as blur.
 """
 
 from __future__ import annotations

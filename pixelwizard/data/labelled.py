@@ -1,4 +1,4 @@
-"""Procedural clips with what there is to tell about them, for the training of feature networks.
+"""Procedural clips with labels, for the training of feature networks.
 
 Clips are small, stretched to squares and uint8. Everything is drawn from (seed, step).
 """

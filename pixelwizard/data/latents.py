@@ -3,7 +3,7 @@
 A shard holds the examples of ``shard`` consecutive clips that could be used: ``latent`` float16
 [N, C, t, h, w], for the detail stage ``condition`` (the latent of the anchor that belongs to it),
 the embeddings ``text.N.K`` [L, E] of every caption and ``empty`` of the empty text, the captions.
-Its name says which clips it holds, so that several processes can write, be interrupted and
+Its name says which clips it holds, so several processes can write, be interrupted and
 continue. A killed process leaves no half-written shard.
 """
 
@@ -49,7 +49,7 @@ class Shards:
 
     @property
     def present(self) -> int:
-        """How many of them are there."""
+        """The number of examples."""
         return sum(path.exists() for path in self.paths)
 
     def numbers(self, index: int) -> range:
@@ -193,7 +193,7 @@ class GrowingExamples(LatentExamples):
     """Shards that are still being written; what a step may draw from is fixed by its number.
 
     Step s may draw from ``ready`` + ``per_step`` s examples, in whole shards; ``wait`` returns when
-    a file is there.
+    a file exists.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 Seeds follow the reference: with the run's seed s and the 0-based index i of a prompt, the anchor's
 noise is drawn from s + (i+1)*100 and the detail's from s + i*100 + 10000. A prompt's own seed
-replaces s and counts as i = 0, so that its video does not depend on its place in the file.
+replaces s and counts as i = 0, so its video does not depend on its place in the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the examples of a training come from: a folder of clips, encoded latents, or shapes."""
+"""The sources of training examples: a folder of clips, encoded latents, or shapes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Rows(Source):
 
 
 def _own(config: TrainConfig, target: Target) -> Sources:
-    """The examples of the user's source, ``data.held_out`` of them drawn by the seed held out."""
+    """The examples of the user's source; the seed draws ``data.held_out`` held-out ones."""
     source: Source = door_of(TrainConfig, "data").make(target, "data")
     count, held_out = source.size(0), config.data.held_out
     if count <= held_out:
@@ -166,7 +166,7 @@ def _procedural(config: TrainConfig, clips: dict[Split, Clips], recipe: Recipe) 
 
 
 def cache_folder(config: TrainConfig, recipe: Recipe) -> Path:
-    """Below ``data.dir``: other encoders, another size or recipe have a folder of their own."""
+    """Below ``data.dir``: each encoder, size and recipe has its folder."""
     digests = [weights_digest(config.backbone, part) for part in ("vae", "text_encoder")]
     size = config.resolution
     grids = [str(size.geometry), str(size.anchor_geometry)]

@@ -21,12 +21,12 @@ FIRST_SCENE = 2_000_000
 def latent_statistics(vae: WanVAE, size: ResolutionSettings) -> tuple[list[float], list[float]]:
     """Mean and scale of every latent channel: ``latent_mean`` and ``latent_std`` of a backbone.
 
-    Whitening (scale = deviation) gives a channel that the pixels hardly depend on the same share
-    of a diffusion loss as one that carries the picture. How fine a channel has to be read for the
-    pixels is what the encoder says with its posterior deviation: deviation / posterior deviation
-    is the channel's signal to noise, its importance. Dividing by the posterior deviation alone
-    would weight by importance fully, and unimportant channels would be small beside the noise at
-    nearly every time. The scale here lies half way: the geometric mean of both deviations, times
+    Whitening (scale = deviation) gives a channel with little effect on the pixels the same share
+    of a diffusion loss as one that carries the picture. The encoder's posterior deviation tells how
+    precisely the pixels need a channel: deviation / posterior deviation is the channel's
+    signal-to-noise ratio, its importance. Dividing by the posterior deviation alone would weight
+    fully by importance, and unimportant channels would be small compared to the noise at nearly
+    every time. The scale is a compromise: the geometric mean of both deviations, times
     one factor for all channels that brings the root mean square of the normalised latent to 1.
     """
     device = next(vae.parameters()).device

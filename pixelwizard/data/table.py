@@ -106,7 +106,7 @@ def _check_columns(columns: Sequence[str], key: str, needs: Collection[str]) -> 
 
 
 def clip_table(data: DataSettings) -> Table:
-    """The clips of ``data.dir``, by their table or by the texts beside them. Raises ConfigError."""
+    """The clips of ``data.dir``, by their table or by their .txt files. Raises ConfigError."""
     if not Path(data.dir).is_dir():
         raise ConfigError(f"data.dir={data.dir} is no folder; name the one with the videos")
     if data.captions is None:
@@ -161,7 +161,7 @@ def _text_lines(path: Path, key: str) -> tuple[list[str], list[PlacedRow], list[
 def _row(
     place: str, values: Mapping[str, Any], takes: Sequence[str], every: bool, used: set[str]
 ) -> Row:
-    """One row; ``used`` is told the columns that it was made of."""
+    """One row; the columns that it uses are added to ``used``."""
     texts = {name: _texts(values[name], place) for name in values if _is("text", name)}
     given = [name for name, found in texts.items() if found]
     found: dict[str, Any] = {}

@@ -111,7 +111,7 @@ def sample(
 
 
 def _no_probe(x: Tensor, step: Step) -> Tensor:
-    raise ValueError("a rule of skipping looks at the first block, and there is none")
+    raise ValueError("a skip rule needs the network's first block, and there is none")
 
 
 class _Ask:

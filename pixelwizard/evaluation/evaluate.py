@@ -174,6 +174,6 @@ class Evaluation:
             if clip.size != common:
                 self.report.skipped[f"{prefix}{clip.id}{clip.path.suffix}"] = (
                     f"its size {clip.width}x{clip.height} is not that of the most,"
-                    f" {common[0]}x{common[1]}; score each size in a folder of its own"
+                    f" {common[0]}x{common[1]}; score each size in a separate folder"
                 )
         return [clip for clip in clips.values() if clip.size == common]

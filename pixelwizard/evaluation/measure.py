@@ -46,7 +46,7 @@ class Measure:
 
     @property
     def wants_real_frames(self) -> bool:
-        """Whether it looks at the real video too."""
+        """Whether it needs the real video too."""
         return not self.asked.keys().isdisjoint(("reference", "target"))
 
     def take(self, id: str, seen: Tensor | Exception, facts: Mapping[str, Any]) -> None:

@@ -136,7 +136,7 @@ class ModelLoader:
 
 
 def on_device(network: Network, device: torch.device) -> Network:
-    """A network that has copies of another's weights on ``device`` (shares them if it is there)."""
+    """A network with copies of another's weights on ``device`` (shared if already there)."""
     memo: dict[int, object] = {
         id(weight): nn.Parameter(weight.to(device, non_blocking=True), requires_grad=False)
         for weight in network.parameters()

@@ -255,7 +255,7 @@ def _nothing() -> None:
 
 
 def groups(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """One prompt alone, so that its video comes early, then ``size`` at a time."""
+    """One prompt alone, so its video comes early, then ``size`` at a time."""
     if ids:
         yield ids[:1]
     for start in range(1, len(ids), size):

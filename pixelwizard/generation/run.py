@@ -30,7 +30,7 @@ def generate(config: GenerateConfig, rank: Rank | None = None) -> int:
     """Make the videos that are missing in ``config.run_dir`` and score them; the exit code.
 
     Every ``rank`` of several calls this; the first keeps status, tracker and contact sheet. A
-    failing prompt is named on stderr and in status.json, the others go on. Raises ValueError where
+    failing prompt is named on stderr and in status.json, the others continue. Raises ValueError if
     nothing can be done: no weights, a store that cannot be written.
     """
     prompts = prompts_of(config)

@@ -68,7 +68,7 @@ def _fetch(source: SourceSettings, folder: Path, say: Say) -> list[str]:
 def _take_cached(
     source: SourceSettings, name: str, folder: Path, say: Say, commit: str | None = None
 ) -> bool:
-    """Link a file of the cache into the folder, if it is there and has the content it should."""
+    """Link a file of the cache into the folder, if it exists with the right content."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(source.repo, name, revision=commit or source.revision)

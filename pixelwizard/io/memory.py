@@ -16,10 +16,10 @@ SAMPLE_SECONDS = 0.02
 
 
 class PeakMemory:
-    """Counts from its making to ``stop``: the accelerator's memory, else what is resident here.
+    """The peak from creation to ``stop``: the GPU's memory, else this process's resident memory.
 
-    On a CPU a thread looks at it many times a second: resetting the system's own count would spoil
-    it for whoever measures the whole process.
+    On a CPU a thread samples it many times a second: resetting the system's counter would spoil
+    measurements of the whole process.
     """
 
     def __init__(self) -> None:

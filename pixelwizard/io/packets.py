@@ -77,7 +77,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def patiently(read: Callable[[], T]) -> T:
-    """Read again after a while where the machine failed. Raises ReadFailed if it goes on."""
+    """Retry after a pause if the machine failed. Raises ReadFailed if it keeps failing."""
     for pause in PAUSES:
         try:
             return read()

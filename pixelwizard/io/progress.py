@@ -23,7 +23,7 @@ class Line:
         self.live = self.out.isatty()
 
     def show(self, text: str, where: str = "") -> None:
-        """Put ``where`` and ``text`` in the place of what is there, ``where`` cut to fit."""
+        """Replace the line by ``where`` and ``text``, ``where`` cut to fit."""
         if not self.live:
             return
         width = shutil.get_terminal_size().columns - 1

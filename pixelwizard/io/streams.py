@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Pipe(io.FileIO):
-    """A stream that goes on into nothing once its reader is gone, or after its disk was full."""
+    """A stream that discards its output once its reader is gone or its disk is full."""
 
     def write(self, data: Any) -> int:
         try:

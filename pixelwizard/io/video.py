@@ -1,8 +1,7 @@
 """Frames -> video files, streamed through ffmpeg, so no clip is held whole.
 
-Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so that
-players show the colours that were written, and start with their index, so that browsers play them
-at once.
+Frames are uint8 RGB arrays; T: frames, H, W: pixels. Files carry the full bt709 tag, so
+players show the colours as written, and start with their index, so browsers play them at once.
 """
 
 from __future__ import annotations

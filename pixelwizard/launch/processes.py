@@ -127,7 +127,7 @@ def _work(
 def _end_with_parent(patience: float) -> None:
     """Stop this process once its parent, or the server between them, is gone.
 
-    A thread, so that native code is ended too.
+    A thread, so it works during native code too.
     """
     parent, server = multiprocessing.parent_process(), os.getppid()
     assert parent is not None

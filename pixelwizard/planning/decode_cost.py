@@ -39,7 +39,7 @@ Settings = Union[GenerateConfig, PlanConfig]
 def choose_tiles(config: Settings, limit: float, ranks: int = 1) -> tuple[Tiles, Cost]:
     """The fewest tiles that need at most ``limit`` bytes, else the smallest; and what they need.
 
-    Smaller tiles need less, so that a bisection finds them. ``ranks`` decode a clip together.
+    Smaller tiles need less, so a bisection finds them. ``ranks`` decode a clip together.
     """
     grids = allowed(config)
     cost = cache(lambda tiles: cost_of_decode(config, tiles, ranks))

@@ -111,7 +111,7 @@ class Trace(TorchDispatchMode):
         self._forget(tensor.untyped_storage()._cdata)
 
     def allocated(self, tensor: Tensor) -> None:
-        """Count a tensor's storage, if it is new, for as long as it is alive."""
+        """Count a tensor's storage, if it is new, while it is alive."""
         if self.computing and tensor.is_meta:
             return
         storage = tensor.untyped_storage()

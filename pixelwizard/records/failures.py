@@ -19,7 +19,7 @@ class WorkStopped(Exception):
 
 
 class PromptFailed(WorkStopped):
-    """A prompt cannot go on, and as other ranks wait for this one the job has to end."""
+    """A prompt failed while other ranks wait for this one, so the job must end."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pixelwizard.io.files import write_json
 
 SHARE = 0.02
-"""The part of the time that may go into writing the file, so that a long list costs no more."""
+"""The largest share of the time for writing the file, so long lists stay cheap."""
 
 
 class Status:
@@ -29,7 +29,7 @@ class Status:
         self._save()
 
     def fail(self, id: str, why: str) -> None:
-        """This prompt cannot go on; ``why`` is one sentence."""
+        """Mark a prompt as failed; ``why`` is one sentence."""
         self.states[id] = {"state": "failed", "why": why}
         self._save()
 

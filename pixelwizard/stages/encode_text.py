@@ -9,7 +9,7 @@ from pixelwizard.models.wan.umt5 import TextEncoder, clean, unknown_words
 
 
 class EncodeText:
-    """Encodes one text at a time, so that an embedding does not depend on its neighbours."""
+    """Encodes one text at a time, so an embedding does not depend on its neighbours."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder

@@ -21,7 +21,7 @@ class Tracker:
         """A stage of prompt ``id`` has ended; ``cost`` has ``seconds`` and ``peak_gb``."""
 
     def video(self, path: Path, record: dict[str, Any]) -> None:
-        """A video is there; ``record`` is its provenance, with the cost of every stage."""
+        """A video is finished; ``record`` is its provenance, with the cost of every stage."""
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
         """A video that an interrupted call for the same run folder had made."""

@@ -55,8 +55,8 @@ class LoggerRun(Tracker):
 class CSVRows(Logger):
     """``metrics.csv``, where every row is written at once, and ``hparams.yaml``.
 
-    A continued run goes on with the file: rows from the first step that it logs again are replaced,
-    so that an interrupted run leaves the same file as one that was not.
+    A continued run appends to the file and replaces rows from the first step that it logs again,
+    so an interrupted run leaves the same file as an uninterrupted one.
     """
 
     def __init__(self, folder: Path) -> None:

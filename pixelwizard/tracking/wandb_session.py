@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SERVER = "https://api.wandb.ai"
 PROJECT = "pixelwizard"
 START_SECONDS, FINISH_SECONDS = 30.0, 300.0
-"""How long a server may take to answer at the start, and to take what is left at the end."""
+"""How long a server may take to answer at the start, and to receive the rest at the end."""
 STEP = "trainer/global_step"
 """What Lightning calls the number of a step in W&B."""
 Mode = Literal["online", "offline"]
@@ -133,7 +133,7 @@ class Session(WandbLogger):
         return True
 
     def end(self, exit_code: int) -> None:
-        """Send what is left, and let go of W&B's service."""
+        """Send the rest, and release W&B's service."""
         import wandb
 
         with self.environment():

@@ -82,7 +82,7 @@ def refuse_other(path: Path, config: TrainConfig, module: TrainedNetwork, identi
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
             f"{path} is of another training: {'; '.join(problems[:SHOWN])}{more}; choose another"
-            " run_dir, or go on with the network and data that it had"
+            " run_dir, or continue with its network and data"
         )
 
 

@@ -24,7 +24,7 @@ class Examples:
     """``batches(first, rank, ranks)`` start at number ``first`` and never end.
 
     ``held_out`` batches are always the same.
-    A state of a training goes on with the same ``identity`` alone. ``workers`` processes read.
+    A checkpoint continues only with the same ``identity``. ``workers`` processes read.
     ``shown`` are the examples that samples are made of.
     """
 

@@ -59,7 +59,7 @@ def encode(config: EncodeConfig) -> int:
 
 
 def _claim(folder: Path, facts: dict[str, object]) -> None:
-    """Begin the manifest, or go on with one that says the same."""
+    """Begin the manifest, or continue one with the same content."""
     path = folder / MANIFEST
     known = read_json(path) if path.is_file() else facts
     for name, value in facts.items():

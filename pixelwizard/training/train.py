@@ -42,7 +42,7 @@ def train(config: TrainConfig, rank: Rank | None = None) -> int:
 
     Every ``rank`` of several calls this; the first keeps log, tracker and export. Returns the exit
     code, 0. Raises ValueError where the settings or files do not allow it, WorkStopped where the
-    training cannot go on.
+    training cannot continue.
     """
     rank = rank or Rank()
     silence_lightning()
@@ -125,7 +125,7 @@ def arguments(config: TrainConfig) -> dict[str, Any]:
         precision=config.trainer.precision,
         accumulate_grad_batches=config.trainer.accumulate_grad_batches,
         log_every_n_steps=config.trainer.log_every_n_steps,
-        reload_dataloaders_every_n_epochs=1,  # an epoch goes on with the data
+        reload_dataloaders_every_n_epochs=1,  # an epoch continues in the data
         benchmark=True,  # batches have one shape: a GPU may look for its fastest convolutions
         val_check_interval=config.checkpoint.every * config.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=None,
@@ -137,7 +137,7 @@ def arguments(config: TrainConfig) -> dict[str, Any]:
 
 
 def identity_of(examples: Examples, rank: Rank) -> str:
-    """What a state of a training goes on with: the data, and how many ranks share them."""
+    """What a checkpoint must continue with: the data, and the number of ranks."""
     return examples.identity + (f" for {rank.mesh.world} ranks" if rank.mesh.world > 1 else "")
 
 

@@ -2,7 +2,7 @@
 
 ``log.csv`` has a row every ``trainer.log_every_n_steps`` steps and one for every held-out loss.
 ``buckets.csv`` has, with every checkpoint, the mean error of each kind of target by timestep and
-step size. A continued training drops the rows after its checkpoint and goes on below the others.
+step size. A continued training drops the rows after its checkpoint and appends to the others.
 """
 
 from __future__ import annotations

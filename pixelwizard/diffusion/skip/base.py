@@ -33,7 +33,7 @@ class Skip(ABC):
     """Decides which steps ask the network, and gives the velocity of the others.
 
     An instance remembers nothing: what it needs of earlier steps are the tensors that ``told``
-    returns, so that an interrupted run continues to the same bits. Velocities are those after
+    returns, so an interrupted run continues to the same bits. Velocities are those after
     guidance, float32, shaped like the latent.
     """
 

@@ -18,7 +18,7 @@ class Solver(ABC):
     """Takes a latent along dx/dsigma = v(x, sigma) from noise to data, a step at a time.
 
     An instance remembers nothing: what a solver needs of earlier steps are the tensors that it
-    returns, so that an interrupted run continues to the same bits.
+    returns, so an interrupted run continues to the same bits.
     """
 
     first_sigma = FIRST_SIGMA

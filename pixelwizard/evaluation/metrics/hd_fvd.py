@@ -46,7 +46,7 @@ class HDFrechetVideoDistance(fvd.FrechetVideoDistance):
 
 
 def patches(frame_HWC: Tensor, side: int) -> Tensor:
-    """[H, W, 3] -> [P, side, side, 3], row by row; what is left at the lower right is dropped."""
+    """[H, W, 3] -> [P, side, side, 3], row by row; the rest at the right and bottom is dropped."""
     rows, columns = frame_HWC.shape[0] // side, frame_HWC.shape[1] // side
     whole = frame_HWC[: rows * side, : columns * side]
     return whole.reshape(rows, side, columns, side, 3).transpose(1, 2).reshape(-1, side, side, 3)

@@ -42,7 +42,7 @@ Addition = Callable[[slice], Tensor]
 CHUNK = 8192
 """Tokens that go through a layer together when no gradients are needed, unless told otherwise."""
 LOOK = 1024
-"""Tokens that ``first_change`` looks at, at most."""
+"""The most tokens that ``first_change`` compares."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def official_shapes(sizes: TextSizes) -> dict[str, list[int]]:
 class TextEncoder(nn.Module):
     """UMT5 encoder with its tokenizer.
 
-    ``tokenize`` and ``encode`` are apart so that training can tokenise once and encode in batches.
+    ``tokenize`` and ``encode`` are separate, so training can tokenise once and encode in batches.
     """
 
     def __init__(self, sizes: TextSizes, tokenizer: PreTrainedTokenizerFast, text_len: int) -> None:

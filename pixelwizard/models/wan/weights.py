@@ -140,7 +140,7 @@ def write_statistics(mean: Sequence[float], std: Sequence[float], folder: Path) 
 def save_text_encoder(
     encoder: TextEncoder, folder: Path | str, dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Write the text encoder's weights into a backbone's folder; its tokenizer if none is there."""
+    """Write the text encoder's weights into a backbone's folder, and a tokenizer if it has none."""
     copy_tokenizer(Path(encoder.tokenizer.name_or_path), Path(folder))
     save(encoder.official_state_dict(), Path(folder) / NAMES["text_encoder"][0], dtype)
 

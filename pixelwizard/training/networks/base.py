@@ -1,7 +1,7 @@
 """A network in training: its start, its data, its loss, its export.
 
 A network is one file of this package, named as ``objective`` or ``stage`` names it. Randomness is
-drawn from (seed, step). A batch is a dictionary with the number of its step, so that a continued
+drawn from (seed, step). A batch is a dictionary with the number of its step, so a continued
 training sees what an uninterrupted one would have seen.
 """
 
