@@ -33,8 +33,8 @@ class ParallelSettings:
     runs one of the two passes of classifier-free guidance. ``sequence``: ranks that share the
     tokens of a pass (Ulysses attention). An open size (None) of the mode follows from ``devices``,
     the maximum number of ranks (None: the GPUs of this machine). ``shard``: the transformers'
-    weights are sharded over the ranks of a prompt (``sequence``) or over ``all``. ``launch=False`` leaves
-    the start of the ranks to torchrun or a cluster, on one machine or several: the command only
+    weights are sharded over the ranks of a prompt (``sequence``) or over ``all``. ``launch=False``
+    leaves the start of the ranks to torchrun or a cluster, on one machine or several: it only
     writes the run folder.
     """
 
