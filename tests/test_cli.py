@@ -174,7 +174,7 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["--help=x"], "--help takes no value"),
         (["-sc", "install=tcsh"], "must be one of install=bash"),
         (["--seed=3"], "--seed=3: a key has no hyphens; write seed=3"),
-        (["-cd", "nowhere"], "--config-dir=nowhere is no folder"),
+        (["-cd", "nowhere"], "--config-dir=nowhere is not a folder"),
         (["width=512"], "did you mean resolution.width?"),
         (["--prompt", "a", "prompts=x.txt"], "exclude each other"),
         (["prompts=none.txt"], "none.txt does not exist"),

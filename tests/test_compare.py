@@ -213,7 +213,7 @@ def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         ([], "runs is missing; name a sweep's folder"),
-        (["nothing"], "nothing is no folder"),
+        (["nothing"], "nothing is not a folder"),
         (["empty"], "empty is neither a sweep nor a run folder of generate"),
         (["a", "other"], "no two of these runs have a prompt and a seed in common: a begins with"),
         (["a", "large"], "have latents of other sizes"),
@@ -225,7 +225,7 @@ def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
         (["a", "b", "tracker=csv"], "tracker=csv records no comparison; nearest: wandb"),
         (
             ["a", "many", "out=full"],
-            "full/report exists and is no report; compare replaces only",
+            "full/report exists and is not a report; compare replaces only",
         ),
     ],
 )

@@ -181,7 +181,7 @@ def test_mistakes_are_refused_before_anything_is_written(
     (tmp_path / "none").mkdir()
     (tmp_path / "others.csv").write_text("id,text\nx,a red circle\n")
     assert "videos is missing" in refused([], capsys)
-    assert "nowhere is no folder" in refused(["videos=nowhere"], capsys)
+    assert "nowhere is not a folder" in refused(["videos=nowhere"], capsys)
     assert "none holds no video" in refused(["videos=none"], capsys)
     given = [f"videos={videos}"]
     assert "matches no video: its names begin with 'x'" in refused(

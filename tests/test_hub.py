@@ -237,7 +237,7 @@ def test_the_missing_2k_checkpoint_is_explained(hub, capsys):
     [
         (["fetch", "pixelwizard-8k"], "source=pixelwizard-8k must be one of"),
         (["fetch", "pixelwizard-4k", "more"], "'more' is neither an option nor key=value"),
-        (["fetch", "source.files=[../x]"], "which is no path inside the folder"),
+        (["fetch", "source.files=[../x]"], "which is not a path inside the folder"),
         (["fetch", "source.files=[]"], "source.files is empty"),
         (["fetch", "-m", "pixelwizard-4k,pixelwizard-lr"], "fetch runs once"),
         (["convert"], "out is missing"),

@@ -84,9 +84,9 @@ def test_experiments_are_found_beside_the_groups_too(place: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "sentence"),
     [
-        ("none", "--config-dir=none is no folder; name one laid out like conf/"),
+        ("none", "--config-dir=none is not a folder; name one laid out like conf/"),
         ("empty", "--config-dir=empty has no GROUP/NAME.yaml; lay it out like conf/, for example"),
-        ("file.yaml", "--config-dir=file.yaml is no folder"),
+        ("file.yaml", "--config-dir=file.yaml is not a folder"),
     ],
 )
 def test_a_config_folder_that_is_none_is_refused(place: Path, folder: str, sentence: str) -> None:
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_named_where_it_is_used(place: Path) -> None:
     with pytest.raises(ConfigError, match=r"bad.yaml"):
         composed("schedule=bad")
     (place / "conf/schedule/bad.yaml").write_bytes(b"steps: \xff")
-    with pytest.raises(ConfigError, match=r"bad.yaml is no UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"bad.yaml is not UTF-8 text"):
         composed("schedule=bad")
 
 
@@ -135,7 +135,7 @@ def test_json_is_plain_or_refused() -> None:
     for text in ("[" * 100_000, "[" * 65 + "]" * 65):
         with pytest.raises(ConfigError, match="it is nested over 64 deep"):
             parse_json(text, "it")
-    with pytest.raises(ConfigError, match="it is no JSON"):
+    with pytest.raises(ConfigError, match="it is not JSON"):
         parse_json("{a", "it")
 
 

@@ -103,9 +103,9 @@ def test_any_text_gets_a_safe_file_name() -> None:
         ("p.jsonl", '{"text": "a", "seed": 1.5}', "line 1: seed=1.5 must be an integer"),
         ("p.jsonl", '{"text": "a", "seed": true}', "line 1: seed=true must be an integer"),
         ("p.jsonl", '{"text": "a", "negative_prompt": 3}', "negative_prompt=3 must be text"),
-        ("p.jsonl", '{"text": "a", "id": "../x"}', "id=../x is no safe file name"),
+        ("p.jsonl", '{"text": "a", "id": "../x"}', "id=../x is not a safe file name"),
         ("p.jsonl", '{"text": "a", "id": "/etc/x"}', "nearest: etc-x"),
-        ("p.jsonl", '{"text": "a", "id": ""}', "is no safe file name"),
+        ("p.jsonl", '{"text": "a", "id": ""}', "is not a safe file name"),
         ("p.jsonl", '{"text": "a", "id": "x.anchor"}', "not ending in .anchor"),
         ("p.jsonl", '{"text": "a", "id": [1]}', "id=[1] must be text"),
         (

@@ -237,7 +237,7 @@ def test_a_start_that_does_not_fit_is_refused(backbone: BackboneSettings, tmp_pa
     path = Path(str(backbone.folder)) / "Wan2.2_VAE.safetensors"
     for given, problem in (
         (path, "is of another network: 0 of"),
-        (tmp_path / "none", "is no file"),
+        (tmp_path / "none", "is not a file"),
     ):
         config = small_training(backbone, tmp_path, tmp_path, "anchor", init_from=str(given))
         with pytest.raises(ValueError, match=problem):

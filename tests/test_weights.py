@@ -257,7 +257,7 @@ def test_missing_files_are_named_in_one_sentence_with_the_folder(backbone, tmp_p
     with pytest.raises(MissingWeights) as error:
         require_weights(nowhere)
     text = str(error.value)
-    assert "nowhere, which is no folder" in text and "\n" not in text
+    assert "nowhere, which is not a folder" in text and "\n" not in text
     for name in ("config.json", "Wan2.2_VAE.pth", "detail/model.pt", "google/umt5-xxl"):
         assert name in text
     (Path(backbone.folder) / DETAIL).unlink()

@@ -45,7 +45,7 @@ def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> 
         raise ConfigError(f"{override}: a key cannot be removed; give it another value")
     match = OVERRIDE.fullmatch(override)
     if match is None:
-        raise ConfigError(f"{override!r} is no key=value")
+        raise ConfigError(f"{override!r} is not key=value")
     key, value = match.group("key", "value")
     if key == "task":
         raise ConfigError(f"{override}: the task is the first word, like pixelwizard {value}")

@@ -41,7 +41,7 @@ def check_own(folder: Path) -> None:
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
     foreign = [name for name in found if name != PAGE and not re.fullmatch(VIDEO, name)]
     if foreign or PAGE not in found:
-        what = f"holds {listed(foreign)}" if foreign else "is no report"
+        what = f"holds {listed(foreign)}" if foreign else "is not a report"
         raise ConfigError(
             f"{folder} exists and {what}; compare replaces only its own page, so choose another"
             " folder with out=DIR"

@@ -35,12 +35,12 @@ def shipped() -> Path:
 def own_folders(given: Sequence[str] = ()) -> list[Path]:
     """The user's configuration folders: those of ``--config-dir``, then ``./conf``.
 
-    Raises ConfigError for one that is no folder or has nothing to choose in it.
+    Raises ConfigError for one that is not a folder or has nothing to choose in it.
     """
     folders = [Path.cwd() / Path(folder).expanduser() for folder in given]
     for folder, text in zip(folders, given, strict=True):
         if not folder.is_dir():
-            raise ConfigError(f"--config-dir={text} is no folder; name one laid out like conf/")
+            raise ConfigError(f"--config-dir={text} is not a folder; name one laid out like conf/")
         if not _has_options(folder):
             raise ConfigError(
                 f"--config-dir={text} has no GROUP/NAME.yaml; lay it out like conf/, for example"

@@ -50,7 +50,7 @@ class CompareConfig:
 
 
 def why_no_target(schedule: Mapping[str, Any]) -> str:
-    """Why a schedule, as plain values, is no target of a distance; empty if it is one.
+    """Why a schedule, as plain values, is not a target of a distance; empty if it is one.
 
     A target follows the network's path closely by many steps, without step-size conditioning.
     """

@@ -75,7 +75,7 @@ def located(path: str, key: str) -> Any:
 
 
 def check_class(found: Any, base: type, path: str, key: str) -> None:
-    """Refuse what is no subclass of ``base``, or leaves one of its methods open."""
+    """Refuse what is not a subclass of ``base``, or leaves one of its methods open."""
     if not inspect.isclass(found) or not issubclass(found, base):
         raise ConfigError(
             f"{join(key, TARGET)}={path} must be a subclass of"

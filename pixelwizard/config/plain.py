@@ -21,18 +21,18 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(check_yaml(path), LOADER)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def check_yaml(path: Path) -> str:
     """The text of a YAML file that is not too large once it is read; errors as of ``read_yaml``.
 
-    Raises YAMLError where it is no YAML.
+    Raises YAMLError where it is not YAML.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{path} is no UTF-8 text; save it as UTF-8") from None
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
     _check_size(text, path)
     return text
 
@@ -44,7 +44,7 @@ def parse_json(text: str, what: object) -> Any:
     except RecursionError:
         raise ConfigError(f"{what} is nested over {DEEPEST} deep") from None
     except ValueError:
-        raise ConfigError(f"{what} is no JSON") from None
+        raise ConfigError(f"{what} is not JSON") from None
     level = [values]
     for _ in range(DEEPEST):
         level = [inner for value in level for inner in _inside(value)]

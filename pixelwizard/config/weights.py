@@ -37,7 +37,9 @@ class SourceSettings:
         for file in self.files:
             path = PurePosixPath(file)
             if path.is_absolute() or ".." in path.parts or not path.name:
-                raise ConfigError(f"{key}.files has {file!r}, which is no path inside the folder")
+                raise ConfigError(
+                    f"{key}.files has {file!r}, which is not a path inside the folder"
+                )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Probed:
-    """A file as it was found, why it is no video, if so, and what the run uses it for.
+    """A file as it was found, why it is not a video, if so, and what the run uses it for.
 
     ``modified`` is in nanoseconds.
     """

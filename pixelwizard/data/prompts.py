@@ -87,7 +87,7 @@ def _safe_id(value: Any, place: str) -> str:
     if not SAFE_ID.fullmatch(str(value)):
         near = re.sub(r"[^A-Za-z0-9_-]+", "-", str(value)).strip("_-")[:100] or "clip1"
         raise ConfigError(
-            f"{place}: id={show(value)} is no safe file name (letters, digits and ._- only, a"
+            f"{place}: id={show(value)} is not a safe file name (letters, digits and ._- only, a"
             f" letter or digit first, at most 100, not ending in .anchor); nearest: {near}"
         )
     return str(value)

@@ -138,11 +138,11 @@ def scene(seed: int, split: str = "train") -> Scene:
 def scene_for(text: str, seed: int) -> Scene:
     """A scene that has `text` as its caption; the seed places and sizes the object.
 
-    Raises ValueError when the text is no sentence of the grammar.
+    Raises ValueError when the text is not a sentence of the grammar.
     """
     if text not in _PARSED:
         raise ValueError(
-            f"caption {text!r} is no sentence of the shapes grammar;"
+            f"caption {text!r} is not a sentence of the shapes grammar;"
             " write for example 'a red circle moves left over a gray background'"
         )
     return _placed(_PARSED[text], seed)

@@ -108,7 +108,7 @@ def _check_columns(columns: Sequence[str], key: str, needs: Collection[str]) -> 
 def clip_table(data: DataSettings) -> Table:
     """The clips of ``data.dir``, by their table or by their .txt files. Raises ConfigError."""
     if not Path(data.dir).is_dir():
-        raise ConfigError(f"data.dir={data.dir} is no folder; name the one with the videos")
+        raise ConfigError(f"data.dir={data.dir} is not a folder; name the one with the videos")
     if data.captions is None:
         return _beside_videos(Path(data.dir), "data.dir")
     return read_table(Path(data.captions), "data.captions", ("video", "text"), "video", True)

@@ -54,7 +54,7 @@ def find_videos(folder: Path, key: str) -> list[Path]:
     Anchors are left out. Raises ConfigError, which names ``key``, if there are none.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{key}={folder} is no folder; give one that holds videos")
+        raise ConfigError(f"{key}={folder} is not a folder; give one that holds videos")
     for place in (folder / "videos", folder):
         if found := [path for path in videos_below(place) if not path.stem.endswith(ANCHOR)]:
             return found

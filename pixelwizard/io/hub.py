@@ -123,7 +123,7 @@ def _ask(source: SourceSettings, name: str) -> Remote:
     except Exception as error:  # the client's errors and those of its transport have no common base
         raise FetchError(_sentence(source, name, error)) from error
     if not known.etag or known.size is None or not known.commit_hash:
-        raise FetchError(f"{url} is no file of a hub: hash, size or commit are not stated")
+        raise FetchError(f"{url} is not a file of a hub: hash, size or commit are not stated")
     return Remote(name, known.etag, known.size, known.commit_hash)
 
 
@@ -192,7 +192,7 @@ def _has_hash(path: Path, expected: str, repo: str) -> bool:
     elif len(expected) == _SHA1:
         digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     else:
-        raise FetchError(f"{repo} names a file by {expected!r}, which is no hash known here")
+        raise FetchError(f"{repo} names a file by {expected!r}, which is not a hash known here")
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

@@ -59,7 +59,7 @@ class VideoInfo:
 def probe(path: Path, count: bool = False) -> VideoInfo:
     """Size, rate and length of a video; with ``count`` the number of frames, by all its packets.
 
-    Raises VideoError if it is no video, an HDR one, or one that was cut off.
+    Raises VideoError if it is not a video, an HDR one, or one that was cut off.
     """
 
     def read() -> VideoInfo:

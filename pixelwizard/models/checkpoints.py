@@ -118,7 +118,9 @@ def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) ->
     if not missing:
         return
     folder = weights_folder(backbone)
-    where = f"{folder} ({_content(folder)})" if folder.is_dir() else f"{folder}, which is no folder"
+    where = (
+        f"{folder} ({_content(folder)})" if folder.is_dir() else f"{folder}, which is not a folder"
+    )
     files = ", ".join(name for names in missing.values() for name in names)
     raise MissingWeights(
         f"backbone={backbone.name} needs files that are not in {where}: {files};"

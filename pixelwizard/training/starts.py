@@ -49,7 +49,7 @@ def start_from(
         return Start(RANDOM, 0, len(own))
     if not Path(path).is_file():
         raise ValueError(
-            f"objective.init_from={path} is no file; give one with weights, or"
+            f"objective.init_from={path} is not a file; give one with weights, or"
             f" objective.init_from={RANDOM}"
         )
     given = official(unwrap(read_tensors(Path(path)), Path(path)))

@@ -126,7 +126,7 @@ class Ledger:
         if not isinstance(jobs, dict) or not all(
             isinstance(state, dict) for state in jobs.values()
         ):
-            raise ConfigError(f"{path} is damaged: it is no ledger of a sweep; remove it")
+            raise ConfigError(f"{path} is damaged: it is not a ledger of a sweep; remove it")
         self.states: dict[str, dict[str, Any]] = jobs
 
     def has(self, name: str, status: str) -> bool:

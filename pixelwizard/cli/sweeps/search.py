@@ -76,7 +76,7 @@ def run_search(folder: Path, search: Search, launch: Launch, make_job: MakeJob) 
 
 
 def _target(settings: SweeperSettings, make_job: MakeJob) -> SweepJob:
-    """The run that ``distance`` is to. Raises ConfigError for one that is no target."""
+    """The run that ``distance`` is to. Raises ConfigError for one that is not a target."""
     target = make_job([settings.target])
     why = why_no_target(to_plain(target.config.schedule))
     if why and settings.quality == DISTANCE:

@@ -26,7 +26,7 @@ def check(config: CompareConfig) -> None:
         raise ConfigError("runs is missing; name a sweep's folder or those of some runs")
     for run in config.runs:
         if not Path(run).is_dir():
-            raise ConfigError(f"{run} is no folder; name a sweep's folder or those of some runs")
+            raise ConfigError(f"{run} is not a folder; name a sweep's folder or those of some runs")
 
 
 def run(config: CompareConfig, command_line: Sequence[str]) -> int:

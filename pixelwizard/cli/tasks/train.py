@@ -48,7 +48,7 @@ def check_clips(data: DataSettings) -> None:
     if data.kind == "clips":
         clip_table(data).tell()
     elif data.kind != "shapes" and not Path(data.dir).is_dir():
-        raise ConfigError(f"data.dir={data.dir} is no folder; name the one with the {data.kind}")
+        raise ConfigError(f"data.dir={data.dir} is not a folder; name the one with the {data.kind}")
 
 
 def run(config: TrainConfig, command_line: Sequence[str]) -> int:

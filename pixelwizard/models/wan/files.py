@@ -64,7 +64,7 @@ def unwrap(loaded: Mapping[str, object], path: Path, ema: str = "auto") -> dict[
     for name, value in loaded.items():
         cleaned = ".".join(word for word in name.split(".") if word not in _WRAPPERS)
         if not isinstance(value, Tensor):
-            raise ValueError(f"{path} is not a checkpoint of weights: {name} is no tensor")
+            raise ValueError(f"{path} is not a checkpoint of weights: {name} is not a tensor")
         if cleaned in tensors:
             raise ValueError(f"{path} holds {cleaned} twice, under different prefixes")
         tensors[cleaned] = value
