@@ -116,7 +116,9 @@ def test_a_file_that_would_grow_without_end_is_refused_at_once(place: Path, text
     for read in (lambda: composed("schedule=bad"), lambda: read_yaml(path)):
         with pytest.raises(ConfigError) as error:
             read()
-        assert str(error.value).startswith(f"{path} {DAMAGED[text]}")
+        said = str(error.value)
+        by_omegaconf = "maximum nesting depth" in said and str(path) in said  # from 2.4 on
+        assert by_omegaconf or said.startswith(f"{path} {DAMAGED[text]}")
     assert time.process_time() - begun < 1
 
 
