@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 
 def text_digest(text: str) -> str:
-    """The sha256 of a text, also of one that is not quite UTF-8."""
+    """The sha256 of a text, which may hold lone surrogates."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

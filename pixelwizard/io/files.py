@@ -93,7 +93,7 @@ def remove(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path, pattern: str = "*") -> None:
-    """Remove what killed writers left in ``folder``; ``pattern`` as for ``Path.glob``."""
+    """Remove leftovers of killed writers in ``folder``; ``pattern`` as for ``Path.glob``."""
     for part in folder.glob(pattern + PART):
         name, _, process = part.name.removesuffix(PART).rpartition(".")
         here = name.endswith(f".{platform.node()}")

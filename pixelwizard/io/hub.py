@@ -25,7 +25,7 @@ _SHA256, _SHA1 = 64, 40  # hexadecimal digits
 
 
 class FetchError(ValueError):
-    """A file that could not be had; the text is one sentence."""
+    """A file could not be fetched; the text is one sentence."""
 
 
 @dataclass(frozen=True)

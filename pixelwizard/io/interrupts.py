@@ -19,7 +19,7 @@ AGAIN_SECONDS = 0.02
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to stop. Not an Exception: no prompt is blamed for it."""
+    """A signal asked the run to stop. Not an Exception, so no prompt fails by it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -57,7 +57,7 @@ def on_interrupt(act: Callable[[int], None]) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn a wish to stop into ``Interrupted``; repeats do not disturb its way out.
+    """Raise ``Interrupted`` on a request to stop; repeated signals do not disturb the cleanup.
 
     Python drops what is raised while it destroys an object; the signal is then sent once more.
     """

@@ -48,7 +48,7 @@ class PeakMemory:
 
 
 def available() -> int:
-    """Bytes of the machine that are free."""
+    """Free bytes of the machine."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         (free,) = (line.split()[1] for line in lines if line.startswith("MemAvailable"))

@@ -68,7 +68,7 @@ def rate(stream: VideoStream) -> float:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """What goes wrong becomes one sentence, of the file's fault or of the machine's."""
+    """Errors become one sentence that blames the file or the machine."""
     try:
         yield
     except (av.FFmpegError, OSError) as error:

@@ -53,7 +53,7 @@ class Display:
         self.where, self.stage, self.started = "", "", time.monotonic()
 
     def plan(self, left: dict[str, int]) -> None:
-        """How many prompts each stage still has before it."""
+        """The number of prompts that each stage still has to process."""
         self.left = dict(left)
 
     def enter(self, stage: str, prompts: int) -> None:
@@ -69,12 +69,12 @@ class Display:
         self._show(f"{self.stage} ...")
 
     def step(self, done: int, steps: int, first: int = 0) -> None:
-        """``done`` of ``steps`` are behind us; those before ``first`` are from an earlier run."""
+        """``done`` of ``steps`` are finished; those before ``first`` are from an earlier run."""
         pace = (time.monotonic() - self.started) / max(1, done - first)
         self._show(f"{self.stage} {done}/{steps}  ETA {self._eta(pace * (steps - done))}")
 
     def end(self) -> None:
-        """The current prompt has left the current stage."""
+        """The current prompt has finished the current stage."""
         self.seen.setdefault(self.stage, []).append(time.monotonic() - self.started)
         self.left[self.stage] = max(0, self.left[self.stage] - 1)
 

@@ -13,7 +13,7 @@ def aligned(rows: Rows, left: Collection[int] = (0,)) -> list[str]:
 
 
 def markdown(rows: Rows, left: Collection[int] = (0,)) -> list[str]:
-    """The same as a Markdown table; the first row is its head."""
+    """The same as a Markdown table; the first row is the header."""
     head, *others = _padded(rows, left)
     rule = ["-" * (len(c) + 1) + ("-" if i in left else ":") for i, c in enumerate(head)]
     lines = ["| " + " | ".join(cells) + " |" for cells in (head, *others)]

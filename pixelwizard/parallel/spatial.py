@@ -25,7 +25,7 @@ class Peers:
 
     @property
     def writes(self) -> bool:
-        """Whether the frames come together in this process."""
+        """Whether this process collects the frames."""
         return self.rank == 0
 
     def exchange(
@@ -39,7 +39,7 @@ class Peers:
         return {}
 
     def gather(self, x: Tensor) -> list[Tensor]:
-        """The tensors of all ranks, which have one shape, on all of them."""
+        """The equally shaped tensors of all ranks, on every rank."""
         return [x]
 
     def collect(self, mine: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:

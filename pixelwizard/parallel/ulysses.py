@@ -18,7 +18,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Ulysses:
-    """Attention over ranks that hold some of the tokens each (DeepSpeed-Ulysses, arXiv 2309.14509).
+    """Attention over ranks that each hold some of the tokens (DeepSpeed-Ulysses, arXiv 2309.14509).
 
     Between attentions a rank has its own tokens with all heads, inside one all tokens with its own
     heads. Parts may differ by a token, so nothing is padded. ``sent`` counts the bytes that left
@@ -34,13 +34,13 @@ class Ulysses:
         return slice(*cuts(length, self.size)[self.rank : self.rank + 2])
 
     def packed(self, x_BLE: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
-        """Room for queries, keys and values of own tokens: [ranks, L, 3, B, N / ranks, D]."""
+        """A buffer for queries, keys and values of own tokens: [ranks, L, 3, B, N / ranks, D]."""
         batch, length, channels = x_BLE.shape
         shape = (self.size, length, 3, batch, heads // self.size, channels // heads)
         return x_BLE.new_empty(shape, dtype=dtype)
 
     def pack(self, packed: Tensor, span: slice, part: int, x_BLND: Tensor) -> None:
-        """Put queries (part 0), keys (1) or values (2) of some own tokens into their room."""
+        """Put queries (part 0), keys (1) or values (2) of some own tokens into the buffer."""
         packed[:, span, part] = x_BLND.unflatten(2, (self.size, -1)).permute(2, 1, 0, 3, 4)
 
     def attend(self, packed: Tensor, length: int, attention: Attention) -> Tensor:
@@ -62,7 +62,7 @@ class Ulysses:
         return torch.cat([room[:, :n] for room, n in zip(rooms, counts, strict=True)], dim=1)
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum of all ranks' tensors, on all of them."""
+        """The sum of all ranks' tensors, on every rank."""
         dist.all_reduce(x, group=self.group)
         return x
 

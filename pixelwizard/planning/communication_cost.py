@@ -13,7 +13,7 @@ from pixelwizard.config.geometry import SPATIAL_STRIDE
 
 
 def tokens_per_rank(tokens: int, ranks: int) -> int:
-    """Tokens of the rank that has most; the others have as many or one fewer."""
+    """The tokens of the rank with most; others have the same number or one fewer."""
     return -(-tokens // ranks)
 
 
@@ -28,7 +28,7 @@ def ulysses_bytes(tokens: int, dim: int, ranks: int, dtype_bytes: int = 2) -> in
 
 
 def gather_bytes(values: int, ranks: int, dtype_bytes: int = 4) -> int:
-    """A tensor of which each rank has ``values`` becomes whole on all of them."""
+    """An all-gather of a tensor of which each rank has ``values``."""
     return values * dtype_bytes * (ranks - 1)
 
 
@@ -38,7 +38,7 @@ def guidance_bytes(values: int, dtype_bytes: int = 4) -> int:
 
 
 def shard_bytes(weights: int, ranks: int) -> int:
-    """One forward whose ``weights`` (bytes) are sharded: what the other ranks hold is gathered."""
+    """One forward with sharded ``weights`` (bytes): the slices of the other ranks are gathered."""
     return weights * (ranks - 1) // ranks
 
 

@@ -37,7 +37,7 @@ Settings = Union[GenerateConfig, PlanConfig]
 
 
 def choose_tiles(config: Settings, limit: float, ranks: int = 1) -> tuple[Tiles, Cost]:
-    """The fewest tiles that need at most ``limit`` bytes, else the smallest; and what they need.
+    """The fewest tiles that need at most ``limit`` bytes, else the smallest; and their cost.
 
     Smaller tiles need less, so a bisection finds them. ``ranks`` decode a clip together.
     """
@@ -52,7 +52,7 @@ def choose_tiles(config: Settings, limit: float, ranks: int = 1) -> tuple[Tiles,
 
 
 def allowed(config: Settings) -> list[Tiles]:
-    """The grids of tiles that ``decode.mode`` leaves to choose from, the largest tiles first."""
+    """The grids of tiles that ``decode.mode`` allows, the largest tiles first."""
     decode = config.decode
     if decode.mode == "tiled":
         rows, columns = decode.tiles
@@ -63,7 +63,7 @@ def allowed(config: Settings) -> list[Tiles]:
 
 
 def candidates(geometry: Geometry, overlap: int) -> Iterator[Tiles]:
-    """Grids of ever smaller tiles, as square as they can be; the first is the whole frame."""
+    """Grids of decreasing tiles, as square as possible; the first is the whole frame."""
     _, height, width = geometry.latent_grid
     rows, columns = 1, 1
     most = most_tiles(height, overlap), most_tiles(width, overlap)
@@ -90,7 +90,7 @@ def surely_whole(config: Settings, limit: float) -> bool:
 
 
 def precision(config: Settings) -> torch.dtype:
-    """The type that the decode computes in."""
+    """The data type of the decode."""
     dtype: torch.dtype = getattr(torch, config.decode.dtype or config.backbone.dtype)
     return dtype
 

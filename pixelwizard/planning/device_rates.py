@@ -35,7 +35,7 @@ class DeviceRates:
         return computing + moved / (self.memory_tbs * 1e12)
 
     def sending(self, sent: float, ranks: int) -> float:
-        """Seconds in which a rank sends bytes to others, all within ``ranks`` neighbours.
+        """Seconds for a rank to send bytes to others, all within ``ranks`` neighbours.
 
         A start-up time per message is not in it.
         """
@@ -62,7 +62,7 @@ elsewhere 100 Gbit/s are assumed.
 
 
 def stored() -> Path:
-    """Where ``bench`` keeps the rates of this machine's device."""
+    """The file in which ``bench`` saves the rates of this machine's device."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "pixelwizard" / "ceilings.json"
 

@@ -56,7 +56,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages, on which device they were timed and what they have to fit into.
+    """All stages, with the device whose rates were used and the memory budget.
 
     ``refusal``: one sentence saying which stage does not fit and what would; None if all fit.
     ``parallel``: the ranks of the run, of which every stage shows one.
@@ -192,7 +192,7 @@ def _details(stage: StagePlan) -> list[str]:
 
 
 def table(plan: Plan) -> str:
-    """The plan for people."""
+    """The plan as text."""
     several = plan.parallel.per_prompt > 1 or plan.parallel.shards > 1
     head = ["stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "seconds"]
     rows: list[tuple[str, ...]] = [(*head, *["sending"] * several, "how")]

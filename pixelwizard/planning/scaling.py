@@ -62,7 +62,7 @@ def _scale(config: Settings, device: str, count: int, mesh: Mesh, first: Scale |
 
 
 def scaling_table(rows: Sequence[Scale]) -> str:
-    """The rows for people."""
+    """The rows as text."""
     head = ("devices", "prompts x guidance x sequence", "s per video", "sending", "speed-up")
     cells = [(*head, "efficiency", "peak GB")]
     for row in rows:

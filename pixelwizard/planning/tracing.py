@@ -95,19 +95,19 @@ class Trace(TorchDispatchMode):
 
     @property
     def work(self) -> Work:
-        """What has been counted so far."""
+        """The cost counted so far."""
         return Work(Counter(self.flops), self.moved)
 
     def restart_peak(self) -> None:
-        """Count the peak anew, from what is alive now."""
+        """Restart the peak from the bytes that are live now."""
         self.peak = self.live
 
     def expect(self, extra: int) -> None:
-        """Something that needs ``extra`` bytes, traced before, happens again."""
+        """Repeat something traced before that needs ``extra`` bytes."""
         self.peak = max(self.peak, self.live + extra)
 
     def move_to_host(self, tensor: Tensor) -> None:
-        """From now on this tensor is not the device's memory."""
+        """No longer count this tensor as device memory."""
         self._forget(tensor.untyped_storage()._cdata)
 
     def allocated(self, tensor: Tensor) -> None:

@@ -95,7 +95,7 @@ def plan_training(config: PlanConfig) -> list[TrainingPlan]:
 def trace_step(
     network: WanDiT, geometry: Geometry, anchor: Geometry | None, sizes: DiTSizes
 ) -> int:
-    """Bytes that a step has alive at most, weights and gradients apart."""
+    """The peak of live bytes in a step, with weights and gradients separately."""
     for parameter in network.parameters():  # gradients are counted apart
         parameter.register_post_accumulate_grad_hook(_without_gradient)
     trace = Trace()
@@ -151,7 +151,7 @@ class _Attention(torch.autograd.Function):
 
 
 def training_table(part: str, plans: Sequence[TrainingPlan]) -> str:
-    """The plans for people."""
+    """The plans as text."""
     parts = [name for name in TrainingPlan.__annotations__ if name.endswith("_gb")]
     rows = [["GPUs", "tokens", *(name.removesuffix("_gb") for name in parts), "peak GB each"]]
     for plan in plans:

@@ -23,7 +23,7 @@ RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_c
 def open_tracker(
     config: GenerateConfig | TrainConfig, warn: Callable[[str], None] = print
 ) -> Tracker:
-    """What ``config.tracker`` names, opened at its first use; no error of it can end the run.
+    """The trackers of ``config.tracker``, opened at first use; their errors never end the run.
 
     The first error is passed to ``warn`` as one sentence, its traceback to the log. W&B then goes
     on offline, of others nothing more is recorded; the run folder has everything all the same.
@@ -34,7 +34,7 @@ def open_tracker(
 def makers(
     config: GenerateConfig | TrainConfig, warn: Callable[[str], None]
 ) -> dict[str, Callable[[], Tracker]]:
-    """What makes each tracker of a run, by what selects it."""
+    """The constructor of each tracker of a run, by its setting."""
     found: dict[str, Callable[[], Tracker]] = {}
     if config.tracker.kind == "wandb":
         from pixelwizard.tracking.wandb_run import WandbRun
@@ -51,7 +51,7 @@ def makers(
 
 
 class FallbackTracker(Tracker):
-    """Several trackers; one that fails recovers or is given up, alone."""
+    """Several trackers; one that fails is replaced or dropped, the others continue."""
 
     def __init__(self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config, self.warn = config, warn

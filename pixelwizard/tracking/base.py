@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 
 
 class Tracker:
-    """Told of stages and videos as they end, of the scores of all, and of the end of the run.
+    """Gets stages and videos as they finish, the scores of all videos, and the end of the run.
 
     ``loggers`` are Lightning's, to be attached to a trainer: they take the figures of a training.
     """
@@ -24,20 +24,20 @@ class Tracker:
         """A video is finished; ``record`` is its provenance, with the cost of every stage."""
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
-        """A video that an interrupted call for the same run folder had made."""
+        """A video that an earlier, interrupted call for this run folder finished."""
 
     def scores(self, scores: dict[str, Any]) -> None:
         """The videos were scored; ``scores`` is the content of ``metrics.json``."""
 
     def sample(self, path: Path, caption: str, step: int) -> None:
-        """A video that shows how far a training is after ``step`` steps."""
+        """A sample video of a training after ``step`` steps."""
 
     def recover(self) -> bool:
-        """Go on in another way after an error; False where nothing more can be recorded."""
+        """Continue in another way after an error; False if nothing more can be recorded."""
         return False
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
-        """Nothing more comes; ``sheet`` is the contact sheet, if the run has come to one.
+        """The run is over; ``sheet`` is the contact sheet, if it has one.
 
         ``done``: it has ended well without one.
         """
@@ -64,6 +64,6 @@ def score_figures(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def score_recipes(scores: dict[str, Any]) -> dict[str, str]:
-    """How each score was computed, flat: ``set/fvd`` of all videos, ``video/clip`` of one."""
+    """The recipe of each score, flat: ``set/fvd`` of all videos, ``video/clip`` of one."""
     whole = {f"set/{score['name']}": score["recipe"] for score in scores["set"]}
     return whole | {f"video/{name}": recipe for name, recipe in scores["recipes"].items()}

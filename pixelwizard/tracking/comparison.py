@@ -21,7 +21,7 @@ def log_comparison(
     folder: Path,
     warn: Callable[[str], None],
 ) -> None:
-    """Record what lies in ``folder``; ``rows`` are flat rows. Nothing that goes wrong gets out.
+    """Record the files of ``folder``; ``rows`` are flat rows. Errors never end the comparison.
 
     The page goes along without its videos; with ``tracker.artifact`` the whole report does.
     """

@@ -23,7 +23,7 @@ COLUMNS = ("id", "prompt", "negative_prompt", "seed")
 
 
 class WandbRun(Tracker):
-    """What a run tells goes to W&B: videos, figures, tables, and in the end the sheet."""
+    """Sends a run to W&B: videos, figures, tables, and at the end the sheet."""
 
     def __init__(self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None]) -> None:
         self.config = config

@@ -52,7 +52,7 @@ class Session(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The run, which is another one after ``go_offline``."""
+        """The run, a different one after ``go_offline``."""
         return self.run
 
     def _arguments(self, job_type: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Session(WandbLogger):
         return path.read_text(encoding="utf-8")
 
     def go_offline(self) -> bool:
-        """Leave a server that no longer answers, with all that was recorded in the folder.
+        """Leave a server that no longer answers; everything recorded stays in the folder.
 
         False where the run was offline already.
         """

@@ -37,7 +37,7 @@ SHOWN = 3
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step whose bytes are those that were written.
+    """The undamaged checkpoint of the highest step.
 
     A damaged one is named on the screen and passed over. Raises ValueError where all are.
     """
@@ -113,7 +113,7 @@ def infinite_weight(module: torch.nn.Module) -> str | None:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Checkpoints are written whole or not at all, and read without running code from them."""
+    """Checkpoints are written atomically, and read without running code from them."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -131,7 +131,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Every so many steps and at the end: the state of the training, and an export of its weights.
+    """Writes checkpoint and export, every so many steps and at the end.
 
     The wish to stop waits until the step and what follows from it are done and the state is
     written; a second one does not, nor does one with nothing to write.
@@ -198,7 +198,7 @@ class Checkpoints(Checkpoint):
         self.signals.close()
 
     def hear(self, number: int) -> None:
-        """Note the wish to stop that a signal is; raises Interrupted where it need not wait."""
+        """Note a signal's request to stop; raises Interrupted if it need not wait."""
         if self.wish or not self.begun:
             raise Interrupted(number)
         self.wish = number

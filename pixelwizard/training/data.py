@@ -56,7 +56,7 @@ class TrainingData(L.LightningDataModule):
 
 @dataclass(frozen=True)
 class Waited:
-    """Batches, with the time that they are waited for."""
+    """Batches, with the time spent waiting for them."""
 
     batches: Iterable[Any]
     watch: Stopwatch
@@ -73,7 +73,7 @@ class Waited:
 
 
 def loader(batches: Any, workers: int = 0) -> DataLoader[Any]:
-    """Hands the batches on as they are; leaves the global random numbers alone."""
+    """Passes batches on unchanged; leaves the global random state alone."""
     own = torch.Generator()
     return DataLoader(batches, batch_size=None, num_workers=workers, generator=own)
 

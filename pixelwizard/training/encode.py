@@ -19,7 +19,7 @@ from pixelwizard.models.checkpoints import weights_digest
 
 
 def encode(config: EncodeConfig) -> int:
-    """Write the shards that are not there yet, then the manifest; returns the exit code, 0.
+    """Write the missing shards, then the manifest; returns the exit code, 0.
 
     Raises ValueError if no clip can be used, or the folder's latents are of other clips or weights.
     """

@@ -22,7 +22,7 @@ def complete_backbone(
     last: Any,
     statistics: Sequence[list[float]] | None = None,
 ) -> None:
-    """Put the backbone's other parts and the latents' ``statistics`` into an export's folder.
+    """Add the backbone's other parts and the latent ``statistics`` to an export.
 
     With ``checkpoint.container`` the ``last`` weights and the average go into ``model.pt`` too.
     """

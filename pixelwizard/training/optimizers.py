@@ -43,7 +43,7 @@ def newton_schulz(matrix: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def alike(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters of one shape, which a GPU orthogonalises as fast as one; on a CPU each alone."""
+    """Parameters batched by shape on a GPU, as fast as a single one; on a CPU each alone."""
     groups: dict[Hashable, list[Tensor]] = {}
     for place, parameter in enumerate(parameters):
         key: Hashable = place if parameter.device.type == "cpu" else parameter.shape

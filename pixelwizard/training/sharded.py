@@ -54,7 +54,7 @@ def completed(network: Any, make: Callable[[], nn.Module]) -> Any:
 
 
 def shard_like(value: Any, own: Tensor) -> Any:
-    """A whole tensor of its shape as this rank has ``own``; nothing is sent, every rank has it."""
+    """A whole tensor sharded like ``own``; nothing is sent, as every rank has the whole."""
     if not isinstance(own, DTensor) or not torch.is_tensor(value) or value.shape != own.shape:
         return value
     there = value.to(own.device)
@@ -62,7 +62,7 @@ def shard_like(value: Any, own: Tensor) -> Any:
 
 
 class TrainingStrategy(MeshStrategy):
-    """States of a training as whole tensors, in one file that the first rank writes."""
+    """Checkpoints with whole tensors, in one file that the first rank writes."""
 
     lightning_restore_optimizer = True  # type: ignore[assignment]
 

@@ -18,7 +18,7 @@ class Stopwatch:
         self._since = 0.0
 
     def enter(self, activity: str | None) -> str | None:
-        """From now on the time is that of ``activity`` (None: nobody's); returns the one before."""
+        """Count the time from now on for ``activity`` (or None); returns the previous one."""
         now = time.monotonic()
         if self._activity is not None:
             self.seconds[self._activity] += now - self._since
@@ -31,7 +31,7 @@ class Stopwatch:
         return sum(self.seconds.values())
 
     def split(self) -> str:
-        """Every activity's share, and that of all overheads in the time of the steps and them."""
+        """Every activity's share, and that of all overheads in steps and overheads together."""
         shares = ", ".join(
             f"{name} {100 * seconds / max(self.total, 1e-9):.1f} %"
             for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1])

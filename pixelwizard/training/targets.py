@@ -68,7 +68,7 @@ def flow_matching_target(x0: Tensor, noise: Tensor, timestep: Tensor) -> tuple[T
 
 @dataclass(frozen=True)
 class LongSteps:
-    """The steps [N] that shortcut steps are made from by halving, each with its probability."""
+    """The steps [N] that are halved into shortcut steps, each with its probability."""
 
     timesteps: Tensor
     sizes: tuple[int, ...]

@@ -67,7 +67,7 @@ def train(config: TrainConfig, rank: Rank | None = None) -> int:
 
 
 def make_module(config: TrainConfig) -> TrainedNetwork:
-    """The network that is trained, at its start."""
+    """The network to train, with its starting weights."""
     torch.manual_seed(config.seed)
     made: TrainedNetwork = NETWORKS.make(config.part, "objective.kind", config=config)
     return made
@@ -107,7 +107,7 @@ def fit(
 
 
 def make_trainer(config: TrainConfig, rank: Rank, **parts: Any) -> L.Trainer:
-    """Lightning's Trainer. Raises ConfigError where its arguments do not go together."""
+    """Lightning's Trainer. Raises ConfigError if its arguments do not fit together."""
     options = trainer_options(rank, rank.everyone, TrainingStrategy)
     options["plugins"] = [CheckpointFiles(), *options["plugins"]]
     given = {**arguments(config), **config.trainer.keywords(config.run_dir)}

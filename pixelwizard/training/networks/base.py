@@ -69,7 +69,7 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     @abstractmethod
     def open_data(self) -> Examples:
-        """What it is trained on. Raises ValueError where there is none."""
+        """Its training data. Raises ValueError if there is none."""
 
     @abstractmethod
     def loss(self, network: Any, batch: Batch) -> Tensor:
@@ -77,7 +77,7 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     @abstractmethod
     def export(self, folder: Path, average: Any, last: Any) -> None:
-        """Write the averaged network (and the ``last`` weights) as what reads it wants it."""
+        """Write the EMA network (and the ``last`` weights) in the layout of its readers."""
 
     def default_start(self) -> Path | None:
         """The file of the starting weights, unless ``objective.init_from`` names another."""
@@ -93,11 +93,11 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of target whose errors are logged apart."""
+        """The kinds of target whose errors are logged separately."""
         return ()
 
     def errors(self) -> list[tuple[str, float, float, float]]:
-        """(kind, timestep, step size, error) of every sample since this was last asked."""
+        """(kind, timestep, step size, error) of every sample since the last call."""
         return []
 
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
@@ -124,7 +124,7 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     @property
     def seconds_left(self) -> float:
-        """How long the rest will take at the pace so far."""
+        """The remaining time at the average pace so far."""
         return self.watch.total / max(self.progress, 1e-9) * (1 - min(self.progress, 1.0))
 
     def completes_step(self, batch: Batch) -> bool:
@@ -144,7 +144,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         return make_optimizer(self.network, self.config.optimizer, self.is_matrix, dtype)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Look at the clock, all ranks at the first one's: how far they are must be the same."""
+        """Read the clock, the first rank's on all ranks, so their progress is the same."""
         self._minutes = self.watch.seconds["step"] / 60
         if self.trainer.world_size > 1 and self.config.trainer.minutes:
             self._minutes = self.trainer.strategy.broadcast(self._minutes)
@@ -155,7 +155,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         return loss
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        """Clip the gradient to the configured norm and remember the norm it had.
+        """Clip the gradient to the configured norm and record its norm.
 
         Raises WorkStopped, before anything is updated, where it or the loss is not finite.
         """
@@ -166,7 +166,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         self.refuse_infinite(self.global_step + 1, "loss", "grad_norm")
 
     def refuse_infinite(self, step: int, *names: str) -> None:
-        """Raise WorkStopped where one of these figures is not finite."""
+        """Raise WorkStopped if one of these figures is not finite."""
         for name in names:
             if not math.isfinite(self.figures[name]):
                 raise WorkStopped(
@@ -205,7 +205,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         self._held_out.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The averaged network's loss on held-out examples, the same noise every time."""
+        """The EMA network's loss on held-out examples, with the same noise every time."""
         self._held_out.append(float(self.loss(self.average, batch)))
 
     def on_validation_epoch_end(self) -> None:

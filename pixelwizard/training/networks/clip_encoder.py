@@ -27,7 +27,7 @@ MOST_LOGIT_SCALE = 4.6052
 
 
 class TrainedCLIP(TrainedNetwork):
-    """Contrast frames and captions both ways; what a frame cannot tell apart counts as equal.
+    """Contrastive loss in both directions; captions that a frame cannot tell apart count as equal.
 
     A frame shows no motion: captions that differ in it alone share the target.
     """

@@ -49,7 +49,7 @@ class TrainedDetail(VelocityNetwork):
         return network
 
     def additions(self, network: nn.Module) -> set[str]:
-        """All that Wan's network does not have: step embedding and adapter."""
+        """The weights that Wan's network lacks: step embedding and adapter."""
         with torch.device("meta"):
             plain = WanDiT(self.config.backbone.detail_dit)
         return set(network.state_dict()) - set(plain.state_dict())

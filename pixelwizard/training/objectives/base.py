@@ -19,7 +19,7 @@ FLOW = "flow"
 
 @dataclass(frozen=True)
 class Target:
-    """``velocity`` is to be predicted at (``x_t``, ``timestep_B``, ``step_size_B``)."""
+    """The regression target: ``velocity`` at (``x_t``, ``timestep_B``, ``step_size_B``)."""
 
     x_t: Tensor
     timestep_B: Tensor
@@ -45,11 +45,11 @@ class Objective(ABC):
         self.grid: TrainingGrid = training_grid(flow.shift or shift, flow)
 
     def target_kind(self, generator: torch.Generator, progress: float) -> str:
-        """The kind of target of a step; ``progress`` is the share of the training that is done."""
+        """The kind of target of a step; ``progress`` of the training is in 0..1."""
         return self.kinds[0]
 
     @abstractmethod
     def target(
         self, kind: str, network: NetworkVelocity, x0: Tensor, generator: torch.Generator
     ) -> Target:
-        """What ``network`` shall predict for the data ``x0``, with noise from ``generator``."""
+        """The target of ``network`` for the data ``x0``, with noise from ``generator``."""

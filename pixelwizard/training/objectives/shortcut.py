@@ -75,7 +75,7 @@ class Shortcut(Flow):
 
 
 def schedules_to_use(config: TrainConfig) -> list[Schedule]:
-    """The schedules that the trained network shall be good at, with their step sizes."""
+    """The schedules to train for, with their step sizes."""
     rule, size = config.objective.shortcut, config.resolution
     sampler = replace(
         config.schedule, skip="none", timesteps=None, step_sizes="raw", guided_steps=None
