@@ -408,6 +408,28 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(
     assert main(["run_dir=run", "seed=1"]) == 0
 
 
+def test_a_folder_of_settings_that_are_gone_is_refused_by_their_reason(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run_dir=run"]) == 0
+    with (Path("run") / "config.yaml").open("a") as file:
+        file.write("gone: 1\n")
+    assert main(["run_dir=run"]) == 2
+    said = capsys.readouterr().err
+    assert "that this version cannot read (unknown key 'gone'); choose another folder" in said
+    assert said.count("\n") == 1
+
+
+def test_names_that_collide_are_refused_before_there_is_a_folder(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("p.csv").write_text("id,text\nx,a circle\nx.mp4,a square\n")
+    assert main(["prompts=p.csv", "run_dir=run", "video.png=true"]) == 2
+    said = capsys.readouterr().err
+    assert "id=x and id=x.mp4 would both write" in said
+    assert not Path("run").exists() and not launched.folders
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(
     launched: Launched, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,6 +216,7 @@ def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
         (["nothing"], "nothing is not a folder"),
         (["empty"], "empty is neither a sweep nor a run folder of generate"),
         (["a", "other"], "no two of these runs have a prompt and a seed in common: a begins with"),
+        (["a"], "all of these videos have the settings of a; add other runs"),
         (["a", "large"], "have latents of other sizes"),
         (["a", "b", "baseline=x"], "baseline=x must be one of a, b"),
         (["a", "b", "target=x"], "target=x must be one of a, b"),

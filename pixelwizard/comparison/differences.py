@@ -145,6 +145,8 @@ def _common(
     """The variants that share samples with the baseline, and what all of those have."""
     if base is None:
         raise ConfigError("there is no finished video in these runs; nothing can be compared yet")
+    if len(variants) == 1:
+        raise ConfigError(f"all of these videos have the settings of {base.name}; add other runs")
     sharing = [variant for variant in variants if set(variant.videos) & set(base.videos)]
     if len(sharing) < 2:
         raise ConfigError(

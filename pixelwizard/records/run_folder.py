@@ -15,6 +15,7 @@ from pixelwizard.config.setting import is_below, marked
 from pixelwizard.config.tasks import load
 from pixelwizard.io.digests import text_digest
 from pixelwizard.io.files import write_text
+from pixelwizard.io.reasons import reason
 from pixelwizard.records.lock import locked
 
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
@@ -67,9 +68,9 @@ def _refuse_foreign(config: Any, folder: Path) -> None:
         old = to_plain(load(path)) if known else None
     except OSError as error:
         raise ConfigError(f"run_dir={folder} cannot be read: {error.strerror}") from None
-    except (ValueError, yaml.YAMLError):
+    except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"run_dir={folder} holds a {CONFIG} that this version cannot read;"
+            f"run_dir={folder} holds a {CONFIG} that this version cannot read ({reason(error)});"
             " choose another folder"
         ) from None
     if old is None:

@@ -36,7 +36,7 @@ def check(config: GenerateConfig) -> None:
 
     Raises ValueError.
     """
-    prompts_of(config)
+    provenance.check_names(config, prompts_of(config))
     table_of(config).tell()
     _check_schedules(config)
     require_weights(config.backbone)
