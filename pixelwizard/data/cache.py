@@ -21,6 +21,7 @@ from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe
 from pixelwizard.data.latents import Shards, fill
 from pixelwizard.io.progress import Line
+from pixelwizard.io.reasons import reason
 
 POLL_SECONDS = 0.2
 
@@ -98,7 +99,7 @@ def _work(
             pass
     except Exception as error:
         with contextlib.suppress(OSError):  # nobody listens once the parent has ended
-            failed.send(" ".join(str(error).split()) or type(error).__name__)
+            failed.send(reason(error))
 
 
 def _fill_all(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pixelwizard.config.weights import SourceSettings
 from pixelwizard.io.digests import remember
+from pixelwizard.io.reasons import reason
 
 Say = Callable[[str], None]
 _CHUNK = 1 << 20
@@ -210,5 +211,4 @@ def _sentence(source: SourceSettings, name: str, error: Exception) -> str:
             f"{where} cannot be had ({kind}): it does not exist, or it needs a token; set HF_TOKEN"
             " or log in with: hf auth login"
         )
-    reason = " ".join(str(error).split())[:160]
-    return f"{where} did not arrive ({kind}: {reason}); the same command continues"
+    return f"{where} did not arrive ({kind}: {reason(error)}); the same command continues"

@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from pixelwizard.config.parallel import AXES, Mesh
+from pixelwizard.io.reasons import reason
 from pixelwizard.parallel import spatial
 from pixelwizard.parallel.guidance import CFGParallel
 from pixelwizard.parallel.ulysses import Ulysses
@@ -206,10 +207,9 @@ def joined(mesh: Mesh) -> Iterator[Rank]:
         dist.init_process_group(backend, timeout=PATIENCE)
     except (dist.DistError, RuntimeError, ValueError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        reason = " ".join(str(error).split())[:120]
         raise ValueError(
-            f"the {mesh.world} ranks cannot meet at {place} ({reason}); repeat the command, or give"
-            " torchrun another port"
+            f"the {mesh.world} ranks cannot meet at {place} ({reason(error)}); repeat the command,"
+            " or give torchrun another port"
         ) from error
     try:
         yield Rank(mesh, device)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pixelwizard.io.files import atomic
+from pixelwizard.io.reasons import reason
 from pixelwizard.models.checkpoints import weight_files
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -41,8 +42,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         try:
             part = _read_pickle(file) if file.suffix in PICKLES else load_file(file)
         except (SafetensorError, RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:120]
-            raise ValueError(f"{file} cannot be read, it may be truncated: {reason}") from error
+            why = reason(error)
+            raise ValueError(f"{file} cannot be read, it may be truncated: {why}") from error
         if twice := sorted(tensors.keys() & part.keys()):
             raise ValueError(f"{file} holds {twice[0]}, and so does another shard of {path.name}")
         tensors.update(part)
@@ -85,7 +86,7 @@ def save_pickle(value: object, path: Path) -> None:
         try:
             torch.save(value, file)
         except RuntimeError as error:  # what torch makes of a failed write
-            raise OSError(" ".join(str(error).split())[:120]) from error
+            raise OSError(reason(error)) from error
         file.flush()
         os.fsync(file.fileno())
 
