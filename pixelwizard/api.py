@@ -103,14 +103,14 @@ def sweep(
 
 @dataclass(frozen=True)
 class Report:
-    """A comparison and where it was written: the page, the picture, the tables."""
+    """A comparison and its files: the page, the plot, the tables."""
 
     comparison: Comparison
     folder: Path
 
     @property
     def page(self) -> Path:
-        """To be opened in a browser."""
+        """The page, to open in a browser."""
         return self.folder / "report" / "index.html"
 
     @property
@@ -120,7 +120,7 @@ class Report:
 
     @property
     def table(self) -> str:
-        """The scores as Markdown, with how to read them."""
+        """The scores as Markdown, with a legend."""
         return (self.folder / "comparison.md").read_text("utf-8")
 
 

@@ -100,7 +100,7 @@ def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
 
 
 def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
-    """What does a task, its libraries imported only now; it returns the exit code."""
+    """The function of a task, which returns the exit code; its libraries are imported only now."""
     if isinstance(config, GenerateConfig):
         from pixelwizard.generation.run import generate
 
@@ -130,7 +130,7 @@ def _alone(config: Any) -> int:
 
 @contextlib.contextmanager
 def _as_rank(config: Any) -> Iterator[Rank | None]:
-    """This process as the rank that it was started as; None where it is alone."""
+    """This process as the rank it was started as; None if it is alone."""
     if not isinstance(config, (GenerateConfig, TrainConfig)):
         yield None
         return
@@ -171,7 +171,7 @@ def _explain(error: Exception, folder: Path) -> int:
 
 
 def _leave_reason(folder: Path, error: Exception) -> None:
-    """Write why the run stopped, unless a rank has: those that stop later only miss the first."""
+    """Write why the run stopped, unless another rank has: later failures follow from the first."""
     left = read_failure(folder)
     if left is not None and left.reason != LOST_RANK:
         return
@@ -183,7 +183,7 @@ def _leave_reason(folder: Path, error: Exception) -> None:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Everything logged goes to the file, nothing of it onto the screen."""
+    """Send all log records to the file and none to the terminal."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

@@ -83,7 +83,7 @@ def make_case(config: BenchConfig, whole: PlanConfig) -> Case:
 def _measured(
     cases: list[Case], device: torch.device, remaining: Remaining
 ) -> Iterator[tuple[SizeResult, ...]]:
-    """All that is known after every stage: whoever stops a bench keeps what it has found."""
+    """The results so far after every stage, so a stopped bench keeps them."""
     finished: tuple[SizeResult, ...] = ()
     for case in cases:
         pipeline, stages = Pipeline(case, device, remaining.share), []

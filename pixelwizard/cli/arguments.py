@@ -40,7 +40,7 @@ EVERYTHING = {"true": "[root]", "false": "[]"}
 
 @dataclasses.dataclass
 class Arguments:
-    """What the command line says, before anything is composed.
+    """The parsed command line, before anything is composed.
 
     ``show`` has the options that only print something: ``--help``, ``--cfg``, ``--info``, ... and
     their values.

@@ -17,7 +17,7 @@ AFTER = {"--cfg": CFG, "--info": INFO}
 
 
 def complete(line: str) -> list[str]:
-    """What may stand for the last word of ``line``, which begins with the program's name."""
+    """Candidates for the last word of ``line``, which begins with the program's name."""
     words = [SHORT.get(word, word) for word in line.split()[1:]]
     last = "" if line.endswith(" ") or not words else words.pop()
     task = words[0] if words and words[0] in TASKS else DEFAULT_TASK

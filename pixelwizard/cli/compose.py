@@ -36,7 +36,7 @@ class Composed:
 def compose(
     task: str, overrides: Sequence[str], prompts: Sequence[str] = (), sweep: bool = False
 ) -> list[Composed]:
-    """The jobs that ``overrides`` ask for: one, or one per combination of the swept values.
+    """The jobs of ``overrides``: one, or one per combination of the swept values.
 
     Values are swept by the command line (``seed=0,1``, ``range(4)``) or by an experiment file
     (``hydra.sweeper.params``); ``sweep=False`` refuses the former. ``hydra.searchpath=[DIR]``, or
@@ -66,7 +66,7 @@ def compose(
 
 
 def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Composed | None:
-    """What Optuna is to search, if the overrides or an experiment ask for that."""
+    """The search for Optuna, if the overrides or an experiment ask for one."""
     if not {word.split("=", 1)[0] for word in words} & {"hydra/sweeper", "experiments"}:
         return None
     given = parsed(words)
@@ -87,7 +87,7 @@ def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Comp
 
 
 def _values(override: Override) -> Choice | Span:
-    """The values of a swept override as Optuna shall see them."""
+    """The values of a swept override in Optuna's form."""
     value: Any = override.value()
     if override.is_range_sweep() and all(isinstance(n, int) for n in (value.start, value.step)):
         return Span(value.start, value.stop - 1, True, value.step)

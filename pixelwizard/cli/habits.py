@@ -59,7 +59,7 @@ HABITS = {
 
 
 def habit(name: str) -> str | None:
-    """The sentence on a key or an option that is not ours but known from elsewhere."""
+    """The sentence on a key or an option that is known from elsewhere but has another name here."""
     parts = name.split(".")
     keys = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     return next((f"{name}: {HABITS[key]}" for key in keys if key in HABITS), None)

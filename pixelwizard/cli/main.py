@@ -65,7 +65,7 @@ def _run(arguments: Arguments, argv: Sequence[str]) -> int:
 
 
 def _show(arguments: Arguments) -> None:
-    """Print what was asked for in place of a run."""
+    """Print the requested information in place of a run."""
     show, overrides = arguments.show, arguments.all_overrides
     if "--help" in show:
         print(_help(arguments.task, catalog.own_folders(split_folders(overrides)[0])))

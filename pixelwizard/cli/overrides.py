@@ -32,7 +32,7 @@ def split_folders(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 def checked(
     task: str, overrides: Sequence[str], sweep: bool, own: Sequence[Path] = ()
 ) -> list[str]:
-    """The overrides as Hydra shall read them: keys that exist, texts quoted.
+    """The overrides for Hydra: keys checked, texts quoted.
 
     ``own`` are the user's configuration folders, which may bring groups.
     """

@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Filling:
-    """Clips that are to become the examples of shards, by a recipe."""
+    """Clips to encode into shards, by a recipe."""
 
     clips: Clips
     shards: Shards
@@ -36,7 +36,7 @@ class Filling:
 
     @property
     def state(self) -> str:
-        """How far it is."""
+        """The progress so far."""
         done = min(self.shards.present * self.shards.shard, self.shards.count)
         return f"{self.shards.split} {done}/{self.shards.count}"
 

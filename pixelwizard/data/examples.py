@@ -24,7 +24,7 @@ FRAMES_AT_ONCE = 8
 
 
 class Unusable(Exception):
-    """A clip that cannot be had after all; the text says why."""
+    """A clip turned out to be unusable; the text says why."""
 
 
 class Clips(ABC):
@@ -47,7 +47,7 @@ class Clips(ABC):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What examples are made of clips: for which network, at which sizes, drawn from which seed."""
+    """How examples are made from clips: network, sizes, seed."""
 
     part: str
     size: ResolutionSettings
@@ -75,7 +75,7 @@ def to_video(clip: np.ndarray) -> Tensor:
 
 
 def as_float(video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """uint8 pixels -> [-1, 1]; what is in floats passes."""
+    """uint8 pixels -> [-1, 1]; floats pass unchanged."""
     return video.to(dtype) / 127.5 - 1 if video.dtype == torch.uint8 else video.to(dtype)
 
 

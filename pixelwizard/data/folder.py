@@ -52,7 +52,7 @@ class Probed:
 
 
 def scan(folder: Path, names: Iterable[str], kept: Path | None) -> dict[str, Probed]:
-    """Every file by its name, looked at on all cores; ``kept`` knows those that did not change.
+    """Every file by name, scanned on all cores; ``kept`` has the unchanged ones.
 
     Raises ValueError where the machine cannot read one; what was found until then is kept.
     """
@@ -94,7 +94,7 @@ def _probed(path: Path, known: Probed | None) -> Probed:
 
 
 def _known(kept: Path | None) -> dict[str, Probed]:
-    """What an earlier scan has kept; nothing if that was damaged or of another version."""
+    """The results of an earlier scan; none if damaged or of another version."""
     try:
         table = json.loads(kept.read_text(encoding="utf-8")) if kept else {}
         return {name: Probed(**facts) for name, facts in table.items()}
@@ -175,7 +175,7 @@ def open_folder(
 def _say_of(
     data: DataSettings, rows: int, problems: list[str], usable: list[tuple[Row, Probed]]
 ) -> None:
-    """What a person should know of the clips of a run."""
+    """The remarks on the clips of a run."""
     for problem in problems:
         log.warning("skipped %s", problem)
     if problems:

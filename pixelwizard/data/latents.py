@@ -43,7 +43,7 @@ class Shards:
 
     @cached_property
     def paths(self) -> list[Path]:
-        """All shards that there are when the folder is full."""
+        """All shards of a complete folder."""
         shards = -(-self.count // self.shard)
         return [self.folder / f"{self.split}-{index:05d}.safetensors" for index in range(shards)]
 
@@ -58,7 +58,7 @@ class Shards:
 
 
 class Pixels(Dataset[Union[dict[str, Tensor], str]]):
-    """The examples of clips by their numbers as pixels, or why one cannot be had."""
+    """The examples of clips by their numbers as pixels, or why one is unusable."""
 
     def __init__(self, clips: Clips, recipe: Recipe, numbers: Sequence[int]) -> None:
         self.clips, self.recipe, self.numbers = clips, recipe, numbers
@@ -93,7 +93,7 @@ def write_shard(
     examples: Iterable[tuple[list[str], dict[str, Tensor] | str]],
     device: str,
 ) -> None:
-    """Encode captions and pixels into one shard; a clip that cannot be had is only named."""
+    """Encode captions and pixels into one shard; an unusable clip is only named."""
     rows: list[dict[str, Tensor]] = []
     captions: list[list[str]] = []
     for texts, pixels in examples:

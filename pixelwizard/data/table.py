@@ -33,7 +33,7 @@ VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".ts", ".mts"
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a video or "", at least one text, and what else it says."""
+    """One row: a video or "", at least one text, and the other columns."""
 
     place: str
     video: str
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that have a text, and what a person should know of the rest."""
+    """The rows with a text, and remarks on the others."""
 
     rows: list[Row]
     notes: tuple[str, ...] = ()

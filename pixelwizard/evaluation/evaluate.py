@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 class Evaluation:
-    """One evaluation: the clips, the metrics, and what there is to report.
+    """One evaluation: the clips, the metrics, and the report.
 
     ``captions`` go by the videos' names without suffix; without a ``reference`` no distances.
     """
@@ -131,7 +131,7 @@ class Evaluation:
             measure.take(clip.id, found, {**facts, "reference": frames, "target": frames})
 
     def add(self, measure: Measure) -> None:
-        """What a metric has to say, into the report."""
+        """Add a metric's scores to the report."""
         try:
             self.report.scores.append(measure.score())
         except Unavailable as error:

@@ -22,7 +22,7 @@ AT_ONCE = 2
 
 
 class _View:
-    """One way of looking at a clip, and what it has kept; metrics that look alike share it."""
+    """One reduction of a clip and its results; metrics with the same reduction share it."""
 
     def __init__(self, sampling: Sampling, look: Look, frames: int) -> None:
         self.sampling, self.look = sampling, look
@@ -51,7 +51,7 @@ class _View:
 
 
 def look(clip: Clip, metrics: Sequence[VideoMetric]) -> list[Tensor | Exception]:
-    """What every metric sees of a clip, decoded once and no further than needed.
+    """The frames that every metric needs of a clip, decoded once and no further than needed.
 
     Raises VideoError if the file ends early or is damaged. What a look raises stands in its place.
     """
@@ -84,7 +84,7 @@ def look(clip: Clip, metrics: Sequence[VideoMetric]) -> list[Tensor | Exception]
 def look_at_all(
     clips: Sequence[Clip], metrics: Sequence[VideoMetric]
 ) -> Iterator[tuple[Clip, Callable[[], list[Tensor | Exception]]]]:
-    """Every clip in turn, with what is seen of it; the next two are looked at meanwhile.
+    """Every clip in turn with its reductions; the next two are decoded meanwhile.
 
     The cores are divided between the clips: layers on small frames gain less from a second thread
     than a second clip does.

@@ -50,7 +50,7 @@ class Measure:
         return not self.asked.keys().isdisjoint(("reference", "target"))
 
     def take(self, id: str, seen: Tensor | Exception, facts: Mapping[str, Any]) -> None:
-        """One video: what was seen of it, and by name what ``update`` may ask for."""
+        """One video: its reduction, and by name the other arguments of ``update``."""
         named = {n: facts[n] for n in self.asked if facts.get(n) is not None}
         if any(needed and name not in named for name, needed in self.asked.items()):
             self.lacking.append(id)
@@ -84,7 +84,7 @@ class Measure:
         return Score(self.name, value, low, high, recipe, self.videos, higher, tuple(warnings))
 
     def recipe(self, videos: int) -> str:
-        """How the value of so many videos was computed."""
+        """The recipe of the value of so many videos."""
         return f"{self.name}/{self.convention.replace('{n}', str(videos))}"
 
     @property

@@ -26,7 +26,7 @@ def count_gpus() -> int:
 
 
 def mesh_of(config: Union[GenerateConfig, TrainConfig]) -> Mesh:
-    """The mesh of a job on this machine; without a GPU ranks are as many processes as asked for.
+    """The mesh of a job on this machine; without a GPU the ranks are CPU processes.
 
     GPUs are counted only where a size depends on them. Raises ConfigError where the settings ask
     for more than there is.
@@ -53,5 +53,5 @@ def _gpus_of(config: Union[GenerateConfig, PlanConfig, TrainConfig]) -> int:
 
 
 def asked_ranks(config: Union[GenerateConfig, PlanConfig, TrainConfig]) -> int:
-    """How many ranks the given sizes make."""
+    """The number of ranks of the given sizes."""
     return math.prod(getattr(config.parallel, axis) or 1 for axis in AXES)

@@ -48,13 +48,13 @@ class Crew:
     deadline: float = float("inf")
 
     def stop(self, number: int) -> None:
-        """Pass a signal on; the second one kills."""
+        """Pass on a signal; the second one kills."""
         self.deadline = time.monotonic() + (0.0 if self.stopped else processes.STOP_SECONDS)
         self.stopped = self.stopped or number
         _send(self.workers, self.stopped)
 
     def kill_late(self) -> None:
-        """Kill what has not stopped in time."""
+        """Kill workers that have not stopped in time."""
         if time.monotonic() >= self.deadline:
             _send(self.workers, signal.SIGKILL)
 
@@ -128,13 +128,13 @@ def worker_environment(rank: int, ranks: int, port: int, at_once: int = 1) -> di
 
 
 def left_to_torchrun(run_dir: Path) -> int:
-    """Say how the ranks of a job are started by others; the exit code."""
+    """Print how to start the ranks with torchrun; the exit code."""
     print(f"start its ranks with: torchrun --nnodes N ... -m pixelwizard.worker {run_dir}")
     return 0
 
 
 def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
-    """Two launchers would start ranks of ranks."""
+    """Refuse to run under torchrun: two launchers would start ranks of ranks."""
     started = os.environ.get("WORLD_SIZE", "1")
     if TORCHRUN in os.environ or (ranks > 1 and started != "1"):
         raise ConfigError(
@@ -183,7 +183,7 @@ def _watch(workers: Sequence[BaseProcess], ours: Crew) -> tuple[int, int]:
 
 
 def _send(workers: Sequence[BaseProcess], number: int) -> None:
-    """Send a signal to the workers that have not ended, as far as anybody knows."""
+    """Send a signal to the workers that are not known to have ended."""
     for worker in workers:
         if worker.exitcode in (None, SERVER_GONE):
             with suppress(ProcessLookupError):
@@ -191,7 +191,7 @@ def _send(workers: Sequence[BaseProcess], number: int) -> None:
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
-    """Terminate what still runs, kill what does not listen."""
+    """Terminate running workers, then kill those that remain."""
     _send(workers, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     for worker in workers:

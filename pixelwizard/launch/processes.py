@@ -57,7 +57,7 @@ def start(
 
 
 def search_path() -> list[str]:
-    """Where a worker imports from: where this process does, and this very package.
+    """The import path of a worker: this process's, with this very package.
 
     Not from the working directory, unless PYTHONPATH names it: a ``random.py`` there is no module.
     """
@@ -71,7 +71,7 @@ def search_path() -> list[str]:
 
 @contextmanager
 def _apart(environment: dict[str, str]) -> Iterator[None]:
-    """Meanwhile Python starts with ``environment``, and with nothing of the working directory.
+    """Within it, new Python processes get ``environment`` and no working directory on the path.
 
     Nor does it run the script that called us again, as multiprocessing would.
     """

@@ -44,7 +44,7 @@ def launcher_of(settings: LauncherSettings, folder: Path) -> Launch:
 
 
 def at_once(settings: LauncherSettings) -> int:
-    """How many jobs share this machine."""
+    """The number of jobs that share this machine."""
     if settings.kind != "joblib":
         return 1
     return usable_cores() if settings.n_jobs == -1 else settings.n_jobs
@@ -90,7 +90,7 @@ def _in_parallel(jobs: Mapping[str, SweepJob], count: int) -> Iterator[tuple[str
 def _on_cluster(
     jobs: Mapping[str, SweepJob], settings: LauncherSettings, folder: Path
 ) -> Iterator[tuple[str, Ended]]:
-    """Submit all, yield each as it ends; those that have not are cancelled with this process."""
+    """Submit all, yield each as it ends; unfinished ones are cancelled with this process."""
     waiting = submit(jobs, settings, folder)
     try:
         while waiting:

@@ -35,15 +35,15 @@ class SweepJob:
 
     @property
     def folder(self) -> Path:
-        """Where its results go."""
+        """The folder of its results."""
         return Path(self.config.run_dir)
 
     def finished(self) -> bool:
-        """Whether its results are still there, and still what the configuration makes."""
+        """Whether its results still exist, and match the configuration."""
         return (self.folder / CONFIG).is_file() and command(self.task).finished(self.config)
 
     def __call__(self) -> Ended:
-        """Run it; nothing that goes wrong in it gets out, but a wish to stop."""
+        """Run it; its errors stay inside, except a request to stop."""
         print(f"> {self.folder.name}", file=sys.stderr, flush=True)
         kills = kernel_kills()
         try:
@@ -67,7 +67,7 @@ class Ended:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the ledger says of it."""
+        """Its entry in the ledger."""
         if self.failure is None:
             return {"status": DONE}
         status = OUT_OF_MEMORY if self.failure.out_of_memory else FAILED
@@ -78,7 +78,7 @@ Launch = Callable[[Mapping[str, SweepJob]], Iterable[tuple[str, Ended]]]
 
 
 def job_name(swept: Sequence[str]) -> str:
-    """A folder name that says what is special about a job; the same values give the same name."""
+    """A folder name made of a job's own values; equal values give equal names."""
     text = ",".join(sorted(swept)) or "job"
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", text)
     return name if name == text and len(name) <= NAME_LENGTH else f"{name[:80]}-{short_hash(text)}"
@@ -155,7 +155,7 @@ class Ledger:
 
 
 def saved(folders: Iterable[Path]) -> str:
-    """What the store spared the videos of some runs: seconds and results by stage; may be empty."""
+    """What runs reused from the store: seconds and results by stage; may be empty."""
     seconds: dict[str, list[float]] = {}
     for path in (path for folder in folders for path in (folder / "videos").glob("*.json")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):

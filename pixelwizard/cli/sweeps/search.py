@@ -26,7 +26,7 @@ MakeJob = Callable[[Sequence[str]], SweepJob]
 
 @dataclass(frozen=True)
 class _Value:
-    """What a trial came to."""
+    """The result of a trial."""
 
     quality: float
     cost: float
@@ -34,7 +34,7 @@ class _Value:
 
     @property
     def minimised(self) -> tuple[float, float]:
-        """For Optuna, which makes both small."""
+        """For Optuna, which minimises both."""
         return (-self.quality if self.higher_is_better else self.quality), self.cost
 
 
@@ -87,7 +87,7 @@ def _target(settings: SweeperSettings, make_job: MakeJob) -> SweepJob:
 
 
 def _job(trial: Any, count: int, make_job: MakeJob) -> SweepJob | None:
-    """The job of a trial; None, and a sentence, for one that no run can have."""
+    """The job of a trial; None, and a sentence, if its settings are invalid."""
     overrides = _overrides(trial)
     print(f"trial {trial.number + 1} of {count}: {' '.join(overrides)}", file=sys.stderr)
     try:
@@ -102,7 +102,7 @@ def _overrides(trial: Any) -> list[str]:
 
 
 def _measured(target: SweepJob, job: SweepJob, search: Search) -> _Value | None:
-    """Means over the prompts; None, and a sentence, where the score is not there."""
+    """Means over the prompts; None, and a sentence, if the score is missing."""
     # with torch: only where something is measured
     from pixelwizard.comparison.differences import compare
     from pixelwizard.comparison.variants import read_variants

@@ -18,7 +18,7 @@ from pixelwizard.records.run_folder import short_hash
 
 @dataclasses.dataclass(frozen=True)
 class SweepRequest:
-    """What was asked for; without ``sweep_dir`` the folder is named after the rest."""
+    """A requested sweep; without ``sweep_dir`` the folder is named after the other settings."""
 
     task: str
     overrides: Sequence[str]

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """One task: what it does in a line, examples that run as written, and how to run it.
+    """One task: its summary line, examples that run as written, and its functions.
 
     ``check(config)`` raises ValueError for what cannot run; ``run(config, command_line)`` returns
     the exit code. ``config`` is the task's root dataclass; ``word`` is the key that a bare word on

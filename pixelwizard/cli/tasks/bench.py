@@ -20,7 +20,7 @@ the measured rates of the machine."""
 
 
 def check(config: BenchConfig) -> None:
-    """Nothing beyond the settings: what the device can do is asked for where torch runs."""
+    """Nothing beyond the settings: the device is checked where torch runs."""
 
 
 def run(config: BenchConfig, command_line: Sequence[str]) -> int:

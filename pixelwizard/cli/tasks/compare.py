@@ -21,7 +21,7 @@ report/index.html opens in a browser from disk. pareto.png, comparison.csv and .
 
 
 def check(config: CompareConfig) -> None:
-    """Refuse folders that are not named or not there. Raises ConfigError."""
+    """Refuse missing folders. Raises ConfigError."""
     if not config.runs:
         raise ConfigError("runs is missing; name a sweep's folder or those of some runs")
     for run in config.runs:

@@ -27,7 +27,7 @@ def check(config: PlanConfig) -> None:
 
 
 def run(config: PlanConfig, command_line: Sequence[str]) -> int:
-    """Print plan and schedules; 2 where a stage does not fit, with the sentence on what would."""
+    """Print plan and schedules; returns 2 if a stage does not fit, and says what would."""
     if config.train is not None:
         return _train(config, config.train)
     from pixelwizard.planning.planner import (  # torch: only where something is traced

@@ -21,7 +21,7 @@ it still has them. The weights must be the same files."""
 
 
 def check(config: ReplayConfig) -> None:
-    """Refuse a video that cannot be made again. Raises ValueError."""
+    """Refuse a video that cannot be regenerated. Raises ValueError."""
     from pixelwizard.generation.replay import repetition
 
     if config.file is None:
