@@ -22,7 +22,7 @@ from pixelwizard import worker
 from pixelwizard.bench.measuring import random_anchor
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.memory import MemorySettings
+from pixelwizard.config.run import MemorySettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.data.encoding import Encoding

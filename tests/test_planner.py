@@ -13,19 +13,19 @@ from small import BACKBONE, SIZE
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.config.geometry import WHOLE, Tiles
-from pixelwizard.config.memory import MemorySettings
 from pixelwizard.config.output import DecodeSettings
 from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.run import MemorySettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.io.progress import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning import sampling_cost
 from pixelwizard.planning.decode_cost import allowed, choose_tiles, cost_of_decode, surely_whole
-from pixelwizard.planning.execution_modes import CHUNKS
-from pixelwizard.planning.planner import STAGES, Plan, StagePlan, make_plan, table
-from pixelwizard.planning.sampling_cost import META, Sampling, cost_of_sampling
-from pixelwizard.planning.tracing import Trace
+from pixelwizard.planning.planner import CHUNKS, Plan, StagePlan, make_plan, table
+from pixelwizard.planning.sampling_cost import Sampling, cost_of_sampling
+from pixelwizard.planning.tracing import META, Trace
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail
 

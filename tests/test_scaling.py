@@ -21,7 +21,8 @@ from pixelwizard.planning.communication_cost import (
     ulysses_bytes,
 )
 from pixelwizard.planning.device_rates import DEVICES
-from pixelwizard.planning.sampling_cost import META, Cost, Sampling, cost_of_sampling
+from pixelwizard.planning.sampling_cost import Cost, Sampling, cost_of_sampling
+from pixelwizard.planning.tracing import META
 
 STEPS = 3
 

@@ -26,9 +26,10 @@ from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
+from pixelwizard.io.memory import GB
 from pixelwizard.io.progress import STAGES
 from pixelwizard.planning.decode_cost import precision
-from pixelwizard.planning.planner import GB, Plan
+from pixelwizard.planning.planner import Plan
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.detail import Detail

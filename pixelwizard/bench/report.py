@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pixelwizard.io import text_table
 from pixelwizard.io.progress import STAGES as ALL
@@ -73,10 +72,6 @@ class BenchResult:
     dtype: str
     ceilings: DeviceRates
     sizes: tuple[SizeResult, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 def markdown(result: BenchResult) -> str:

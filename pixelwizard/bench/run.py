@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ def bench(config: BenchConfig) -> int:
     finally:
         remaining.close()
     print(
-        json.dumps(found.to_json()) if config.format == "json" else markdown(found),
+        json.dumps(asdict(found)) if config.format == "json" else markdown(found),
         end="",
         flush=True,
     )
@@ -100,5 +101,5 @@ def _part(case: Case, stage: str) -> str:
 
 def _write(config: BenchConfig, result: BenchResult) -> None:
     folder = Path(config.run_dir)
-    write_json(folder / "bench.json", result.to_json())
+    write_json(folder / "bench.json", asdict(result))
     write_text(folder / "bench.md", markdown(result))

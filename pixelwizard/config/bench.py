@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Optional
 
-from pixelwizard.config.memory import MemorySettings
 from pixelwizard.config.output import DecodeSettings
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.run import StagesSettings
+from pixelwizard.config.run import MemorySettings, StagesSettings
 from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.setting import setting
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import List
+from typing import List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.memory import MemorySettings
 from pixelwizard.config.output import DecodeSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
 from pixelwizard.config.resolution import ResolutionSettings
@@ -44,6 +43,23 @@ class StagesSettings(RunSettings):
     anchor: SamplerSettings = setting(SamplerSettings)
     schedule: SamplerSettings = setting(SamplerSettings, names_run=3)
     attention: Part = setting("exact", later=True, door=ATTENTION)
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Where the weights of a stage are, and how much device memory a stage may use.
+
+    ``resident``: on the device while the stage runs. ``offload``: the same, but kept in host memory
+    between groups of prompts instead of being read again. ``stream``: the blocks of a transformer
+    stay in host memory and pass through the device. ``auto``: resident if it fits, else stream.
+    ``budget_gb`` (1e9 bytes; None: what the device has), ``chunk`` tokens go through a layer
+    together (None: as the plan chooses), ``residual`` is the type of the residual stream.
+    """
+
+    mode: Literal["auto", "resident", "offload", "stream"] = setting("auto", incidental=True)
+    budget_gb: Optional[float] = setting(None, low=1.0, incidental=True)
+    chunk: Optional[int] = setting(None, low=64, incidental=True)
+    residual: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,6 @@ def velocity(x0: Tensor, noise: Tensor) -> Tensor:
     return noise - x0
 
 
-def x0_from_velocity(x: Tensor, v: Tensor, sigma: Tensor | float) -> Tensor:
-    """The data end of the straight line through ``x`` with slope ``v``."""
-    return x - _per_sample(sigma, x) * v
-
-
 def initial_noise(shape: Sequence[int], seed: int, device: torch.device | str = "cpu") -> Tensor:
     """Standard normal float32 noise from a separate generator on ``device``."""
     generator = torch.Generator(device=device).manual_seed(seed)

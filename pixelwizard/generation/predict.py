@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -106,12 +105,7 @@ class Prediction:
         self._describe, profiler.describe = profiler.describe, _nothing  # once, not for every loop
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._describe()
         self.status.close()
         self.tracker.finish(self.sheet)

@@ -28,8 +28,8 @@ from pixelwizard.models.wan.tiling import spans, stream_pixels
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.spatial import Peers, RowShard
 from pixelwizard.planning.communication_cost import strip_bytes
-from pixelwizard.planning.sampling_cost import META, Cost
-from pixelwizard.planning.tracing import Trace, Work
+from pixelwizard.planning.sampling_cost import Cost
+from pixelwizard.planning.tracing import META, Trace, Work
 
 TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""

@@ -31,11 +31,10 @@ from pixelwizard.planning.communication_cost import (
     tokens_per_rank,
     ulysses_bytes,
 )
-from pixelwizard.planning.tracing import Trace, Work
+from pixelwizard.planning.tracing import META, Trace, Work
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
 
-META = torch.device("meta")
 SINGLE = Mesh()
 
 

@@ -9,8 +9,8 @@ import torch
 
 from pixelwizard.config.sizes import TextSizes
 from pixelwizard.models.wan.umt5 import TextEncoder
-from pixelwizard.planning.sampling_cost import META, Cost
-from pixelwizard.planning.tracing import Trace, Work
+from pixelwizard.planning.sampling_cost import Cost
+from pixelwizard.planning.tracing import META, Trace, Work
 
 
 def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:

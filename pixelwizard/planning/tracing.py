@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+META = torch.device("meta")
 ALLOCATION = 512
 """Bytes that the CUDA allocator rounds every tensor up to."""
 KINDS = {"addmm": "matmul", "mm": "matmul", "bmm": "matmul", "convolution": "conv"}

@@ -24,13 +24,12 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.run import ATTENTION
 from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.io.memory import GB
 from pixelwizard.io.text_table import aligned
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.planning.tracing import Trace
+from pixelwizard.planning.tracing import META, Trace
 
-GB = 1e9
-META = torch.device("meta")
 FULL, HALF = 4, 2
 """Bytes of float32 and of bfloat16."""
 MOMENTS = 2
