@@ -22,7 +22,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.importing import search_in
 from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.io.files import remove_unfinished
+from pixelwizard.io.files import remove_unfinished, write_text
 from pixelwizard.io.interrupts import Interrupted, interruptible
 from pixelwizard.io.reasons import reason, say
 from pixelwizard.io.streams import settle_streams
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(Path(arguments[0]))
 
 
-def run(folder: Path) -> int:
+def run(folder: Path, claimed: str = "") -> int:
     """Run the job of ``folder``; what goes wrong becomes a sentence on stderr and an exit code."""
     try:
-        with session(folder) as (config, rank):
+        with session(folder, claimed) as (config, rank):
             return work_of(config)(config, rank)
     except Interrupted as interruption:
         say(f"{interruption}; everything finished is kept, the same command continues")
@@ -70,11 +70,12 @@ def run(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
+def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]]:
     """The configuration of a run folder, and this process as one of its ranks (None: it is alone).
 
     Meanwhile the folder is locked, signals raise ``Interrupted``, and what is logged goes to a file
-    in it. An error leaves its reason there.
+    in it. An error leaves its reason there. ``claimed`` is the configuration that its command has
+    written.
     """
     number = _rank()
     command = folder / OVERRIDES
@@ -84,6 +85,8 @@ def session(folder: Path) -> Iterator[tuple[Any, Rank | None]]:
         if number == 0:
             forget_failure(folder)
             remove_unfinished(folder, "**/*")
+            if claimed:
+                write_text(folder / CONFIG, claimed)
         try:
             config = tasks.load(folder / CONFIG)
             search_in(config.search)

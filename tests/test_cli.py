@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pixelwizard.cli.tasks import generate as generate_command
 from pixelwizard.config import catalog, tasks
 from pixelwizard.config.resolution import ResolutionSettings
 from pixelwizard.models.wan.weights import write_statistics
+from pixelwizard.records.run_folder import claim
 
 ROOT = Path(__file__).resolve().parent.parent
 Fake = Callable[[Path], int]
@@ -418,6 +420,27 @@ def test_a_folder_of_settings_that_are_gone_is_refused_by_their_reason(
     said = capsys.readouterr().err
     assert "that this version cannot read (unknown key 'gone'); choose another folder" in said
     assert said.count("\n") == 1
+
+
+def test_of_commands_with_other_settings_one_has_a_new_folder(tmp_path: Path) -> None:
+    def claims(seed: int) -> bool:
+        try:
+            claim(small_config(BACKBONE, tmp_path, run_dir=str(tmp_path / "new"), seed=seed), [])
+        except ValueError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(claims, range(8))) == 1
+
+
+def test_a_worker_has_the_settings_of_its_command_whoever_came_between(tmp_path: Path) -> None:
+    config = small_config(BACKBONE, tmp_path, verbose=["ours"])
+    written = (claim(config, []) / "config.yaml").read_text()
+    folder = claim(replace(config, verbose=["theirs"]), [])
+    with worker.session(folder, written) as (found, _):
+        assert found.verbose == ["ours"]
+    assert (folder / "config.yaml").read_text() == written
 
 
 def test_names_that_collide_are_refused_before_there_is_a_folder(

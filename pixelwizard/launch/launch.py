@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +22,7 @@ from pixelwizard.launch import processes
 from pixelwizard.launch.cores import usable_cores
 from pixelwizard.launch.processes import SERVER_GONE, Work
 from pixelwizard.records.failures import Failure, forget_failure, read_failure, write_failure
+from pixelwizard.records.run_folder import CONFIG
 
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
@@ -77,22 +79,26 @@ def crew(at_once: int = 1, forked: bool = False) -> Iterator[Crew]:
         _crews.remove(ours)
 
 
-def run_worker(run_dir: Path) -> int:
-    """The worker of a run folder; the exit code. Torch starts here."""
+def run_worker(run_dir: Path, claimed: str) -> int:
+    """The worker of a run folder and its configuration; the exit code. Torch starts here."""
     from pixelwizard import worker
 
-    return worker.run(run_dir)
+    return worker.run(run_dir, claimed)
 
 
-def launch(run_dir: Path, ranks: int = 1, work: Work = run_worker) -> int:
+def launch(run_dir: Path, ranks: int = 1, work: Work | None = None) -> int:
     """``work(run_dir)`` in a process for each rank, until all have ended; the job's exit code.
 
-    The first rank that fails ends the others and decides the code; of several ranks one that was
-    killed makes it 3. A signal is passed on to the workers, which finish what must not be torn; the
-    code is then 128 + signal. A second signal kills them, and so does time. No worker outlives this
-    call, nor this process. Raises ConfigError inside a process of torchrun.
+    Without ``work`` it is the task of the folder, as it is configured at this moment. The first
+    rank that fails ends the others and decides the code; of several ranks one that was killed makes
+    it 3. A signal is passed on to the workers, which finish what must not be torn; the code is then
+    128 + signal. A second signal kills them, and so does time. No worker outlives this call, nor
+    this process. Raises ConfigError inside a process of torchrun.
     """
     _refuse_torchrun(run_dir, ranks)
+    if work is None:  # another command may claim the folder before the worker has locked it
+        config = run_dir / CONFIG
+        work = partial(run_worker, claimed=config.read_text("utf-8") if config.is_file() else "")
     with crew() as ours:
         code, rank = _attempt(ours, work, run_dir, ranks)
         if code == SERVER_GONE and not ours.stopped:

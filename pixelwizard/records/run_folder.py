@@ -50,10 +50,10 @@ def claim(config: Any, command: Sequence[str]) -> Path:
     written.
     """
     folder = Path(config.run_dir)
-    _refuse_foreign(config, folder)
     text = yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True, width=100)
     try:
         with locked(folder, shlex.join(command)):
+            _refuse_foreign(config, folder)
             write_text(folder / CONFIG, text)
             write_text(folder / OVERRIDES, shlex.join(command) + "\n")
     except OSError as error:
