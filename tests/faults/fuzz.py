@@ -1,6 +1,6 @@
 """Hostile values for every key and hostile bytes in every kind of file end in one sentence.
 
-    python tests/faults/fuzz.py --inputs 1000 --folder /tmp/fuzz
+    python tests/faults/fuzz.py --inputs 1000 --folder outputs/fuzz
 
 Each input is a whole command line in a forked process whose jobs run inside it. It must end within
 ``--seconds`` with exit code 0, 2 or 3 and no trace; a refusal must be one line, nothing of the

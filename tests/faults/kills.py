@@ -1,7 +1,7 @@
 """Kills at random moments change nothing: the same command ends in the same files.
 
-    python tests/faults/kills.py --kills 100 --folder /tmp/kills
-    python tests/faults/kills.py --twice 20 --folder /tmp/twice
+    python tests/faults/kills.py --kills 100 --folder outputs/kills
+    python tests/faults/kills.py --twice 20 --folder outputs/twice
 
 A command runs undisturbed, then in another folder with its parent, its worker, its ffmpeg or all of
 it killed (SIGKILL) or the parent interrupted (SIGINT), until it ends. Then the files of both are
