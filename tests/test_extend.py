@@ -107,7 +107,7 @@ def test_the_solver_asks_twice_in_all_steps_but_the_last(outputs: Path) -> None:
 
 def test_a_sweep_runs_the_schedules(outputs: Path) -> None:
     jobs = read(outputs / "schedules" / "sweep.json")["jobs"]
-    assert len(jobs) == 4 and {job["status"] for job in jobs.values()} == {"done"}
+    assert len(jobs) == 2 and {job["status"] for job in jobs.values()} == {"done"}
 
 
 def test_the_metric_is_scored_like_a_shipped_one(outputs: Path) -> None:

@@ -93,8 +93,8 @@ def test_the_comparison_shows_what_it_says(quick: None) -> None:
     assert "4 pairs of prompt and seed" in table and "latent-mse/to=" in table
     assert picture[1:4] == b"PNG" and page.is_file() and len(dominated) == 4
     assert difference.low <= difference.value <= difference.high and difference.sign != "equal"
-    reference = names["report"].comparison.reference
-    assert names["rows"][reference].scores["distance"].value == 0
+    target = names["report"].comparison.target
+    assert names["rows"][target].scores["distance"].value == 0
 
 
 @pytest.mark.slow
