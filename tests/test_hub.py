@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from pixelwizard.cli.main import main
 from pixelwizard.config.weights import SourceSettings
 from pixelwizard.io.hub import FetchError, fetch
+from pixelwizard.records.lock import locked
 
 COMMIT = "c" * 40
 LARGE = bytes(range(256)) * 400
@@ -224,6 +225,13 @@ def test_the_command_fetches_by_name(hub, tmp_path, capsys):
     assert "use it with: pixelwizard backbone=wan2_2_ti2v_5b resolution=4k" in out
     assert main(words) == 0
     assert "has every file already" in capsys.readouterr().out
+
+
+def test_a_second_fetch_into_a_folder_in_use_names_its_holder(hub, tmp_path, capsys):
+    with locked(tmp_path / "checkpoints/PixelWizard", "pixelwizard fetch x"):
+        assert main(["fetch", "pixelwizard-4k", "source.repo=who/some"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pixelwizard fetch x" in error and hub.gets() == []
 
 
 def test_the_missing_2k_checkpoint_is_explained(hub, capsys):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.weights import FetchConfig
 from pixelwizard.io.hub import fetch
+from pixelwizard.records.lock import locked
 
 EXAMPLES = """\
   pixelwizard fetch wan2_2_ti2v_5b                        the backbone, 34 GB
@@ -25,8 +27,9 @@ def check(config: FetchConfig) -> None:
 def run(config: FetchConfig, command_line: Sequence[str]) -> int:
     """Fetch what is missing; returns the exit code."""
     source = config.source
-    if not fetch(source):
-        print(f"{source.folder} has every file already")
+    with locked(Path(source.folder).expanduser(), key="source.folder"):
+        if not fetch(source):
+            print(f"{source.folder} has every file already")
     if source.use:
         print(f"use it with: {source.use}")
     return 0
