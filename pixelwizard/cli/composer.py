@@ -66,6 +66,10 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
         raise ConfigError(_sentence(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
+    except RecursionError:
+        for path in catalog.own_files(own):
+            check_yaml(path)  # names the file
+        raise ConfigError("a YAML file is nested too deep; make it flatter") from None
 
 
 def shown_by_hydra(task: str, options: Mapping[str, str], overrides: Sequence[str]) -> str:
