@@ -261,7 +261,7 @@ def log_steps(folder: Path, steps: range) -> None:
     for step in steps:
         logger.log_metrics({"loss": 1 / step}, step)
         if step == 5:
-            logger.log_metrics({"held_out": 0.5}, step)
+            logger.log_metrics({"held_out": 0.5}, float(step))
 
 
 def test_an_interrupted_training_leaves_the_csv_of_one_that_was_not(tmp_path: Path) -> None:

@@ -81,9 +81,10 @@ class CSVRows(Logger):
         write_text(self.folder / "hparams.yaml", text)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        number = int(step or 0)  # older versions of Lightning give 1.0
         if not self.begun:
-            self.go_on(int(step or 0) - 1)
-        self.table.add([{"step": step, **self.values(metrics)}])
+            self.go_on(number - 1)
+        self.table.add([{"step": number, **self.values(metrics)}])
 
     def go_on(self, step: int) -> None:
         """Keep the rows up to ``step``."""
