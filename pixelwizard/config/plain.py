@@ -33,7 +33,12 @@ def check_yaml(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    _check_size(text, path)
+    try:
+        _check_size(text, path)
+    except yaml.YAMLError as error:
+        if "maximum nesting depth" not in str(error):  # PyYAML's own bound, from 6.0.4 on
+            raise
+        raise ConfigError(f"{path} is nested over {DEEPEST} deep; make it flatter") from None
     return text
 
 
