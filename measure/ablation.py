@@ -29,7 +29,7 @@ from gates import Clip, Model, clips, laplacian, recipe_of
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.data.examples import to_video
 from pixelwizard.evaluation.frechet import Moments, frechet_distance
 from pixelwizard.evaluation.names import ASSETS, NETWORKS

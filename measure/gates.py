@@ -37,10 +37,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
-from pixelwizard.config.data import DegradationSettings
-from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.train import DegradationSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import degraded, shrink, to_video
 from pixelwizard.diffusion.flow import initial_noise

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pixelwizard.cli.compose import compose
-from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
 from pixelwizard.models.wan.vae import WanVAE

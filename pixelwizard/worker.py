@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelwizard.config import tasks
-from pixelwizard.config.bench import BenchConfig
-from pixelwizard.config.data import EncodeConfig
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.importing import search_in
+from pixelwizard.config.generate import BenchConfig, GenerateConfig
 from pixelwizard.config.parallel import mesh_of_world
-from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.targets import search_in
+from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import remove_unfinished, write_text
 from pixelwizard.io.interrupts import Interrupted, interruptible
 from pixelwizard.io.reasons import reason, say

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import GenerateConfig, StoreSettings
+from pixelwizard.config.generate import GenerateConfig, SamplerSettings, StoreSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.output import TrackerSettings
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.io.files import write_json
 from pixelwizard.io.video import VideoWriter

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import torch
 
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import save

@@ -22,9 +22,9 @@ from test_golden import GoldenDiT
 from torch import Tensor
 
 from pixelwizard import worker
+from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.parallel import Mesh
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.config.targets import Target
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import SolverState

@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import nn
 
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.data import DataSettings, DegradationSettings
-from pixelwizard.config.generate import GenerateConfig, StoreSettings
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.generate import GenerateConfig, SamplerSettings, StoreSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.objective import (
     RANDOM,
     ConditionSettings,
@@ -20,12 +20,11 @@ from pixelwizard.config.objective import (
     ObjectiveSettings,
 )
 from pixelwizard.config.output import TrackerSettings
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import to_plain
-from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.config.train import (
     CheckpointSettings,
+    DataSettings,
+    DegradationSettings,
     OptimizerSettings,
     TrainConfig,
 )

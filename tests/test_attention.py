@@ -12,8 +12,8 @@ from small import small_config, write_backbone
 from torch import Tensor
 
 from pixelwizard.cli.main import main
-from pixelwizard.config.run import ATTENTION
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.targets import Target, identity
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.generation.placement import ModelLoader

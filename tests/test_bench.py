@@ -20,10 +20,9 @@ from pixelwizard.bench.rates import measure_rates
 from pixelwizard.bench.reference import complex_angles, reference_block, reference_forward
 from pixelwizard.bench.run import bench
 from pixelwizard.cli.compose import compose
-from pixelwizard.config.bench import BenchConfig, BenchSettings, first_steps
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.generate import BenchConfig, BenchSettings, SamplerSettings, first_steps
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.io import progress
 from pixelwizard.io.progress import Remaining
 from pixelwizard.models.shortcut.network import ShortcutDiT

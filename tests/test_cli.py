@@ -23,8 +23,8 @@ from pixelwizard import worker
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks import TASKS, command
 from pixelwizard.cli.tasks import generate as generate_command
-from pixelwizard.config import catalog, tasks
-from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config import tasks
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.models.wan.weights import write_statistics
 from pixelwizard.records.run_folder import claim
 
@@ -116,18 +116,18 @@ def test_nothing_said_makes_the_demo(launched: Launched) -> None:
     assert (launched.folders[0] / "overrides.txt").read_text() == "pixelwizard\n"
 
 
-@pytest.mark.parametrize("group", catalog.groups("generate")[:-1])
+@pytest.mark.parametrize("group", tasks.groups("generate")[:-1])
 def test_every_option_of_every_group_composes(
     launched: Launched, capsys: pytest.CaptureFixture[str], group: str
 ) -> None:
-    for option in catalog.options(group):
+    for option in tasks.options(group):
         assert main(["--cfg", "job", f"{group}={option}"]) == 0
         shown = yaml.safe_load(capsys.readouterr().out)
         assert tasks.from_plain(shown).task == "generate"
 
 
 def test_full_size_presets_have_the_published_token_counts() -> None:
-    conf = catalog.asset_root("conf") / "conf" / "resolution"
+    conf = tasks.asset_root("conf") / "conf" / "resolution"
     tokens = {}
     for name in ("2k", "4k"):
         size = ResolutionSettings(**yaml.safe_load((conf / f"{name}.yaml").read_text()))

@@ -16,9 +16,9 @@ from pixelwizard.cli.main import main
 from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
 from pixelwizard.comparison.variants import read_variants
-from pixelwizard.config.compare import CompareConfig, why_no_target
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.evaluate import CompareConfig, why_no_target
+from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import Target
 from pixelwizard.io.digests import file_digest

@@ -17,13 +17,11 @@ from small import BACKBONE, SIZE, small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.data import DataSettings, DegradationSettings, EncodeConfig
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
 from pixelwizard.config.output import TrackerSettings, VideoSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check
-from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.schema import ConfigError, check
+from pixelwizard.config.train import DataSettings, DegradationSettings, EncodeConfig, TrainConfig
 from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.backbone import DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.diffusion.sampling import sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.wan.dit import WanDiT

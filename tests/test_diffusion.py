@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.flow import add_noise, initial_noise, velocity
 from pixelwizard.diffusion.sampling import SolverState, guided, sample

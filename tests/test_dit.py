@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.attention.exact import attention
 from pixelwizard.models.wan.dit import WanDiT, patchify, unpatchify
 from pixelwizard.models.wan.rotary import Rotary, rotate

@@ -12,10 +12,9 @@ import pytest
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.config import schema, tasks
-from pixelwizard.config.run import RunSettings
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.generate import RunSettings
+from pixelwizard.config.schema import ConfigError, setting
 from pixelwizard.config.targets import (
-    STAYS,
     OwnPart,
     Part,
     Target,
@@ -58,7 +57,7 @@ class Rates(OwnPart):
     """A group whose work a class may do; ``warmup`` stays."""
 
     rate: float = 0.5
-    warmup: int = field(default=3, metadata=STAYS)
+    warmup: int = setting(3, stays=True)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (shipped / "plan.yaml").write_text("defaults: [plan_defaults, _self_, {parallel: slow}]\n")
     (shipped / "parallel" / "slow.yaml").write_text("rate: 0.1\n")
     (shipped.parent / "experiments").mkdir()
-    monkeypatch.setattr("pixelwizard.config.catalog.PACKAGE", shipped.parent)
+    monkeypatch.setattr("pixelwizard.config.tasks.PACKAGE", shipped.parent)
     monkeypatch.setattr("pixelwizard.config.targets.Door.names", ["euler", "unipc"])
     (tmp_path / "heun.py").write_text(HEUN)
     yield tmp_path

@@ -15,8 +15,7 @@ import torch
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks import evaluate as command
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.metrics import MetricsSettings
-from pixelwizard.config.output import VideoSettings
+from pixelwizard.config.output import MetricsSettings, VideoSettings
 from pixelwizard.data import shapes
 from pixelwizard.evaluation import evaluate, look, names, paired
 from pixelwizard.evaluation.files import Clip, backbone_of, find_captions, find_videos, inspect

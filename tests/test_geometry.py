@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pixelwizard.config.geometry import MOST_SQUEEZED, Geometry, squeezed
-from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.geometry import MOST_SQUEEZED, Geometry, ResolutionSettings, squeezed
 
 
 @pytest.mark.parametrize(

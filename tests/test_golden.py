@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.diffusion.sampling import SolverState, guided, sample
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT

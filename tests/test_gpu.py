@@ -20,11 +20,9 @@ from torch import Tensor
 
 from pixelwizard import worker
 from pixelwizard.bench.measuring import random_anchor
-from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.generate import MemorySettings, SamplerSettings
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.run import MemorySettings
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill

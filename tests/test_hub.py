@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 
 from pixelwizard.cli.main import main
-from pixelwizard.config.weights import SourceSettings
+from pixelwizard.config.backbone import SourceSettings
 from pixelwizard.io.hub import FetchError, fetch
 from pixelwizard.records.lock import locked
 

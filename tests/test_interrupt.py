@@ -16,8 +16,7 @@ from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.io.interrupts import Interrupted, interruptible
 
 PRELOAD = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from loading import measured_apart, write_random
 
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import DiTSizes
 
 SIZES = DiTSizes(dim=512, ffn_dim=2048, num_heads=4, num_layers=10, text_dim=512)
 MIB = 1 << 20

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.output import MetricsSettings
 from pixelwizard.data import labelled, shapes
 from pixelwizard.evaluation import names
 from pixelwizard.evaluation.frechet import Moments, frechet_distance, keep_moments, kept_moments

@@ -20,17 +20,16 @@ from small import small_training, write_backbone
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
+from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.objective import (
     OBJECTIVES,
     ObjectiveSettings,
     ShortcutSettings,
     check_objective,
 )
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.targets import Target
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.models.shortcut.network import ShortcutDiT

@@ -12,9 +12,9 @@ import yaml
 from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.config import catalog
-from pixelwizard.config.plain import parse_json, read_yaml
+from pixelwizard.config import tasks
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import parse_json, read_yaml
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_an_option_of_ones_own_is_listed_and_chosen(
     assert "euler8,mine,shortcut2" in shown and "demo_portrait,small" in shown
     assert main(["-cd=lab", "resolution=smal"]) == 2
     assert "small; did you mean small?" in capsys.readouterr().err
-    assert "small" not in catalog.options("resolution")
+    assert "small" not in tasks.options("resolution")
 
 
 def test_a_name_of_ones_own_wins_and_the_log_of_the_run_says_so(
@@ -57,7 +57,7 @@ def test_a_name_of_ones_own_wins_and_the_log_of_the_run_says_so(
     own = write(place / "conf/resolution/demo.yaml", "width: 256\nheight: 160\n")
     config = composed("run_dir=run")
     assert config.resolution.width == 256 and composed("resolution=720p").replaced == []
-    shipped = catalog.shipped() / "resolution" / "demo.yaml"
+    shipped = tasks.shipped() / "resolution" / "demo.yaml"
     assert config.replaced == [f"resolution=demo is {own}, not {shipped}"]
     monkeypatch.setattr(worker, "work_of", lambda config: lambda config, rank: 0)
     write(place / "run/config.yaml", yaml.safe_dump({"task": "generate", "run_dir": "run"}))

@@ -16,7 +16,7 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.cli.tasks.evaluate import check
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.evaluation.evaluate import SOME_SKIPPED, evaluate

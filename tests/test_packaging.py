@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pixelwizard import __version__
-from pixelwizard.config import catalog
+from pixelwizard.config import tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def test_the_installed_package_answers_from_anywhere(installed: Path, tmp_path: 
     assert __version__ in run(installed, tmp_path, "--version").stdout
     composed = yaml.safe_load(run(installed, tmp_path, "--cfg", "job").stdout)
     assert composed["backbone"]["name"] == "tiny"
-    for name in catalog.options("experiments"):
+    for name in tasks.options("experiments"):
         task = "generate" if name.startswith("compare") else "train"
         run(installed, tmp_path, task, f"experiments={name}", "--cfg", "job")
 

@@ -34,11 +34,10 @@ from test_launch import alive
 from torch import Tensor
 
 from pixelwizard import worker
-from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import Mesh, ParallelSettings
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.progress import Display
 from pixelwizard.launch.launch import launch
 from pixelwizard.models.shortcut.network import ShortcutDiT

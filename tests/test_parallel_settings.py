@@ -15,8 +15,7 @@ from pixelwizard.config.parallel import (
     mesh_of_world,
     resolve,
 )
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check
+from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.records.run_folder import config_hash
 
 

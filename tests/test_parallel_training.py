@@ -18,8 +18,7 @@ from torch import Tensor
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.parallel import ParallelSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check
+from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import CheckpointSettings, TrainConfig
 from pixelwizard.config.trainer import Duration, TrainerSettings
 from pixelwizard.models.checkpoints import NAMES

@@ -12,11 +12,9 @@ from small import BACKBONE, SIZE
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
+from pixelwizard.config.generate import MemorySettings, PlanConfig, SamplerSettings
 from pixelwizard.config.geometry import WHOLE, Tiles
 from pixelwizard.config.output import DecodeSettings
-from pixelwizard.config.plan import PlanConfig
-from pixelwizard.config.run import MemorySettings
-from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.io.progress import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT

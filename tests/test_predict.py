@@ -18,12 +18,15 @@ from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import GenerateConfig, StoreSettings
+from pixelwizard.config.generate import (
+    GenerateConfig,
+    MemorySettings,
+    PlanConfig,
+    SamplerSettings,
+    StoreSettings,
+)
 from pixelwizard.config.geometry import WHOLE
 from pixelwizard.config.output import DecodeSettings, VideoSettings
-from pixelwizard.config.plan import PlanConfig
-from pixelwizard.config.run import MemorySettings
-from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.generation import contact_sheet, placement, predict

@@ -15,7 +15,7 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.cli.sweeps import ledger, sweeping
 from pixelwizard.cli.tasks import TASKS, bench, compare, encode, evaluate, generate, plan, train
-from pixelwizard.config import catalog
+from pixelwizard.config import tasks
 from pixelwizard.config.output import CODECS
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.tasks import load
@@ -151,16 +151,16 @@ def groups_of_the_readme() -> dict[str, list[str]]:
 
 def test_the_table_has_every_group_and_its_tasks() -> None:
     table = groups_of_the_readme()
-    tasks = {group: tasks.split(", ") for group, (tasks, _) in table.items()}
+    owners = {group: names.split(", ") for group, (names, _) in table.items()}
     for task in TASKS:
-        assert [group for group in table if task in tasks[group]] == catalog.groups(task)
+        assert [group for group in table if task in owners[group]] == tasks.groups(task)
 
 
 @pytest.mark.parametrize("group", list(groups_of_the_readme())[:-1])
 def test_the_table_has_every_option_and_the_default(group: str) -> None:
-    tasks, options = groups_of_the_readme()[group]
-    assert sorted(re.findall(r"`([^`]+)`", options)) == catalog.options(group)
-    for task in set(tasks.split(", ")) - {"plan"}:  # it is for the full size
+    names, options = groups_of_the_readme()[group]
+    assert sorted(re.findall(r"`([^`]+)`", options)) == tasks.options(group)
+    for task in set(names.split(", ")) - {"plan"}:  # it is for the full size
         roots = yaml.safe_load((ROOT / "conf" / f"{task}.yaml").read_text())["defaults"]
         (default,) = (item[group] for item in roots if isinstance(item, dict) and group in item)
         assert re.findall(r"\*\*`([^`]+)`\*\*", options) == [default]

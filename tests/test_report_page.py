@@ -13,7 +13,7 @@ import pytest
 from comparable import SIZE, make_sweep
 
 from pixelwizard.comparison.run import comparison_of, write_comparison
-from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.evaluate import CompareConfig
 
 pytest.importorskip("selenium")
 from selenium import webdriver  # noqa: E402

@@ -25,10 +25,9 @@ from small import SIZE, small_training, write_backbone, write_config
 from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.data import DataSettings
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.output import TrackerSettings
-from pixelwizard.config.train import CheckpointSettings, TrainConfig
+from pixelwizard.config.train import CheckpointSettings, DataSettings, TrainConfig
 from pixelwizard.io.interrupts import Interrupted
 from pixelwizard.models.checkpoints import own_statistics, weights_digest
 from pixelwizard.models.shortcut.weights import load_detail

@@ -10,8 +10,8 @@ import torch
 from small import BACKBONE, SIZE
 
 from pixelwizard.cli.main import main
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.parallel import Mesh
-from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.communication_cost import (

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from pixelwizard.cli.main import main
-from pixelwizard.config import catalog
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config import tasks
+from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.sampling import sample
 from pixelwizard.diffusion.schedule_table import schedule_table, stage_schedules
@@ -56,7 +56,7 @@ def test_a_long_schedule_is_shown_by_its_ends() -> None:
 
 
 def test_the_schedules_of_the_shortcut_are_told_their_step_sizes() -> None:
-    for name in catalog.options("schedule"):
+    for name in tasks.options("schedule"):
         if name.startswith("shortcut"):
             assert main([*TINY, f"schedule={name}", "--cfg=job"]) == 0
     dts = [step.dt for step in make_schedule(SamplerSettings(steps=3, step_sizes="raw"), 3.0).steps]
@@ -93,7 +93,7 @@ def test_the_file_of_the_page_is_a_schedule_at_once(
 ) -> None:
     for name in ("conf", "experiments"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    monkeypatch.setattr(catalog, "PACKAGE", tmp_path / "pixelwizard")
+    monkeypatch.setattr(tasks, "PACKAGE", tmp_path / "pixelwizard")
     (name,) = re.findall(r"`(conf/schedule/\w+\.yaml)`", PAGE)
     (tmp_path / name).write_text(block("yaml"), encoding="utf-8")
     command, *shown = block("console").splitlines()

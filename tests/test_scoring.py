@@ -18,8 +18,7 @@ from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks.generate import check
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.metrics import MetricsSettings
-from pixelwizard.config.output import TrackerSettings, VideoSettings
+from pixelwizard.config.output import MetricsSettings, TrackerSettings, VideoSettings
 from pixelwizard.evaluation import names
 from pixelwizard.evaluation.evaluate import evaluate
 from pixelwizard.generation import predict, scoring

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from pixelwizard.config import schema, tasks
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import marked
+from pixelwizard.config.generate import GenerateConfig, SamplerSettings
+from pixelwizard.config.schema import ConfigError, marked
 from pixelwizard.records.run_folder import claim, config_hash
 
 

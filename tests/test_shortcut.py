@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.training.targets import (

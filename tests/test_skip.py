@@ -16,7 +16,7 @@ from torch import Tensor
 from pixelwizard import worker
 from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.targets import Part, Target, identity
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.sampling import SolverState, sample

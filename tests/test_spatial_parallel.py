@@ -12,11 +12,9 @@ import torch
 from spread import Case, run
 from test_golden import TOLERANCE, golden_autoencoder, relative_error
 
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.geometry import WHOLE, Tiles
-from pixelwizard.config.plan import PlanConfig
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sizes import VAESizes
+from pixelwizard.config.backbone import BackboneSettings, VAESizes
+from pixelwizard.config.generate import PlanConfig
+from pixelwizard.config.geometry import WHOLE, ResolutionSettings, Tiles
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning.communication_cost import strip_bytes
 from pixelwizard.planning.decode_cost import cost_of_decode

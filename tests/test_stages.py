@@ -8,7 +8,7 @@ import torch
 from small import SIZE, write_backbone
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import make_schedule

@@ -9,8 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.data.prompts import Prompt
 from pixelwizard.records.jobs import key, make_jobs
 from pixelwizard.records.store import Store

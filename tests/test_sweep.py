@@ -24,7 +24,7 @@ from pixelwizard.cli.sweeps import ledger
 from pixelwizard.cli.sweeps.ledger import Ended, SweepJob, job_name, run_sweep
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.launch.launch import crew, launch
 from pixelwizard.records import failures

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pixelwizard.config.data import DataSettings
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.train import DataSettings
 from pixelwizard.data.prompts import TAKES, prompts_of, table_of
 from pixelwizard.data.table import Table, clip_table, read_table, videos_below
 from pixelwizard.evaluation.files import find_captions, find_videos, ids_of, read_captions

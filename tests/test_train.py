@@ -14,8 +14,7 @@ from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ReconstructionSettings, ShortcutSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check
+from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import OptimizerSettings
 from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.data.statistics import latent_statistics

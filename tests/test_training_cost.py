@@ -10,10 +10,9 @@ import torch
 from small import BACKBONE, SIZE
 
 from pixelwizard.cli.tasks import plan
+from pixelwizard.config.generate import PlanConfig
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.plan import PlanConfig
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check
+from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.training_cost import plan_training, trace_step

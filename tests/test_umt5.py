@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelwizard.config.sizes import TextSizes
+from pixelwizard.config.backbone import TextSizes
 from pixelwizard.data.shapes import WORDS as WORDS_OF_CAPTIONS
 from pixelwizard.models.wan.umt5 import (
     TextEncoder,

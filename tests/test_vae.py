@@ -7,8 +7,8 @@ import pytest
 import torch
 from seams import decoded, seams, shipped_clip
 
+from pixelwizard.config.backbone import VAESizes
 from pixelwizard.config.geometry import WHOLE, Tiles
-from pixelwizard.config.sizes import VAESizes
 from pixelwizard.models.wan.tiling import spans, tiled_frames, to_frames, whole_frames
 from pixelwizard.models.wan.vae import WanVAE, patchify, unpatchify
 from pixelwizard.planning.tracing import Trace

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
 from pixelwizard.models.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.shortcut.weights import check_weights, load_detail, save_detail

@@ -19,9 +19,8 @@ from pixelwizard.bench.measuring import (
 )
 from pixelwizard.bench.rates import now
 from pixelwizard.bench.report import ForwardResult, SizeResult, StageResult
+from pixelwizard.config.generate import PlanConfig, SamplerSettings
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.plan import PlanConfig
-from pixelwizard.config.sampler import SamplerSettings
 from pixelwizard.diffusion.flow import initial_noise
 from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import Schedule, make_schedule

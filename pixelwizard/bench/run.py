@@ -12,8 +12,7 @@ import torch
 from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_rates
 from pixelwizard.bench.report import BenchResult, SizeResult, markdown
-from pixelwizard.config.bench import BenchConfig
-from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.generate import BenchConfig, PlanConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.generation.placement import device_name
 from pixelwizard.io.files import write_json, write_text

@@ -10,7 +10,7 @@ from pathlib import Path
 from pixelwizard.cli.habits import habit
 from pixelwizard.cli.overrides import SEARCH_PATH, quoted
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, command
-from pixelwizard.config import catalog, schema, tasks
+from pixelwizard.config import schema, tasks
 from pixelwizard.config.schema import ConfigError, choice, unknown
 
 SHORT = {
@@ -155,6 +155,6 @@ def _is_word(arguments: Arguments, word: str) -> bool:
     root = tasks.roots()[arguments.task]
     if not is_assignment:
         return True
-    if key in schema.leaves(root) or key in catalog.groups(arguments.task) or "hydra/" in key:
+    if key in schema.leaves(root) or key in tasks.groups(arguments.task) or "hydra/" in key:
         return False
     return "/" in key or Path(word).exists()

@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 from pixelwizard.cli.arguments import CFG, INFO, OPTIONS, SHORT
 from pixelwizard.cli.overrides import HYDRA_GROUPS, HYDRA_PARTS
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS
-from pixelwizard.config import catalog, schema, tasks
+from pixelwizard.config import schema, tasks
 from pixelwizard.config.schema import ConfigError
 
 AFTER = {"--cfg": CFG, "--info": INFO}
@@ -23,7 +23,7 @@ def complete(line: str) -> list[str]:
     task = words[0] if words and words[0] in TASKS else DEFAULT_TASK
     folders = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--config-dir"]
     try:
-        own = catalog.own_folders(folders)
+        own = tasks.own_folders(folders)
     except ConfigError:
         own = []
     key, is_assignment, _ = last.partition("=")
@@ -41,8 +41,8 @@ def complete(line: str) -> list[str]:
 
 def _values(task: str, key: str, own: Sequence[Path]) -> Sequence[str]:
     """The options of a group, or the values of a key that has few."""
-    if key in (*catalog.groups(task, own), *HYDRA_GROUPS):
-        return catalog.options(key, own)
+    if key in (*tasks.groups(task, own), *HYDRA_GROUPS):
+        return tasks.options(key, own)
     hint = _leaves(task).get(key)
     if hint is bool:
         return ("true", "false")
@@ -51,7 +51,7 @@ def _values(task: str, key: str, own: Sequence[Path]) -> Sequence[str]:
 
 def _keys(task: str, own: Sequence[Path], dots: int) -> Iterator[str]:
     """Groups and keys as far as the next dot: ``schedule=``, ``schedule.``, ``schedule.steps=``."""
-    yield from (f"{group}=" for group in (*catalog.groups(task, own), *HYDRA_GROUPS))
+    yield from (f"{group}=" for group in (*tasks.groups(task, own), *HYDRA_GROUPS))
     for key, hint in _leaves(task).items():
         *parents, name = key.split(".")
         if len(parents) == dots:

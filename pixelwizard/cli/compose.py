@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pixelwizard.cli.composer import Composer, composer, parsed
 from pixelwizard.cli.overrides import HYDRA_PARTS, SEARCH_PATH, checked, split_folders
-from pixelwizard.config import catalog, schema, setting
+from pixelwizard.config import schema, tasks
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
 
@@ -45,7 +45,7 @@ def compose(
     """
     jobs = []
     folders, overrides = split_folders(overrides)
-    own = catalog.own_folders(folders)
+    own = tasks.own_folders(folders)
     with composer(task, own) as made:
         words = checked(task, overrides, sweep, own)
         if study := _study(made, words, prompts):
@@ -107,7 +107,7 @@ def _part(composed: DictConfig, name: str) -> Any:
             raise ConfigError(f"hydra.{name}.{key} is for hydra/{name}={other}; add that one")
         return HYDRA_PARTS[name]()
     part: Any = schema.build(HYDRA_PARTS[name], node, f"hydra.{name}")
-    setting.check(part, f"hydra.{name}")
+    schema.check(part, f"hydra.{name}")
     return part
 
 

@@ -25,13 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard.cli.overrides import check_option, checked, fills_node, split_folders
-from pixelwizard.config import catalog, schema, tasks
-from pixelwizard.config.importing import TARGET, search_in
-from pixelwizard.config.plain import check_yaml
-from pixelwizard.config.run import RunSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import marked
-from pixelwizard.config.targets import check_doors, is_own_part, targets
+from pixelwizard.config import schema, tasks
+from pixelwizard.config.generate import RunSettings
+from pixelwizard.config.schema import ConfigError, marked
+from pixelwizard.config.targets import TARGET, check_doors, is_own_part, search_in, targets
+from pixelwizard.config.tasks import check_yaml
 from pixelwizard.models.checkpoints import own_statistics
 from pixelwizard.records.run_folder import config_hash
 
@@ -48,7 +46,7 @@ class OwnFiles(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in reversed(self.folders):
             search_path.prepend("own", f"file://{folder}")
-        for root in catalog.experiment_roots():
+        for root in tasks.experiment_roots():
             search_path.append("experiments", f"file://{root}")
 
 
@@ -60,14 +58,14 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
     """
     _introduce(task, own)
     try:
-        with hydra.initialize_config_dir(str(catalog.shipped()), **BASE):
+        with hydra.initialize_config_dir(str(tasks.shipped()), **BASE):
             yield Composer(task, own)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_sentence(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
     except RecursionError:
-        for path in catalog.own_files(own):
+        for path in tasks.own_files(own):
             check_yaml(path)  # names the file
         raise ConfigError("a YAML file is nested too deep; make it flatter") from None
 
@@ -78,14 +76,14 @@ def shown_by_hydra(task: str, options: Mapping[str, str], overrides: Sequence[st
     Raises ConfigError where Hydra refuses them.
     """
     folders, overrides = split_folders(overrides)
-    own = catalog.own_folders(folders)
+    own = tasks.own_folders(folders)
     _introduce(task, own)
     flags = [word for option, value in options.items() for word in (option, value) if word]
     argv, sys.argv = sys.argv, [sys.argv[0], *flags, *checked(task, overrides, False, own)]
     shown, refused = io.StringIO(), io.StringIO()
     try:
         with redirect_stdout(shown), redirect_stderr(refused):
-            hydra.main(config_path=str(catalog.shipped()), config_name=task, **BASE)(print)()
+            hydra.main(config_path=str(tasks.shipped()), config_name=task, **BASE)(print)()
     except (SystemExit, HydraException, ValueError) as ended:
         if not isinstance(ended, SystemExit) or ended.code:
             said = refused.getvalue().strip().split("\n\n")[0] or str(ended)
@@ -105,7 +103,7 @@ def _introduce(task: str, own: list[Path]) -> None:
     store, name = ConfigStore.instance(), f"{task}_defaults"
     store.repo.pop(f"{name}.yaml", None)  # Hydra 1.4 warns of a second one
     store.store(name=name, node=defaults)
-    for path in catalog.own_files(own):
+    for path in tasks.own_files(own):
         try:
             check_yaml(path)
         except yaml.YAMLError:
@@ -144,7 +142,7 @@ class Composer:
     def _of_group(self, override: str) -> str:
         """The selection of a user's own group, added to the task's defaults."""
         group = override.split("=", 1)[0]
-        mine = group in catalog.groups(self.task, self.own) and group not in self._composed
+        mine = group in tasks.groups(self.task, self.own) and group not in self._composed
         return f"+{override}" if mine else override
 
     def _left_out(self, words: Sequence[str], nodes: Sequence[str]) -> list[str]:
@@ -158,7 +156,7 @@ class Composer:
     @property
     def _composed(self) -> list[str]:
         """The groups in the task's defaults list."""
-        text = catalog.shipped().joinpath(f"{self.task}.yaml").read_text(encoding="utf-8")
+        text = tasks.shipped().joinpath(f"{self.task}.yaml").read_text(encoding="utf-8")
         listed = yaml.safe_load(text)["defaults"]
         return [name for item in listed if isinstance(item, dict) for name in item]
 
@@ -178,7 +176,7 @@ class Composer:
         values["replaced"] = [
             sentence
             for group, name in choices.items()
-            if (sentence := catalog.replaced(group, str(name), self.own))
+            if (sentence := tasks.replaced(group, str(name), self.own))
         ]
         config = self._with_targets(tasks.from_plain({**values, "run_dir": given or PENDING}))
         if given:

@@ -13,7 +13,7 @@ from pixelwizard.cli.arguments import COMPLETION, Arguments, parse
 from pixelwizard.cli.completion import complete
 from pixelwizard.cli.overrides import split_folders
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, command
-from pixelwizard.config import catalog
+from pixelwizard.config import tasks
 from pixelwizard.config.schema import ConfigError, join, to_plain, unknown
 from pixelwizard.io.reasons import reason, say
 from pixelwizard.io.streams import settle_streams
@@ -68,7 +68,7 @@ def _show(arguments: Arguments) -> None:
     """Print the requested information in place of a run."""
     show, overrides = arguments.show, arguments.all_overrides
     if "--help" in show:
-        print(_help(arguments.task, catalog.own_folders(split_folders(overrides)[0])))
+        print(_help(arguments.task, tasks.own_folders(split_folders(overrides)[0])))
     elif "--version" in show:
         print(f"pixelwizard {__version__}")
     elif (query := show.get(COMPLETION)) in QUERIES:
@@ -103,17 +103,17 @@ def _yaml(config: Any, package: str | None) -> str:
 def _help(task: str, own: Sequence[Path]) -> str:
     chosen = command(task)
     lines = [
-        f"  {group}={{{','.join(catalog.options(group, own)) or 'NAME'}}}"
-        for group in catalog.groups(task, own)
+        f"  {group}={{{','.join(tasks.options(group, own)) or 'NAME'}}}"
+        for group in tasks.groups(task, own)
     ]
-    tasks = "\n".join(f"  {name:<10} {command(name).summary}" for name in TASKS)
+    listed = "\n".join(f"  {name:<10} {command(name).summary}" for name in TASKS)
     return f"""\
 usage: pixelwizard [TASK] [--prompt TEXT]... [key=value ...]
 
 Two-stage text-to-video: a small anchor clip first, then its high-resolution detail in a few steps.
 
 tasks ({DEFAULT_TASK} is the default)
-{tasks}
+{listed}
 
 examples
 {chosen.examples}

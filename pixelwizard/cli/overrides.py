@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional, get_args, get_origin
 
 from pixelwizard.cli.habits import HABITS, habit
-from pixelwizard.config import catalog, schema, tasks
+from pixelwizard.config import schema, tasks
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import LauncherSettings, SweeperSettings
 
@@ -40,7 +40,7 @@ def checked(
 
 
 def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> str:
-    leaves, groups = schema.leaves(tasks.roots()[task]), catalog.groups(task, own)
+    leaves, groups = schema.leaves(tasks.roots()[task]), tasks.groups(task, own)
     if override.startswith("~"):
         raise ConfigError(f"{override}: a key cannot be removed; give it another value")
     match = OVERRIDE.fullmatch(override)
@@ -53,7 +53,7 @@ def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> 
         return f"{key}={value}"
     if re.match(r"hydra\b", key):
         return _of_sweep(key, value)
-    key = catalog.EXPERIMENTS if key == "experiment" else key
+    key = tasks.EXPERIMENTS if key == "experiment" else key
     node = value.lstrip().startswith("{")
     if key in groups and not node:
         return f"{key}={value}"
@@ -143,11 +143,11 @@ def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     group, value = override.split("=", 1)
     value = value.strip("'\"")
     hint = schema.leaves(tasks.roots()[task]).get(group.replace("/", "."))
-    several = group == catalog.EXPERIMENTS or get_origin(hint) is dict
+    several = group == tasks.EXPERIMENTS or get_origin(hint) is dict
     several = several and (value == "null" or value.startswith("["))
-    known = catalog.options(group, own)
+    known = tasks.options(group, own)
     if group in HYDRA_GROUPS and value not in (known := ["basic", *known]):
         raise ConfigError(schema.choice(group, value, known))
-    if group in catalog.groups(task, own) and not several and value not in known:
-        files = f", or a file ./experiments/{value}.yaml" if group == catalog.EXPERIMENTS else ""
+    if group in tasks.groups(task, own) and not several and value not in known:
+        files = f", or a file ./experiments/{value}.yaml" if group == tasks.EXPERIMENTS else ""
         raise ConfigError(schema.choice(group, value, known) + files)

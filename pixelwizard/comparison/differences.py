@@ -14,7 +14,7 @@ import torch
 
 from pixelwizard.comparison.distance import distances, target_of
 from pixelwizard.comparison.variants import SCORES, Sample, Variant
-from pixelwizard.config.compare import AGAINST_REAL, DISTANCE, why_no_target
+from pixelwizard.config.evaluate import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.evaluation.score import Score, mean_with_interval
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.comparison.variants import Sample, Variant, Video
-from pixelwizard.config.compare import why_no_target
+from pixelwizard.config.evaluate import why_no_target
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation.paired import MOST_PSNR, similarity
 from pixelwizard.records.store import Store

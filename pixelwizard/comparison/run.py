@@ -9,7 +9,7 @@ from pixelwizard.comparison.page import check_own, write_page
 from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.tables import to_csv, to_markdown
 from pixelwizard.comparison.variants import read_variants
-from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.evaluate import CompareConfig
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.io.files import write_text
 from pixelwizard.io.reasons import reason

@@ -13,8 +13,7 @@ from typing import Any
 import yaml
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import marked
+from pixelwizard.config.schema import ConfigError, marked
 from pixelwizard.config.tasks import load
 from pixelwizard.io.digests import content_digest
 from pixelwizard.io.files import read_json

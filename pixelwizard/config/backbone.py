@@ -1,14 +1,70 @@
-"""The settings of a backbone: where its weights are and how large its networks are."""
+"""The settings of a backbone: sizes of its networks, where its weights are, fetch, convert."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import List, Literal, Optional
 
-from pixelwizard.config.schema import ConfigError, check_range
-from pixelwizard.config.setting import setting
-from pixelwizard.config.sizes import DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.schema import ConfigError, check_range, setting
 from pixelwizard.config.targets import Part, door
+
+
+@dataclass(frozen=True)
+class DiTSizes:
+    """Sizes of the diffusion transformer, named as in the official ``config.json``."""
+
+    in_dim: int = setting(48, low=1)
+    out_dim: int = setting(48, low=1)
+    dim: int = setting(3072, low=1)
+    ffn_dim: int = setting(14336, low=1)
+    freq_dim: int = setting(256, low=1)
+    text_dim: int = setting(4096, low=1)
+    text_len: int = setting(512, low=1)
+    num_heads: int = setting(24, low=1)
+    num_layers: int = setting(30, low=1)
+    eps: float = setting(1e-6, low=0.0)
+
+
+@dataclass(frozen=True)
+class VAESizes:
+    """Sizes of the causal video autoencoder; ``latent_mean``, ``latent_std``: ``z_dim`` entries."""
+
+    z_dim: int = setting(48, low=1)
+    dim: int = setting(160, low=1)
+    dec_dim: int = setting(256, low=1)
+    dim_mult: List[int] = setting([1, 2, 4, 4], low=1)
+    num_res_blocks: int = setting(2, low=1)
+    temporal_downsample: List[bool] = setting([False, True, True])
+    latent_mean: List[float] = setting([])
+    latent_std: List[float] = setting([])
+
+    def check(self, key: str) -> None:
+        """Statistics of every channel or none, deviations above 0; raises ConfigError."""
+        if not self.latent_mean and not self.latent_std:
+            return
+        for name in ("latent_mean", "latent_std"):
+            if (count := len(getattr(self, name))) != self.z_dim:
+                raise ConfigError(
+                    f"{key}.{name} has {count} numbers, and the latent {self.z_dim} channels; give"
+                    " one each"
+                )
+        if min(self.latent_std) <= 0:
+            raise ConfigError(f"{key}.latent_std={min(self.latent_std)} must be above 0")
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """Sizes of the UMT5 text encoder, named as in the official code."""
+
+    vocab_size: int = setting(256384, low=1)
+    dim: int = setting(4096, low=1)
+    dim_attn: int = setting(4096, low=1)
+    dim_ffn: int = setting(10240, low=1)
+    num_heads: int = setting(64, low=1)
+    num_layers: int = setting(24, low=1)
+    num_buckets: int = setting(32, low=1)
+
 
 DETAIL_NETWORK = "pixelwizard.models.shortcut.network.ShortcutDiT"
 
@@ -59,3 +115,52 @@ class BackboneSettings:
             )
         for block in self.control_blocks:
             check_range(f"{key}.control_blocks", block, 0, self.detail_dit.num_layers - 1)
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Files of one repository of the Hugging Face hub, and the folder that they belong into.
+
+    ``revision`` is a commit (a name like ``main`` is resolved at the first fetch and kept);
+    ``use`` says how to use the files, ``note`` what to know if one of them is not there.
+    """
+
+    name: str = ""
+    repo: str = ""
+    revision: str = "main"
+    folder: str = setting("", path=True)
+    files: List[str] = setting([])
+    use: str = ""
+    note: str = ""
+
+    def check(self, key: str) -> None:
+        """Refuse a source without files and files that would leave the folder."""
+        for name in ("repo", "revision", "folder"):
+            if not getattr(self, name):
+                raise ConfigError(f"{key}.{name} is empty; name what to fetch, like source=NAME")
+        if not self.files:
+            raise ConfigError(f"{key}.files is empty; name at least one file")
+        for file in self.files:
+            path = PurePosixPath(file)
+            if path.is_absolute() or ".." in path.parts or not path.name:
+                raise ConfigError(
+                    f"{key}.files has {file!r}, which is not a path inside the folder"
+                )
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Everything that determines one ``fetch``."""
+
+    task: Literal["fetch"] = "fetch"
+    source: SourceSettings = setting(SourceSettings)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Everything that determines one ``convert``: whose weights, into which folder, how precise."""
+
+    task: Literal["convert"] = "convert"
+    backbone: BackboneSettings = setting(BackboneSettings)
+    out: Optional[str] = setting(None, path=True)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"

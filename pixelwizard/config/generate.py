@@ -1,17 +1,170 @@
-"""The settings of ``generate``. No torch here."""
+"""The settings of the tasks that sample, and those of plan, bench and replay. No torch here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import List, Literal, Optional
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, List, Literal, Optional
 
-from pixelwizard.config.metrics import MetricsSettings
-from pixelwizard.config.output import TrackerSettings, VideoSettings
-from pixelwizard.config.run import SamplingSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import setting
-from pixelwizard.config.targets import Part, door
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.geometry import ResolutionSettings
+from pixelwizard.config.objective import Stage
+from pixelwizard.config.output import (
+    DecodeSettings,
+    MetricsSettings,
+    TrackerSettings,
+    VideoSettings,
+)
+from pixelwizard.config.parallel import ParallelSettings, check_parallel
+from pixelwizard.config.schema import ConfigError, check_range, setting
+from pixelwizard.config.targets import Door, Part, door
 from pixelwizard.config.trainer import PredictionSettings
+
+DIFFUSION = "pixelwizard.diffusion"
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The sampler of one stage, which integrates its velocity field from noise to latent.
+
+    ``timesteps`` (1000 = noise, strictly decreasing) replaces the ``steps`` and the ``shift`` of
+    the solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are
+    the 0-based steps that run classifier-free guidance (``None``: all of them). ``skip`` decides
+    which steps evaluate the network. ``step_sizes`` is the step-size conditioning:
+    ``none``, ``raw`` or ``snapped`` to the step sizes seen in training.
+    """
+
+    solver: Part = setting(
+        "unipc", **door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
+    )
+    skip: Part = setting(
+        "none", later=True, **door(f"{DIFFUSION}.skip.base.Skip", f"{DIFFUSION}.skip")
+    )
+    steps: int = setting(50, low=1, high=1000)
+    timesteps: Optional[List[float]] = None
+    shift: Optional[float] = setting(None, low=0.01)
+    guidance: float = setting(5.0, low=0.0)
+    guided_steps: Optional[List[int]] = None
+    step_sizes: Literal["none", "raw", "snapped"] = "none"
+
+    def check(self, key: str) -> None:
+        """Decreasing timesteps inside (0, 1000], existing guided steps; raises ConfigError.
+
+        ``key`` is the stage's: ``anchor``, whose network takes no step sizes, or ``schedule``.
+        """
+        if self.timesteps is not None:
+            _check_timesteps(self.timesteps, f"{key}.timesteps")
+        steps = len(self.timesteps or range(self.steps))
+        for step in self.guided_steps or []:
+            check_range(f"{key}.guided_steps", step, 0, steps - 1)
+        if (guided := self.guided_steps) and self.guidance == 1:
+            raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
+        if key == "anchor" and self.step_sizes != "none":
+            raise ConfigError(
+                f"anchor.step_sizes={self.step_sizes} is for the detail's schedule; the anchor"
+                " network takes no step sizes; nearest: none"
+            )
+
+
+def _check_timesteps(times: List[float], key: str) -> None:
+    """At least one timestep, strictly decreasing, all inside (0, 1000]."""
+    like = "like [999, 942, 845, 646]"
+    if not times:
+        raise ConfigError(f"{key}=[] has no step; give at least one, {like}")
+    for time in times:
+        if not 0 < time <= 1000:
+            raise ConfigError(
+                f"{key}={times}: {time:g} is outside 0 (data, where the last step ends by itself)"
+                f" to 1000 (noise); nearest: {min(1000, max(1, time)):g}"
+            )
+    for before, after in zip(times, times[1:], strict=False):
+        if after >= before:
+            raise ConfigError(
+                f"{key}={times} must fall strictly; {after:g} comes after {before:g}; nearest:"
+                f" {sorted(set(times), reverse=True)}"
+            )
+
+
+def any_guided(*samplers: SamplerSettings) -> bool:
+    """Whether any step of the samplers runs classifier-free guidance."""
+    return any(s.guidance != 1 and s.guided_steps != [] for s in samplers)
+
+
+ATTENTION = Door("pixelwizard.models.attention.base.Attention", "pixelwizard.models.attention")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The base of the root settings of tasks with a run folder.
+
+    ``search`` are the folders where the modules of users' classes were found, ``replaced``
+    names shipped options that a user's file replaced; composing fills both in.
+    ``verbose`` are loggers whose debug output goes to ``run.log``; ``root`` means all of them.
+    """
+
+    run_dir: str = dataclasses.field(metadata={"path": True, "incidental": True})
+    task: str = ""
+    search: List[str] = setting([], incidental=True)
+    replaced: List[str] = setting([], incidental=True)
+    verbose: List[str] = setting([], incidental=True)
+
+
+@dataclass(frozen=True)
+class StagesSettings(RunSettings):
+    """The base of tasks with both stages; ``attention`` is that of both transformers."""
+
+    backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
+    resolution: ResolutionSettings = setting(ResolutionSettings, names_run=2)
+    anchor: SamplerSettings = setting(SamplerSettings)
+    schedule: SamplerSettings = setting(SamplerSettings, names_run=3)
+    attention: Part = setting("exact", later=True, door=ATTENTION)
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Where the weights of a stage are, and how much device memory a stage may use.
+
+    ``resident``: on the device while the stage runs. ``offload``: the same, but kept in host memory
+    between groups of prompts instead of being read again. ``stream``: the blocks of a transformer
+    stay in host memory and pass through the device. ``auto``: resident if it fits, else stream.
+    ``budget_gb`` (1e9 bytes; None: what the device has), ``chunk`` tokens go through a layer
+    together (None: as the plan chooses), ``residual`` is the type of the residual stream.
+    """
+
+    mode: Literal["auto", "resident", "offload", "stream"] = setting("auto", incidental=True)
+    budget_gb: Optional[float] = setting(None, low=1.0, incidental=True)
+    chunk: Optional[int] = setting(None, low=64, incidental=True)
+    residual: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class SamplingSettings(StagesSettings):
+    """The base of tasks that sample or plan it: placement on devices."""
+
+    memory: MemorySettings = setting(MemorySettings)
+    parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
+    decode: DecodeSettings = setting(DecodeSettings)
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step of the two stages is guided."""
+        return any_guided(self.anchor, self.schedule)
+
+    def check(self, key: str = "") -> None:
+        """A layout that the networks allow; weights are either sharded or in host memory.
+
+        Raises ConfigError.
+        """
+        heads, tokens = self.backbone.dit.num_heads, self.resolution.anchor_geometry.tokens
+        check_parallel(self.parallel, heads, self.guided, tokens)
+        if self.parallel.shard != "none" and self.memory.mode in ("offload", "stream"):
+            raise ConfigError(
+                f"parallel.shard={self.parallel.shard} keeps slices of the weights on the devices,"
+                f" not in host memory as memory={self.memory.mode} does; use memory=auto or"
+                " parallel.shard=none"
+            )
+        self.decode.check_tiles(self.resolution.geometry)
 
 
 @dataclass(frozen=True)
@@ -54,3 +207,93 @@ class GenerateConfig(SamplingSettings):
         self.metrics.check_asked(self.reference, self.resolution.frames)
         if self.prompt and self.prompts is not None:
             raise ConfigError("--prompt and prompts=FILE exclude each other; leave one out")
+
+
+@dataclass(frozen=True)
+class PlanConfig(SamplingSettings):
+    """The settings that determine time and memory of a run: the root of ``plan``.
+
+    ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
+    network in place of a run, on each number of ``gpus``.
+    """
+
+    task: Literal["plan"] = "plan"
+    device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
+    plot: Optional[str] = setting(None, path=True)
+    train: Optional[Stage] = None
+    gpus: List[int] = setting([1, 8], low=1)
+    format: Literal["text", "json"] = setting("text", incidental=True)
+
+    def check(self, key: str = "") -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        super().check()
+        if self.train is None and self.gpus != [1, 8]:
+            raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
+        if self.plot is not None and not self.plot.endswith(".png"):
+            raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How many steps of each schedule are run; the others are counted from them."""
+
+    anchor_steps: int = setting(5, low=1)
+    detail_steps: int = setting(2, low=1)
+
+
+@dataclass(frozen=True)
+class BenchConfig(StagesSettings):
+    """Everything that determines one ``bench``: networks of random weights at one or two sizes."""
+
+    task: Literal["bench"] = "bench"
+    second: Optional[ResolutionSettings] = None
+    memory: MemorySettings = setting(MemorySettings)
+    decode: DecodeSettings = setting(DecodeSettings)
+    bench: BenchSettings = setting(BenchSettings, names_run=0)
+    format: Literal["text", "json"] = setting("text", incidental=True)
+
+    def check(self, key: str = "") -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        for whole in self.wholes():
+            whole.check()
+
+    def wholes(self) -> Iterator[PlanConfig]:
+        """What is measured, with whole schedules: one size after the other."""
+        names = ("run_dir", "backbone", "anchor", "schedule", "memory", "decode", "attention")
+        shared: dict[str, Any] = {name: getattr(self, name) for name in names}
+        for size in (self.resolution, self.second):
+            if size is not None:
+                yield PlanConfig(**shared, resolution=size)
+
+    def shortened(self, whole: PlanConfig) -> PlanConfig:
+        """The same with the few steps that are run."""
+        return replace(
+            whole,
+            anchor=first_steps(whole.anchor, self.bench.anchor_steps),
+            schedule=first_steps(whole.schedule, self.bench.detail_steps),
+        )
+
+
+def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
+    """A sampler with at most ``count`` steps, none skipped, guided where its first steps are."""
+    times, guided = sampler.timesteps, sampler.guided_steps
+    return replace(
+        sampler,
+        skip="none",
+        steps=min(sampler.steps, count),
+        timesteps=None if times is None else times[:count],
+        guided_steps=None if guided is None else [step for step in guided if step < count],
+    )
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
+
+    ``trust``: users' classes that the file names may run.
+    """
+
+    task: Literal["replay"] = "replay"
+    file: Optional[str] = setting(None, path=True)
+    out: Optional[str] = setting(None, path=True)
+    trust: bool = False

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Literal, Optional
 
-from pixelwizard.config.schema import ConfigError, choice
-from pixelwizard.config.setting import setting
+from pixelwizard.config.schema import ConfigError, choice, setting
 from pixelwizard.config.targets import Door, OwnPart, Part, title
 
 Stage = Literal["anchor", "detail"]

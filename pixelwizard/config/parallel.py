@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Optional
 
-from pixelwizard.config.schema import ConfigError, check_range
-from pixelwizard.config.setting import setting
+from pixelwizard.config.schema import ConfigError, check_range, setting
 
 MODES = {
     "single": (),

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union
 
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check_kind, setting
+from pixelwizard.config.schema import ConfigError, check_kind, setting
 from pixelwizard.config.targets import Part, door
 
 SUBMITIT = ("submitit_slurm", "submitit_local")

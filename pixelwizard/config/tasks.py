@@ -1,23 +1,98 @@
-"""Tasks and their root settings: a configuration is read, typed and checked."""
+"""Tasks, their root settings, and the configuration files that fill them, read without Hydra.
+
+A text of any origin becomes plain values: no code, no nesting without end, no alias bomb. The
+user's folders are laid out like ``conf`` and come first, so a user's file overrides a shipped one
+of the same name.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Union
 
-from pixelwizard.config.bench import BenchConfig
-from pixelwizard.config.compare import CompareConfig
-from pixelwizard.config.data import EncodeConfig
-from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.plain import read_yaml
-from pixelwizard.config.plan import PlanConfig
-from pixelwizard.config.replay import ReplayConfig
-from pixelwizard.config.schema import ConfigError, build, choice
-from pixelwizard.config.setting import check
+import yaml
+
+from pixelwizard.config.backbone import ConvertConfig, FetchConfig
+from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig
+from pixelwizard.config.generate import BenchConfig, GenerateConfig, PlanConfig, ReplayConfig
+from pixelwizard.config.schema import ConfigError, build, check, choice, leaves
 from pixelwizard.config.targets import check_names
-from pixelwizard.config.train import TrainConfig
-from pixelwizard.config.weights import ConvertConfig, FetchConfig
+from pixelwizard.config.train import EncodeConfig, TrainConfig
+
+DEEPEST, MOST = 64, 50_000
+"""Levels of a file, and values that it may expand to."""
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: Path) -> Any:
+    """The values of a YAML file. Raises OSError without it, ConfigError where it cannot be used."""
+    try:
+        return yaml.load(check_yaml(path), LOADER)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def check_yaml(path: Path) -> str:
+    """The text of a YAML file that is not too large once it is read; errors as of ``read_yaml``.
+
+    Raises YAMLError where it is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    try:
+        _check_size(text, path)
+    except yaml.YAMLError as error:
+        if "maximum nesting depth" not in str(error):  # PyYAML's own bound, from 6.0.4 on
+            raise
+        raise ConfigError(f"{path} is nested over {DEEPEST} deep; make it flatter") from None
+    return text
+
+
+def parse_json(text: str, what: object) -> Any:
+    """The values of a JSON text. Raises ConfigError, naming ``what``, where it cannot be used."""
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{what} is nested over {DEEPEST} deep") from None
+    except ValueError:
+        raise ConfigError(f"{what} is not JSON") from None
+    level = [values]
+    for _ in range(DEEPEST):
+        level = [inner for value in level for inner in _inside(value)]
+    if level:
+        raise ConfigError(f"{what} is nested over {DEEPEST} deep")
+    return values
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _check_size(text: str, path: Path) -> None:
+    """Count levels and values, those of aliases too, without making them."""
+    sizes: dict[str | None, int] = {}
+    starts: list[tuple[str | None, int]] = []
+    size = 0
+    for event in yaml.parse(text, LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            starts.append((event.anchor, size))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, start = starts.pop()
+            sizes[anchor] = size - start
+        elif isinstance(event, yaml.AliasEvent):
+            size += sizes.get(event.anchor, MOST)  # one inside its own node has no end
+        elif isinstance(event, yaml.ScalarEvent):
+            size, sizes[event.anchor] = size + 1, 1
+        if len(starts) > DEEPEST:
+            raise ConfigError(f"{path} is nested over {DEEPEST} deep; make it flatter")
+        if size >= MOST:
+            raise ConfigError(f"{path} has over {MOST:,} values, aliases counted; shorten it")
+
 
 GONE_FROM_TRACKER = (("options", None), ("project", "pixelwizard"))
 """Keys that run folders of earlier versions have, with any value or this one, once its default.
@@ -57,3 +132,89 @@ def from_plain(values: Any) -> Any:
     check_names(config)
     check(config)
     return config
+
+
+PACKAGE = Path(__file__).resolve().parents[1]
+EXPERIMENTS = "experiments"
+
+
+def asset_root(name: str) -> Path:
+    """The folder that holds ``conf`` or ``experiments``: the wheel's package, or the checkout."""
+    for root in (PACKAGE, PACKAGE.parent):
+        if (root / name).is_dir():
+            return root
+    raise FileNotFoundError(
+        f"{PACKAGE} has no {name}/, inside or next to it; reinstall pixelwizard"
+    )
+
+
+def shipped() -> Path:
+    """The folder ``conf`` of pixelwizard."""
+    return asset_root("conf") / "conf"
+
+
+def own_folders(given: Sequence[str] = ()) -> list[Path]:
+    """The user's configuration folders: those of ``--config-dir``, then ``./conf``.
+
+    Raises ConfigError for one that is not a folder or has nothing to choose in it.
+    """
+    folders = [Path.cwd() / Path(folder).expanduser() for folder in given]
+    for folder, text in zip(folders, given, strict=True):
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir={text} is not a folder; name one laid out like conf/")
+        if not _has_options(folder):
+            raise ConfigError(
+                f"--config-dir={text} has no GROUP/NAME.yaml; lay it out like conf/, for example"
+                f" {text}/schedule/mine.yaml"
+            )
+    beside = Path.cwd() / "conf"
+    found = [*folders, *([beside] if _has_options(beside) and beside != shipped() else [])]
+    return list(dict.fromkeys(found))
+
+
+def _has_options(folder: Path) -> bool:
+    return next(folder.glob("*/*.yaml"), None) is not None
+
+
+def experiment_roots() -> list[Path]:
+    """Folders with ``experiments`` next to ``conf``: the working directory comes first."""
+    roots = dict.fromkeys((Path.cwd(), asset_root(EXPERIMENTS)))
+    return [root for root in roots if (root / EXPERIMENTS).is_dir()]
+
+
+def groups(task: str, own: Sequence[Path] = ()) -> list[str]:
+    """The config groups of a task: folders that fill a key of its root dataclass.
+
+    ``own`` are the user's folders; a group inside a group (``metrics/extra``) fills a key below.
+    """
+    root = roots()[task]
+    top = [field.name for field in fields(root)]
+    found = [key for key in top if any((conf / key).is_dir() for conf in (*own, shipped()))]
+    composed = [EXPERIMENTS] if "run_dir" in top else []
+    inner = [key.replace(".", "/") for key in leaves(root) if "." in key]
+    return found + composed + [key for key in inner if any((conf / key).is_dir() for conf in own)]
+
+
+def options(group: str, own: Sequence[Path] = ()) -> list[str]:
+    """The names that ``group=NAME`` can take."""
+    return sorted({path.stem for path in _files(group, own)})
+
+
+def replaced(group: str, name: str, own: Sequence[Path]) -> str:
+    """The remark on an option that two files define, of which the first wins; else empty."""
+    found = [path for path in _files(group, own) if path.stem == name]
+    return f"{group}={name} is {found[0]}, not {found[-1]}" if len(found) > 1 else ""
+
+
+def _files(group: str, own: Sequence[Path]) -> Iterator[Path]:
+    """The files of a group, the user's first."""
+    roots = experiment_roots() if group == EXPERIMENTS else []
+    for root in (*own, *roots, shipped()):
+        yield from (path for path in (root / group).glob("*.yaml") if path.is_file())
+
+
+def own_files(own: Sequence[Path]) -> Iterator[Path]:
+    """Every user's file that Hydra may read."""
+    experiments = [Path.cwd() / EXPERIMENTS] if Path.cwd() != asset_root(EXPERIMENTS) else []
+    for folder in (*own, *experiments):
+        yield from (path for path in folder.rglob("*.yaml") if path.is_file())

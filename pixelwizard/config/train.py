@@ -1,12 +1,13 @@
-"""The settings of training: what is trained, on what, how fast and for how long. No torch here."""
+"""The settings of training and encode: data, optimizer, how long. No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import List, Literal, Optional
 
-from pixelwizard.config.data import DataSettings, check_data
-from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import RunSettings, StagesSettings
+from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, ResolutionSettings
 from pixelwizard.config.objective import (
     OBJECTIVES,
     STAGES,
@@ -16,13 +17,156 @@ from pixelwizard.config.objective import (
     check_objective,
     trained_part,
 )
-from pixelwizard.config.output import TrackerSettings
+from pixelwizard.config.output import MetricsSettings, TrackerSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.run import StagesSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import setting
-from pixelwizard.config.targets import OwnPart, Part, door
+from pixelwizard.config.schema import ConfigError, check_kind, check_range, setting
+from pixelwizard.config.targets import OwnPart, Part, door, title
 from pixelwizard.config.trainer import TrainerSettings
+
+SHAPES, PIXELS = ("shapes",), ("shapes", "clips")
+
+
+@dataclass(frozen=True)
+class DegradationSettings:
+    """The degradation that makes a detail network's anchor from its clip.
+
+    The clip is downscaled by a factor between the two of ``shrink`` (area; none: directly to the
+    anchor's size) and resized to the anchor's size (bilinear). A share ``blurred`` of the clips is
+    convolved with a gaussian of one of ``kernels`` taps and a ``deviation`` between the two, in
+    pixels of the anchor. Defaults as in the reference (``model_wan_trainer_upsample_shortcut.py``).
+    """
+
+    shrink: List[float] = setting([8.0, 16.0])
+    blurred: float = setting(1.0, low=0.0, high=1.0)
+    kernels: List[int] = setting([7, 9])
+    deviation: List[float] = setting([3.0, 4.3])
+
+    def check(self, key: str) -> None:
+        """Pairs in order, odd kernels; raises ConfigError."""
+        for name, low, like in (("shrink", 1.0, [8.0, 16.0]), ("deviation", 1e-9, [3.0, 4.3])):
+            pair = getattr(self, name)
+            if not (len(pair) == 2 and low <= pair[0] <= pair[1]) and (pair or name != "shrink"):
+                raise ConfigError(
+                    f"{key}.{name}={pair} must be the least and the greatest, like {like}"
+                )
+        for taps in self.kernels:
+            if taps < 1 or taps % 2 == 0:
+                raise ConfigError(f"{key}.kernels={self.kernels} must be odd; nearest: {taps + 1}")
+        if not self.kernels:
+            raise ConfigError(f"{key}.kernels=[] must name at least one size, like [7, 9]")
+
+
+@dataclass(frozen=True)
+class DataSettings(OwnPart):
+    """The source of training examples.
+
+    ``clips``    videos in ``dir`` with ``captions`` (a table; none: a .txt next to each), read
+                 at ``fps``; ``held_out`` of them, drawn by the seed, give the held-out loss;
+                 ``workers`` processes decode
+    ``latents``  the output of ``pixelwizard encode`` in ``dir``, read by a separate process
+    ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``. Training starts
+                 with ``ready`` of them; every example that it takes allows ``growth`` more,
+                 for which it waits. ``workers`` processes encode them during the training (0: all
+                 before it), and read them if all are complete at the start.
+                 ``held_out`` examples of other captions give the held-out loss.
+
+    A user's class in place of ``kind`` has examples for a stage's network, of which
+    ``held_out``, drawn by the seed, give the held-out loss.
+
+    ``shard`` examples make a file. The autoencoder trains on ``crops`` random crops of each
+    procedural clip, ``crop`` pixels wide and high and ``crop_frames`` long, mixed over the
+    ``window`` latest clips; a share ``anchor_share`` of the clips has the anchor's size, half of it
+    degraded. ``workers`` processes cut the crops; for ``encode`` they read the clips ahead.
+    """
+
+    kind: Literal["shapes", "clips", "latents"] = "shapes"
+    dir: str = setting("outputs/latents", path=True)
+    captions: Optional[str] = setting(None, path=True, only_for=("clips",))
+    fps: float = setting(24.0, low=0.1, only_for=("clips",))
+    held_out: int = setting(32, low=0, only_for=PIXELS, stays=True)
+    workers: int = setting(1, low=0, only_for=PIXELS, incidental=True, stays=True)
+    shard: int = setting(32, low=1, only_for=PIXELS)
+    degradation: DegradationSettings = setting(DegradationSettings, only_for=PIXELS)
+    count: int = setting(1200, low=1, only_for=SHAPES)
+    ready: int = setting(320, low=1, only_for=SHAPES)
+    growth: float = setting(0.25, low=0.0, only_for=SHAPES)
+    crop: int = setting(64, only_for=SHAPES)
+    crop_frames: int = setting(9, only_for=SHAPES)
+    crops: int = setting(6, low=1, only_for=SHAPES)
+    anchor_share: float = setting(0.5, low=0.0, high=1.0, only_for=SHAPES)
+    window: int = setting(50, low=1, only_for=SHAPES)
+
+    def check(self, key: str) -> None:
+        """No settings of another kind of data; raises ConfigError."""
+        if self.target is not None:
+            return
+        check_kind(self, key, self.kind)
+
+
+@dataclass(frozen=True)
+class EncodeConfig(RunSettings):
+    """Everything that determines one ``encode`` run: clips and captions become latents.
+
+    ``stage`` is the network to train on them: clips at the anchor's size, or at the video's
+    size with their anchors. ``seed`` draws degradations, starts of clips and the held-out clips.
+    """
+
+    task: Literal["encode"] = "encode"
+    backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
+    resolution: ResolutionSettings = setting(ResolutionSettings, names_run=2)
+    data: DataSettings = setting(DataSettings)
+    stage: Stage = setting("detail", of_latents=True)
+    seed: int = setting(0, low=0, high=2**31)
+
+    @property
+    def part(self) -> str:
+        """The network to train on the latents."""
+        return self.stage
+
+    def check(self, key: str = "") -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        if self.data.kind == "latents":
+            raise ConfigError("data=latents are encoded already; use data=clips or data=shapes")
+        check_data(self.data, self.resolution, self.part)
+
+
+def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
+    """Data that fits the trained network; raises ConfigError."""
+    named = title(data.target or data.kind)
+    if part not in STAGES and named != "shapes":
+        raise ConfigError(f"objective={part} trains on data=shapes alone, not data={named}")
+    if data.target is not None:
+        return
+    if data.kind == "shapes":
+        check_shapes(size)
+        check_range("data.held_out", data.held_out, 1)
+    if part == "vae":
+        check_crops(data, size)
+
+
+def check_shapes(size: ResolutionSettings) -> None:
+    """Clips wide enough for the shapes; raises ConfigError."""
+    for prefix, clip in (("", size.geometry), ("anchor_", size.anchor_geometry)):
+        if clip.width < clip.height:
+            raise ConfigError(
+                f"resolution.{prefix}width={clip.width} is too narrow for the shapes of training"
+                f" clips that are {clip.height} high; nearest: {clip.height}"
+            )
+
+
+def check_crops(data: DataSettings, size: ResolutionSettings) -> None:
+    """Crops on the autoencoder's grid that fit into the clips; raises ConfigError."""
+    anchor = size.anchor_geometry
+    check_range("data.crop", data.crop, SPATIAL_STRIDE, min(anchor.width, anchor.height))
+    check_range("data.crop_frames", data.crop_frames, 1, size.frames)
+    side = data.crop // SPATIAL_STRIDE * SPATIAL_STRIDE
+    if data.crop != side:
+        raise ConfigError(
+            f"data.crop={data.crop} is not a multiple of {SPATIAL_STRIDE}; nearest: {side}"
+        )
+    frames = (data.crop_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1
+    if data.crop_frames != frames:
+        raise ConfigError(f"data.crop_frames={data.crop_frames} is not 4n+1; nearest: {frames}")
 
 
 @dataclass(frozen=True)

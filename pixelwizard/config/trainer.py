@@ -15,19 +15,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
-from pixelwizard.config.importing import imported
 from pixelwizard.config.schema import (
     HIDDEN,
     ConfigError,
     build,
     join,
+    setting,
     show,
     to_plain,
     unknown,
     visible,
 )
-from pixelwizard.config.setting import setting
-from pixelwizard.config.targets import Part, Target, door, door_of
+from pixelwizard.config.targets import Part, Target, door, door_of, imported
 
 TRAINER = "lightning.pytorch.Trainer"
 PROFILER = "lightning.pytorch.profilers.Profiler"

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pixelwizard.config.data import DegradationSettings
-from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.geometry import Geometry, ResolutionSettings
+from pixelwizard.config.train import DegradationSettings
 
 Split = Literal["train", "heldout"]
 FRAMES_AT_ONCE = 8

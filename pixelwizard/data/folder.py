@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pixelwizard.config.data import DataSettings
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.train import DataSettings
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, clip_table
 from pixelwizard.io.files import write_json

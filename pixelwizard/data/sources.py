@@ -11,13 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pixelwizard.config.data import DataSettings, EncodeConfig
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.schema import ConfigError, differences, to_plain
-from pixelwizard.config.setting import is_below, marked
+from pixelwizard.config.schema import ConfigError, differences, is_below, marked, to_plain
 from pixelwizard.config.targets import Target, door_of, identity
 from pixelwizard.config.tasks import load
-from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.train import DataSettings, EncodeConfig, TrainConfig
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batch, ClipExamples, Source
 from pixelwizard.data.cache import Cache, Filling

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pixelwizard.config.resolution import ResolutionSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
 from pixelwizard.models.wan.vae import WanVAE

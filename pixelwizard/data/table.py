@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pixelwizard.config.data import DataSettings
 from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.config.train import DataSettings
 from pixelwizard.io.reasons import say
 from pixelwizard.io.rows import PlacedRow, read_rows, read_text
 

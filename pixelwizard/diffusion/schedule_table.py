@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.resolution import ResolutionSettings
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import title
 from pixelwizard.diffusion.schedules import Schedule, Step, make_schedule

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.objective import ShortcutSettings
-from pixelwizard.config.sampler import SamplerSettings
-from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.setting import check
+from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.targets import Part, door_of
 
 TRAIN_TIMESTEPS = 1000

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
+from pixelwizard.config.output import SCORED_FRAMES, MetricsSettings
 from pixelwizard.config.schema import listed
 from pixelwizard.evaluation.files import (
     Clip,

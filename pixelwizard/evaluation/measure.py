@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import listed, show
 from pixelwizard.config.targets import Part, Target, door_of, source_digest
 from pixelwizard.evaluation.look import raised

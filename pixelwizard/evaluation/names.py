@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.config.targets import door_of
 from pixelwizard.evaluation.signature import check_metric

@@ -8,7 +8,7 @@ from typing import Any
 
 from pixelwizard.config import targets
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.metrics import SCORED_FRAMES, MetricsSettings
+from pixelwizard.config.output import SCORED_FRAMES, MetricsSettings
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import network_folder, network_label, resolve_auto, wanted
 from pixelwizard.io.digests import file_digest

@@ -11,9 +11,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.generate import ATTENTION, GenerateConfig
 from pixelwizard.config.geometry import Tiles
-from pixelwizard.config.run import ATTENTION
 from pixelwizard.io.memory import GB, available
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, WanDiT

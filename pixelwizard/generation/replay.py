@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.importing import search_in
-from pixelwizard.config.plain import parse_json
 from pixelwizard.config.schema import ConfigError, build
-from pixelwizard.config.targets import check_doors, targets
-from pixelwizard.config.tasks import from_plain
+from pixelwizard.config.targets import check_doors, search_in, targets
+from pixelwizard.config.tasks import from_plain, parse_json
 from pixelwizard.io.packets import comment_of
 from pixelwizard.io.video import VideoError
 from pixelwizard.models.checkpoints import PARTS, require_weights, weights_digest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.metrics import SCORED_FRAMES
+from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.evaluation.files import find_captions, inspect
 from pixelwizard.evaluation.score_cache import (
     JSON,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixelwizard.config.weights import SourceSettings
+from pixelwizard.config.backbone import SourceSettings
 from pixelwizard.io.digests import remember
 from pixelwizard.io.reasons import reason
 

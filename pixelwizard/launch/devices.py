@@ -9,9 +9,8 @@ import sys
 from functools import cache
 from typing import Union
 
-from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.generate import GenerateConfig, PlanConfig
 from pixelwizard.config.parallel import AXES, Mesh, is_open, resolve
-from pixelwizard.config.plan import PlanConfig
 from pixelwizard.config.train import TrainConfig
 
 COUNT = "import torch; print(torch.cuda.device_count())"

@@ -22,11 +22,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config import catalog
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.plain import read_yaml
+from pixelwizard.config import tasks
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.schema import listed
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.tasks import read_yaml
 from pixelwizard.io.digests import file_digest, text_digest
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
@@ -249,7 +248,7 @@ def _content(folder: Path) -> str:
 def _remedy(backbone: BackboneSettings, missing: set[str]) -> str:
     """What to type to get the missing parts."""
     steps = []
-    if backbone.name in catalog.options("source"):
+    if backbone.name in tasks.options("source"):
         if missing - {"detail"}:
             steps.append(f"fetch them with: pixelwizard fetch {backbone.name}")
         if "detail" in missing:

@@ -14,7 +14,7 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.generate import GenerateConfig, PlanConfig
 from pixelwizard.config.geometry import (
     TEMPORAL_STRIDE,
     WHOLE,
@@ -23,7 +23,6 @@ from pixelwizard.config.geometry import (
     most_tiles,
     part_sizes,
 )
-from pixelwizard.config.plan import PlanConfig
 from pixelwizard.models.wan.tiling import spans, stream_pixels
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.spatial import Peers, RowShard

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.parallel import Mesh
-from pixelwizard.config.run import ATTENTION
-from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail

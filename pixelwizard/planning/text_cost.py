@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pixelwizard.config.sizes import TextSizes
+from pixelwizard.config.backbone import TextSizes
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.planning.sampling_cost import Cost
 from pixelwizard.planning.tracing import META, Trace, Work

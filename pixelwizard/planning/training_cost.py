@@ -20,10 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.generate import ATTENTION, PlanConfig
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.plan import PlanConfig
-from pixelwizard.config.run import ATTENTION
-from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.memory import GB
 from pixelwizard.io.text_table import aligned
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.sampler import SamplerSettings
+from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.config.targets import identity
 from pixelwizard.data.prompts import Prompt
 from pixelwizard.diffusion.schedules import grid_version

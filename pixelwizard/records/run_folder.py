@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from pixelwizard.config.schema import ConfigError, differences, to_plain
-from pixelwizard.config.setting import is_below, marked
+from pixelwizard.config.schema import ConfigError, differences, is_below, marked, to_plain
 from pixelwizard.config.tasks import load
 from pixelwizard.io.digests import text_digest
 from pixelwizard.io.files import write_text

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.evaluate import CompareConfig
 from pixelwizard.config.schema import to_plain
 from pixelwizard.io.reasons import reason
 from pixelwizard.records.provenance import git_revision

@@ -19,9 +19,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.tensor import DTensor
 
-from pixelwizard.config.importing import source_digest
 from pixelwizard.config.schema import differences
-from pixelwizard.config.targets import targets
+from pixelwizard.config.targets import source_digest, targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.interrupts import Interrupted, on_interrupt

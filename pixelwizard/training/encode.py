@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pixelwizard.config.data import EncodeConfig
+from pixelwizard.config.train import EncodeConfig
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill

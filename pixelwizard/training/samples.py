@@ -14,8 +14,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from pixelwizard.config.metrics import SCORED_FRAMES
-from pixelwizard.config.output import VideoSettings
+from pixelwizard.config.output import SCORED_FRAMES, VideoSettings
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Source
 from pixelwizard.diffusion.flow import initial_noise

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.objective import OBJECTIVES
-from pixelwizard.config.run import ATTENTION
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Batches, HeldOut
 from pixelwizard.data.encoding import Encoding

@@ -14,7 +14,7 @@ from typing import Any
 
 from pixelwizard.cli.sweeps.launchers import EXTRA
 from pixelwizard.cli.sweeps.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
-from pixelwizard.config.compare import DISTANCE, why_no_target
+from pixelwizard.config.evaluate import DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.sweep import Choice, Search, SweeperSettings
 from pixelwizard.config.targets import door_of

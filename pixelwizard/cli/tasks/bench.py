@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.bench import BenchConfig
+from pixelwizard.config.generate import BenchConfig
 from pixelwizard.launch.launch import launch
 from pixelwizard.records.run_folder import claim
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.compare import CompareConfig
+from pixelwizard.config.evaluate import CompareConfig
 from pixelwizard.config.schema import ConfigError
 
 EXAMPLES = """\

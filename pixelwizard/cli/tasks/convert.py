@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
+from pixelwizard.config.backbone import ConvertConfig
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.weights import ConvertConfig
 from pixelwizard.models.checkpoints import (
     MissingWeights,
     available_parts,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.cli.tasks.train import check_clips
-from pixelwizard.config.data import EncodeConfig
+from pixelwizard.config.train import EncodeConfig
 from pixelwizard.launch.launch import launch
 from pixelwizard.models.checkpoints import require_weights
 from pixelwizard.records.run_folder import claim

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.weights import FetchConfig
+from pixelwizard.config.backbone import FetchConfig
 from pixelwizard.io.hub import fetch
 from pixelwizard.records.lock import locked
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.plan import PlanConfig
+from pixelwizard.config.generate import PlanConfig
 from pixelwizard.diffusion.schedule_table import draw_schedules, schedule_table, stage_schedules
 from pixelwizard.launch.devices import planned_mesh
 

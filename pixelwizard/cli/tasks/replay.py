@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.replay import ReplayConfig
+from pixelwizard.config.generate import ReplayConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.launch.launch import launch
 from pixelwizard.records.run_folder import claim

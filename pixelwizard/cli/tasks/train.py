@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.data import DataSettings
 from pixelwizard.config.objective import STAGES
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.train import DataSettings, TrainConfig
 from pixelwizard.data.table import clip_table
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.launch.launch import launch, left_to_torchrun

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from pixelwizard.config.metrics import MetricsSettings
+from pixelwizard.config.output import MetricsSettings
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.names import network_folder, network_of
 from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork

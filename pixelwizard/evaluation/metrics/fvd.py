@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.config.metrics import SCORED_FRAMES
+from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.evaluation.files import content_hash
 from pixelwizard.evaluation.frechet import Moments, frechet_distance, keep_moments, kept_moments
 from pixelwizard.evaluation.look import look_at_all, raised

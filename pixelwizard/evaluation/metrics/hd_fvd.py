@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.config.metrics import SCORED_FRAMES
+from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.evaluation.metrics import fvd
 from pixelwizard.evaluation.metrics.base import Given, Sampling
 from pixelwizard.evaluation.networks import VideoNetwork

@@ -7,8 +7,7 @@ from typing import Sequence
 import torch
 from torch import Tensor, nn
 
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.targets import Part, door_of
 from pixelwizard.models.shortcut.spatial_adapter import SpatialAdapter
 from pixelwizard.models.wan.dit import Grid, TextKeyValues, WanDiT, in_float32, sinusoid, time_mlp

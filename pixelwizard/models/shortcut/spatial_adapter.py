@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelwizard.config.sizes import DiTSizes
+from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.wan.dit import (
     CHUNK,
     Addition,

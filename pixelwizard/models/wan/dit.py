@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.amp import is_autocast_available
 from torch.utils.checkpoint import checkpoint
 
+from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.geometry import PATCH
-from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.attention.exact import Exact, attention
 from pixelwizard.models.wan.rotary import Rotary, rotate

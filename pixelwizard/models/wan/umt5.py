@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pixelwizard.config.sizes import TextSizes
+from pixelwizard.config.backbone import TextSizes
 from pixelwizard.models.wan.streaming import BlockStream
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelwizard.config.sizes import VAESizes
+from pixelwizard.config.backbone import VAESizes
 
 PIXEL_PATCH = 2
 QUERY_CHUNK = 4096

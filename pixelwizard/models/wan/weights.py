@@ -20,9 +20,8 @@ import yaml
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.schema import listed
-from pixelwizard.config.sizes import DiTSizes
 from pixelwizard.io.files import write_text
 from pixelwizard.models.checkpoints import (
     CONFIG,
