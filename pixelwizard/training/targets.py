@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from torch import Tensor
 from pixelwizard.config.objective import FlowSettings, ShortcutSettings
 from pixelwizard.diffusion.flow import add_noise, shift_sigma, velocity
 from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, Schedule, halved
-
-NetworkVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x_t, timestep [B], step size [B]) -> velocity."""
+from pixelwizard.training.passes import NetworkVelocity
 
 REFERENCE_FLOW, REFERENCE = FlowSettings(), ShortcutSettings()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.generate import ATTENTION
-from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.objective import OBJECTIVES
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Batches, HeldOut
@@ -25,7 +25,7 @@ from pixelwizard.models.wan.layouts import official_dit
 from pixelwizard.training.data import Examples
 from pixelwizard.training.networks.base import TrainedNetwork, generator
 from pixelwizard.training.objectives.base import Objective
-from pixelwizard.training.targets import NetworkVelocity
+from pixelwizard.training.passes import Conditions, Passes
 
 
 class VelocityNetwork(TrainedNetwork):
@@ -97,23 +97,41 @@ class VelocityNetwork(TrainedNetwork):
         own = generator(self.config.seed, step, "branch")
         return self.objective.target_kind(own, self.progress)
 
-    def velocity_of(
-        self, network: Any, text: TextKeyValues, batch: Batch, kept_B: Tensor, own: torch.Generator
-    ) -> NetworkVelocity:
-        """The network as a function of (x_t, t, dt), its conditions given; no step size here."""
-        return lambda x_t, time_B, size_B: network(x_t, time_B, text)
+    def anchor_of(self, batch: Batch, kept_B: Tensor, own: torch.Generator) -> Tensor | None:
+        """The anchor latent as the networks get it; None for the anchor network itself."""
+        return None
+
+    def look(self, network: Any, conditions: Conditions) -> Tensor | None:
+        """The network's features of the anchor."""
+        return None
+
+    @abstractmethod
+    def ask(
+        self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
+    ) -> Tensor:
+        """One pass of a network at ``inputs`` (x_t, timestep [B], step size [B])."""
+
+    def passes(self, network: Any, batch: Batch, own: torch.Generator) -> Passes:
+        """The networks with the conditions of a batch, some of them dropped."""
+        latent = batch["latent"]
+        kept_B = torch.rand(len(latent), generator=own) >= self.config.objective.flow.text_drop
+        rows = zip(batch["text"], batch["empty"], kept_B.tolist(), strict=True)
+        frames, height, width = latent.shape[2:]
+        conditions = Conditions(
+            texts=[(text if kept else empty).to(self.device) for text, empty, kept in rows],
+            empty=[empty.to(self.device) for empty in batch["empty"]],
+            kept_B=kept_B,
+            grid=(frames, height // PATCH, width // PATCH),
+            anchor=self.anchor_of(batch, kept_B, own),
+        )
+        return Passes(network, conditions, self.ask, self.look)
 
     def loss(self, network: Any, batch: Batch) -> Tensor:
         batch = self.encoded(batch)
-        x0_BCTHW, key = batch["latent"].float(), (self.config.seed, batch["step"])
-        own, kind = generator(*key, self.global_rank, "samples"), self.target_kind(batch)
-        kept_B = torch.rand(len(x0_BCTHW), generator=own) >= self.config.objective.flow.text_drop
-        rows = zip(batch["text"], batch["empty"], kept_B.tolist(), strict=True)
-        chosen = [(text if kept else empty).to(self.device) for text, empty, kept in rows]
-        text = network.encode_text(chosen)
-        velocity = self.velocity_of(network, text, batch, kept_B, own)
-        target = self.objective.target(kind, velocity, x0_BCTHW, own)
-        found = velocity(target.x_t, target.timestep_B, target.step_size_B)
+        own = generator(self.config.seed, batch["step"], self.global_rank, "samples")
+        kind, passes = self.target_kind(batch), self.passes(network, batch, own)
+        target = self.objective.target(kind, passes, batch["latent"].float(), own)
+        found = passes(target.x_t, target.timestep_B, target.step_size_B)
         error_BCTHW = (found.float() - target.velocity).square() * self.channels_C111
         error_B = error_BCTHW.flatten(1).mean(1)
         if torch.is_grad_enabled() and self.global_rank == 0:

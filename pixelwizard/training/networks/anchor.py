@@ -11,7 +11,7 @@ from torch import Tensor
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.weights import save_anchor
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.training.exports import complete_backbone
@@ -27,6 +27,13 @@ class TrainedAnchor(VelocityNetwork):
 
     def make(self) -> WanDiT:
         return WanDiT(self.config.backbone.dit)
+
+    def ask(
+        self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
+    ) -> Tensor:
+        x_t, time_B, _ = inputs
+        velocity: Tensor = network(x_t, time_B, text)
+        return velocity
 
     def sample(self, noise: Tensor, example: Batch) -> Tensor:
         sampler = self.config.anchor

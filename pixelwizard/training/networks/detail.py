@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pixelwizard.config.geometry import PATCH, Geometry
+from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.flow import noise_like
@@ -20,7 +20,7 @@ from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.stages.detail import Detail
 from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.networks.base import per_sample
-from pixelwizard.training.targets import NetworkVelocity
+from pixelwizard.training.passes import Conditions
 from pixelwizard.training.velocity import VelocityNetwork
 
 
@@ -54,13 +54,19 @@ class TrainedDetail(VelocityNetwork):
             plain = WanDiT(self.config.backbone.detail_dit)
         return set(network.state_dict()) - set(plain.state_dict())
 
-    def velocity_of(
-        self, network: Any, text: TextKeyValues, batch: Batch, kept_B: Tensor, own: torch.Generator
-    ) -> NetworkVelocity:
-        frames, height, width = batch["latent"].shape[2:]
-        anchor = self.condition(batch["condition"].float(), kept_B, own)
-        features = network.encode_anchor(anchor, (frames, height // PATCH, width // PATCH))
-        return lambda x_t, time_B, size_B: network(x_t, time_B, text, size_B, features)
+    def anchor_of(self, batch: Batch, kept_B: Tensor, own: torch.Generator) -> Tensor:
+        return self.condition(batch["condition"].float(), kept_B, own)
+
+    def look(self, network: Any, conditions: Conditions) -> Tensor:
+        features: Tensor = network.encode_anchor(conditions.anchor, conditions.grid)
+        return features
+
+    def ask(
+        self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
+    ) -> Tensor:
+        x_t, time_B, size_B = inputs
+        velocity: Tensor = network(x_t, time_B, text, size_B, features)
+        return velocity
 
     def condition(self, anchor_BCTHW: Tensor, kept_B: Tensor, own: torch.Generator) -> Tensor:
         """The anchor as the network gets it: 0 where dropped, with noise in a share of samples."""

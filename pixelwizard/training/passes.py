@@ -1,0 +1,125 @@
+"""The networks of a training step as functions of (x_t, t, dt), with the conditions of its batch.
+
+B samples; a latent is [B, C, T, H, W], a timestep and a step size [B], in timesteps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelwizard.models.wan.dit import TextKeyValues
+
+NetworkVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x_t, timestep [B], step size [B]) -> velocity."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a batch's samples are made from; ``kept_B`` is False where it was dropped.
+
+    ``texts`` and ``empty`` are [L, text_dim] embeddings, one per sample; ``anchor`` is the detail
+    network's, ``grid`` the grid of tokens.
+    """
+
+    texts: list[Tensor]
+    empty: list[Tensor]
+    kept_B: Tensor
+    grid: tuple[int, int, int]
+    anchor: Tensor | None = None
+
+
+class Pass:
+    """A network with its conditions. Texts and anchor are encoded once, at the first pass.
+
+    They are encoded with gradients if the object was made with gradients enabled, wherever the
+    first pass is. ``ask(network, text, features, x_t, t, dt)`` gives the velocity,
+    ``look(network, conditions)`` the features of the anchor.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        conditions: Conditions,
+        ask: Callable[..., Tensor],
+        look: Callable[[Any, Conditions], Tensor | None],
+        full_precision: bool = False,
+    ) -> None:
+        self.network, self.conditions = network, conditions
+        self._ask, self._look = ask, look
+        self._full_precision = full_precision
+        self._gradients = torch.is_grad_enabled() and not full_precision
+
+    def __call__(self, x_t: Tensor, timestep_B: Tensor, step_size_B: Tensor) -> Tensor:
+        """The velocity, float32."""
+        return self._velocity(False, x_t, timestep_B, step_size_B)
+
+    @torch.no_grad()
+    def empty(self, x_t: Tensor, timestep_B: Tensor, step_size_B: Tensor) -> Tensor:
+        """The velocity without the text, of the same anchor: the second pass of guidance.
+
+        Without gradients.
+        """
+        return self._velocity(True, x_t, timestep_B, step_size_B)
+
+    def guided(self, scale: float, x_t: Tensor, timestep_B: Tensor, step_size_B: Tensor) -> Tensor:
+        """u + scale (c - u); one pass with a scale of 1."""
+        conditional = self(x_t, timestep_B, step_size_B)
+        if scale == 1:
+            return conditional
+        unconditional = self.empty(x_t, timestep_B, step_size_B)
+        return unconditional + scale * (conditional - unconditional)
+
+    @cached_property
+    def exact(self) -> Pass:
+        """The same network in float32, also under autocast, without gradients into its conditions.
+
+        For differences of passes: bfloat16 would round most of one away.
+        """
+        return Pass(self.network, self.conditions, self._ask, self._look, full_precision=True)
+
+    def _velocity(self, empty: bool, *inputs: Tensor) -> Tensor:
+        with self._precision(inputs[0].device):
+            text = self._without_text if empty else self._with_text
+            return self._ask(self.network, text, self._features, *inputs)
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        return torch.autocast(device.type, enabled=False) if self._full_precision else nullcontext()
+
+    @cached_property
+    def _with_text(self) -> TextKeyValues:
+        with torch.set_grad_enabled(self._gradients):
+            keys: TextKeyValues = self.network.encode_text(self.conditions.texts)
+        return keys
+
+    @cached_property
+    @torch.no_grad()
+    def _without_text(self) -> TextKeyValues:
+        keys: TextKeyValues = self.network.encode_text(self.conditions.empty)
+        return keys
+
+    @cached_property
+    def _features(self) -> Tensor | None:
+        with torch.set_grad_enabled(self._gradients):
+            return self._look(self.network, self.conditions)
+
+
+class Passes(Pass):
+    """The student's passes, and those of the objective's further networks.
+
+    ``teacher`` is frozen, ``score`` is trained beside the student. Asking for one that the
+    objective has not named in ``networks`` is a defect.
+    """
+
+    teacher: Pass
+    score: Pass
+
+    def add(self, name: str, network: Any) -> None:
+        """Give the passes of a further network, of the same conditions."""
+        setattr(self, name, Pass(network, self.conditions, self._ask, self._look))
