@@ -69,7 +69,7 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
 def _launched(folder: Path, world: int) -> None:
     """Run a job of several ranks; failed prompts are in its status, anything else is raised."""
     from pixelwizard.launch.launch import SOME_FAILED, launch
-    from pixelwizard.records.failures import read_failure
+    from pixelwizard.records.run_folder import read_failure
 
     code = launch(folder, world)
     if code > 128:
@@ -126,8 +126,8 @@ class Report:
 
 def compare(runs: Sequence[Path | str], overrides: Sequence[str] = ()) -> Report:
     """Compare sweeps and runs, as ``pixelwizard compare`` does. Raises ValueError likewise."""
+    from pixelwizard.cli.arguments import quoted
     from pixelwizard.cli.compose import compose
-    from pixelwizard.cli.overrides import quoted
     from pixelwizard.cli.tasks import command
     from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
 

@@ -24,17 +24,18 @@ from pixelwizard.io.files import remove_unfinished, write_text
 from pixelwizard.io.interrupts import Interrupted, interruptible
 from pixelwizard.io.reasons import reason, say
 from pixelwizard.io.streams import settle_streams
-from pixelwizard.records.failures import (
+from pixelwizard.records.run_folder import (
+    CONFIG,
+    OVERRIDES,
     Failure,
     WorkStopped,
     forget_failure,
     is_lost_rank,
     is_out_of_memory,
+    locked,
     read_failure,
     write_failure,
 )
-from pixelwizard.records.lock import locked
-from pixelwizard.records.run_folder import CONFIG, OVERRIDES
 
 if TYPE_CHECKING:
     from pixelwizard.parallel.mesh import Rank

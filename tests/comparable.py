@@ -17,8 +17,7 @@ from pixelwizard.config.output import TrackerSettings
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.io.files import write_json
 from pixelwizard.io.video import VideoWriter
-from pixelwizard.records.jobs import make_jobs
-from pixelwizard.records.provenance import Provenance
+from pixelwizard.records.provenance import Provenance, make_jobs
 from pixelwizard.records.run_folder import claim
 from pixelwizard.records.store import Store
 

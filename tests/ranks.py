@@ -34,7 +34,7 @@ from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.weights import fill_transformer
 from pixelwizard.parallel.mesh import Rank, joined
-from pixelwizard.records.jobs import Job
+from pixelwizard.records.provenance import Job
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.detail import Detail
 from pixelwizard.tracking.base import Tracker

@@ -16,7 +16,7 @@ from small import SIZE, write_backbone
 
 import pixelwizard as pw
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.records.failures import Failure, write_failure
+from pixelwizard.records.run_folder import Failure, write_failure
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = ["experiments=small", "run_dir=run", "anchor.steps=2", "schedule.steps=2"]

@@ -23,7 +23,7 @@ from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import Target
 from pixelwizard.io.digests import file_digest
 from pixelwizard.io.files import write_json
-from pixelwizard.records.lock import locked
+from pixelwizard.records.run_folder import locked
 from pixelwizard.records.store import Store
 
 SHORTCUT = SamplerSettings(steps=4, step_sizes="raw")

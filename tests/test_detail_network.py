@@ -17,7 +17,7 @@ from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.data.prompts import Prompt
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.shortcut.weights import load_detail, save_detail
-from pixelwizard.records.jobs import make_jobs
+from pixelwizard.records.provenance import make_jobs
 
 DIGESTS = dict.fromkeys(("text_encoder", "anchor", "detail", "vae"), "0")
 

@@ -16,7 +16,7 @@ import pytest
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io import files
 from pixelwizard.io.files import atomic, read_json, remove_unfinished, write_json
-from pixelwizard.records.lock import LOCK, locked
+from pixelwizard.records.run_folder import LOCK, locked
 
 
 def test_a_file_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_lock_ends_with_its_holder_however_it_ends(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-from pixelwizard.records.lock import locked
+from pixelwizard.records.run_folder import locked
 with locked(Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """

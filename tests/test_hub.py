@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import SourceSettings
 from pixelwizard.io.hub import FetchError, fetch
-from pixelwizard.records.lock import locked
+from pixelwizard.records.run_folder import locked
 
 COMMIT = "c" * 40
 LARGE = bytes(range(256)) * 400

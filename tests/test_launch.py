@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from pixelwizard.launch import cores, processes
-from pixelwizard.launch.cores import usable_cores
+from pixelwizard.launch import devices, processes
+from pixelwizard.launch.devices import usable_cores
 from pixelwizard.launch.launch import crew, launch, worker_environment
-from pixelwizard.records.failures import Failure, read_failure, write_failure
+from pixelwizard.records.run_folder import Failure, read_failure, write_failure
 
 TESTS = Path(__file__).parent
 PARENT = """
@@ -258,8 +258,8 @@ def test_workers_import_from_where_this_process_does_but_not_from_the_working_di
 def test_threads_are_the_cores_of_the_affinity_and_the_quota_shared_by_ranks_and_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cores, "MOUNT", tmp_path)
-    monkeypatch.setattr(cores, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(devices, "MOUNT", tmp_path)
+    monkeypatch.setattr(devices, "GROUPS", tmp_path / "groups")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert usable_cores() == 16

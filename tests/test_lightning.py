@@ -19,7 +19,7 @@ from pixelwizard.config.targets import Target
 from pixelwizard.config.tasks import from_plain
 from pixelwizard.config.train import CheckpointSettings, OptimizerSettings, TrainConfig
 from pixelwizard.config.trainer import Duration, TrainerSettings
-from pixelwizard.records.failures import WorkStopped
+from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.train import make_module, train
 
 CALLBACKS = "lightning.pytorch.callbacks"

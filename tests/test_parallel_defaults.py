@@ -28,7 +28,7 @@ from pixelwizard.generation import predict
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.launch.launch import launch
-from pixelwizard.records.failures import read_failure
+from pixelwizard.records.run_folder import read_failure
 
 PROMPTS = ("a red circle moves left", "a blue square moves right over a white background")
 IDS = ("001-a-red-circle-moves-left", "002-a-blue-square-moves-right-over-a-white-backgroun")

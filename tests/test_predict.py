@@ -37,9 +37,7 @@ from pixelwizard.io.reading import probe, read_frames
 from pixelwizard.models.wan.weights import load_vae
 from pixelwizard.planning import planner
 from pixelwizard.planning.decode_cost import cost_of_decode
-from pixelwizard.records.lock import LOCK, locked
-from pixelwizard.records.run_folder import claim
-from pixelwizard.records.status import Status
+from pixelwizard.records.run_folder import LOCK, Status, claim, locked
 from pixelwizard.stages.decode import Decode
 
 FIRST, SECOND = "001-a-red-circle", "002-a-blue-square-moves-left"
@@ -283,7 +281,7 @@ def test_the_status_of_many_prompts_is_not_written_for_each(
         written.append(dict(value))
         seconds[0] += 0.01
 
-    monkeypatch.setattr("pixelwizard.records.status.write_json", slow)
+    monkeypatch.setattr("pixelwizard.records.run_folder.write_json", slow)
     status = Status(tmp_path / "status.json", [str(n) for n in range(1000)])
     for n in range(1000):
         status.done(str(n))

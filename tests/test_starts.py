@@ -18,7 +18,7 @@ from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.tasks import from_plain
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.models.checkpoints import find_weights
-from pixelwizard.records.failures import WorkStopped
+from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.train import make_module, train
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.data.prompts import Prompt
-from pixelwizard.records.jobs import key, make_jobs
+from pixelwizard.records.provenance import key, make_jobs
 from pixelwizard.records.store import Store
 
 TENSORS = {"latent": torch.arange(6.0).view(2, 3), "step": torch.tensor(3)}

@@ -27,9 +27,8 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.launch.launch import crew, launch
-from pixelwizard.records import failures
-from pixelwizard.records.failures import Failure, read_failure
-from pixelwizard.records.lock import locked
+from pixelwizard.records import run_folder
+from pixelwizard.records.run_folder import Failure, locked, read_failure
 
 TWO = SamplerSettings(steps=2, step_sizes="raw")
 RUNS = ((TWO, 0), (TWO, 1), (SamplerSettings(steps=3, solver="euler"), 1))
@@ -183,7 +182,7 @@ def test_the_ledger_tells_failed_from_out_of_memory_and_why(
     monkeypatch.setattr(ledger, "kernel_kills", lambda: next(kills))
     ran = fakes(tmp_path, monkeypatch, {"seed=0": 137, "seed=1": 3})
     (tmp_path / "seed=1").mkdir()
-    failures.write_failure(tmp_path / "seed=1", Failure("prompt a failed: detail: no"))
+    run_folder.write_failure(tmp_path / "seed=1", Failure("prompt a failed: detail: no"))
     assert run_sweep(tmp_path, jobs) == 3
     states = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
     assert [state["status"] for state in states.values()] == ["out of memory", "failed", "done"]
@@ -235,7 +234,7 @@ def test_a_damaged_ledger_is_named_in_one_sentence(
     ],
 )
 def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
-    assert failures.is_out_of_memory(error) is expected
+    assert run_folder.is_out_of_memory(error) is expected
 
 
 def test_the_store_says_what_it_spared(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from pixelwizard.cli.arguments import CFG, INFO, OPTIONS, SHORT
-from pixelwizard.cli.overrides import HYDRA_GROUPS, HYDRA_PARTS
+from pixelwizard.cli.arguments import CFG, HYDRA_GROUPS, HYDRA_PARTS, INFO, OPTIONS, SHORT
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.schema import ConfigError

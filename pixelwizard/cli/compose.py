@@ -1,21 +1,275 @@
-"""Overrides -> composed jobs, one for every combination of swept values."""
+"""Hydra: overrides -> composed, checked jobs, one for every combination of swept values."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import io
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import islice, product
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+import hydra
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from pixelwizard.cli.composer import Composer, composer, parsed
-from pixelwizard.cli.overrides import HYDRA_PARTS, SEARCH_PATH, checked, split_folders
+from pixelwizard.cli.arguments import (
+    HYDRA_PARTS,
+    SEARCH_PATH,
+    check_option,
+    checked,
+    fills_node,
+    split_folders,
+)
 from pixelwizard.config import schema, tasks
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.generate import RunSettings
+from pixelwizard.config.schema import ConfigError, marked
 from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
+from pixelwizard.config.targets import TARGET, check_doors, is_own_part, search_in, targets
+from pixelwizard.config.tasks import check_yaml
+from pixelwizard.models.checkpoints import own_statistics
+from pixelwizard.records.run_folder import config_hash
+
+PENDING = "pending"
+BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Hydra 1.3 has to be told that it behaves like itself; 1.4 does not want to hear it."""
+
+
+class OwnFiles(SearchPathPlugin):
+    """Lets Hydra find the user's files before the shipped ones, and ``experiments`` anywhere."""
+
+    folders: ClassVar[list[Path]] = []
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(self.folders):
+            search_path.prepend("own", f"file://{folder}")
+        for root in tasks.experiment_roots():
+            search_path.append("experiments", f"file://{root}")
+
+
+@contextmanager
+def composer(task: str, own: list[Path]) -> Iterator[Composer]:
+    """Hydra over the user's folders, ``conf`` and the defaults of the task's dataclass.
+
+    Errors of Hydra become ConfigError.
+    """
+    _introduce(task, own)
+    try:
+        with hydra.initialize_config_dir(str(tasks.shipped()), **BASE):
+            yield Composer(task, own)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_sentence(error)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
+    except RecursionError:
+        for path in tasks.own_files(own):
+            check_yaml(path)  # names the file
+        raise ConfigError("a YAML file is nested too deep; make it flatter") from None
+
+
+def shown_by_hydra(task: str, options: Mapping[str, str], overrides: Sequence[str]) -> str:
+    """What Hydra itself prints for its ``options`` (``--info``, ``--cfg hydra``, ...).
+
+    Raises ConfigError where Hydra refuses them.
+    """
+    folders, overrides = split_folders(overrides)
+    own = tasks.own_folders(folders)
+    _introduce(task, own)
+    flags = [word for option, value in options.items() for word in (option, value) if word]
+    argv, sys.argv = sys.argv, [sys.argv[0], *flags, *checked(task, overrides, False, own)]
+    shown, refused = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(shown), redirect_stderr(refused):
+            hydra.main(config_path=str(tasks.shipped()), config_name=task, **BASE)(print)()
+    except (SystemExit, HydraException, ValueError) as ended:
+        if not isinstance(ended, SystemExit) or ended.code:
+            said = refused.getvalue().strip().split("\n\n")[0] or str(ended)
+            raise ConfigError(f"{' '.join(flags)}: {said.splitlines()[-1]}") from None
+    finally:
+        sys.argv = argv
+    return shown.getvalue()
+
+
+def _introduce(task: str, own: list[Path]) -> None:
+    """Give Hydra the defaults of a task and the user's folders."""
+    root = tasks.roots()[task]
+    hints, defaults = schema.leaves(root), schema.defaults(root)
+    if issubclass(root, RunSettings):
+        defaults = {"run_dir": None, **defaults}
+    for name in [name for name in defaults if is_own_part(hints[name])]:
+        del defaults[name]  # they would be arguments of a user's class
+    store, name = ConfigStore.instance(), f"{task}_defaults"
+    store.repo.pop(f"{name}.yaml", None)  # Hydra 1.4 warns of a second one
+    store.store(name=name, node=defaults)
+    for path in tasks.own_files(own):
+        try:
+            check_yaml(path)
+        except yaml.YAMLError:
+            continue  # Hydra says so if it is used
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    OwnFiles.folders = own
+    Plugins.instance().register(OwnFiles)
+
+
+@dataclasses.dataclass(frozen=True)
+class Composer:
+    """Hydra for one task, with the user's configuration folders."""
+
+    task: str
+    own: list[Path]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The composition of checked overrides; a user's nodes replace earlier values."""
+        nodes = [override for override in overrides if fills_node(self.task, override)]
+        options = [override for override in overrides if override not in nodes]
+        for option in options:
+            check_option(self.task, option, self.own)
+        words = [self._of_group(option) for option in options]
+        words += self._left_out(words, nodes)
+        composed = hydra.compose(self.task, words, return_hydra_config=True)
+        for node in parsed(nodes):
+            OmegaConf.update(composed, node.key_or_group, node.value(), merge=False, force_add=True)
+        return composed
+
+    def _of_group(self, override: str) -> str:
+        """The selection of a user's own group, added to the task's defaults."""
+        group = override.split("=", 1)[0]
+        mine = group in tasks.groups(self.task, self.own) and group not in self._composed
+        return f"+{override}" if mine else override
+
+    def _left_out(self, words: Sequence[str], nodes: Sequence[str]) -> list[str]:
+        """The choices without the default option of a group that a user's class replaces."""
+        chosen = {word.split("=", 1)[0] for word in words}
+        named = {
+            node.split("=", 1)[0].removesuffix(f".{TARGET}") for node in nodes if TARGET in node
+        }
+        return [f"~{group}" for group in self._composed if group in named - chosen]
+
+    @property
+    def _composed(self) -> list[str]:
+        """The groups in the task's defaults list."""
+        text = tasks.shipped().joinpath(f"{self.task}.yaml").read_text(encoding="utf-8")
+        listed = yaml.safe_load(text)["defaults"]
+        return [name for item in listed if isinstance(item, dict) for name in item]
+
+    def config(self, composed: DictConfig, prompts: Sequence[str]) -> Any:
+        """The checked settings of what Hydra composed: paths absolute, the run folder named."""
+        choices = composed.hydra.runtime.choices
+        ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+        values: Any = OmegaConf.to_container(ours, resolve=True)
+        if prompts:
+            values["prompt"] = list(prompts)
+        for key, words in marked(tasks.roots()[self.task], "path").items():
+            _make_absolute(values, key, () if words is True else words)
+        _take_statistics(values, composed.hydra.overrides.task)
+        if "run_dir" not in values:
+            return self._with_targets(tasks.from_plain(values))
+        given = values["run_dir"]
+        values["replaced"] = [
+            sentence
+            for group, name in choices.items()
+            if (sentence := tasks.replaced(group, str(name), self.own))
+        ]
+        config = self._with_targets(tasks.from_plain({**values, "run_dir": given or PENDING}))
+        if given:
+            return config
+        names = [choices["experiments"]] if choices.get("experiments") else []
+        places = marked(type(config), "names_run")
+        naming = sorted(places.keys() & choices.keys(), key=places.__getitem__)
+        names = names or [choices[group] for group in naming]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "+", "-".join([*names, config_hash(config)]))
+        return dataclasses.replace(config, run_dir=str(Path.cwd() / "outputs" / name))
+
+    def _with_targets(self, config: Any) -> Any:
+        """The configuration with the folders of the user's classes, which are checked."""
+        if targets(config):
+            around = [folder for own in self.own for folder in (own, own.parent)]
+            search = list(dict.fromkeys(map(str, (Path.cwd(), *around))))
+            search_in(search)
+            if isinstance(config, RunSettings):
+                config = dataclasses.replace(config, search=search)
+        check_doors(config)
+        return config
+
+
+def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
+    """Of an autoencoder with statistics in its folder those hold, unless ``words`` name others."""
+    backbone = values.get("backbone")
+    if not isinstance(backbone, dict) or not isinstance(backbone.get("folder"), str):
+        return
+    named = {word.split("=", 1)[0].lstrip("+") for word in words}
+    if {f"backbone.vae.{name}" for name in ("latent_mean", "latent_std")} <= named:
+        return
+    try:
+        found = own_statistics(Path(backbone["folder"]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for name, numbers in found.items():
+        if f"backbone.vae.{name}" not in named:
+            backbone["vae"][name] = numbers
+
+
+def _make_absolute(values: dict[str, Any], key: str, words: Sequence[str]) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        values = values.get(group, {})
+        if not isinstance(values, dict):
+            return
+    path = values.get(name)
+    if isinstance(path, list):
+        values[name] = [str(Path.cwd() / Path(str(one)).expanduser()) for one in path]
+    elif isinstance(path, str) and path in words:
+        return
+    elif isinstance(path, str) and path.strip():
+        values[name] = str(Path.cwd() / Path(path).expanduser())
+    elif path is not None and not isinstance(path, (int, float)):
+        raise ConfigError(f"{key} is empty; give a path or leave it out")
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Overrides by Hydra's grammar; one that breaks it raises ConfigError."""
+    loader = GlobalHydra.instance().config_loader()
+    parser = OverridesParser.create(config_loader=loader)
+    found = []
+    for text in overrides:
+        try:
+            found += parser.parse_overrides([text])
+        except (HydraException, RecursionError, ValueError):  # a number of 5,000 digits
+            raise ConfigError(
+                f"{text}: this value cannot be read; close every bracket and quote, and put the"
+                " whole argument into quotes for the shell"
+            ) from None
+    return found
+
+
+def _sentence(error: BaseException) -> str:
+    """One line that says what Hydra or OmegaConf could not do, the key first where there is one."""
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None)
+    text = _one_line(cause) or _one_line(error)
+    if cause is not error and not isinstance(cause, OmegaConfBaseException):
+        text = _one_line(error)
+    return f"{key}: {text}" if key and str(key) not in text else text
+
+
+def _one_line(error: BaseException) -> str:
+    text = re.split(r"\n\s*(?:full_key|object_type|See https?://)|See https?://", str(error))[0]
+    return " ".join(text.split()).rstrip(".")
+
 
 MOST_JOBS = 10_000
 
@@ -122,9 +376,9 @@ class _Chosen:
 def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
     """Every combination of the swept values, in the order written."""
     given = parsed(overrides)
-    lists = []
-    for override, text in zip(given, overrides, strict=True):
-        if override.is_sweep_override():
+    lists, sweeps = [], [override.is_sweep_override() for override in given]
+    for override, text, swept in zip(given, overrides, sweeps, strict=True):
+        if swept:
             if not override.is_discrete_sweep():
                 raise ConfigError(
                     f"{text}: only lists of values, range() and glob() can be swept, or"
@@ -139,10 +393,7 @@ def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
             lists.append([text])
     if prod(map(len, lists)) > MOST_JOBS:
         raise ConfigError(f"a sweep has at most {MOST_JOBS:,} jobs; sweep fewer values")
-    swept = [override.is_sweep_override() for override in given]
     return [
-        _Chosen(
-            list(chosen), [text for text, is_swept in zip(chosen, swept, strict=True) if is_swept]
-        )
+        _Chosen(list(chosen), [word for word, swept in zip(chosen, sweeps, strict=True) if swept])
         for chosen in product(*lists)
     ]

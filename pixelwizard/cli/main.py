@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__
-from pixelwizard.cli.arguments import COMPLETION, Arguments, parse
+from pixelwizard.cli.arguments import COMPLETION, Arguments, parse, split_folders
 from pixelwizard.cli.completion import complete
-from pixelwizard.cli.overrides import split_folders
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, command
 from pixelwizard.config import tasks
 from pixelwizard.config.schema import ConfigError, join, to_plain, unknown
@@ -79,7 +78,7 @@ def _show(arguments: Arguments) -> None:
         jobs = compose(arguments.task, overrides, arguments.prompts, arguments.sweep)
         print("---\n".join(_yaml(job.config, show.get("--package")) for job in jobs), end="")
     else:
-        from pixelwizard.cli.composer import shown_by_hydra
+        from pixelwizard.cli.compose import shown_by_hydra
 
         print(shown_by_hydra(arguments.task, arguments.show, overrides), end="")
 

@@ -28,8 +28,8 @@ from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.planning.decode_cost import precision
-from pixelwizard.records.failures import PromptFailed, is_lost_rank, sentence
-from pixelwizard.records.jobs import Job
+from pixelwizard.records.provenance import Job
+from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
 from pixelwizard.records.store import Store
 from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode

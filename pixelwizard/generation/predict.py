@@ -36,10 +36,8 @@ from pixelwizard.io.reasons import reason
 from pixelwizard.io.video import check_ffmpeg
 from pixelwizard.models.shortcut.weights import check_weights
 from pixelwizard.parallel.mesh import MeshStrategy, Rank, trainer_options
-from pixelwizard.records.failures import WorkStopped, sentence
-from pixelwizard.records.jobs import Job
-from pixelwizard.records.provenance import Provenance, finished, written_files
-from pixelwizard.records.status import Status
+from pixelwizard.records.provenance import Job, Provenance, finished, written_files
+from pixelwizard.records.run_folder import Status, WorkStopped, sentence
 from pixelwizard.records.store import Store
 from pixelwizard.tracking import open_tracker
 from pixelwizard.tracking.base import Tracker

@@ -17,8 +17,7 @@ from pixelwizard.config.tasks import from_plain, parse_json
 from pixelwizard.io.packets import comment_of
 from pixelwizard.io.video import VideoError
 from pixelwizard.models.checkpoints import PARTS, require_weights, weights_digest
-from pixelwizard.records.jobs import CODE_FORMAT
-from pixelwizard.records.provenance import versions
+from pixelwizard.records.provenance import CODE_FORMAT, versions
 from pixelwizard.records.run_folder import determining, short_hash
 
 LONGEST = 10_000_000

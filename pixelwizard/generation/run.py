@@ -14,10 +14,8 @@ from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
 from pixelwizard.io.reasons import say
 from pixelwizard.models.checkpoints import weights_digests
-from pixelwizard.records.failures import OUT_OF_MEMORY, Failure, write_failure
-from pixelwizard.records.jobs import make_jobs
-from pixelwizard.records.provenance import check_names, finished
-from pixelwizard.records.status import Status
+from pixelwizard.records.provenance import check_names, finished, make_jobs
+from pixelwizard.records.run_folder import OUT_OF_MEMORY, Failure, Status, write_failure
 
 if TYPE_CHECKING:
     from pixelwizard.parallel.mesh import Rank

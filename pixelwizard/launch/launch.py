@@ -19,10 +19,15 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.interrupts import on_interrupt
 from pixelwizard.io.reasons import say
 from pixelwizard.launch import processes
-from pixelwizard.launch.cores import usable_cores
+from pixelwizard.launch.devices import usable_cores
 from pixelwizard.launch.processes import SERVER_GONE, Work
-from pixelwizard.records.failures import Failure, forget_failure, read_failure, write_failure
-from pixelwizard.records.run_folder import CONFIG
+from pixelwizard.records.run_folder import (
+    CONFIG,
+    Failure,
+    forget_failure,
+    read_failure,
+    write_failure,
+)
 
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}

@@ -26,8 +26,7 @@ from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.interrupts import Interrupted, on_interrupt
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.parallel.mesh import Rank
-from pixelwizard.records.failures import WorkStopped
-from pixelwizard.records.run_folder import determining
+from pixelwizard.records.run_folder import WorkStopped, determining
 from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.sharded import completed
 

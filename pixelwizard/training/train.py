@@ -19,7 +19,7 @@ from pixelwizard.io.files import write_json
 from pixelwizard.io.progress import silence_lightning
 from pixelwizard.io.reasons import reason
 from pixelwizard.parallel.mesh import Rank, trainer_options
-from pixelwizard.records.failures import WorkStopped
+from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.tracking import open_tracker
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.training.checkpointing import (

@@ -15,9 +15,8 @@ from pixelwizard.config.parallel import is_open
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import LauncherSettings
 from pixelwizard.io.reasons import reason
-from pixelwizard.launch.cores import usable_cores
-from pixelwizard.launch.devices import asked_ranks, mesh_of
-from pixelwizard.records.failures import Failure
+from pixelwizard.launch.devices import asked_ranks, mesh_of, usable_cores
+from pixelwizard.records.run_folder import Failure
 
 POLL_SECONDS = 2.0
 EXTRA = 'pip install "pixelwizard[sweeps]"'

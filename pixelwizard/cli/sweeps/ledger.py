@@ -14,9 +14,16 @@ from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.reasons import printable, say
-from pixelwizard.records.failures import OUT_OF_MEMORY, Failure, kernel_kills, read_failure
-from pixelwizard.records.lock import locked
-from pixelwizard.records.run_folder import CONFIG, LEDGER, short_hash
+from pixelwizard.records.run_folder import (
+    CONFIG,
+    LEDGER,
+    OUT_OF_MEMORY,
+    Failure,
+    kernel_kills,
+    locked,
+    read_failure,
+    short_hash,
+)
 
 PENDING, DONE, FAILED = "pending", "done", "failed"
 NAME_LENGTH = 100

@@ -14,7 +14,7 @@ from pixelwizard.models.checkpoints import (
     require_weights,
     weights_folder,
 )
-from pixelwizard.records.lock import locked
+from pixelwizard.records.run_folder import locked
 
 EXAMPLES = """\
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/bf16

@@ -8,7 +8,7 @@ from pathlib import Path
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.backbone import FetchConfig
 from pixelwizard.io.hub import fetch
-from pixelwizard.records.lock import locked
+from pixelwizard.records.run_folder import locked
 
 EXAMPLES = """\
   pixelwizard fetch wan2_2_ti2v_5b                        the backbone, 34 GB

@@ -17,7 +17,7 @@ from pixelwizard.launch.devices import mesh_of
 from pixelwizard.launch.launch import launch, left_to_torchrun
 from pixelwizard.models.checkpoints import require_weights, weights_digests
 from pixelwizard.records import provenance
-from pixelwizard.records.jobs import make_jobs
+from pixelwizard.records.provenance import make_jobs
 from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\

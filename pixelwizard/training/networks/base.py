@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
-from pixelwizard.records.failures import WorkStopped
+from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.data import Examples
 from pixelwizard.training.optimizers import make_optimizer, rate
 from pixelwizard.training.sharded import apply_fsdp, gather_full

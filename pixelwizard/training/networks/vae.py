@@ -18,7 +18,7 @@ from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.layouts import official_vae
 from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.models.wan.weights import save_vae
-from pixelwizard.records.failures import WorkStopped
+from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.data import Examples
 from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.networks.base import TrainedNetwork, generator, per_sample
