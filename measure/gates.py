@@ -42,18 +42,14 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.train import DegradationSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import degraded, shrink, to_video
-from pixelwizard.diffusion.flow import initial_noise
+from pixelwizard.diffusion.sampling import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.checkpoints import require_weights, weights_digest
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.shortcut.weights import load_detail
-from pixelwizard.models.wan.tiling import to_frames
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
-from pixelwizard.stages.anchor import Anchor
-from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.detail import Detail
-from pixelwizard.stages.encode_text import EncodeText
+from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
+from pixelwizard.stages.decode import Decode, to_frames
+from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
 JUDGED = ("colour", "background", "motion", "shape")
 FIRST_SCENE = 5_000_000

@@ -19,7 +19,7 @@ from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.models.wan.weights import load_vae
+from pixelwizard.models.weights import load_vae
 from pixelwizard.stages.decode import Decode
 
 CLIPS, FRAMES, DEVIATION = 3, 5, 0.2

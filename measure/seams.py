@@ -25,10 +25,9 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.config.geometry import SPATIAL_STRIDE, WHOLE, Tiles
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
-from pixelwizard.models.wan.tiling import spans
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.models.wan.weights import load_vae
-from pixelwizard.stages.decode import Decode
+from pixelwizard.models.weights import load_vae
+from pixelwizard.stages.decode import Decode, spans
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     """
     from pixelwizard.cli.compose import compose
     from pixelwizard.cli.tasks import command
-    from pixelwizard.io.interrupts import Interrupted
+    from pixelwizard.io.process import Interrupted
     from pixelwizard.launch.devices import mesh_of
     from pixelwizard.records.run_folder import claim
     from pixelwizard.worker import session, work_of

@@ -21,9 +21,8 @@ from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.targets import search_in
 from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import remove_unfinished, write_text
-from pixelwizard.io.interrupts import Interrupted, interruptible
-from pixelwizard.io.reasons import reason, say
-from pixelwizard.io.streams import settle_streams
+from pixelwizard.io.process import Interrupted, interruptible, settle_streams
+from pixelwizard.io.terminal import reason, say
 from pixelwizard.records.run_folder import (
     CONFIG,
     OVERRIDES,

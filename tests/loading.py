@@ -22,7 +22,7 @@ from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import save
-from pixelwizard.models.wan.weights import load_anchor, shapes_of, write_config
+from pixelwizard.models.weights import load_anchor, shapes_of, write_config
 
 SECONDS_BETWEEN = 0.002
 

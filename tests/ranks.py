@@ -32,11 +32,10 @@ from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.generation import predict
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.weights import fill_transformer
+from pixelwizard.models.weights import fill_transformer
 from pixelwizard.parallel.mesh import Rank, joined
 from pixelwizard.records.provenance import Job
-from pixelwizard.stages.anchor import Anchor
-from pixelwizard.stages.detail import Detail
+from pixelwizard.stages.latents import Anchor, Detail
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.training.samples import Samples
 

@@ -29,12 +29,13 @@ from pixelwizard.config.train import (
     TrainConfig,
 )
 from pixelwizard.config.trainer import TrainerSettings
+from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.shortcut.weights import save_detail
 from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.files import save
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.models.wan.weights import save_anchor, save_text_encoder, save_vae
+from pixelwizard.models.weights import copy_tokenizer, save_network
 
 WORDS = ["a", "red", "blue", "circle", "square", "moves", "left"]
 BACKBONE = BackboneSettings(
@@ -83,11 +84,19 @@ def write_backbone(folder: Path) -> BackboneSettings:
     write_word_tokenizer(folder / "words", WORDS)
     text = TextEncoder(BACKBONE.text, load_tokenizer(folder / "words"), BACKBONE.dit.text_len)
     detail = ShortcutDiT(BACKBONE.detail_dit, BACKBONE.control_blocks)
-    save_anchor(randomise(WanDiT(BACKBONE.dit)), folder)
-    save_detail(randomise(detail), folder)
-    save_vae(randomise(WanVAE(BACKBONE.vae)), folder)
+    save_network(randomise(WanDiT(BACKBONE.dit)), "anchor", folder)
+    save_network(randomise(detail), "detail", folder)
+    save_network(randomise(WanVAE(BACKBONE.vae)), "vae", folder)
     save_text_encoder(randomise(text), folder)
     return replace(BACKBONE, folder=str(folder))
+
+
+def save_text_encoder(
+    encoder: TextEncoder, folder: Path, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write the weights of a text encoder into a backbone's folder, and its tokenizer."""
+    copy_tokenizer(Path(encoder.tokenizer.name_or_path), folder)
+    save(encoder.official_state_dict(), folder / NAMES["text_encoder"][0], dtype)
 
 
 def small_config(backbone: BackboneSettings, folder: Path, **changes: Any) -> GenerateConfig:

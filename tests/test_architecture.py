@@ -20,13 +20,13 @@ HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenize
 HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("config.tasks", "config.sweep", "config.geometry"),
-    *("io.digests", "io.files", "io.hub", "io.reading", "io.rows", "io.text_table", "io.video"),
+    *("io.files", "io.hub", "io.reading", "io.tables", "io.terminal", "io.process", "io.video"),
     *("data.prompts", "data.table", "models.checkpoints"),
-    *("diffusion.schedule_table", *(f"diffusion.solvers.{name}" for name in SOLVER.names)),
+    *("diffusion.schedules", *(f"diffusion.solvers.{name}" for name in SOLVER.names)),
     *("records.run_folder", "records.provenance"),
     *("evaluation.names", "evaluation.files", "evaluation.score_cache", "generation.replay"),
     *("launch.launch", "launch.processes", "launch.devices"),
-    *("io.reasons", "io.streams", "cli.arguments", "cli.completion", "cli.habits"),
+    *("cli.arguments", "cli.completion", "cli.habits"),
     *("cli.main", "cli.compose"),
     *("cli.sweeps.ledger", "cli.sweeps.launchers", "cli.sweeps.search"),
     *(f"cli.tasks.{task}" for task in TASKS),

@@ -20,7 +20,7 @@ from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.attention.exact import Exact, attention
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.weights import load_anchor
+from pixelwizard.models.weights import load_anchor
 from pixelwizard.records.provenance import make_jobs
 
 GRID = (3, 2, 4)

@@ -23,12 +23,11 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import BenchConfig, BenchSettings, SamplerSettings, first_steps
 from pixelwizard.config.geometry import ResolutionSettings
-from pixelwizard.io import progress
-from pixelwizard.io.progress import Remaining
+from pixelwizard.io import terminal
+from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.wan.dit import Block, WanDiT
-from pixelwizard.models.wan.rotary import Rotary
-from pixelwizard.planning.device_rates import find, stored
+from pixelwizard.models.wan.dit import Block, Rotary, WanDiT
+from pixelwizard.planning.device import find, stored
 
 CPU = torch.device("cpu")
 GRID = (31, 8, 14)
@@ -177,7 +176,7 @@ def test_a_step_is_timed_without_the_first_one() -> None:
 def test_the_time_left_follows_the_parts_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, out = [100.0], io.StringIO()
     monkeypatch.setattr(out, "isatty", lambda: True)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: clock[0])
     remaining = Remaining(out)
     shown: Callable[[], str] = lambda: out.getvalue().split("\r\x1b[K")[-1]  # noqa: E731
     remaining.enter("rates")

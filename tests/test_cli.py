@@ -25,7 +25,7 @@ from pixelwizard.cli.tasks import TASKS, command
 from pixelwizard.cli.tasks import generate as generate_command
 from pixelwizard.config import tasks
 from pixelwizard.config.geometry import ResolutionSettings
-from pixelwizard.models.wan.weights import write_statistics
+from pixelwizard.models.weights import write_statistics
 from pixelwizard.records.run_folder import claim
 
 ROOT = Path(__file__).resolve().parent.parent

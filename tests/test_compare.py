@@ -21,8 +21,7 @@ from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import Target
-from pixelwizard.io.digests import file_digest
-from pixelwizard.io.files import write_json
+from pixelwizard.io.files import file_digest, write_json
 from pixelwizard.records.run_folder import locked
 from pixelwizard.records.store import Store
 

@@ -16,9 +16,14 @@ from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import own_statistics
 from pixelwizard.models.shortcut.convert import convert
-from pixelwizard.models.shortcut.weights import check_weights, load_detail
 from pixelwizard.models.wan.files import save
-from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
+from pixelwizard.models.weights import (
+    check_weights,
+    load_anchor,
+    load_detail,
+    load_text_encoder,
+    load_vae,
+)
 
 
 @pytest.fixture

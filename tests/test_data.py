@@ -30,8 +30,7 @@ from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder, scan
 from pixelwizard.data.latents import GrowingExamples, Shards
 from pixelwizard.data.sources import PROBED, open_sources
-from pixelwizard.io.packets import ReadFailed
-from pixelwizard.io.reading import probe, read_clip
+from pixelwizard.io.reading import ReadFailed, probe, read_clip
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
 from pixelwizard.training.encode import encode

@@ -16,7 +16,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.data.prompts import Prompt
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
-from pixelwizard.models.shortcut.weights import load_detail, save_detail
+from pixelwizard.models.weights import load_detail, save_network
 from pixelwizard.records.provenance import make_jobs
 
 DIGESTS = dict.fromkeys(("text_encoder", "anchor", "detail", "vae"), "0")
@@ -48,7 +48,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
     folder = tmp_path_factory.mktemp("weights")
     found = write_backbone(folder)
     own = RatioDiT(BACKBONE.detail_dit, BACKBONE.control_blocks, 2.0)
-    save_detail(randomise(own), folder)  # type: ignore[arg-type]
+    save_network(randomise(own), "detail", folder)  # type: ignore[arg-type]
     return replace(found, detail_network=OWN)
 
 
@@ -61,7 +61,7 @@ def test_it_loads_the_weights_of_its_own_names(backbone: BackboneSettings) -> No
 def test_weights_of_the_shipped_network_are_refused_by_name(
     backbone: BackboneSettings, tmp_path: Path
 ) -> None:
-    save_detail(ShortcutDiT(BACKBONE.detail_dit, BACKBONE.control_blocks), tmp_path)
+    save_network(ShortcutDiT(BACKBONE.detail_dit, BACKBONE.control_blocks), "detail", tmp_path)
     other = replace(backbone, detail=str(tmp_path / "detail" / "model.safetensors"))
     with pytest.raises(ValueError, match="dt_embedding.weight"):
         load_detail(other)

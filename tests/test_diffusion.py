@@ -14,8 +14,14 @@ from torch import Tensor
 
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.targets import Target
-from pixelwizard.diffusion.flow import add_noise, initial_noise, velocity
-from pixelwizard.diffusion.sampling import SolverState, guided, sample
+from pixelwizard.diffusion.sampling import (
+    SolverState,
+    add_noise,
+    guided,
+    initial_noise,
+    sample,
+    velocity,
+)
 from pixelwizard.diffusion.schedules import SOLVER, Step, grid_version, make_schedule, step_sizes
 from pixelwizard.diffusion.solvers.base import Solver
 

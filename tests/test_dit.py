@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.attention.exact import attention
-from pixelwizard.models.wan.dit import WanDiT, patchify, unpatchify
-from pixelwizard.models.wan.rotary import Rotary, rotate
+from pixelwizard.models.wan.dit import Rotary, WanDiT, patchify, rotate, unpatchify
 
 SIZES = DiTSizes(
     in_dim=4,

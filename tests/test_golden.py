@@ -18,10 +18,10 @@ from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.diffusion.sampling import SolverState, guided, sample
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.shortcut.weights import load_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer
 from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.weights import load_detail
 
 TINY = Path(__file__).parents[1] / "pixelwizard/assets/tiny"
 TOLERANCE = 1e-4

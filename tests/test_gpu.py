@@ -32,8 +32,8 @@ from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.planning.sampling_cost import Sampling, cost_of_sampling
-from pixelwizard.stages.anchor import Anchor
+from pixelwizard.planning.transformer_cost import Sampling, cost_of_sampling
+from pixelwizard.stages.latents import Anchor
 from pixelwizard.training.train import train
 
 pytestmark = [

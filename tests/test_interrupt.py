@@ -17,7 +17,7 @@ from small import small_config, write_backbone, write_config
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
-from pixelwizard.io.interrupts import Interrupted, interruptible
+from pixelwizard.io.process import Interrupted, interruptible
 
 PRELOAD = [
     *("small", "pixelwizard.worker", "pixelwizard.generation.predict"),
@@ -59,7 +59,7 @@ def work(config: GenerateConfig, *stop: object) -> int:
 def child(folder: str, stage: str = "", prompt: int = 0, step: int = 0, number: int = 0) -> None:
     """A worker that sends itself the signal ``number`` in a stage at a step of a prompt."""
     from pixelwizard.generation import loops
-    from pixelwizard.io.progress import Display
+    from pixelwizard.io.terminal import Display
 
     begin, show = Display.begin, Display.step
     at = [0]

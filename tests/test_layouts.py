@@ -16,10 +16,15 @@ from torch import Tensor, nn
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
-from pixelwizard.models.shortcut.weights import check_weights, load_detail
-from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
+from pixelwizard.models.wan.files import official_dit, official_text, official_vae
 from pixelwizard.models.wan.umt5 import official_names
-from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
+from pixelwizard.models.weights import (
+    check_weights,
+    load_anchor,
+    load_detail,
+    load_text_encoder,
+    load_vae,
+)
 
 DIT = {
     "patch_embedding": "patch_embedding",

@@ -38,12 +38,12 @@ from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import Mesh, ParallelSettings
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.io.progress import Display
+from pixelwizard.io.terminal import Display
 from pixelwizard.launch.launch import launch
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.parallel.mesh import Rank, joined
-from pixelwizard.planning.communication_cost import guidance_bytes, ulysses_bytes
+from pixelwizard.planning.transformer_cost import guidance_bytes, ulysses_bytes
 
 EQUAL = 1e-5
 PROMPTS = ["a red circle", "a blue square moves left", "a circle", "a red square", "a blue circle"]

@@ -16,16 +16,16 @@ from pixelwizard.config.generate import MemorySettings, PlanConfig, SamplerSetti
 from pixelwizard.config.geometry import WHOLE, Tiles
 from pixelwizard.config.output import DecodeSettings
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.io.progress import STAGES
+from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.planning import sampling_cost
+from pixelwizard.planning import transformer_cost
 from pixelwizard.planning.decode_cost import allowed, choose_tiles, cost_of_decode, surely_whole
+from pixelwizard.planning.device import META, Trace
 from pixelwizard.planning.planner import CHUNKS, Plan, StagePlan, make_plan, table
-from pixelwizard.planning.sampling_cost import Sampling, cost_of_sampling
-from pixelwizard.planning.tracing import META, Trace
+from pixelwizard.planning.transformer_cost import Sampling, cost_of_sampling
 from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.detail import Detail
+from pixelwizard.stages.latents import Detail
 
 SMALL = PlanConfig("none", backbone=BACKBONE, resolution=SIZE)
 
@@ -116,7 +116,7 @@ def test_a_4k_video_on_a_card_of_24_gb(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_attention_is_counted_by_its_formula() -> None:
-    cost = sampling_cost.cost_of_sampling(
+    cost = transformer_cost.cost_of_sampling(
         Sampling(
             *(replace(BACKBONE.dit, num_layers=1), 0, SIZE.geometry, None),
             make_schedule(SamplerSettings(solver="euler", steps=1, guidance=1.0), 5.0),

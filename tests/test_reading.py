@@ -19,9 +19,8 @@ import pytest
 
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.output import VideoSettings
-from pixelwizard.io import packets
-from pixelwizard.io.packets import ReadFailed
-from pixelwizard.io.reading import Video, probe, read_clip, read_frames, read_stills
+from pixelwizard.io import reading
+from pixelwizard.io.reading import ReadFailed, Video, probe, read_clip, read_frames, read_stills
 from pixelwizard.io.video import VideoError, VideoWriter
 
 WIDTH, HEIGHT = 64, 32
@@ -336,7 +335,7 @@ def test_a_read_that_fails_for_a_passing_reason_is_tried_again(
             raise OSError(failures.pop(), "the disk does not answer")
         return opened(*arguments, **options)
 
-    monkeypatch.setattr(packets, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(reading, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(av, "open", flaky)
     assert clip(path, 1, 30) == [0] and not failures
     failures += [errno.EIO] * 3

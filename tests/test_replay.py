@@ -20,7 +20,7 @@ from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.generation.replay import changed_versions, provenance_of, repetition
-from pixelwizard.io.packets import comment_of
+from pixelwizard.io.reading import comment_of
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
 from pixelwizard.records.store import Store

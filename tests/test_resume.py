@@ -28,10 +28,9 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.train import CheckpointSettings, DataSettings, TrainConfig
-from pixelwizard.io.interrupts import Interrupted
+from pixelwizard.io.process import Interrupted
 from pixelwizard.models.checkpoints import own_statistics, weights_digest
-from pixelwizard.models.shortcut.weights import load_detail
-from pixelwizard.models.wan.weights import load_anchor, load_vae
+from pixelwizard.models.weights import load_anchor, load_detail, load_vae
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.training.checkpointing import (
     OURS,

@@ -14,15 +14,16 @@ from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.planning.communication_cost import (
+from pixelwizard.planning.device import DEVICES, META
+from pixelwizard.planning.transformer_cost import (
+    Cost,
+    Sampling,
+    cost_of_sampling,
     gather_bytes,
     guidance_bytes,
     shard_bytes,
     ulysses_bytes,
 )
-from pixelwizard.planning.device_rates import DEVICES
-from pixelwizard.planning.sampling_cost import Cost, Sampling, cost_of_sampling
-from pixelwizard.planning.tracing import META
 
 STEPS = 3
 

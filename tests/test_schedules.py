@@ -19,8 +19,13 @@ from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.sampling import sample
-from pixelwizard.diffusion.schedule_table import schedule_table, stage_schedules
-from pixelwizard.diffusion.schedules import Schedule, Step, make_schedule
+from pixelwizard.diffusion.schedules import (
+    Schedule,
+    Step,
+    make_schedule,
+    schedule_table,
+    stage_schedules,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "schedules.md").read_text(encoding="utf-8")

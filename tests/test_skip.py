@@ -18,13 +18,17 @@ from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.targets import Part, Target, identity
-from pixelwizard.diffusion.flow import initial_noise
-from pixelwizard.diffusion.sampling import SolverState, sample
-from pixelwizard.diffusion.schedule_table import schedule_table, stage_schedules
-from pixelwizard.diffusion.schedules import SOLVER, Step, make_schedule
+from pixelwizard.diffusion.sampling import SolverState, initial_noise, sample
+from pixelwizard.diffusion.schedules import (
+    SOLVER,
+    Step,
+    make_schedule,
+    schedule_table,
+    stage_schedules,
+)
 from pixelwizard.diffusion.skip.base import Skip
-from pixelwizard.models.shortcut.weights import load_detail
-from pixelwizard.stages.detail import Detail
+from pixelwizard.models.weights import load_detail
+from pixelwizard.stages.latents import Detail
 
 PLAIN = SamplerSettings(solver="euler", steps=9, guidance=1.0)
 PATTERN = "111101001"

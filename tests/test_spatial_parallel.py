@@ -16,8 +16,7 @@ from pixelwizard.config.backbone import BackboneSettings, VAESizes
 from pixelwizard.config.generate import PlanConfig
 from pixelwizard.config.geometry import WHOLE, ResolutionSettings, Tiles
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.planning.communication_cost import strip_bytes
-from pixelwizard.planning.decode_cost import cost_of_decode
+from pixelwizard.planning.decode_cost import cost_of_decode, strip_bytes
 from pixelwizard.stages.decode import Decode
 
 WORLD = 4

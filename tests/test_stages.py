@@ -9,15 +9,11 @@ from small import SIZE, write_backbone
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
-from pixelwizard.diffusion.flow import initial_noise
-from pixelwizard.diffusion.sampling import SolverState
+from pixelwizard.diffusion.sampling import SolverState, initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.models.shortcut.weights import load_detail
-from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
-from pixelwizard.stages.anchor import Anchor
+from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
 from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.detail import Detail
-from pixelwizard.stages.encode_text import EncodeText
+from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
 NOISE = initial_noise((4, *SIZE.anchor_geometry.latent_grid), 1)
 HR_NOISE = initial_noise((4, *SIZE.geometry.latent_grid), 2)

@@ -19,8 +19,7 @@ from pixelwizard.config.train import OptimizerSettings
 from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.shortcut.weights import load_detail
-from pixelwizard.models.wan.weights import load_anchor, load_vae
+from pixelwizard.models.weights import load_anchor, load_detail, load_vae
 from pixelwizard.training import optimizers
 from pixelwizard.training.networks.detail import pass_through
 from pixelwizard.training.optimizers import MuonAdamW, newton_schulz

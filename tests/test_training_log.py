@@ -15,7 +15,7 @@ from pixelwizard import tracking
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ShortcutSettings
 from pixelwizard.config.train import SampleSettings
-from pixelwizard.io.step_table import StepTable
+from pixelwizard.io.tables import StepTable
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.training import stopwatch

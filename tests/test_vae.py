@@ -9,9 +9,9 @@ from seams import decoded, seams, shipped_clip
 
 from pixelwizard.config.backbone import VAESizes
 from pixelwizard.config.geometry import WHOLE, Tiles
-from pixelwizard.models.wan.tiling import spans, tiled_frames, to_frames, whole_frames
-from pixelwizard.models.wan.vae import WanVAE, patchify, unpatchify
-from pixelwizard.planning.tracing import Trace
+from pixelwizard.models.wan.vae import WanVAE, patchify, to_pixels, unpatchify
+from pixelwizard.planning.device import Trace
+from pixelwizard.stages.decode import spans, tiled_frames, whole_frames
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_exact_tiles_are_put_together_exactly() -> None:
     latent = torch.rand(1, 4, 2, 20, 30) * 2 - 1
     vae = Ramp(VAESizes(z_dim=4, dim=4, dec_dim=4))
     (tiled,) = tiled_frames(vae, latent[:, :, :1], Tiles(3, 4, 2))
-    assert np.array_equal(tiled, to_frames(next(vae.decode_stream(latent))[0])[0])
+    assert np.array_equal(tiled, to_pixels(next(vae.decode_stream(latent))[0])[0])
 
 
 def test_where_four_tiles_meet_no_line_shows() -> None:
@@ -144,7 +144,7 @@ def test_where_four_tiles_meet_no_line_shows() -> None:
     vae = Shades(VAESizes(z_dim=4, dim=4, dec_dim=4))
     (frame,) = tiled_frames(vae, torch.zeros(1, 4, 1, 12, 12), Tiles(2, 2, 3))
     frame = frame.astype(int)
-    corners = to_frames(torch.tensor([-0.5, 0.0, 0.2, 0.5]).expand(3, 1, 1, 4))[0, 0, :, 0]
+    corners = to_pixels(torch.tensor([-0.5, 0.0, 0.2, 0.5]).expand(3, 1, 1, 4))[0, 0, :, 0]
     assert frame[[0, 0, -1, -1], [0, -1, 0, -1], 0].tolist() == corners.tolist()
     assert max(np.abs(np.diff(frame, axis=axis)).max() for axis in (0, 1)) <= 3
 

@@ -12,8 +12,7 @@ from PIL import Image
 
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.io import video
-from pixelwizard.io.packets import comment_of
-from pixelwizard.io.reading import probe, read_frames
+from pixelwizard.io.reading import comment_of, probe, read_frames
 from pixelwizard.io.video import VideoError, VideoWriter
 
 H264, FFV1 = VideoSettings(), VideoSettings(codec="ffv1")

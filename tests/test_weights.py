@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, load_file, save_file
+from small import save_text_encoder
 from torch import Tensor, nn
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
 from pixelwizard.models.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.shortcut.weights import check_weights, load_detail, save_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.models.wan.weights import (
+from pixelwizard.models.weights import (
+    check_weights,
     load_anchor,
+    load_detail,
     load_text_encoder,
     load_vae,
-    save_anchor,
-    save_text_encoder,
-    save_vae,
+    save_network,
 )
 
 ANCHOR = "diffusion_pytorch_model.safetensors"
@@ -72,9 +72,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, nn.Module]:
 @pytest.fixture
 def backbone(tmp_path: Path, networks: dict[str, nn.Module]) -> BackboneSettings:
     """A folder with all four networks in float32, and the settings that point to it."""
-    save_anchor(networks["anchor"], tmp_path, torch.float32)
-    save_detail(networks["detail"], tmp_path, torch.float32)
-    save_vae(networks["vae"], tmp_path, torch.float32)
+    save_network(networks["anchor"], "anchor", tmp_path, torch.float32)
+    save_network(networks["detail"], "detail", tmp_path, torch.float32)
+    save_network(networks["vae"], "vae", tmp_path, torch.float32)
     save_text_encoder(networks["text_encoder"], tmp_path, torch.float32)
     return replace(SETTINGS, folder=str(tmp_path))
 

@@ -14,11 +14,11 @@ from pixelwizard.bench.rates import now
 from pixelwizard.bench.reference import reference_forward
 from pixelwizard.bench.report import ForwardResult
 from pixelwizard.config.geometry import PATCH
-from pixelwizard.io.memory import GB
+from pixelwizard.io.process import GB
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.planning.device import Trace
 from pixelwizard.planning.planner import CONTEXT
-from pixelwizard.planning.tracing import Trace
 
 TIMESTEP = 900.0
 STEP_SIZE = 100.0

@@ -16,8 +16,8 @@ from pixelwizard.models.shortcut.network import make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.models.wan.weights import fill, frozen, shapes_of
-from pixelwizard.planning.tracing import Trace
+from pixelwizard.models.weights import fill, frozen, shapes_of
+from pixelwizard.planning.device import Trace
 
 ROUNDS = 5
 ENOUGH_SECONDS = 10.0

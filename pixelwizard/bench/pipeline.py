@@ -21,17 +21,15 @@ from pixelwizard.bench.rates import now
 from pixelwizard.bench.report import ForwardResult, SizeResult, StageResult
 from pixelwizard.config.generate import PlanConfig, SamplerSettings
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.diffusion.flow import initial_noise
-from pixelwizard.diffusion.sampling import SolverState
+from pixelwizard.diffusion.sampling import SolverState, initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
-from pixelwizard.io.memory import GB
-from pixelwizard.io.progress import STAGES
+from pixelwizard.io.process import GB
+from pixelwizard.io.terminal import STAGES
 from pixelwizard.planning.decode_cost import precision
 from pixelwizard.planning.planner import Plan
-from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.detail import Detail
+from pixelwizard.stages.latents import Anchor, Detail
 
 SEED = 0
 Report = Callable[[float], None]

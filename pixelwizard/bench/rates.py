@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pixelwizard.io.files import write_text
-from pixelwizard.planning.device_rates import DeviceRates, stored
+from pixelwizard.planning.device import DeviceRates, stored
 
 MEASURED_SECONDS = 0.4
 """How long each rate is looked for."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pixelwizard.io import text_table
-from pixelwizard.io.progress import STAGES as ALL
-from pixelwizard.planning.device_rates import DeviceRates
+from pixelwizard.io import terminal
+from pixelwizard.io.terminal import STAGES as ALL
+from pixelwizard.planning.device import DeviceRates
 
 STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
 WHOLE = ("all steps s", "plan s")
@@ -83,13 +83,13 @@ def markdown(result: BenchResult) -> str:
     ]
     for size in result.sizes:
         lines += ["", f"## {size.width}x{size.height}, {size.frames} frames", ""]
-        lines += text_table.markdown([(*STAGES, *WHOLE), *map(_stage, size.stages)])
+        lines += terminal.markdown([(*STAGES, *WHOLE), *map(_stage, size.stages)])
         if len(size.stages) == len(ALL):
             lines += ["", _total(size)]
         if size.forwards:
             lines += [
                 "",
-                *text_table.markdown([(*FORWARDS, "difference"), *map(_forward, size.forwards)]),
+                *terminal.markdown([(*FORWARDS, "difference"), *map(_forward, size.forwards)]),
             ]
     lines += [
         "",

@@ -16,7 +16,7 @@ from pixelwizard.config.generate import BenchConfig, PlanConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.generation.placement import device_name
 from pixelwizard.io.files import write_json, write_text
-from pixelwizard.io.progress import Remaining
+from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.planner import Plan, make_plan
 from pixelwizard.records.provenance import versions

@@ -14,8 +14,8 @@ from pixelwizard.cli.completion import complete
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, command
 from pixelwizard.config import tasks
 from pixelwizard.config.schema import ConfigError, join, to_plain, unknown
-from pixelwizard.io.reasons import reason, say
-from pixelwizard.io.streams import settle_streams
+from pixelwizard.io.process import settle_streams
+from pixelwizard.io.terminal import reason, say
 
 USER_ERROR, INTERRUPTED = 2, 130
 QUERIES = {"query=bash": " ", "query=zsh": " ", "query=fish": "\n"}

@@ -12,7 +12,7 @@ from pixelwizard.comparison.variants import read_variants
 from pixelwizard.config.evaluate import CompareConfig
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.io.files import write_text
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import reason
 from pixelwizard.records.run_folder import LEDGER, locked, short_hash
 
 PICTURE, CSV, MARKDOWN = "pareto.png", "comparison.csv", "comparison.md"

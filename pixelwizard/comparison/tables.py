@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pixelwizard.comparison.differences import Comparison, Difference, Row
-from pixelwizard.io.text_table import aligned, markdown
+from pixelwizard.io.terminal import aligned, markdown
 
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
 

@@ -15,9 +15,8 @@ import yaml
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError, marked
 from pixelwizard.config.tasks import load
-from pixelwizard.io.digests import content_digest
-from pixelwizard.io.files import read_json
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.files import content_digest, read_json
+from pixelwizard.io.terminal import reason
 from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_hash
 
 DONE = "done"

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from pixelwizard.data.examples import Clips, Recipe, Unusable, example
-from pixelwizard.io.reasons import say
+from pixelwizard.io.terminal import say
 
 Batch = dict[str, Any]
 

@@ -20,8 +20,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe
 from pixelwizard.data.latents import Shards, fill
-from pixelwizard.io.progress import Line
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import Line, reason
 
 POLL_SECONDS = 0.2
 

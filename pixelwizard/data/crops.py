@@ -19,7 +19,7 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import steps
 from pixelwizard.data.examples import degraded
-from pixelwizard.models.wan.tiling import to_frames
+from pixelwizard.models.wan.vae import to_pixels
 
 EDGE_SHARE = 0.75
 RADII = (0.5, 1.15)
@@ -36,7 +36,7 @@ def clip_of(config: TrainConfig, seed: int, split: str) -> tuple[shapes.Scene, n
         return scene, clip
     video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
     rule, how = config.data.degradation, random.Random(f"degraded {seed}")
-    return scene, to_frames(degraded(video, size.anchor_geometry, rule, how)[0])
+    return scene, to_pixels(degraded(video, size.anchor_geometry, rule, how)[0]).numpy()
 
 
 def crops_of(config: TrainConfig, seed: int, split: str) -> list[np.ndarray]:

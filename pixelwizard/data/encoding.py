@@ -11,7 +11,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.data.examples import as_float
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.models.wan.weights import load_text_encoder, load_vae
+from pixelwizard.models.weights import load_text_encoder, load_vae
 
 REMEMBERED = 1024
 """How many texts' embeddings are kept."""

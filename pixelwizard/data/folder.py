@@ -20,10 +20,8 @@ from pixelwizard.config.train import DataSettings
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, clip_table
 from pixelwizard.io.files import write_json
-from pixelwizard.io.packets import ReadFailed
-from pixelwizard.io.progress import Line, in_threads
-from pixelwizard.io.reading import PIXELS, probe, read_clip
-from pixelwizard.io.reasons import reason, say
+from pixelwizard.io.reading import PIXELS, ReadFailed, probe, read_clip
+from pixelwizard.io.terminal import Line, in_threads, reason, say
 from pixelwizard.io.video import VideoError
 
 TOLERANCE = 0.5

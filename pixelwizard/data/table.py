@@ -16,8 +16,8 @@ from typing import Any
 
 from pixelwizard.config.schema import ConfigError, show
 from pixelwizard.config.train import DataSettings
-from pixelwizard.io.reasons import say
-from pixelwizard.io.rows import PlacedRow, read_rows, read_text
+from pixelwizard.io.tables import PlacedRow, read_rows, read_text
+from pixelwizard.io.terminal import say
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 COLUMNS = {

@@ -30,7 +30,7 @@ from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.evaluation.report import Report
 from pixelwizard.evaluation.score import Unavailable
-from pixelwizard.io.progress import Line, in_threads
+from pixelwizard.io.terminal import Line, in_threads
 from pixelwizard.io.video import VideoError
 
 SOME_SKIPPED = 3

@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import named
 from pixelwizard.data.table import VIDEOS, Table, read_table, videos_below
-from pixelwizard.io.digests import file_digest, text_digest
+from pixelwizard.io.files import file_digest, text_digest
 from pixelwizard.io.reading import probe
-from pixelwizard.io.rows import read_text
+from pixelwizard.io.tables import read_text
 from pixelwizard.io.video import VideoError
 
 ANCHOR = ".anchor"

@@ -15,7 +15,7 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.config.targets import door_of
 from pixelwizard.evaluation.signature import check_metric
-from pixelwizard.io.digests import file_digest
+from pixelwizard.io.files import file_digest
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "tiny" / "metrics"
 ALEXNET = "alexnet-owt-7be5be79.pth"

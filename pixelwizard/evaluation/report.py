@@ -12,7 +12,7 @@ from pixelwizard.evaluation.names import FeatureNetwork
 from pixelwizard.evaluation.score import Score
 from pixelwizard.evaluation.score_cache import JSON
 from pixelwizard.io.files import write_text
-from pixelwizard.io.text_table import aligned, markdown
+from pixelwizard.io.terminal import aligned, markdown
 
 MARKDOWN = "evaluate.md"
 

@@ -11,8 +11,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import SCORED_FRAMES, MetricsSettings
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import network_folder, network_label, resolve_auto, wanted
-from pixelwizard.io.digests import file_digest
-from pixelwizard.io.files import read_json, write_json
+from pixelwizard.io.files import file_digest, read_json, write_json
 from pixelwizard.records.run_folder import short_hash
 
 SCORE_FORMAT = 2

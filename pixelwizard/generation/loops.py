@@ -17,24 +17,20 @@ from torch import Tensor
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.diffusion.flow import initial_noise
-from pixelwizard.diffusion.sampling import SolverState
+from pixelwizard.diffusion.sampling import SolverState, initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
-from pixelwizard.io.memory import PeakMemory
-from pixelwizard.io.progress import Display
+from pixelwizard.io.process import PeakMemory
+from pixelwizard.io.terminal import Display
 from pixelwizard.io.video import VideoError, VideoWriter
-from pixelwizard.models.shortcut.weights import load_detail
-from pixelwizard.models.wan.weights import load_anchor, load_text_encoder, load_vae
+from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.planning.decode_cost import precision
 from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
 from pixelwizard.records.store import Store
-from pixelwizard.stages.anchor import Anchor
 from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.detail import Detail
-from pixelwizard.stages.encode_text import EncodeText
+from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
 
 class NotFinite(RuntimeError):

@@ -13,7 +13,7 @@ from torch import nn
 
 from pixelwizard.config.generate import ATTENTION, GenerateConfig
 from pixelwizard.config.geometry import Tiles
-from pixelwizard.io.memory import GB, available
+from pixelwizard.io.process import GB, available
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder

@@ -18,8 +18,13 @@ from torch.utils.data import DataLoader
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.trainer import culprit, own_callbacks
-from pixelwizard.diffusion.schedule_table import as_taken
-from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
+from pixelwizard.diffusion.schedules import as_taken
+from pixelwizard.generation.closing import (
+    check_reference,
+    remove_contact_sheets,
+    score_run,
+    write_contact_sheets,
+)
 from pixelwizard.generation.loops import (
     AnchorLoop,
     DecodeLoop,
@@ -29,12 +34,10 @@ from pixelwizard.generation.loops import (
     StageLoop,
 )
 from pixelwizard.generation.placement import ModelLoader, device_name, plan_of
-from pixelwizard.generation.scoring import check_reference, score_run
 from pixelwizard.io.files import write_json
-from pixelwizard.io.progress import Display, silence_lightning
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import Display, reason, silence_lightning
 from pixelwizard.io.video import check_ffmpeg
-from pixelwizard.models.shortcut.weights import check_weights
+from pixelwizard.models.weights import check_weights
 from pixelwizard.parallel.mesh import MeshStrategy, Rank, trainer_options
 from pixelwizard.records.provenance import Job, Provenance, finished, written_files
 from pixelwizard.records.run_folder import Status, WorkStopped, sentence

@@ -14,7 +14,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError, build
 from pixelwizard.config.targets import check_doors, search_in, targets
 from pixelwizard.config.tasks import from_plain, parse_json
-from pixelwizard.io.packets import comment_of
+from pixelwizard.io.reading import comment_of
 from pixelwizard.io.video import VideoError
 from pixelwizard.models.checkpoints import PARTS, require_weights, weights_digest
 from pixelwizard.records.provenance import CODE_FORMAT, versions

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
-from pixelwizard.io.reasons import say
+from pixelwizard.io.terminal import say
 from pixelwizard.models.checkpoints import weights_digests
 from pixelwizard.records.provenance import check_names, finished, make_jobs
 from pixelwizard.records.run_folder import OUT_OF_MEMORY, Failure, Status, write_failure

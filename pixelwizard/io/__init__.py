@@ -1,1 +1,1 @@
-"""Files and the terminal: video, tables, hashes, downloads, progress."""
+"""Files, videos and downloads; the terminal; this process."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixelwizard.config.backbone import SourceSettings
-from pixelwizard.io.digests import remember
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.files import remember
+from pixelwizard.io.terminal import reason
 
 Say = Callable[[str], None]
 _CHUNK = 1 << 20

@@ -18,7 +18,7 @@ import numpy as np
 
 from pixelwizard.config.output import CODECS, VideoSettings
 from pixelwizard.io.files import atomic
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import reason
 
 BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd+full_chroma_int,"

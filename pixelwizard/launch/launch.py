@@ -16,8 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.io.interrupts import on_interrupt
-from pixelwizard.io.reasons import say
+from pixelwizard.io.process import on_interrupt
+from pixelwizard.io.terminal import say
 from pixelwizard.launch import processes
 from pixelwizard.launch.devices import usable_cores
 from pixelwizard.launch.processes import SERVER_GONE, Work

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pixelwizard
-from pixelwizard.io.interrupts import SIGNALS, Interrupted, interruptible
-from pixelwizard.io.streams import settle_streams
+from pixelwizard.io.process import SIGNALS, Interrupted, interruptible, settle_streams
 
 Work = Callable[[Path], int]
 STOP_SECONDS = 60.0

@@ -26,7 +26,7 @@ from pixelwizard.config import tasks
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.schema import listed
 from pixelwizard.config.tasks import read_yaml
-from pixelwizard.io.digests import file_digest, text_digest
+from pixelwizard.io.files import file_digest, text_digest
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"

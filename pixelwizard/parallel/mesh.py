@@ -20,10 +20,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from pixelwizard.config.parallel import AXES, Mesh
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import reason
 from pixelwizard.parallel import spatial
-from pixelwizard.parallel.guidance import CFGParallel
-from pixelwizard.parallel.ulysses import Ulysses
+from pixelwizard.parallel.passes import CFGParallel, Ulysses
 
 Value = TypeVar("Value")
 

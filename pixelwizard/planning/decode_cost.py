@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pixelwizard.config.generate import GenerateConfig, PlanConfig
 from pixelwizard.config.geometry import (
+    SPATIAL_STRIDE,
     TEMPORAL_STRIDE,
     WHOLE,
     Geometry,
@@ -23,12 +24,11 @@ from pixelwizard.config.geometry import (
     most_tiles,
     part_sizes,
 )
-from pixelwizard.models.wan.tiling import spans, stream_pixels
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.spatial import Peers, RowShard
-from pixelwizard.planning.communication_cost import strip_bytes
-from pixelwizard.planning.sampling_cost import Cost
-from pixelwizard.planning.tracing import META, Trace, Work
+from pixelwizard.planning.device import META, Trace, Work
+from pixelwizard.planning.transformer_cost import Cost
+from pixelwizard.stages.decode import spans, stream_pixels
 
 TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""
@@ -141,6 +141,15 @@ def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
         work.moved,
         sent=Counter(decode=work.sent + strip_bytes(cells, clip.frames)),
     )
+
+
+def strip_bytes(turns: Sequence[Sequence[int]], frames: int) -> int:
+    """The decode of a clip: the uint8 pixels of the busiest rank but the first, which writes.
+
+    ``turns``: the latent cells that each rank decodes, as often as they all take another part.
+    """
+    cells = sum(max(parts[1:], default=0) for parts in turns)
+    return 3 * frames * cells * SPATIAL_STRIDE**2
 
 
 def _turns(clip: Geometry, tiles: Tiles, ranks: int) -> list[list[tuple[int, int]]]:

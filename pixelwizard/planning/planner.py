@@ -19,14 +19,18 @@ import torch
 from pixelwizard.config.geometry import Tiles
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.io.memory import GB
-from pixelwizard.io.progress import STAGES
-from pixelwizard.io.text_table import aligned
+from pixelwizard.io.process import GB
+from pixelwizard.io.terminal import STAGES, aligned
 from pixelwizard.models.wan.dit import CHUNK
 from pixelwizard.planning.decode_cost import Settings, choose_tiles
-from pixelwizard.planning.device_rates import DeviceRates, find
-from pixelwizard.planning.sampling_cost import SINGLE, Cost, Sampling, cost_of_sampling
-from pixelwizard.planning.text_cost import cost_of_text
+from pixelwizard.planning.device import DeviceRates, find
+from pixelwizard.planning.transformer_cost import (
+    SINGLE,
+    Cost,
+    Sampling,
+    cost_of_sampling,
+    cost_of_text,
+)
 
 CONTEXT = 0.7e9
 CHUNKS = (CHUNK, CHUNK // 4)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixelwizard.config.parallel import Mesh, ParallelSettings, resolve
-from pixelwizard.io.text_table import aligned
+from pixelwizard.io.terminal import aligned
 from pixelwizard.planning.decode_cost import Settings
 from pixelwizard.planning.planner import make_plan
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import ATTENTION, PlanConfig
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.io.memory import GB
-from pixelwizard.io.text_table import aligned
+from pixelwizard.io.process import GB
+from pixelwizard.io.terminal import aligned
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.planning.tracing import META, Trace
+from pixelwizard.planning.device import META, Trace
 
 FULL, HALF = 4, 2
 """Bytes of float32 and of bfloat16."""

@@ -20,10 +20,8 @@ from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import identity, source_digest, targets
 from pixelwizard.data.prompts import Prompt
-from pixelwizard.diffusion.schedule_table import stage_schedules
-from pixelwizard.diffusion.schedules import grid_version
-from pixelwizard.io.digests import content_digest, text_digest
-from pixelwizard.io.files import read_json
+from pixelwizard.diffusion.schedules import grid_version, stage_schedules
+from pixelwizard.io.files import content_digest, read_json, text_digest
 from pixelwizard.records.run_folder import config_hash, determining
 
 CODE_FORMAT = 1

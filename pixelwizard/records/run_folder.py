@@ -25,9 +25,8 @@ import yaml
 
 from pixelwizard.config.schema import ConfigError, differences, is_below, marked, show, to_plain
 from pixelwizard.config.tasks import load
-from pixelwizard.io.digests import text_digest
-from pixelwizard.io.files import write_json, write_text
-from pixelwizard.io.reasons import MOST, reason
+from pixelwizard.io.files import text_digest, write_json, write_text
+from pixelwizard.io.terminal import MOST, reason
 
 LOCK = ".lock"
 

@@ -1,1 +1,1 @@
-"""The method, one stage per file: networks in ``__init__``, values in, a value out."""
+"""The method: networks in ``__init__``, values in, a value out."""

@@ -1,17 +1,161 @@
-"""Last stage: a latent becomes the frames of a video, one at a time."""
+"""Last stage: a latent becomes frames, whole or in tiles, in one process or several.
+
+Tiles need less memory. Each sees ``overlap`` latent rows and columns of its neighbours, and cosine
+ramps in pixel space blend the two versions (as PixelWizard's ``decode.py`` does along the
+width only). The blend is close to the decode of whole frames but not equal, as a frame's pixels
+depend on its whole latent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.config.geometry import WHOLE, Tiles
-from pixelwizard.models.wan.tiling import tiled_frames, whole_frames
-from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.spatial import ALONE, Peers
+from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, WHOLE, Tiles, cuts
+from pixelwizard.models.wan.vae import WanVAE, to_pixels
+from pixelwizard.parallel.spatial import ALONE, Peers, RowShard
+
+
+@dataclass(frozen=True)
+class Span:
+    """Latent rows or columns ``start`` to ``stop``; the tile before shares the first ``shared``."""
+
+    start: int
+    stop: int
+    shared: int
+
+    @property
+    def pixels(self) -> slice:
+        """The same in pixels."""
+        return slice(self.start * SPATIAL_STRIDE, self.stop * SPATIAL_STRIDE)
+
+    @property
+    def size(self) -> int:
+        """How many pixels these are."""
+        return self.pixels.stop - self.pixels.start
+
+
+def spans(cells: int, count: int, overlap: int) -> list[Span]:
+    """Splits latent rows or columns evenly."""
+    return [
+        Span(max(0, low - overlap), min(cells, high + overlap), 2 * overlap if low else 0)
+        for low, high in pairwise(cuts(cells, count))
+    ]
+
+
+def stream_pixels(
+    vae: WanVAE, latent_BCTHW: Tensor, rows: RowShard | None = None
+) -> Iterator[Tensor]:
+    """Frames of one clip (with ``rows`` those of this rank) as uint8 ``[H, W, 3]``, in order."""
+    return map(lambda frame: to_pixels(frame[0])[0], vae.decode_stream(latent_BCTHW, rows))
+
+
+def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = ALONE) -> Iterator[np.ndarray]:
+    """Frames of one clip as uint8 ``[H, W, 3]``, in order of time, for the rank that writes.
+
+    Each rank decodes some of the rows; of a latent that has fewer rows than ranks, one decodes all.
+    """
+    height, width = latent_BCTHW.shape[3:]
+    if height < peers.size:
+        if peers.writes:
+            yield from whole_frames(vae, latent_BCTHW)
+        return
+    rows = RowShard(peers, height)
+    latent = latent_BCTHW[..., rows.own, :]
+    shapes = [(SPATIAL_STRIDE * count, SPATIAL_STRIDE * width, 3) for count in rows.counts]
+    pixels = stream_pixels(vae, latent, rows if peers.size > 1 else None)
+    for strips in _collected(pixels, shapes, peers):
+        yield np.concatenate(strips)
+
+
+def tiled_frames(
+    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, peers: Peers = ALONE
+) -> Iterator[np.ndarray]:
+    """The same in tiles, as many at a time as there are ranks.
+
+    Where that takes several turns, the rank that writes holds the clip until the last one.
+    """
+    height, width = latent_BCTHW.shape[3:]
+    places = [
+        (row, column)
+        for row in spans(height, tiles.rows, tiles.overlap)
+        for column in spans(width, tiles.columns, tiles.overlap)
+    ]
+    canvas = _Canvas(height, width)
+    for start in range(0, len(places), peers.size):
+        turn = places[start : start + peers.size]
+        for t, parts in enumerate(_turn(vae, latent_BCTHW, turn, peers)):
+            for place, pixels in zip(turn, parts, strict=True):
+                canvas.paint(t, *place, pixels)
+            if turn[-1] == places[-1]:
+                yield canvas.frames.pop(t)
+
+
+def _turn(
+    vae: WanVAE, latent_BCTHW: Tensor, places: Sequence[tuple[Span, Span]], peers: Peers
+) -> Iterator[list[np.ndarray]]:
+    """For the rank that writes, each frame's tiles at the ``places``, one decoded by each rank."""
+    shapes = [(row.size, column.size, 3) for row, column in places]
+    if peers.rank < len(places):
+        row, column = places[peers.rank]
+        tile = latent_BCTHW[..., row.start : row.stop, column.start : column.stop]
+        decoded = stream_pixels(vae, tile)
+    else:
+        frames = (latent_BCTHW.shape[2] - 1) * TEMPORAL_STRIDE + 1
+        decoded = iter([latent_BCTHW.new_empty(0, dtype=torch.uint8)] * frames)
+    return _collected(decoded, shapes, peers)
+
+
+def _collected(
+    pixels: Iterator[Tensor], shapes: Sequence[Sequence[int]], peers: Peers
+) -> Iterator[list[np.ndarray]]:
+    """For the rank that writes, what each rank has of every frame, on the host.
+
+    Nothing of a frame is left on the device when the next one is asked for.
+    """
+    parts = map(lambda own: peers.collect(own, shapes), pixels)
+    return map(lambda found: [part.cpu().numpy() for part in found], filter(None, parts))
+
+
+class _Canvas:
+    """Frames of tiles that are painted row by row, from the upper left corner.
+
+    A row is blended along the width, its upper edge in a separate buffer, which is blended into
+    the row above when it is complete. So four tiles that meet share a corner by the product of
+    their ramps.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.shape = (height * SPATIAL_STRIDE, width * SPATIAL_STRIDE, 3)
+        self.frames: dict[int, np.ndarray] = {}
+        self.edges: dict[int, np.ndarray] = {}
+
+    def paint(self, t: int, row: Span, column: Span, tile: np.ndarray) -> None:
+        """Add the next tile of frame ``t``."""
+        if t not in self.frames:
+            self.frames[t] = np.empty(self.shape, np.uint8)
+        band, shared = self.frames[t][row.pixels], row.shared * SPATIAL_STRIDE
+        if column.start == 0:
+            self.edges[t] = np.empty((shared, *band.shape[1:]), np.uint8)
+        ramp = column.shared * SPATIAL_STRIDE
+        _blend(self.edges[t][:, column.pixels], tile[:shared], ramp, axis=1)
+        _blend(band[shared:, column.pixels], tile[shared:], ramp, axis=1)
+        if column.pixels.stop == band.shape[1]:
+            _blend(band[:shared], self.edges.pop(t), shared, axis=0)
+
+
+def _blend(old: np.ndarray, new: np.ndarray, shared: int, axis: int) -> None:
+    """Replaces ``old`` by ``new``, smoothly over the first ``shared`` pixels along ``axis``."""
+    old, new = np.moveaxis(old, axis, 0), np.moveaxis(new, axis, 0)
+    old[shared:] = new[shared:]
+    phase = (np.arange(shared, dtype=np.float32) + np.float32(0.5)) / np.float32(max(shared, 1))
+    ramp = (0.5 - 0.5 * np.cos(np.pi * phase)).astype(np.float32)[:, None, None]
+    old[:shared] = np.rint(old[:shared] * (1 - ramp) + new[:shared] * ramp)
 
 
 class Decode:

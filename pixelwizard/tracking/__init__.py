@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import reason
 from pixelwizard.tracking.base import Tracker
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pixelwizard.config.evaluate import CompareConfig
 from pixelwizard.config.schema import to_plain
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import reason
 from pixelwizard.records.provenance import git_revision
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from pixelwizard.config.schema import to_plain
 from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import write_text
-from pixelwizard.io.step_table import StepTable
+from pixelwizard.io.tables import StepTable
 from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
 
 

@@ -23,7 +23,7 @@ from pixelwizard.config.schema import differences
 from pixelwizard.config.targets import source_digest, targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
-from pixelwizard.io.interrupts import Interrupted, on_interrupt
+from pixelwizard.io.process import Interrupted, on_interrupt
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.records.run_folder import WorkStopped, determining

@@ -13,8 +13,7 @@ from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill
 from pixelwizard.data.sources import MANIFEST, PROBED, open_clips
 from pixelwizard.io.files import read_json, write_json
-from pixelwizard.io.progress import Line, clock
-from pixelwizard.io.reasons import say
+from pixelwizard.io.terminal import Line, clock, say
 from pixelwizard.models.checkpoints import weights_digest
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.models.checkpoints import CONFIG, NAMES, PARTS, TOKENIZER, weights_folder
 from pixelwizard.models.wan.files import save_pickle
-from pixelwizard.models.wan.weights import write_statistics
+from pixelwizard.models.weights import write_statistics
 
 CONTAINER = "model.pt"
 

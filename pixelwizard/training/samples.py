@@ -17,11 +17,11 @@ from torch import Tensor
 from pixelwizard.config.output import SCORED_FRAMES, VideoSettings
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Source
-from pixelwizard.diffusion.flow import initial_noise
+from pixelwizard.diffusion.sampling import initial_noise
 from pixelwizard.evaluation.names import resolve_auto
-from pixelwizard.io.step_table import StepTable
+from pixelwizard.io.tables import StepTable
 from pixelwizard.io.video import VideoWriter
-from pixelwizard.models.wan.weights import load_vae
+from pixelwizard.models.weights import load_vae
 from pixelwizard.stages.decode import Decode
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.training.velocity import VelocityNetwork

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pixelwizard.models.wan.sharding import shard
+from pixelwizard.models.weights import shard
 from pixelwizard.parallel.mesh import MeshStrategy
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.objective import FlowSettings, ShortcutSettings
-from pixelwizard.diffusion.flow import add_noise, shift_sigma, velocity
+from pixelwizard.diffusion.sampling import add_noise, shift_sigma, velocity
 from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, Schedule, halved
 from pixelwizard.training.passes import NetworkVelocity
 

@@ -16,8 +16,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.config.trainer import culprit, own_callbacks
 from pixelwizard.io.files import write_json
-from pixelwizard.io.progress import silence_lightning
-from pixelwizard.io.reasons import reason
+from pixelwizard.io.terminal import reason, silence_lightning
 from pixelwizard.parallel.mesh import Rank, trainer_options
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.tracking import open_tracker

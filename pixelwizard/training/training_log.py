@@ -14,9 +14,9 @@ from typing import Any
 
 import lightning as L
 
-from pixelwizard.io.memory import PeakMemory
-from pixelwizard.io.progress import Line, clock
-from pixelwizard.io.step_table import StepTable
+from pixelwizard.io.process import PeakMemory
+from pixelwizard.io.tables import StepTable
+from pixelwizard.io.terminal import Line, clock
 from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.training.networks.base import TrainedNetwork
 

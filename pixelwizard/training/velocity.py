@@ -21,7 +21,7 @@ from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.sources import open_sources
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.models.wan.layouts import official_dit
+from pixelwizard.models.wan.files import official_dit
 from pixelwizard.training.data import Examples
 from pixelwizard.training.networks.base import TrainedNetwork, generator
 from pixelwizard.training.objectives.base import Objective

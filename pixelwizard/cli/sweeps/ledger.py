@@ -13,7 +13,7 @@ from typing import Any
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import read_json, write_json
-from pixelwizard.io.reasons import printable, say
+from pixelwizard.io.terminal import printable, say
 from pixelwizard.records.run_folder import (
     CONFIG,
     LEDGER,

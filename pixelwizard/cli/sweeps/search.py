@@ -18,8 +18,7 @@ from pixelwizard.config.evaluate import DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.sweep import Choice, Search, SweeperSettings
 from pixelwizard.config.targets import door_of
-from pixelwizard.io.reasons import say
-from pixelwizard.io.text_table import aligned
+from pixelwizard.io.terminal import aligned, say
 
 MakeJob = Callable[[Sequence[str]], SweepJob]
 

@@ -10,7 +10,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import title
 from pixelwizard.data.prompts import prompts_of, table_of
-from pixelwizard.diffusion.schedule_table import stage_schedules
+from pixelwizard.diffusion.schedules import stage_schedules
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import require, resolve_auto
 from pixelwizard.launch.devices import mesh_of

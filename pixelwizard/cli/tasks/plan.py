@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import PlanConfig
-from pixelwizard.diffusion.schedule_table import draw_schedules, schedule_table, stage_schedules
+from pixelwizard.diffusion.schedules import draw_schedules, schedule_table, stage_schedules
 from pixelwizard.launch.devices import planned_mesh
 
 EXAMPLES = """\

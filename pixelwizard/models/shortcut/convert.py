@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
-from pixelwizard.models.shortcut.weights import open_detail
 from pixelwizard.models.wan.files import save
-from pixelwizard.models.wan.weights import (
+from pixelwizard.models.weights import (
     copy_tokenizer,
     open_anchor,
+    open_detail,
     open_text_encoder,
     open_vae,
     write_config,

@@ -1,16 +1,129 @@
-"""The detail network: the Wan transformer conditioned on step size and anchor."""
+"""The detail network: the Wan transformer conditioned on step size and anchor.
+
+Of the spatial adapter the convolutions see only the anchor (``encode``, once per clip). Time and
+step size scale the channels of their features, and one zero-initialised linear per controlled
+block projects the result, which is added to the tokens entering that block. Without gradients the
+features are computed a few frames at a time, and the additions span by span as the block needs
+them.
+"""
 
 from __future__ import annotations
 
 from typing import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.targets import Part, door_of
-from pixelwizard.models.shortcut.spatial_adapter import SpatialAdapter
-from pixelwizard.models.wan.dit import Grid, TextKeyValues, WanDiT, in_float32, sinusoid, time_mlp
+from pixelwizard.models.wan.dit import (
+    CHUNK,
+    Addition,
+    Grid,
+    TextKeyValues,
+    WanDiT,
+    affine_norm,
+    in_float32,
+    sinusoid,
+    spans,
+    time_mlp,
+)
+
+GROUPS = 16
+
+
+class SpatialAdapter(nn.Module):
+    """Anchor latent -> one addition [B, L, E] per controlled block."""
+
+    def __init__(self, sizes: DiTSizes, control_blocks: Sequence[int]) -> None:
+        super().__init__()
+        dim, quarter = sizes.dim, sizes.dim // 4
+        self.freq_dim = sizes.freq_dim
+        self.backbone = nn.Sequential(
+            nn.Conv3d(sizes.in_dim, quarter, kernel_size=1),
+            nn.GroupNorm(GROUPS, quarter),
+            nn.SiLU(),
+            nn.Conv3d(quarter, dim, kernel_size=3, padding=1),
+            nn.SiLU(),
+        )
+        self.feature_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.adapter_time_proj = time_mlp(sizes.freq_dim, dim)
+        self.adapter_dt_proj = time_mlp(sizes.freq_dim, dim)
+        self.zero_layers = nn.ModuleDict({str(k): nn.Linear(dim, dim) for k in control_blocks})
+
+    def reset_parameters(self) -> None:
+        """Small time and step projections, additions of zero."""
+        for projection in (self.adapter_time_proj, self.adapter_dt_proj):
+            for layer in (projection[0], projection[2]):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        for layer in self.zero_layers.values():
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def encode(
+        self,
+        anchor_BCTHW: Tensor,
+        token_grid: Grid,
+        chunk: int = CHUNK,
+        place: torch.device | None = None,
+        own: slice | None = None,
+    ) -> Tensor:
+        """Features [B, L, E] of an anchor latent on a (T, H, W) grid of tokens.
+
+        Without gradients about ``chunk`` tokens pass the large layers together, only frames with
+        some of the tokens ``own`` do (None: all), and the features of these tokens are put
+        together on the device ``place`` (None: the anchor's).
+        Raises ValueError if the anchor has another number of latent frames than the grid.
+        """
+        frames, height, width = token_grid
+        if anchor_BCTHW.shape[2] != frames:
+            raise ValueError(
+                f"the anchor has {anchor_BCTHW.shape[2]} latent frames, the detail has {frames}; "
+                "both stages must make the same number of frames"
+            )
+        flat = anchor_BCTHW.transpose(1, 2).flatten(0, 1).float()
+        flat = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)
+        resized = flat.unflatten(0, (-1, frames)).transpose(1, 2)
+        dtype = self.backbone[0].weight.dtype
+        narrow = self.backbone[2](self.backbone[1](self.backbone[0](resized.to(dtype))))
+        narrow = F.pad(narrow, (0, 0, 0, 0, 1, 1))
+        if torch.is_grad_enabled():
+            return self._widen(narrow)
+        area, own = height * width, own or slice(0, frames * height * width)
+        first, last = own.start // area, -(-own.stop // area)
+        shape = (len(narrow), own.stop - own.start, self.backbone[3].out_channels)
+        features = torch.empty(shape, dtype=dtype, device=place or narrow.device)
+        for span in spans(last - first, max(1, chunk // area)):
+            start, stop = first + span.start, first + span.stop
+            wide = self._widen(narrow[:, :, start : stop + 2])
+            tokens = slice(max(start * area, own.start), min(stop * area, own.stop))
+            features[:, tokens.start - own.start : tokens.stop - own.start].copy_(
+                wide[:, tokens.start - start * area : tokens.stop - start * area]
+            )
+        return features
+
+    def _widen(self, narrow: Tensor) -> Tensor:
+        """Features [B, t * H * W, E] of t frames, given with the frames before and after them."""
+        conv = self.backbone[3]
+        wide = F.conv3d(narrow, conv.weight, conv.bias, padding=(0, 1, 1))
+        features = self.backbone[4](wide).flatten(2).transpose(1, 2)
+        return affine_norm(self.feature_norm, features).to(narrow.dtype)
+
+    def forward(
+        self, features_BLE: Tensor, timestep_B: Tensor, step_size_B: Tensor
+    ) -> dict[int, Addition]:
+        """Additions by block index, each computed for the tokens that are asked for."""
+        time = in_float32(self.adapter_time_proj, sinusoid(timestep_B, self.freq_dim))
+        step = in_float32(self.adapter_dt_proj, sinusoid(step_size_B, self.freq_dim))
+        scale = (1 + torch.tanh(time + step).unsqueeze(1)).to(features_BLE.dtype)
+
+        def addition(layer: nn.Module) -> Addition:
+            return lambda span: layer(features_BLE[:, span].to(scale.device) * scale)
+
+        return {int(k): addition(layer) for k, layer in self.zero_layers.items()}
+
 
 DOOR = door_of(BackboneSettings, "detail_network")
 

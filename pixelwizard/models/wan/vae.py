@@ -509,3 +509,9 @@ class WanVAE(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Normalised latent -> the whole video, not clamped."""
         return torch.cat(list(self.decode_stream(latent)), dim=2)
+
+
+def to_pixels(video_3THW: Tensor) -> Tensor:
+    """[-1, 1], clamped, -> uint8 ``[T, H, W, 3]``."""
+    pixels = video_3THW.float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
+    return pixels.permute(1, 2, 3, 0).contiguous()

@@ -12,8 +12,8 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.models.wan.weights import save_anchor
-from pixelwizard.stages.anchor import Anchor
+from pixelwizard.models.weights import save_network
+from pixelwizard.stages.latents import Anchor
 from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.velocity import VelocityNetwork
 
@@ -42,5 +42,5 @@ class TrainedAnchor(VelocityNetwork):
         return stage(noise, example["text"], example["empty"])
 
     def export(self, folder: Path, average: Any, last: Any) -> None:
-        save_anchor(average, folder, torch.float32)
+        save_network(average, "anchor", folder, torch.float32)
         complete_backbone(self.config, folder, average, last)

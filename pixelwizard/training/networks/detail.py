@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
-from pixelwizard.diffusion.flow import noise_like
+from pixelwizard.diffusion.sampling import noise_like
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
-from pixelwizard.models.shortcut.spatial_adapter import SpatialAdapter
-from pixelwizard.models.shortcut.weights import save_detail
+from pixelwizard.models.shortcut.network import ShortcutDiT, SpatialAdapter, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.stages.detail import Detail
+from pixelwizard.models.weights import save_network
+from pixelwizard.stages.latents import Detail
 from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.networks.base import per_sample
 from pixelwizard.training.passes import Conditions
@@ -84,7 +83,7 @@ class TrainedDetail(VelocityNetwork):
         return stage(noise, example["condition"].float(), example["text"], example["empty"])
 
     def export(self, folder: Path, average: Any, last: Any) -> None:
-        save_detail(average, folder, torch.float32)
+        save_network(average, "detail", folder, torch.float32)
         complete_backbone(self.config, folder, average, last)
 
 

@@ -13,11 +13,11 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.data.crops import CropBatches, held_out_crops
 from pixelwizard.data.statistics import latent_statistics
-from pixelwizard.diffusion.flow import noise_like
+from pixelwizard.diffusion.sampling import noise_like
 from pixelwizard.models.checkpoints import find_weights
-from pixelwizard.models.wan.layouts import official_vae
+from pixelwizard.models.wan.files import official_vae
 from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
-from pixelwizard.models.wan.weights import save_vae
+from pixelwizard.models.weights import save_network
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.data import Examples
 from pixelwizard.training.exports import complete_backbone
@@ -118,5 +118,5 @@ class TrainedVAE(TrainedNetwork):
                 "the autoencoder cannot be exported: a channel of its latents is constant or not"
                 " finite; the export before stays, try a lower optimizer.lr"
             )
-        save_vae(average, folder, torch.float32)
+        save_network(average, "vae", folder, torch.float32)
         complete_backbone(self.config, folder, average, last, statistics)

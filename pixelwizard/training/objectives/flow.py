@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.flow import noise_like
+from pixelwizard.diffusion.sampling import noise_like
 from pixelwizard.training.objectives.base import Objective, Target
 from pixelwizard.training.targets import NetworkVelocity, TrainingGrid, flow_matching_target
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.diffusion.flow import noise_like
+from pixelwizard.diffusion.sampling import noise_like
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.training.objectives.base import FLOW, Target
 from pixelwizard.training.objectives.flow import Flow

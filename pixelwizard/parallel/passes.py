@@ -1,4 +1,4 @@
-"""Sequence parallelism: each rank holds some of a sequence's tokens.
+"""Ranks that share a pass: the two of guidance, or the tokens of a sequence.
 
 Letters of shapes: B samples, L own tokens, N heads, D channels of a head, E = N x D.
 """
@@ -12,6 +12,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pixelwizard.config.geometry import cuts, part_sizes
+
+
+class CFGParallel:
+    """Two ranks that run one of the two passes each; ``sent`` counts the bytes of this one."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group, self.index = group, group.rank()
+        self.sent = 0
+
+    def both(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions of the first and of the second half, from the one made here."""
+        first, second = torch.empty_like(own), torch.empty_like(own)
+        dist.all_gather([first, second], own.contiguous(), self.group)
+        self.sent += own.nbytes
+        return first, second
+
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(queries [B, L, N, D], keys [B, S, N, D], values [B, S, N, D]) -> [B, L, N, D]."""

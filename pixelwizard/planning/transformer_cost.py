@@ -1,7 +1,11 @@
-"""The cost of a sampling stage: the real stage with its real network, traced at full size.
+"""The cost of text, anchor and detail: the real stage with its real network, traced at full size.
 
-Blocks are equal, so one or two are traced and counted for all. The first forward is traced and
-counted for the later ones. Both are exact.
+Blocks are equal, so one or two are traced and counted for all. The first forward of a sampling
+stage is traced and counted for the later ones. Both are exact.
+
+What ranks send to each other is arithmetic. Every count is for one rank, which sends and receives
+equally many bytes; where ranks differ, it is the rank that sends most. A value has ``dtype_bytes``
+bytes: 2 in bfloat16, 4 in float32.
 """
 
 from __future__ import annotations
@@ -9,12 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.backbone import DiTSizes, TextSizes
 from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.parallel import Mesh
@@ -22,20 +26,42 @@ from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.parallel.guidance import CFGParallel
-from pixelwizard.parallel.ulysses import Ulysses
-from pixelwizard.planning.communication_cost import (
-    gather_bytes,
-    guidance_bytes,
-    shard_bytes,
-    tokens_per_rank,
-    ulysses_bytes,
-)
-from pixelwizard.planning.tracing import META, Trace, Work
-from pixelwizard.stages.anchor import Anchor
-from pixelwizard.stages.detail import Detail
+from pixelwizard.models.wan.umt5 import TextEncoder
+from pixelwizard.parallel.passes import CFGParallel, Ulysses
+from pixelwizard.planning.device import META, Trace, Work
+from pixelwizard.stages.latents import Anchor, Detail
 
 SINGLE = Mesh()
+
+
+def tokens_per_rank(tokens: int, ranks: int) -> int:
+    """The tokens of the rank with most; others have the same number or one fewer."""
+    return -(-tokens // ranks)
+
+
+def ulysses_bytes(tokens: int, dim: int, ranks: int, dtype_bytes: int = 2) -> int:
+    """One layer of attention whose heads are split over ``ranks`` (arXiv 2309.14509).
+
+    Queries, keys and values of own tokens go to the ranks of their heads, the results of the
+    others' tokens go back to them; where tokens divide, 4 L dim / P (P - 1) / P values.
+    """
+    own = tokens_per_rank(tokens, ranks)
+    return (3 * own * (ranks - 1) + tokens - own) * dim * dtype_bytes // ranks
+
+
+def gather_bytes(values: int, ranks: int, dtype_bytes: int = 4) -> int:
+    """An all-gather of a tensor of which each rank has ``values``."""
+    return values * dtype_bytes * (ranks - 1)
+
+
+def guidance_bytes(values: int, dtype_bytes: int = 4) -> int:
+    """One guided step on two halves of the ranks: a prediction of ``values``, each to the other."""
+    return values * dtype_bytes
+
+
+def shard_bytes(weights: int, ranks: int) -> int:
+    """One forward with sharded ``weights`` (bytes): the slices of the other ranks are gathered."""
+    return weights * (ranks - 1) // ranks
 
 
 @dataclass(frozen=True)
@@ -235,3 +261,53 @@ def _run(stage: Sampling, network: Any) -> None:
         return
     anchor = torch.empty(stage.sizes.in_dim, *stage.anchor.latent_grid, device=META)
     Detail(*way)(noise, anchor, text, negative)
+
+
+def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:
+    """The cost of a prompt and its negative, each of ``text_len`` tokens.
+
+    ``stream``: blocks pass from host memory, where the embedding stays.
+    """
+    few = min(sizes.num_layers, 2 if stream else 1)
+    one, two = (
+        _traced(replace(sizes, num_layers=layers), text_len, dtype, stream)
+        for layers in (few, few + 1)
+    )
+    more = sizes.num_layers - few
+    work = 2 * (one.work + more * (two.work - one.work))
+    weights = one.weights + more * (two.weights - one.weights)
+    peak = weights + max(one.activations, two.activations)
+    fetched = 2 * (one.fetched + more * (two.fetched - one.fetched))
+    return Cost(weights, peak, work.flops, work.moved, fetched)
+
+
+class _Traced(NamedTuple):
+    work: Work
+    weights: int
+    activations: int
+    fetched: int
+
+
+def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> _Traced:
+    """One text through a whole encoder."""
+    trace, fetched = Trace(), 0
+    if stream:
+        encoder = _encoder(sizes, text_len, dtype)
+        stack = encoder.model.encoder
+        fetched = sum(weight.nbytes for weight in stack.block.parameters())
+    with torch.no_grad(), trace:
+        if stream:
+            encoder.stream_from_host(META, asynchronous=False)
+            trace.allocated(stack.final_layer_norm.weight)
+        else:
+            encoder = _encoder(sizes, text_len, dtype)
+        weights, before = trace.live, trace.work
+        trace.restart_peak()
+        encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
+    return _Traced(trace.work - before, weights, trace.peak - weights, fetched)
+
+
+def _encoder(sizes: TextSizes, text_len: int, dtype: torch.dtype) -> TextEncoder:
+    tokenizer: Any = ()  # only its length is asked for
+    with META:
+        return TextEncoder(sizes, tokenizer, text_len).to(dtype).requires_grad_(False)

@@ -1,14 +1,70 @@
-"""The progress display: one updating line on a terminal, a few plain lines elsewhere."""
+"""What a user reads on the terminal: sentences, tables, progress."""
 
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TextIO, TypeVar
+
+MOST = 600
+"""Characters of a message; what is longer loses its middle."""
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def reason(error: BaseException, most: int = 160) -> str:
+    """What an error says, in one line of at most ``most`` characters; its class if it says nothing.
+
+    Of an error of the system these are the system's words, without number and path.
+    """
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return (said or type(error).__name__)[:most]
+
+
+def say(sentence: str) -> None:
+    """Print a message on stderr: one line, without control characters, not too long."""
+    print(f"pixelwizard: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str, most: int = MOST) -> str:
+    """``text`` with newlines and control characters escaped, and shortened in its middle."""
+    shown = UNPRINTABLE.sub(lambda found: repr(found.group())[1:-1], text)
+    if len(shown) <= most:
+        return shown
+    half = (most - 5) // 2
+    return f"{shown[:half]} ... {shown[-half:]}"
+
+
+Rows = Sequence[Sequence[str]]
+
+
+def aligned(rows: Rows, left: Collection[int] = (0,)) -> list[str]:
+    """A line per row, every column as wide as its widest cell; those in ``left`` to the left."""
+    return ["  ".join(cells).rstrip() for cells in _padded(rows, left)]
+
+
+def markdown(rows: Rows, left: Collection[int] = (0,)) -> list[str]:
+    """The same as a Markdown table; the first row is the header."""
+    head, *others = _padded(rows, left)
+    rule = ["-" * (len(c) + 1) + ("-" if i in left else ":") for i, c in enumerate(head)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *others)]
+    return [lines[0], "|" + "|".join(rule) + "|", *lines[1:]]
+
+
+def _padded(rows: Rows, left: Collection[int]) -> list[list[str]]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    ]
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -4,11 +4,16 @@ Networks are built on the meta device and take over memory-mapped tensors, cast 
 loading needs little more memory than the network itself. Loading is strict: the names
 and shapes of a file must be exactly those of the network. Loaded networks are frozen and in
 evaluation mode; training reverts that with ``train()`` and ``requires_grad_()``.
+
+Weights may be sharded over ranks (FSDP2): a rank holds its slices and the whole block in use. Every
+weight is cut along its first axis into equal parts; the last ones may be smaller or empty. Slices
+are copied straight out of mapped files, so no rank ever holds a whole network.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +24,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.schema import listed
@@ -29,12 +36,19 @@ from pixelwizard.models.checkpoints import (
     STATISTICS,
     TOKENIZER,
     find_weights,
+    require_weights,
     tokenizer_folder,
 )
+from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.files import read_tensors, save, unwrap
-from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
-from pixelwizard.models.wan.sharding import fill_slices, shard
+from pixelwizard.models.wan.files import (
+    official_dit,
+    official_text,
+    official_vae,
+    read_tensors,
+    save,
+    unwrap,
+)
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
 
@@ -42,6 +56,7 @@ Network = TypeVar("Network", bound=nn.Module)
 Transformer = TypeVar("Transformer", bound=WanDiT)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_CONTROL = re.compile(r"spatial_adapter\.zero_layers\.(\d+)\.weight")
 _NAMED = 3  # how many differing names an error lists
 
 
@@ -56,6 +71,21 @@ def load_anchor(
     Raises ValueError if its files are missing, broken or others'.
     """
     return fill_transformer(*open_anchor(backbone), device, dtype, mesh)
+
+
+def load_detail(
+    backbone: BackboneSettings,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    mesh: DeviceMesh | None = None,
+) -> ShortcutDiT:
+    """Load the detail network, or this rank's slices of it if there is a ``mesh``.
+
+    Which blocks it controls is read from the names of its weights, for a user's class with
+    other names from the settings. Raises ValueError if its file is missing, broken or another
+    network's.
+    """
+    return fill_transformer(*open_detail(backbone), device, dtype, mesh)
 
 
 def load_vae(
@@ -93,6 +123,27 @@ def open_anchor(backbone: BackboneSettings) -> tuple[WanDiT, dict[str, Tensor]]:
     return network, tensors
 
 
+def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tensor]]:
+    """The detail network on the meta device and its mapped weights, checked but not loaded."""
+    path = find_weights(backbone, "detail")
+    tensors = official_dit(unwrap(read_tensors(path), path, backbone.ema))
+    if backbone.detail_network is None and not has_adapter(tensors):
+        raise ValueError(f"{path} has no spatial adapter: it is an anchor, not a detail network")
+    matches = (_CONTROL.fullmatch(name) for name in tensors)
+    blocks = sorted(int(match[1]) for match in matches if match)
+    if blocks and blocks[-1] >= backbone.detail_dit.num_layers:
+        raise ValueError(
+            f"{path} steers block {blocks[-1]}, but this backbone's detail network has "
+            f"{backbone.detail_dit.num_layers} blocks: it belongs to another one"
+        )
+    with torch.device("meta"):
+        network = make_detail(
+            backbone.detail_network, backbone.detail_dit, blocks or backbone.control_blocks
+        )
+    check(tensors, shapes_of(network), path)
+    return network, tensors
+
+
 def open_vae(backbone: BackboneSettings) -> tuple[WanVAE, dict[str, Tensor]]:
     """The autoencoder on the meta device and its mapped weights, checked but not loaded."""
     path = find_weights(backbone, "vae")
@@ -111,10 +162,27 @@ def open_text_encoder(backbone: BackboneSettings) -> dict[str, Tensor]:
     return tensors
 
 
-def save_anchor(network: WanDiT, folder: Path | str, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write ``config.json`` and the weights of the anchor network into a backbone's folder."""
-    write_config(network.sizes, Path(folder))
-    save(network.state_dict(), Path(folder) / NAMES["anchor"][0], dtype)
+def check_weights(backbone: BackboneSettings) -> None:
+    """Check the files of all four parts before anything is computed; reads names and shapes only.
+
+    Raises ValueError for the first file that is missing, broken or another network's.
+    """
+    require_weights(backbone)
+    open_text_encoder(backbone)
+    for part in (open_anchor, open_detail, open_vae):
+        part(backbone)
+
+
+def save_network(
+    network: nn.Module, part: str, folder: Path | str, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write the weights of an anchor, detail or vae network into a backbone's folder.
+
+    The anchor's ``config.json`` comes with them.
+    """
+    if isinstance(network, WanDiT) and part == "anchor":
+        write_config(network.sizes, Path(folder))
+    save(network.state_dict(), Path(folder) / NAMES[part][0], dtype)
 
 
 def write_config(sizes: DiTSizes, folder: Path) -> None:
@@ -123,25 +191,12 @@ def write_config(sizes: DiTSizes, folder: Path) -> None:
     write_text(folder / CONFIG, text + "\n")
 
 
-def save_vae(network: WanVAE, folder: Path | str, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write the autoencoder's weights into a backbone's folder."""
-    save(network.state_dict(), Path(folder) / NAMES["vae"][0], dtype)
-
-
 def write_statistics(mean: Sequence[float], std: Sequence[float], folder: Path) -> None:
     """Write what ``checkpoints.own_statistics`` reads, rounded to four places."""
     pairs = (("latent_mean", mean), ("latent_std", std))
     rounded = {name: [round(value, 4) for value in values] for name, values in pairs}
     text = yaml.safe_dump(rounded, default_flow_style=None, width=1000)
     write_text(folder / STATISTICS, text)
-
-
-def save_text_encoder(
-    encoder: TextEncoder, folder: Path | str, dtype: torch.dtype = torch.bfloat16
-) -> None:
-    """Write the text encoder's weights into a backbone's folder, and a tokenizer if it has none."""
-    copy_tokenizer(Path(encoder.tokenizer.name_or_path), Path(folder))
-    save(encoder.official_state_dict(), Path(folder) / NAMES["text_encoder"][0], dtype)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -222,3 +277,40 @@ def cast(
 ) -> dict[str, Tensor]:
     """Bring tensors to device and dtype, one at a time; those already there stay mapped."""
     return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+
+
+def shard(network: WanDiT, mesh: DeviceMesh) -> None:
+    """Cut the weights of a network, possibly on the meta device, over the ranks of ``mesh``.
+
+    A mesh of two axes holds copies along the first and slices along the second.
+    """
+    for block in network.blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+        register_fsdp_forward_method(block, "text_keys_values")
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+    for method in network.entrances:
+        register_fsdp_forward_method(network, method)
+
+
+def fill_slices(
+    network: WanDiT, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
+) -> None:
+    """Give a sharded network on the meta device this rank's slices of its weights."""
+    slices = {
+        name: _slice(weight, tensors[name], device, dtype)
+        for name, weight in network.state_dict().items()
+    }
+    network.load_state_dict(slices, strict=True, assign=True)
+
+
+def _slice(
+    weight: DTensor, whole: Tensor, device: torch.device | str, dtype: torch.dtype
+) -> DTensor:
+    mesh = weight.device_mesh
+    assert mesh.ndim == 1, "weights are read in slices along one axis"
+    rows = -(-len(whole) // mesh.size())
+    start = rows * mesh.get_local_rank()
+    own = whole[start : start + rows].to(device, dtype, copy=True)
+    return DTensor.from_local(
+        own, mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
+    )

@@ -1,0 +1,137 @@
+"""What ends a run: contact sheets, and the scores by the code of evaluate.
+
+A sheet has a row of frames per video, under its prompt and its anchor's frames.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.output import SCORED_FRAMES
+from pixelwizard.evaluation.files import find_captions, inspect
+from pixelwizard.evaluation.score_cache import (
+    JSON,
+    keep_scores,
+    kept_scores,
+    reference_of,
+    settings_of,
+    wants_scores,
+)
+from pixelwizard.io.files import atomic
+from pixelwizard.io.reading import read_stills
+from pixelwizard.io.terminal import Display
+from pixelwizard.io.video import VideoError
+from pixelwizard.tracking.base import Tracker
+
+COLUMNS = 5
+ROWS = 50
+"""Videos on a sheet; more make more sheets."""
+FRAME_WIDTH = 256
+MARGIN = 8
+LINE = 20
+LETTERS = 170
+"""How many letters of a label fit on a line of the sheet."""
+
+
+def write_contact_sheets(folder: Path, rows: Sequence[tuple[str, Path]]) -> Path | None:
+    """Write the sheets of (label, video) ``rows``; the first of them, None without a video.
+
+    They are contact_sheet.png, contact_sheet-2.png, ...; an ``ID.anchor`` next to a video is shown
+    too.
+    """
+    remove_contact_sheets(folder)
+    for number, start in enumerate(range(0, len(rows), ROWS), start=1):
+        blocks = [_block(label, video) for label, video in rows[start : start + ROWS]]
+        name = "contact_sheet.png" if number == 1 else f"contact_sheet-{number}.png"
+        with atomic(folder / name) as part:
+            Image.fromarray(np.concatenate(blocks, axis=0)).save(part, format="png")
+    return folder / "contact_sheet.png" if rows else None
+
+
+def remove_contact_sheets(folder: Path) -> None:
+    """Remove the sheets of earlier videos."""
+    for sheet in folder.glob("contact_sheet*.png"):
+        sheet.unlink()
+
+
+def strip(video: Path) -> np.ndarray:
+    """``COLUMNS`` frames evenly over the whole video, side by side: ``[H, W, 3]`` uint8."""
+    frames = read_stills(video, COLUMNS, FRAME_WIDTH)
+    gap = np.full((frames[0].shape[0], MARGIN, 3), 255, np.uint8)
+    pieces = [piece for frame in frames for piece in (frame, gap)]
+    return np.concatenate([gap, *pieces], axis=1)
+
+
+def _block(label: str, video: Path) -> np.ndarray:
+    """One row of the sheet, uint8 [H, W, 3]."""
+    anchor = video.with_name(f"{video.stem}.anchor{video.suffix}")
+    strips = [strip(file) for file in (anchor, video) if file.is_file()]
+    lines = textwrap.wrap(label, LETTERS, max_lines=2) or [""]
+    width = strips[0].shape[1]
+    image = Image.new("RGB", (width, MARGIN + LINE * len(lines)), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=14)
+    for number, line in enumerate(lines):
+        draw.text((MARGIN, MARGIN // 2 + LINE * number), line, fill="black", font=font)
+    gap = np.full((MARGIN, width, 3), 255, np.uint8)
+    return np.concatenate([np.asarray(image), *(p for s in strips for p in (s, gap))], axis=0)
+
+
+def check_reference(config: GenerateConfig) -> None:
+    """Raises ValueError if the reference of a run has no video that can be used."""
+    why = ""
+    for path in reference_of(config):
+        try:
+            inspect(path, SCORED_FRAMES)
+            return
+        except VideoError as error:
+            why = why or f"{path.name}: {error}"
+    if why:
+        raise ValueError(f"reference={config.reference}: no video there can be used; {why}")
+
+
+def score_run(
+    config: GenerateConfig, videos: Mapping[str, Path], tracker: Tracker, display: Display
+) -> None:
+    """Score the videos, by prompt id, unless that was done; tell the tracker in any case.
+
+    One process does this when all videos are finished. The values go into ``metrics.json`` and each
+    ``videos/ID.json``. Raises ValueError where nothing can be scored.
+    """
+    if not videos or not config.metrics.enabled:
+        return
+    if not wants_scores(config):
+        display.line(f"no scores: they need at least {SCORED_FRAMES} frames")
+        return
+    scores = kept_scores(config, videos)
+    if scores is None:
+        scores = _computed(config, videos, display)
+        keep_scores(config, videos, scores)
+    for name, why in scores.get("failed", {}).items():
+        display.line(f"metrics.extra.{name}: {why}")
+    tracker.scores(scores)
+    display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
+
+
+def _computed(
+    config: GenerateConfig, videos: Mapping[str, Path], display: Display
+) -> dict[str, Any]:
+    from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
+
+    display.enter("metrics", len(videos))
+    paths = list(videos.values())
+    captions, _ = find_captions(paths, None)
+    evaluation = Evaluation(
+        paths, captions, settings_of(config), reference_of(config), display.terminal
+    )
+    return evaluation.run().to_json()
+
+
+def _in_short(scores: dict[str, Any]) -> str:
+    return ", ".join(f"{score['name']} {score['value']:.4g}" for score in scores["set"])

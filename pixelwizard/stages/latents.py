@@ -1,0 +1,131 @@
+"""From a text to the latent of a video: the text's embedding, the anchor, the details."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.geometry import PATCH
+from pixelwizard.diffusion.sampling import SolverState, Velocity, guided, sample
+from pixelwizard.diffusion.schedules import Schedule, Step
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.models.wan.umt5 import TextEncoder, clean, unknown_words
+from pixelwizard.parallel.passes import CFGParallel
+
+
+class EncodeText:
+    """Encodes one text at a time, so an embedding does not depend on its neighbours."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self.encoder = encoder
+
+    @torch.no_grad()
+    def __call__(self, text: str) -> Tensor:
+        """-> ``[L, text_dim]``, L the tokens of the text, at most text_len."""
+        return self.encoder([text])[0]
+
+    def remarks(self, text: str) -> list[str]:
+        """What the encoder cannot take in of a text: words unknown to it, tokens past its end."""
+        found = []
+        unknown = unknown_words(self.encoder.tokenizer, text)
+        if unknown:
+            found.append(f"unknown words: {', '.join(unknown)}")
+        tokens = len(self.encoder.tokenizer(clean(text))["input_ids"])
+        if tokens > self.encoder.text_len:
+            found.append(f"only the first {self.encoder.text_len} of {tokens} tokens are read")
+        return found
+
+
+OnStep = Callable[[SolverState], None]
+
+
+class _Sampler:
+    """Integrates a transformer's velocity, guided by the text, along a schedule."""
+
+    def __init__(
+        self,
+        network: WanDiT,
+        schedule: Schedule,
+        guidance: float,
+        cfg: CFGParallel | None = None,
+    ) -> None:
+        self.network, self.schedule = network, schedule
+        self.guidance, self.cfg = guidance, cfg
+
+    def _integrate(
+        self,
+        noise_CTHW: Tensor,
+        texts: tuple[Tensor, Tensor],
+        state: SolverState | None,
+        on_step: OnStep | None,
+        told: Callable[[Step], tuple[Tensor | None, ...]] = lambda step: (),
+    ) -> Tensor:
+        """From noise to data; ``told``: what the network gets in a step besides time and text."""
+
+        def asking(network: Callable[..., Tensor], text: TextKeyValues) -> Velocity:
+            return lambda latent, step: network(
+                latent, latent.new_tensor([step.timestep]), text, *told(step)
+            )
+
+        with_text, without = (self.network.encode_text([text]) for text in texts)
+        conditional, unconditional = (asking(self.network, text) for text in (with_text, without))
+        return sample(
+            guided(conditional, unconditional, self.guidance, self.cfg),
+            noise_CTHW.unsqueeze(0),
+            self.schedule,
+            probe=asking(self.network.first_change, with_text),
+            state=state,
+            on_step=on_step,
+        )[0]
+
+
+class Anchor(_Sampler):
+    """Noise becomes the anchor, a low-resolution latent of the whole clip."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        noise_CTHW: Tensor,
+        text: Tensor,
+        negative_text: Tensor,
+        state: SolverState | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Float32 noise and the ``[L, text_dim]`` embeddings -> the latent, float32 CTHW.
+
+        ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
+        """
+        return self._integrate(noise_CTHW, (text, negative_text), state, on_step)
+
+
+class Detail(_Sampler):
+    """Noise becomes the high-resolution latent in a few steps, given the anchor and their sizes."""
+
+    network: ShortcutDiT
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        noise_CTHW: Tensor,
+        anchor_CTHW: Tensor,
+        text: Tensor,
+        negative_text: Tensor,
+        state: SolverState | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Float32 noise, the anchor and the ``[L, text_dim]`` embeddings -> the latent, float32.
+
+        Both passes of the guidance see the anchor. ``state`` and ``on_step`` as in ``Anchor``.
+        """
+        frames, height, width = noise_CTHW.shape[1:]
+        grid = (frames, height // PATCH, width // PATCH)
+        features = self.network.encode_anchor(anchor_CTHW.unsqueeze(0), grid)
+
+        def told(step: Step) -> tuple[Tensor | None, Tensor]:
+            size = None if step.dt is None else noise_CTHW.new_tensor([float(step.dt)])
+            return size, features
+
+        return self._integrate(noise_CTHW, (text, negative_text), state, on_step, told)
