@@ -65,8 +65,8 @@ def test_a_full_width_block_at_the_anchors_length_equals_the_unchunked_reference
     assert (sizes.dim, sizes.num_heads, sizes.ffn_dim) == (3072, 24, 14336)
     block, length = Block(sizes), GRID[0] * GRID[1] * GRID[2]
     x, context = torch.randn(1, length, sizes.dim), torch.randn(1, sizes.text_len, sizes.dim)
-    modulation = 0.5 * torch.randn(1, 6, sizes.dim)
-    per_token = modulation[:, None].expand(1, length, 6, sizes.dim)
+    modulation = 0.5 * torch.randn(1, 1, 6, sizes.dim)
+    per_token = modulation.expand(1, length, 6, sizes.dim)
     head_dim = sizes.dim // sizes.num_heads
     expected = reference_block(block, x, per_token, complex_angles(GRID, head_dim, CPU), context)
     text = block.cross_attn.keys_values(context)

@@ -47,10 +47,15 @@ class FlowSettings:
     (the reference: 2 and 500; it is 0 at t = 1000), or not (``uniform``), and over the channels of
     the latent by ``channels``, one weight each with mean 1 (none, the reference's: all alike). In a
     share ``text_drop`` of the samples the text is dropped, and with it the anchor (reference: 0.1).
+
+    A share ``first_frame`` of the samples teaches image to video: their first latent frame is kept
+    clean, its tokens have timestep and step size 0, and it has no part in the loss (Wan2.2's
+    ``masks_like``: 0.2).
     """
 
     shift: Optional[float] = setting(None, low=0.01)
     text_drop: float = setting(0.1, low=0.0, high=1.0)
+    first_frame: float = setting(0.0, low=0.0, high=1.0)
     weighting: Literal["uniform", "bell"] = "bell"
     steepness: float = setting(2.0, low=0.001)
     centre: float = setting(500.0, low=0.0, high=1000.0)

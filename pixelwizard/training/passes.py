@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.models.wan.dit import TextKeyValues
+from pixelwizard.training.first_frame import FirstFrames
 
 NetworkVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, timestep [B], step size [B]) -> velocity."""
@@ -25,7 +26,7 @@ class Conditions:
     """What a batch's samples are made from; ``kept_B`` is False where it was dropped.
 
     ``texts`` and ``empty`` are [L, text_dim] embeddings, one per sample; ``anchor`` is the detail
-    network's, ``grid`` the grid of tokens.
+    network's, ``grid`` the grid of tokens, ``first`` the first latent frames that are given.
     """
 
     texts: list[Tensor]
@@ -33,6 +34,7 @@ class Conditions:
     kept_B: Tensor
     grid: tuple[int, int, int]
     anchor: Tensor | None = None
+    first: FirstFrames | None = None
 
 
 class Pass:
@@ -87,6 +89,8 @@ class Pass:
     def _velocity(self, empty: bool, *inputs: Tensor) -> Tensor:
         with self._precision(inputs[0].device):
             text = self._without_text if empty else self._with_text
+            first = self.conditions.first
+            inputs = first.put(*inputs) if first else inputs
             return self._ask(self.network, text, self._features, *inputs)
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:

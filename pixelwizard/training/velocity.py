@@ -23,6 +23,7 @@ from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.files import official_dit
 from pixelwizard.training.data import Examples
+from pixelwizard.training.first_frame import first_frames
 from pixelwizard.training.networks.base import TrainedNetwork, generator
 from pixelwizard.training.objectives.base import Objective
 from pixelwizard.training.passes import Conditions, Passes
@@ -109,7 +110,10 @@ class VelocityNetwork(TrainedNetwork):
     def ask(
         self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
     ) -> Tensor:
-        """One pass of a network at ``inputs`` (x_t, timestep [B], step size [B])."""
+        """One pass of a network at ``inputs``: x_t, timestep and step size.
+
+        Both are [B], or [B, 2] for the first latent frame and the others.
+        """
 
     def passes(self, network: Any, batch: Batch, own: torch.Generator) -> Passes:
         """The networks with the conditions of a batch, some of them dropped."""
@@ -123,6 +127,11 @@ class VelocityNetwork(TrainedNetwork):
             kept_B=kept_B,
             grid=(frames, height // PATCH, width // PATCH),
             anchor=self.anchor_of(batch, kept_B, own),
+            first=first_frames(
+                latent.float(),
+                self.config.objective.flow.first_frame,
+                *(self.config.seed, batch["step"], self.global_rank),
+            ),
         )
         return Passes(network, conditions, self.ask, self.look)
 
@@ -133,7 +142,8 @@ class VelocityNetwork(TrainedNetwork):
         target = self.objective.target(kind, passes, batch["latent"].float(), own)
         found = passes(target.x_t, target.timestep_B, target.step_size_B)
         error_BCTHW = (found.float() - target.velocity).square() * self.channels_C111
-        error_B = error_BCTHW.flatten(1).mean(1)
+        first = passes.conditions.first
+        error_B = first.mean_error(error_BCTHW) if first else error_BCTHW.flatten(1).mean(1)
         if torch.is_grad_enabled() and self.global_rank == 0:
             values = (target.timestep_B, target.step_size_B, error_B.detach())
             self.seen += [(kind, *row) for row in zip(*(v.tolist() for v in values), strict=True)]

@@ -185,23 +185,29 @@ class ShortcutDiT(WanDiT):
     def forward(
         self,
         latent_BCTHW: Tensor,
-        timestep_B: Tensor,
+        timestep: Tensor,
         text: TextKeyValues,
-        step_size_B: Tensor | None = None,
+        step_size: Tensor | None = None,
         anchor_features: Tensor | None = None,
     ) -> Tensor:
         """Velocity, float32 [B, C, T, H, W].
 
-        ``step_size`` in timesteps, one per sample; ``None`` is 0, the instantaneous velocity.
-        ``anchor_features`` from ``encode_anchor``; ``None`` leaves the adapter out.
+        ``step_size`` in timesteps, shaped like ``timestep``; ``None`` is 0, the instantaneous
+        velocity. ``anchor_features`` from ``encode_anchor``; ``None`` leaves the adapter out.
         """
-        if step_size_B is None:
-            step_size_B = torch.zeros_like(timestep_B)
-        time = self.embed_time(timestep_B) + self.dt_embedding(step_size_B)
-        additions = None
+        if step_size is None:
+            step_size = torch.zeros_like(timestep)
+        steps = self.dt_embedding(step_size.flatten()).unflatten(0, step_size.shape)
+        additions = []
         if anchor_features is not None:
-            additions = self.spatial_adapter(anchor_features, timestep_B, step_size_B)
-        return self.denoise(latent_BCTHW, time, text, additions)
+            times = zip(by_time(timestep), by_time(step_size), strict=True)
+            additions = [self.spatial_adapter(anchor_features, *time_B) for time_B in times]
+        return self.denoise(latent_BCTHW, self.embed_time(timestep) + steps, text, additions)
+
+
+def by_time(values: Tensor) -> tuple[Tensor, ...]:
+    """[B] or [B, R] -> R of [B]."""
+    return values.view(len(values), -1).unbind(1)
 
 
 def make_detail(part: Part | None, sizes: DiTSizes, control_blocks: Sequence[int]) -> ShortcutDiT:

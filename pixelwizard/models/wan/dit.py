@@ -6,8 +6,11 @@ norms, modulation, the time embedding, the head and the residual stream are floa
 Without gradients a long sequence passes every layer in chunks of tokens. Only the residual stream
 and, inside a block, keys and values are whole. Every chunk size gives the same result.
 
+A sample has one time, or two: that of the tokens of its first latent frame (0 where the frame is
+given, as in image to video), and that of the others. Each has its own vector of modulation.
+
 Letters of shapes: B samples, C latent channels, T H W the latent grid, L tokens (T * H/2 * W/2,
-frame-major), E model channels, N heads, D channels of a head.
+frame-major), E model channels, N heads, D channels of a head, R times of a sample (1 or 2).
 """
 
 from __future__ import annotations
@@ -190,22 +193,29 @@ class WanDiT(nn.Module):
         """The blocks in order, on the device; a streamed one only until the next is taken."""
         return cast(Iterable[Block], self._stream or self.blocks)
 
-    def forward(self, latent_BCTHW: Tensor, timestep_B: Tensor, text: TextKeyValues) -> Tensor:
-        """Velocity, float32 [B, C, T, H, W]; ``timestep`` in [0, 1000], one per sample."""
-        return self.denoise(latent_BCTHW, self.embed_time(timestep_B), text)
+    def forward(self, latent_BCTHW: Tensor, timestep: Tensor, text: TextKeyValues) -> Tensor:
+        """Velocity, float32 [B, C, T, H, W].
 
-    def embed_time(self, timestep_B: Tensor) -> Tensor:
-        """Time embedding, float32 [B, E]."""
-        return in_float32(self.time_embedding, sinusoid(timestep_B, self.sizes.freq_dim))
+        ``timestep`` in [0, 1000]: [B], or [B, 2] for the first latent frame and the others.
+        """
+        return self.denoise(latent_BCTHW, self.embed_time(timestep), text)
+
+    def embed_time(self, timestep: Tensor) -> Tensor:
+        """Time embeddings, float32: [B] -> [B, E], [B, 2] -> [B, 2, E]."""
+        sines = sinusoid(timestep.flatten(), self.sizes.freq_dim)
+        return in_float32(self.time_embedding, sines.unflatten(0, timestep.shape))
 
     def denoise(
         self,
         latent_BCTHW: Tensor,
-        time_BE: Tensor,
+        time: Tensor,
         text: TextKeyValues,
-        additions: dict[int, Addition] | None = None,
+        additions: Sequence[dict[int, Addition]] = (),
     ) -> Tensor:
-        """Velocity given the time embedding; ``additions[k]`` is added to the tokens of block k."""
+        """Velocity given the time embeddings [B, E] or [B, 2, E].
+
+        ``additions`` has a dictionary for each time: its entry k is added to the tokens of block k.
+        """
         grid = (
             latent_BCTHW.shape[2],
             latent_BCTHW.shape[3] // PATCH,
@@ -213,20 +223,22 @@ class WanDiT(nn.Module):
         )
         x = self._embed_patches(latent_BCTHW)
         ulysses, rotary = self.ulysses, self._rotary_of(grid, x.device)
-        modulation = in_float32(self.time_projection, time_BE).unflatten(1, (6, -1))
+        time_BRE = time if time.ndim == 3 else time.unsqueeze(1)
+        border = self._border(grid) if time_BRE.shape[1] > 1 else 0
+        modulation = in_float32(self.time_projection, time_BRE).unflatten(2, (6, -1))
         blocks = zip(self._each_block(), text.blocks, strict=True)
         for index, (block, keys_values) in enumerate(blocks):
-            if additions and index in additions:
-                x = self._add(x, additions[index])
+            if additions and index in additions[0]:
+                x = self._add(x, [own[index] for own in additions], border)
             attend = partial(_attend, self.attention, grid, index)
-            inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses, attend)
+            inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses, attend, border)
             if self._looking:
                 return self._change(x, grid, partial(block, *inputs))
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False)
             else:
                 x = block(*inputs)
-        patches = self.head(x, time_BE, self.chunk)
+        patches = self.head(x, time_BRE, self.chunk, border)
         if ulysses is not None:
             patches = ulysses.gather(patches, math.prod(grid))
         return unpatchify(patches, grid)
@@ -262,6 +274,11 @@ class WanDiT(nn.Module):
         length = math.prod(grid)
         return slice(0, length) if self.ulysses is None else self.ulysses.own(length)
 
+    def _border(self, grid: Grid) -> int:
+        """How many of this rank's tokens are of the first latent frame."""
+        own, first = self.own_tokens(grid), grid[1] * grid[2]
+        return min(max(first - own.start, 0), own.stop - own.start)
+
     def _embed_patches(self, latent_BCTHW: Tensor) -> Tensor:
         """Own tokens [B, L, E] of the residual stream; the strided convolution as a linear."""
         weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
@@ -277,12 +294,17 @@ class WanDiT(nn.Module):
             x[:, span] = F.linear(patches[:, span], weight, bias)
         return x
 
-    def _add(self, x: Tensor, addition: Addition) -> Tensor:
-        """``x`` plus the addition; without gradients in place."""
+    def _add(self, x: Tensor, additions: Sequence[Addition], border: int) -> Tensor:
+        """``x`` plus the addition of each token's time; without gradients in place."""
+
+        def added(span: slice) -> Tensor:
+            return additions[0 if span.start < border else -1](span)
+
+        length = x.shape[1]
         if torch.is_grad_enabled():
-            return x + addition(slice(0, x.shape[1]))
-        for span in spans(x.shape[1], self.chunk):
-            x[:, span] = x[:, span].float() + addition(span)
+            return x + joined([added(span) for span in spans(length, length, border)])
+        for span in spans(length, self.chunk, border):
+            x[:, span] = x[:, span].float() + added(span)
         return x
 
     def _rotary_of(self, grid: Grid, device: torch.device) -> Rotary:
@@ -326,40 +348,56 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        modulation_B6E: Tensor,
+        modulation_BR6E: Tensor,
         rotary: Rotary,
         text: tuple[Tensor, Tensor],
         chunk: int = CHUNK,
         ulysses: Ulysses | None = None,
         attend: Attend | None = None,
+        border: int = 0,
     ) -> Tensor:
         """Tokens [B, L, E] of the residual stream -> the same.
 
+        Tokens before ``border`` have the first time's modulation, the others the last one's.
         Without gradients a sequence longer than ``chunk`` is processed in chunks of tokens and
         ``x`` is overwritten: a chunk needs its own tokens and the keys and values of all.
         """
-        six = (self.modulation.float() + modulation_B6E).unsqueeze(2).unbind(1)
+        six = Modulation(self.modulation.float() + modulation_BR6E, border)
         attend = attend or partial(_attend, Exact(), rotary.grid, 0)
         length = x.shape[1]
         if ulysses is not None:
             return self._with_others(x, rotary, six, text, chunk, ulysses, attend)
         if torch.is_grad_enabled() or length <= chunk:
-            table = rotary.table(0, length)
-            hidden = self._attention_input(x, six)
-            keys, values = self.self_attn.keys_values(hidden, table)
-            attended = self.self_attn(hidden, keys, values, table, attend)
-            return self._branches(x, attended, six, text)
+            return self._whole(x, rotary, six, text, attend)
         shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
         keys, values = (self.ffn[0].weight.new_empty(shape) for _ in range(2))
-        for span in spans(length, chunk):
-            hidden = self._attention_input(x[:, span], six)
+        for span in spans(length, chunk, border):
+            hidden = self._attention_input(x[:, span], six.of(span))
             pair = self.self_attn.keys_values(hidden, rotary.table(span.start, span.stop))
             keys[:, span], values[:, span] = pair
             del hidden, pair
-        for span in spans(length, chunk):
-            here = partial(attend, start=span.start)
-            x[:, span] = self._chunk(x[:, span], keys, values, rotary, span, six, text, here)
+        for span in spans(length, chunk, border):
+            here, own = partial(attend, start=span.start), six.of(span)
+            x[:, span] = self._chunk(x[:, span], keys, values, rotary, span, own, text, here)
         return x
+
+    def _whole(
+        self,
+        x: Tensor,
+        rotary: Rotary,
+        six: Modulation,
+        text: tuple[Tensor, Tensor],
+        attend: Attend,
+    ) -> Tensor:
+        """``forward`` for all tokens together; their linears run once for each time."""
+        length = x.shape[1]
+        parts, table = list(spans(length, length, six.border)), rotary.table(0, length)
+        hidden = joined([self._attention_input(x[:, part], six.of(part)) for part in parts])
+        keys, values = self.self_attn.keys_values(hidden, table)
+        attended = self.self_attn(hidden, keys, values, table, attend)
+        return joined(
+            [self._branches(x[:, part], attended[:, part], six.of(part), text) for part in parts]
+        )
 
     def _chunk(
         self,
@@ -382,7 +420,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotary: Rotary,
-        six: tuple[Tensor, ...],
+        six: Modulation,
         text: tuple[Tensor, Tensor],
         chunk: int,
         ulysses: Ulysses,
@@ -392,9 +430,9 @@ class Block(nn.Module):
         assert not torch.is_grad_enabled(), "ranks share a sequence without gradients only"
         length, own = math.prod(rotary.grid), x.shape[1]
         packed = ulysses.packed(x, self.self_attn.heads, self.ffn[0].weight.dtype)
-        for span in spans(own, chunk):
+        for span in spans(own, chunk, six.border):
             hidden, table = (
-                self._attention_input(x[:, span], six),
+                self._attention_input(x[:, span], six.of(span)),
                 rotary.table(span.start, span.stop),
             )
             ulysses.pack(packed, span, 0, self.self_attn.queries(hidden, table))
@@ -403,9 +441,9 @@ class Block(nn.Module):
             del hidden, tensor
         attended = ulysses.attend(packed, length, attend)
         del packed
-        for span in spans(own, chunk):
+        for span in spans(own, chunk, six.border):
             branch = self.self_attn.o(attended[:, span].flatten(2))
-            x[:, span] = self._branches(x[:, span], branch, six, text)
+            x[:, span] = self._branches(x[:, span], branch, six.of(span), text)
         return x
 
     def text_keys_values(self, context_BSE: Tensor) -> tuple[Tensor, Tensor]:
@@ -491,20 +529,43 @@ class Head(nn.Module):
         self.head = nn.Linear(sizes.dim, sizes.out_dim * PATCH * PATCH)
         self.modulation = nn.Parameter(torch.randn(1, 2, sizes.dim) / math.sqrt(sizes.dim))
 
-    def forward(self, x: Tensor, time_BE: Tensor, chunk: int = CHUNK) -> Tensor:
+    def forward(self, x: Tensor, time_BRE: Tensor, chunk: int = CHUNK, border: int = 0) -> Tensor:
         """Tokens [B, L, E] -> float32 [B, L, patch_h * patch_w * C]."""
-        shift, scale = (self.modulation.float() + time_BE.unsqueeze(1)).unsqueeze(2).unbind(1)
-        parts = [
-            in_float32(self.head, modulated_norm(x[:, span].float(), shift, scale, self.eps))
-            for span in spans(x.shape[1], x.shape[1] if torch.is_grad_enabled() else chunk)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        pair = Modulation(self.modulation.float() + time_BRE.unsqueeze(2), border)
+        length = x.shape[1]
+        parts = []
+        for span in spans(length, length if torch.is_grad_enabled() else chunk, border):
+            shift, scale = pair.of(span)
+            hidden = modulated_norm(x[:, span].float(), shift, scale, self.eps)
+            parts.append(in_float32(self.head, hidden))
+        return joined(parts)
 
 
-def spans(length: int, chunk: int) -> Iterator[slice]:
-    """The whole of ``length`` in slices of ``chunk``, the last one possibly shorter."""
-    for start in range(0, length, chunk):
-        yield slice(start, min(start + chunk, length))
+class Modulation:
+    """The vectors that modulate tokens: one set for those before ``border``, one for the others.
+
+    ``vectors`` [B, R, N, E] has the N vectors of every time; with one time the border is 0.
+    """
+
+    def __init__(self, vectors_BRNE: Tensor, border: int) -> None:
+        self.border = border
+        self._sets = [own.unsqueeze(2).unbind(1) for own in vectors_BRNE.unbind(1)]
+
+    def of(self, span: slice) -> tuple[Tensor, ...]:
+        """The vectors, each [B, 1, E], of a span of tokens on one side of the border."""
+        return self._sets[0 if span.start < self.border else -1]
+
+
+def spans(length: int, chunk: int, border: int = 0) -> Iterator[slice]:
+    """The whole of ``length`` in slices of at most ``chunk``, none of them across ``border``."""
+    for first, last in ((0, border), (border, length)):
+        for start in range(first, last, chunk):
+            yield slice(start, min(start + chunk, last))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Spans of tokens [B, span, ...] side by side."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 def time_mlp(freq_dim: int, dim: int) -> nn.Sequential:
