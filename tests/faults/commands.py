@@ -7,18 +7,29 @@ import hashlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "PIXELWIZARD_FAULTS"
-TIMED = ("second", "minute", "time", "peak", "memory", "reused", "loading")
-"""Parts of the names of values that no two runs have alike."""
+TIMED = {"seconds", "loading_seconds", "step_seconds", "data_seconds", "minutes"}
+TIMED |= {"tokens_per_second", "peak_gb", "reused"}
+"""Names of values that depend on the clock, the memory in use, or on what an earlier try left."""
+APART = {"wandb", "rates"}
+"""Folders with records of every start: W&B's files, the measured speed of the machine."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A living process: the number of its parent, and its command line."""
+
+    parent: int
+    command: str
 
 
 def start(folder: Path, words: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -40,36 +51,42 @@ def start(folder: Path, words: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def processes(folder: Path) -> dict[int, str]:
-    """The living processes that were started for ``folder``: pid -> command line."""
+def processes(folder: Path) -> dict[int, Process]:
+    """The living processes that were started for ``folder``, by their numbers."""
     mark, found = f"{MARK}={folder}".encode(), {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (place / "environ").read_bytes().split(b"\0"):
                 command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
                 if command:  # a zombie has none
-                    found[int(place.name)] = command
-        except OSError:  # it has ended meanwhile, or is nobody's of ours
+                    found[int(place.name)] = Process(parent, command)
+        except OSError:  # it has ended meanwhile, or is another user's
             continue
     return found
 
 
-def kill(folder: Path, whom: str, parent: int) -> bool:
-    """SIGKILL the ``parent``, its ``worker``s, ``ffmpeg``, or ``all``; whether one was there."""
-    living = processes(folder)
-    chosen = {
-        "parent": [parent] if parent in living else [],
-        "worker": [pid for pid, line in living.items() if "--multiprocessing-fork" in line]
-        or [pid for pid, line in living.items() if "forkserver" in line],
-        "ffmpeg": [pid for pid, line in living.items() if "ffmpeg" in line.split()[0]],
-        "all": list(living),
-    }[whom]
-    for pid in chosen:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    return bool(chosen)
+def roles(folder: Path, first: int) -> dict[str, list[int]]:
+    """The living processes of a command by what they are; ``first`` is the one that was started.
+
+    A ``server`` forks workers, a ``loader`` is a child of a worker.
+    """
+    living, found = processes(folder), {}
+    for number, process in living.items():
+        command, above = process.command, living.get(process.parent)
+        role = "other"
+        if number == first:
+            role = "parent"
+        elif "ffmpeg" in command.split()[0]:
+            role = "ffmpeg"
+        elif "resource_tracker" in command:
+            role = "other"
+        elif process.parent == first:
+            role = "server" if "forkserver" in command else "worker"
+        elif above is not None and above.parent == first:
+            role = "worker" if "forkserver" in above.command else "loader"
+        found.setdefault(role, []).append(number)
+    return found
 
 
 def gone(folder: Path, seconds: float = 90.0) -> list[str]:
@@ -77,44 +94,46 @@ def gone(folder: Path, seconds: float = 90.0) -> list[str]:
     deadline = time.monotonic() + seconds
     while (living := processes(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return list(living.values())
+    return [process.command for process in living.values()]
 
 
 def left_over(folder: Path) -> list[str]:
-    """Temporary files of a folder in which nothing runs."""
+    """Temporary files and locks of a folder in which nothing runs."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*"))
-    return [n for n in names if n.endswith((".part", ".tmp")) or ".part-" in n]
+    return [n for n in names if n.endswith((".part", ".tmp", ".lock")) or ".part-" in n]
 
 
 def results(folder: Path) -> dict[str, str]:
     """A digest of everything in a folder that must not depend on how often it was interrupted.
 
-    Videos, pictures and tensors by their bytes; tables and JSON without what the clock says.
+    Videos, pictures and tensors by their bytes; tables, settings and JSON without what the clock
+    says and where the folder lies.
     """
     found = {}
-    for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
-        if path.is_file() and not set(path.parts) & {"wandb", "_state", "rates"}:
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        if path.is_file() and not set(place.parts) & APART:
             for data in _content(path):
-                found[name] = hashlib.sha256(data).hexdigest()[:16]
+                data = data.replace(str(folder).encode(), b"FOLDER")
+                found[str(place)] = hashlib.sha256(data).hexdigest()[:16]
     return found
 
 
 def _content(path: Path) -> Iterator[bytes]:
-    if path.suffix in (".mp4", ".png", ".pt", ".html", ".svg"):
-        yield path.read_bytes()
-    elif path.suffix == ".safetensors":
-        data = path.read_bytes()
-        yield data[8 + int.from_bytes(data[:8], "little") :]
+    if path.suffix in (".log", ".ckpt") or path.name in ("log", "said"):
+        return  # they say when; a checkpoint is compared by what is exported from it
+    data = path.read_bytes()
+    if path.suffix == ".safetensors":
+        data = data[8 + int.from_bytes(data[:8], "little") :]
     elif path.suffix == ".json":
-        yield json.dumps(_timeless(json.loads(path.read_text("utf-8"))), sort_keys=True).encode()
+        data = json.dumps(_timeless(json.loads(data)), sort_keys=True).encode()
     elif path.suffix == ".csv":
-        rows = csv.DictReader(io.StringIO(path.read_text("utf-8")))
-        yield json.dumps([_timeless(row) for row in rows]).encode()
+        rows = csv.DictReader(io.StringIO(data.decode()))
+        data = json.dumps([_timeless(row) for row in rows]).encode()
+    yield data
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not any(t in str(k).lower() for t in TIMED)}
-        return {key: _timeless(item) for key, item in kept.items()}
+        return {key: _timeless(item) for key, item in value.items() if key not in TIMED}
     return [_timeless(item) for item in value] if isinstance(value, list) else value

@@ -2,9 +2,11 @@
 
     python tests/faults/fuzz.py --inputs 1000 --folder outputs/fuzz
 
-Each input is a whole command line in a forked process whose jobs run inside it. It must end within
-``--seconds`` with exit code 0, 2 or 3 and no trace; a refusal must be one line, nothing of the
-input may run, and no file that others share may change. Linux only.
+Each input is a whole command line in a forked process. For keys and words its job does nothing; for
+files the job runs inside that process. It must end with exit code 0, 2 or 3 and no trace, within
+``--seconds`` of its own time: what it waits for a busy core does not count. A refusal must be one
+line, nothing of the input may run, no other file may change, and what a command makes of a damaged
+folder is what it makes of a whole one. Linux only.
 """
 
 from __future__ import annotations
@@ -12,159 +14,148 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import is_dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from faults import hostile  # noqa: E402
 from faults.commands import results  # noqa: E402
-from faults.kills import SIZE, TASKS, prepare  # noqa: E402
 
 from pixelwizard import worker  # noqa: E402
 from pixelwizard.cli.main import main as pixelwizard  # noqa: E402
 from pixelwizard.config import tasks  # noqa: E402
-from pixelwizard.config.schema import types_of, visible  # noqa: E402
-from pixelwizard.generation import predict  # noqa: E402, F401  # once, before the forks
 
-RUNS = "{_target_: os.system, command: touch pwned}"
-VALUES = (
-    *("", "null", "[]", "{}", "[[1],2]", "{a: {b: c}}", "-1", "0", "3.5", "nan", "inf", "1e309"),
-    *("99999999999999999999", "400001", "true", "yes please", "x" * 5000, "a,b", "glob(*)"),
-    *("range(1,3)", "${oc.env:HOME}", "${run_dir}", "${", "???", "~", ".", "/", "/dev/null"),
-    *("../..", "no/such/file", "'a\nb'", "'\x1b[31mred'", "'\u2028'", "é", RUNS),
-    *("{_target_: pwned.Class}", "{_target_: 7}", "!!python/object:os.system", "'", '"', "\\"),
+PRELOADED = (
+    *("pixelwizard.generation.predict", "pixelwizard.evaluation.evaluate", "matplotlib.pyplot"),
+    *("pixelwizard.training.train", "pixelwizard.training.encode", "pixelwizard.comparison.page"),
+    "transformers.models.umt5.modeling_umt5",
 )
-TEXT = (b"", b"\0" * 64, b"\xff\xfe\x00\xd8", b"[" * 100_000, b"{" * 100_000, b"\n" * 1000)
-TEXT += (b"null", b"[1, 2", b'{"a": NaN}', b"!!python/object/apply:os.system ['touch pwned']")
-TEXT += (b"a: &a [x]\n" + b"".join(b"a%d: &b%d [*a,*a,*a,*a]\n" % (n, n) for n in range(9)),)
-FILES = {
-    "prompts.txt": (["prompts=prompts.txt"], b"a red circle\n# a comment\n"),
-    "prompts.csv": (["prompts=prompts.csv"], b"id,text,seed\nx,a red circle,1\n"),
-    "prompts.jsonl": (["prompts=prompts.jsonl"], b'{"id": "x", "text": "a red circle"}\n'),
-    "conf/schedule/mine.yaml": (["schedule=mine"], b"solver: euler\nsteps: 2\n"),
-    "experiments/mine.yaml": (["experiments=mine"], b"# @package _global_\nseed: 1\n"),
-}
-"""A file in the working directory, the words that read it, and what a good one holds."""
-MADE = {
-    "clips/table.csv": TASKS["encode"],
-    "clips/1.mp4": TASKS["evaluate"],
-    "clips/2.mp4": ["replay", "clips/2.mp4", "run_dir=again"],
-    "made/sweep.json": TASKS["compare"],
-    "made/schedule=shortcut4/status.json": TASKS["compare"],
-    "made/schedule=shortcut4/config.yaml": TASKS["compare"],
-    "made/schedule=shortcut4/videos/001-a-red-circle-moves-left.json": TASKS["compare"],
-}
-"""A file that the program made, and the command that reads it."""
+MEMORY = 16 << 30
+"""No input may take more address space than this."""
 
 
-def keys(root: type, prefix: str = "") -> Iterator[str]:
-    """Every key of a task."""
-    hints = types_of(root)
-    for field in visible(root):
-        key, hint = f"{prefix}{field.name}", hints[field.name]
-        yield key
-        if is_dataclass(hint):
-            yield from keys(hint, f"{key}.")  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Case:
+    """A command line in a folder; ``same`` as in ``hostile.Made``."""
+
+    folder: Path
+    words: Sequence[str]
+    runs: bool = False
+    same: str = ""
+    what: str = ""
 
 
-def words_of(draw: random.Random) -> list[str]:
-    """A command with one hostile value, perhaps a second."""
-    task = draw.choice([name for name in tasks.roots() if name not in ("fetch", "bench")])
-    known = list(keys(tasks.roots()[task]))
-    given = [f"{draw.choice(known)}={draw.choice(VALUES)}" for _ in range(draw.choice((1, 1, 2)))]
-    return [task, *given]
+def case(inputs: Path | None, folder: Path, draw: random.Random) -> Case:
+    """Lay out a folder with something hostile, and the command that meets it.
 
-
-def damaged(data: bytes, draw: random.Random) -> bytes:
-    """A file's bytes: cut, with wrong bits, or others."""
-    kind = draw.choice(("cut", "flip", "other", "twice"))
-    if kind == "other" or not data:
-        return draw.choice(TEXT)
-    place = draw.randrange(len(data))
-    if kind == "cut":
-        return data[:place]
-    if kind == "twice":
-        return data[:place] + data
-    flipped = bytearray(data)
-    for _ in range(draw.choice((1, 8, 64))):
-        flipped[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    return bytes(flipped)
-
-
-def case(inputs: Path | None, folder: Path, draw: random.Random) -> list[str]:
-    """Lay out a folder with something hostile; the command that meets it.
-
-    Without ``inputs`` it is a value of a key, or a file that a user writes.
+    Without ``inputs`` it is a value of a key, a word, or a file that a user writes.
     """
-    kind = draw.choice(("key", "key", "file", "made") if inputs else ("key", "file"))
     folder.mkdir()
+    os.mkfifo(folder / "prompts.fifo")
+    kind = draw.choice(("key", "key", "word", "new", "new") + ("made",) * (2 if inputs else 0))
     if kind == "key":
-        return words_of(draw)
-    if kind == "file":
-        name, (words, data) = draw.choice(list(FILES.items()))
+        return Case(folder, hostile.key_words(draw))
+    if kind == "word":
+        return Case(folder, hostile.odd_words(draw))
+    if inputs is None or kind == "new":
+        name, (words, data) = draw.choice(list(hostile.NEW.items()))
         place = folder / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(damaged(data, draw))
-        return [*words, *SIZE, "anchor.steps=1", "schedule.steps=1", "metrics=none", "run_dir=run"]
-    assert inputs is not None
-    name, words = draw.choice(list(MADE.items()))
-    shutil.copytree(inputs, folder, dirs_exist_ok=True)
-    (folder / name).write_bytes(damaged((folder / name).read_bytes(), draw))
-    return [*words]
+        place.write_bytes(data)
+        how = hostile.damage(place, draw)
+        words = [*words, *hostile.LITTLE, "run_dir=run"]
+        return Case(folder, words, inputs is not None, what=f"{name} {how}")
+    made = draw.choice(hostile.MADE)
+    shutil.rmtree(folder)
+    hostile.lay_out(inputs, folder)
+    there = sorted(path for path in folder.glob(made.files) if path.is_file())
+    place = draw.choice([path for path in there if path.suffix not in (".log", ".txt", ".png")])
+    how = hostile.damage(place, draw)
+    return Case(folder, made.words, True, made.same, f"{place.relative_to(folder)} {how}")
 
 
-def answer(folder: Path, words: Sequence[str], run: Callable[[Path], int]) -> int:
-    """In the forked process: the command line, its jobs run by ``run``."""
-    os.chdir(folder)
+def answer(case: Case) -> int:
+    """In the forked process: the command line and its job."""
+    os.chdir(case.folder)
     sys.stdout = sys.stderr = open("said", "w", encoding="utf-8", errors="surrogateescape")
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
-    os.environ["HOME"] = str(folder)
+    os.environ.update(HOME=str(case.folder), XDG_CACHE_HOME=str(case.folder / "cache"))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for task in tasks.roots():
         module = import_module(f"pixelwizard.cli.tasks.{task}")
         if hasattr(module, "launch"):
-            module.launch = lambda place, ranks=1: run(place)
+            run = worker.run if case.runs else no_job
+            module.launch = lambda place, ranks=1, run=run: run(place)
     try:
-        return pixelwizard(list(words))
+        return pixelwizard(list(case.words))
     except BaseException:
         traceback.print_exc()
         return 1
 
 
-def judged(folder: Path, words: Sequence[str], run: Callable[[Path], int], seconds: float) -> str:
+def no_job(folder: Path) -> int:
+    """A job that does nothing: only what comes before it is tried."""
+    return 0
+
+
+def judged(case: Case, seconds: float, calm: Path | None = None) -> str:
     """Run one input; what is wrong with its answer, or nothing."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             os.setsid()
-            code = answer(folder, words, run)
+            code = answer(case)
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
             os._exit(code)
-    deadline, ended, status = time.monotonic() + seconds, 0, 0
-    while not ended and time.monotonic() < deadline:
+    started, ended, status = time.monotonic(), 0, 0
+    while not ended:
         ended, status = os.waitpid(pid, os.WNOHANG)
+        if not ended and time.monotonic() - started - waited(pid) > seconds:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return f"no end within {seconds} s"
         time.sleep(0.005)
-    if not ended:
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        return f"no end within {seconds} s"
-    code, said = os.waitstatus_to_exitcode(status), (folder / "said").read_text("utf-8", "replace")
+    said = (case.folder / "said").read_text("utf-8", "replace")
+    return _wrong(case, os.waitstatus_to_exitcode(status), said, calm)
+
+
+def waited(pid: int) -> float:
+    """The seconds for which a process could have run, but no core was free."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _wrong(case: Case, code: int, said: str, calm: Path | None) -> str:
     if "Traceback" in said or code not in (0, 2, 3):
-        return f"code {code}: {said[-300:]}"
+        return f"code {code}: {said[-700:]}"
     refusals = [line for line in said.splitlines() if line.startswith("pixelwizard: ")]
-    if code == 2 and (len(refusals) != 1 or len(refusals[0]) > 700 or "\x1b" in said):
+    if code == 2 and (not refusals or len(refusals[-1]) > 700 or "\x1b" in said):
         return f"code 2 without one sentence: {said[-700:]!r}"
-    return "something of the input ran" if any(folder.rglob("pwned")) else ""
+    if any(case.folder.rglob("pwned")):
+        return "something of the input ran"
+    if code == 0 and case.same and calm is not None:
+        whole = {p.name: p.read_bytes() for p in calm.glob(case.same)}
+        found = {p.name: p.read_bytes() for p in case.folder.glob(case.same) if p.is_file()}
+        differ = sorted(name for name in whole if found.get(name, whole[name]) != whole[name])
+        if differ:
+            return f"silently other results: {differ}; {said[-300:]}"
+    return ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,29 +166,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    inputs = given.folder.resolve() / "inputs"
-    prepare(inputs)
-    before, draw, wrong = results(inputs), random.Random(given.seed), 0
+    inputs, here = given.folder.resolve() / "inputs", given.folder.resolve() / "here"
+    hostile.prepare_all(here)  # settings name their folders: every input has this one
+    here.rename(inputs)
+    for name in PRELOADED:
+        import_module(name)
+    before, draw, wrong, kinds = results(inputs), random.Random(given.seed), 0, Counter[str]()
     for number in range(given.inputs):
-        folder = inputs.parent / f"{number:04}"
-        words = case(inputs, folder, draw)
-        whole = words[0] not in tasks.roots() or words in MADE.values()
-        run = worker.run if whole else no_job
-        if found := judged(folder, words, run, given.seconds):
+        one = case(inputs, here, draw)
+        kinds[one.what.rpartition(" ")[2] or "words"] += 1
+        if found := judged(one, given.seconds, inputs):
             wrong += 1
-            print(f"FAULT {number}: {words!r}\n  {found}", flush=True)
+            print(f"FAULT {number}: {one.what} {list(one.words)!r}\n  {found}", flush=True)
+            here.rename(inputs.parent / f"{number:04}")
         else:
-            shutil.rmtree(folder)
+            shutil.rmtree(here)
     if results(inputs) != before:
         wrong += 1
         print("FAULT the shared inputs have changed")
+    print(dict(kinds))
     print(f"{given.inputs} inputs, {wrong} faults")
     return 1 if wrong else 0
-
-
-def no_job(folder: Path) -> int:
-    """A job that does nothing: only what comes before it is tried."""
-    return 0
 
 
 if __name__ == "__main__":
