@@ -292,13 +292,20 @@ def test_what_a_step_draws_from_does_not_depend_on_how_fast_latents_are_written(
     shards = Shards(tmp_path, "train", count=11, shard=2)
     source = GrowingExamples(shards, "", 4, 0.5, lambda path: waited.append(path.name))
     assert [source.size(step) for step in (0, 3, 4, 7, 8, 100)] == [4, 4, 6, 6, 8, 11]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="train-00002.safetensors is gone"):
         source.batch([5], random.Random(0))
     assert waited == ["train-00002.safetensors"]
 
 
+def flip(path: Path) -> None:
+    """One wrong bit in the last tensor."""
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
 def test_encoded_clips_train_like_clips(
-    backbone: BackboneSettings, videos: Path, tmp_path: Path, caplog: Any
+    backbone: BackboneSettings, videos: Path, tmp_path: Path, caplog: Any, capsys: Any
 ) -> None:
     made = EncodeConfig(
         run_dir=str(tmp_path / "latents"),
@@ -313,11 +320,13 @@ def test_encoded_clips_train_like_clips(
     folder = tmp_path / "latents"
     facts = json.loads((folder / "latents.json").read_text())
     assert facts["examples"] == {"train": 3, "heldout": 1}
-    lost = folder / "train-00001.safetensors"
-    before = lost.read_bytes()
+    lost, flipped = folder / "train-00001.safetensors", folder / "train-00000.safetensors"
+    before = [lost.read_bytes(), flipped.read_bytes()]
     lost.unlink()
+    flip(flipped)
     assert encode(replace(made, data=replace(made.data, workers=2))) == 0
-    assert lost.read_bytes() == before
+    assert f"{flipped} is damaged; it was removed and is written again" in capsys.readouterr().err
+    assert [lost.read_bytes(), flipped.read_bytes()] == before
 
     from_latents = training_on(
         backbone, tmp_path / "one", DataSettings(kind="latents", dir=str(folder))
@@ -332,6 +341,10 @@ def test_encoded_clips_train_like_clips(
     assert train(from_latents) == 0
     assert train(training_on(backbone, tmp_path / "two", clip_settings(videos))) == 0
 
+    flip(flipped)
+    damaged = open_sources(from_latents).train
+    with pytest.raises(ValueError, match="train-00000.safetensors is damaged"):
+        damaged.batch(range(damaged.size(0)), random.Random(0))
     shifted = replace(from_latents, resolution=replace(SIZE, shift=9.0, anchor_shift=9.0))
     assert open_sources(shifted).train.size(0) == 3
     other = replace(from_latents, resolution=replace(SIZE, width=160))

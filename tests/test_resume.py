@@ -7,6 +7,7 @@ checkpoint half written.
 from __future__ import annotations
 
 import csv
+import os
 import re
 import resource
 import shutil
@@ -316,6 +317,31 @@ def test_without_space_the_checkpoint_before_stays(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.ckpt"]
     kept = last_checkpoint(tmp_path)
     assert kept is not None and torch.equal(read_checkpoint(kept)["weights"], state["weights"])
+
+
+def test_an_export_that_was_interrupted_is_made_by_the_same_command(
+    finished: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torn = replace(finished, run_dir=str(tmp_path / "torn"))
+    shutil.copytree(finished.run_dir, torn.run_dir)
+    (Path(torn.run_dir) / "checkpoints" / "step-00000006.ckpt").unlink()
+    copy = shutil.copyfile
+
+    def half(source: Path, place: Path) -> None:
+        copy(source, place)
+        os.truncate(place, place.stat().st_size // 2)
+        raise Interrupted(signal.SIGTERM)
+
+    shutil.rmtree(Path(torn.run_dir) / "export")
+    monkeypatch.setattr(shutil, "copyfile", half)
+    with pytest.raises(Interrupted):
+        train(torn)
+    monkeypatch.undo()
+    assert train(torn) == 0
+    exports = [Path(config.run_dir) / "export" for config in (finished, torn)]
+    first, second = ({p.relative_to(e): p for p in e.rglob("*.*")} for e in exports)
+    assert first.keys() == second.keys()
+    assert all(first[name].read_bytes() == second[name].read_bytes() for name in first)
 
 
 @pytest.mark.parametrize(

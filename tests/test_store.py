@@ -75,7 +75,7 @@ def test_a_failed_write_leaves_the_old_result(
     def full(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("pixelwizard.records.store.save_file", full)
+    monkeypatch.setattr("pixelwizard.io.hashed.save_file", full)
     with pytest.raises(ValueError, match="store.dir=.* cannot be written .the disk is full"):
         store.save("anchor", "ab12", {"latent": torch.zeros(1)}, {})
     assert torch.equal(store.load("anchor", "ab12")["latent"], TENSORS["latent"])

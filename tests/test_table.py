@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,8 @@ def test_the_negative_prompt_is_found_however_it_is_written(tmp_path: Path) -> N
         ("t.csv", "file,caption\na.mp4,b,c\n", "line 2: more cells than the header"),
         ("t.csv", "file,file,caption\na,b,c\n", "line 1: two columns are called 'file'"),
         ("t.csv", 'file,caption\na.mp4,"b\n', "line 2: not CSV"),
+        ("t.csv", '\n\nfile,caption\na.mp4,b\nb.mp4,"b\n', "line 5: not CSV"),
+        ("t.csv", "file," + "x" * 200_000, "line 1: not CSV"),
         ("t.txt", "a\n", "no column for the video"),
         (
             "t.jsonl",
@@ -163,6 +166,24 @@ def test_a_table_that_cannot_be_read_is_refused_in_a_sentence(
     with pytest.raises(ConfigError, match=sentence) as refused:
         clips(tmp_path / name)
     assert "\n" not in str(refused.value) and str(tmp_path / name) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "above", ["sep=;\n", "\n\n", "\n;;\n", '"sep=;"\r\n', "sep=;;\r\n\r\n", "\ufeffsep=;\n"]
+)
+def test_lines_above_the_header_of_a_spreadsheet_are_passed_over(
+    tmp_path: Path, above: str
+) -> None:
+    (tmp_path / "t.csv").write_text(above + "File;Text\r\na.mp4;a, b\r\n", newline="")
+    (row,) = clips(tmp_path / "t.csv").rows
+    assert (row.video, row.texts) == ("a.mp4", ("a, b",))
+    assert row.place.endswith(f"line {above.count(chr(10)) + 2}")
+
+
+def test_a_pipe_is_refused_as_it_could_be_read_only_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(ConfigError, match="is a pipe or device, not a file"):
+        clips(tmp_path / "t.csv")
 
 
 def test_a_table_in_another_encoding_is_refused_by_its_line(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
-from pixelwizard.generation.closing import write_contact_sheets
 from small import BACKBONE, small_config
 from wandb_files import Server, history, records, settings_of
 
@@ -21,6 +20,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
+from pixelwizard.generation.closing import write_contact_sheets
 from pixelwizard.io.reading import probe
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.tracking import open_tracker, wandb_run, wandb_session

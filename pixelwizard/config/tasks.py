@@ -40,6 +40,8 @@ def check_yaml(path: Path) -> str:
 
     Raises YAMLError where it is not YAML.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is not a file; remove it or give one that is")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

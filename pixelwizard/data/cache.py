@@ -52,6 +52,8 @@ class Cache:
     ) -> None:
         self.fillings, self.line = fillings, Line()
         self.processes: list[BaseProcess] = []
+        for one in fillings:
+            one.shards.drop_damaged()
         if all(one.shards.present == len(one.shards.paths) for one in fillings):
             return
         self.line.say("encoding training clips; training starts once enough are encoded")

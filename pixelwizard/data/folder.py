@@ -19,7 +19,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import DataSettings
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, clip_table
-from pixelwizard.io.files import write_json
+from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.reading import PIXELS, ReadFailed, probe, read_clip
 from pixelwizard.io.terminal import Line, in_threads, reason, say
 from pixelwizard.io.video import VideoError
@@ -80,6 +80,8 @@ def _probed(path: Path, known: Probed | None) -> Probed:
         facts = path.stat()
     except OSError as error:
         return Probed(0, 0, problem=reason(error))
+    if not path.is_file():
+        return Probed(0, 0, problem="it is not a file")
     if known and (known.bytes, known.modified) == (facts.st_size, facts.st_mtime_ns):
         return known
     try:
@@ -94,7 +96,7 @@ def _probed(path: Path, known: Probed | None) -> Probed:
 def _known(kept: Path | None) -> dict[str, Probed]:
     """The results of an earlier scan; none if damaged or of another version."""
     try:
-        table = json.loads(kept.read_text(encoding="utf-8")) if kept else {}
+        table = read_json(kept) if kept else {}
         return {name: Probed(**facts) for name, facts in table.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -13,21 +13,25 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Union
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pixelwizard.data.batches import Batch, Source, joined
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe, Unusable, example
-from pixelwizard.io.files import atomic
+from pixelwizard.io.files import remove
+from pixelwizard.io.hashed import Damaged, read_hashed, write_hashed
+from pixelwizard.io.terminal import say
+
+CAPTIONS = "captions"
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,15 @@ class Shards:
     def present(self) -> int:
         """The number of examples."""
         return sum(path.exists() for path in self.paths)
+
+    def drop_damaged(self) -> None:
+        """Remove the shards that are damaged, so that they are written again, and name them."""
+        for path in filter(Path.exists, self.paths):
+            try:
+                read_hashed(path, CAPTIONS)
+            except Damaged as error:
+                remove(path)
+                say(f"{error}; it was removed and is written again")
 
     def numbers(self, index: int) -> range:
         """The clips of a shard."""
@@ -107,9 +120,7 @@ def write_shard(
     for row, texts in enumerate(captions):
         for column, embedding in enumerate(encoding.texts(texts, device)):
             tensors[f"text.{row}.{column}"] = embedding.cpu().clone()
-    facts = {"captions": json.dumps(captions, ensure_ascii=False)}
-    with atomic(path) as part:
-        save_file(tensors, part, metadata=facts)
+    write_hashed(path, tensors, CAPTIONS, json.dumps(captions, ensure_ascii=False))
 
 
 def fill(
@@ -145,12 +156,16 @@ def fill(
 
 
 class LatentExamples(Source):
-    """The examples of shards; those of a shard are read when they are asked for."""
+    """The examples of shards; a shard is checked when an example of it is asked for first.
+
+    Raises ValueError for one that is damaged or gone.
+    """
 
     def __init__(self, shards: Shards, identity: str) -> None:
         self.shards, self.identity = shards, identity
         self._open: dict[int, Any] = {}
         self._captions: dict[int, list[list[str]]] = {}
+        self._whole: set[int] = set()
 
     @cached_property
     def rows(self) -> list[tuple[int, int]]:
@@ -172,6 +187,10 @@ class LatentExamples(Source):
 
     def _example(self, shard: int, row: int, draw: random.Random) -> Batch:
         file = self._file(shard)
+        if shard not in self._whole:
+            with _reading(self.shards.paths[shard]):
+                read_hashed(self.shards.paths[shard], CAPTIONS)
+            self._whole.add(shard)
         captions = self._captions[shard][row]
         column = draw.randrange(len(captions))
         found: Batch = {
@@ -184,9 +203,22 @@ class LatentExamples(Source):
 
     def _file(self, shard: int) -> Any:
         if shard not in self._open:
-            self._open[shard] = safe_open(self.shards.paths[shard], framework="pt")
-            self._captions[shard] = json.loads(self._open[shard].metadata()["captions"])
+            path = self.shards.paths[shard]
+            with _reading(path):
+                self._open[shard] = safe_open(path, framework="pt")
+                self._captions[shard] = json.loads(self._open[shard].metadata()[CAPTIONS])
         return self._open[shard]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file that cannot be read. Raises ValueError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{path} is gone; the command that wrote it writes it again") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged; the command that wrote it writes it again") from None
 
 
 class GrowingExamples(LatentExamples):

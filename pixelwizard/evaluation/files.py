@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import named
 from pixelwizard.data.table import VIDEOS, Table, read_table, videos_below
-from pixelwizard.io.files import file_digest, text_digest
+from pixelwizard.io.files import file_digest, read_json, text_digest
 from pixelwizard.io.reading import probe
 from pixelwizard.io.tables import read_text
 from pixelwizard.io.video import VideoError
@@ -127,7 +127,7 @@ def content_hash(videos: Sequence[Path]) -> str:
 def _written(video: Path, *keys: str) -> str | None:
     """The prompt in the record of a run's video."""
     try:
-        value = json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
+        value: Any = read_json(video.with_suffix(".json"))
         for key in keys:
             value = value[key]
     except (OSError, ValueError, KeyError, TypeError):

@@ -183,7 +183,7 @@ class SamplingLoop(StageLoop):
         """
         kind, found = f"{self.name}_state", None
         if self.rank.is_lead and (tensors := self.store.find(kind, key)) is not None:
-            found = tensors, self.store.facts(kind, key)["seconds"]
+            found = tensors, (self.store.facts(kind, key) or {}).get("seconds", 0.0)
         found = self.rank.prompt.from_first(found)
         steps = self.group.gather(found and int(found[0]["step"]))
         if found is None or len(set(steps)) > 1:

@@ -201,9 +201,9 @@ class Prediction:
     def _publish(self, job: Job, decode_cost: dict[str, float]) -> None:
         """The video is written: write its provenance, then mark the job done."""
         stages: dict[str, dict[str, Any]] = {
-            name: {**self.store.facts(name, key), "reused": (name, key) in self.earlier}
+            name: {**facts, "reused": (name, key) in self.earlier}
             for name, key in job.results
-            if self.store.has(name, key)
+            if (facts := self.store.facts(name, key)) is not None
         }
         tiles = self.networks.tiles
         stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}

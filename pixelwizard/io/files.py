@@ -75,10 +75,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_file(path: Path) -> str:
+    """The text of a UTF-8 file. Raises OSError also for a pipe or a device, which may not end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises OSError without one, ConfigError where it is damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_file(path))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -21,8 +21,9 @@ DELIMITERS = ",;\t"
 
 def read_text(path: Path, key: str) -> str:
     """A file's text, UTF-8 or, with its mark, UTF-16; ``key`` begins the ConfigErrors."""
-    if path.is_dir():
-        raise ConfigError(f"{key} is a folder, not a file")
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "pipe or device"
+        raise ConfigError(f"{key} is a {kind}, not a file that can be read again")
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -44,8 +45,9 @@ def read_text(path: Path, key: str) -> str:
 def read_rows(path: Path, key: str) -> tuple[list[str], list[PlacedRow]]:
     """Columns and rows of a .csv, .tsv, .jsonl or .json (a list of objects) file.
 
-    A .csv is separated by commas, semicolons or tabs, whichever its header has most of; columns
-    without a name are not told apart. Raises ConfigError naming file, line and rule.
+    A .csv is separated by what its first line ``sep=;`` says, else by commas, semicolons or tabs,
+    whichever its header has most of; columns without a name are not told apart.
+    Raises ConfigError naming file, line and rule.
     """
     text = re.sub(r"\r\n?", "\n", read_text(path, key))
     if path.suffix.lower() in (".csv", ".tsv"):
@@ -56,29 +58,43 @@ def read_rows(path: Path, key: str) -> tuple[list[str], list[PlacedRow]]:
 
 
 def _csv_rows(text: str, key: str) -> tuple[list[str], list[PlacedRow]]:
-    header = text.partition("\n")[0]
-    delimiter = max(
-        DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
-    )
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    above, mark, text = _without_preamble(text)
     rows: list[PlacedRow] = []
+    line = above + 1
     try:
+        delimiter = mark or _delimiter(text.partition("\n")[0])
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         columns = list(reader.fieldnames or [])
         if twice := [name for name in columns if name.strip() and columns.count(name) > 1]:
-            raise ConfigError(f"{key}, line 1: two columns are called {twice[0]!r}; rename one")
+            raise ConfigError(
+                f"{key}, line {line}: two columns are called {twice[0]!r}; rename one"
+            )
+        line += 1
         for row in reader:
-            place = f"{key}, line {reader.line_num}"
+            place = f"{key}, line {above + reader.line_num}"
+            line = above + reader.line_num + 1
             if None in row:
                 raise ConfigError(
                     f"{place}: more cells than the header; put texts with {delimiter!r} in double"
                     " quotes"
                 )
-            rows.append(
-                (place, {name: cell for name, cell in row.items() if cell and cell.strip()})
-            )
+            cells = {name: cell for name, cell in row.items() if cell and cell.strip()}
+            rows.append((place, cells))
     except csv.Error as error:
-        raise ConfigError(f"{key}, line {reader.line_num + 1}: not CSV ({error})") from None
+        raise ConfigError(f"{key}, line {line}: not CSV ({error})") from None
     return columns, rows
+
+
+def _without_preamble(text: str) -> tuple[int, str, str]:
+    """The lines above a header (empty ones, Excel's ``sep=;``), that delimiter, and the rest."""
+    found = re.match(r'(?:[ \t,;]*\n)*(?:"?sep=(.)"?[ \t,;]*\n(?:[ \t,;]*\n)*)?', text, re.I)
+    assert found is not None
+    return found[0].count("\n"), found[1] or "", text[found.end() :]
+
+
+def _delimiter(header: str) -> str:
+    """The delimiter of which a header has most."""
+    return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
 
 
 def _lines(text: str, key: str) -> Iterator[PlacedRow]:

@@ -16,7 +16,6 @@ own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +25,7 @@ from pixelwizard.config import tasks
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.schema import listed
 from pixelwizard.config.tasks import read_yaml
-from pixelwizard.io.files import file_digest, text_digest
+from pixelwizard.io.files import file_digest, read_json, text_digest
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"
@@ -136,7 +135,7 @@ def check_config(backbone: BackboneSettings) -> None:
     if not path.is_file():
         return
     try:
-        found = _official_config(json.loads(path.read_text()))
+        found = _official_config(read_json(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} cannot be read as a network's configuration: {error}") from error
     sizes = asdict(backbone.dit)
@@ -159,9 +158,9 @@ def weight_files(path: Path) -> list[Path]:
     if not path.name.endswith(".index.json"):
         return [path]
     try:
-        names = set(json.loads(path.read_text())["weight_map"].values())
+        names = set(read_json(path)["weight_map"].values())
         return [path.parent / name for name in sorted(names)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not an index of safetensors shards: {error!r}") from error
 
 

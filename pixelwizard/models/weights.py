@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.schema import listed
-from pixelwizard.io.files import write_text
+from pixelwizard.io.files import atomic, write_text
 from pixelwizard.models.checkpoints import (
     CONFIG,
     NAMES,
@@ -202,7 +202,8 @@ def write_statistics(mean: Sequence[float], std: Sequence[float], folder: Path) 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Put the files of a tokenizer where a backbone's folder has them, unless it has some."""
     if not (folder / TOKENIZER).exists():
-        shutil.copytree(source, folder / TOKENIZER)
+        with atomic(folder / TOKENIZER) as part:
+            shutil.copytree(source, part)
 
 
 def has_adapter(names: Iterable[str]) -> bool:

@@ -8,7 +8,6 @@ never count as memory. Rates are those measured by ``bench``, else published one
 
 from __future__ import annotations
 
-import json
 import os
 import weakref
 from collections import Counter
@@ -24,6 +23,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from pixelwizard.io.files import read_json
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def find(device: str) -> DeviceRates:
     if device != "auto":
         return DEVICES[device]
     try:
-        return DeviceRates(**json.loads(stored().read_text(encoding="utf-8")))
+        return DeviceRates(**read_json(stored()))
     except (OSError, ValueError, TypeError):
         return DEVICES["h200"]
 

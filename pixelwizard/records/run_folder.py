@@ -25,7 +25,7 @@ import yaml
 
 from pixelwizard.config.schema import ConfigError, differences, is_below, marked, show, to_plain
 from pixelwizard.config.tasks import load
-from pixelwizard.io.files import text_digest, write_json, write_text
+from pixelwizard.io.files import read_json, text_digest, write_json, write_text
 from pixelwizard.io.terminal import MOST, reason
 
 LOCK = ".lock"
@@ -269,7 +269,7 @@ def forget_failure(folder: Path) -> None:
 def read_failure(folder: Path) -> Failure | None:
     """What the last attempt left, if it failed and could still say why."""
     try:
-        return Failure(**json.loads((folder / FAILURE).read_text(encoding="utf-8")))
+        return Failure(**read_json(folder / FAILURE))
     except (OSError, ValueError, TypeError):
         return None
 

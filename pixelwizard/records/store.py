@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -10,12 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pixelwizard.io.files import atomic, remove_unfinished
+from pixelwizard.io.files import remove, remove_unfinished
+from pixelwizard.io.hashed import Damaged, read_hashed, write_hashed
+
+FACTS = "facts"
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +49,13 @@ class Store:
         """The tensors of a result, None if it is missing or damaged."""
         path = self.path(kind, key)
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                written = file.metadata() or {}
+            return read_hashed(path, FACTS)[0]
         except FileNotFoundError:
             return None
-        except SafetensorError:
-            tensors, written = {}, {"sha256": "none"}
-        if written.get("sha256") in (None, _digest(tensors, written.get("facts", ""))):
-            return tensors
-        path.unlink(missing_ok=True)
-        self.say(f"{path} is damaged; it was removed and is computed again")
-        return None
+        except Damaged as error:
+            remove(path)
+            self.say(f"{error}; it was removed and is computed again")
+            return None
 
     def load(self, kind: str, key: str) -> dict[str, Tensor]:
         """The tensors of a result. Raises ValueError if it is missing or damaged."""
@@ -69,11 +64,14 @@ class Store:
             raise ValueError(f"{self.path(kind, key)} is gone; the same command computes it again")
         return tensors
 
-    def facts(self, kind: str, key: str) -> dict[str, Any]:
-        """The facts saved with the tensors of an existing result (seconds, memory)."""
-        with safe_open(self.path(kind, key), "pt") as file:
-            found: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return found
+    def facts(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The facts saved with the tensors of a result (seconds, memory), None if it has none."""
+        try:
+            with safe_open(self.path(kind, key), "pt") as file:
+                found: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+                return found
+        except (OSError, SafetensorError, ValueError):
+            return None
 
     def save(
         self, kind: str, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
@@ -81,11 +79,8 @@ class Store:
         """Write a result under its key; ``facts`` are plain values that do not determine it."""
         plain = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         plain = {name: tensor.contiguous() for name, tensor in plain.items()}
-        noted = json.dumps(dict(facts))
-        size = sum(tensor.nbytes for tensor in plain.values())
         try:
-            with atomic(self.path(kind, key), size) as part:
-                save_file(plain, part, {"facts": noted, "sha256": _digest(plain, noted)})
+            write_hashed(self.path(kind, key), plain, FACTS, json.dumps(dict(facts)))
         except (OSError, SafetensorError) as error:
             raise self._unwritable(error) from error
 
@@ -98,12 +93,3 @@ class Store:
         return ValueError(
             f"store.dir={self.root} cannot be written ({reason}); choose another folder"
         )
-
-
-def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
-    """sha256 of a file's content, independent of the order of its tensors."""
-    sha = hashlib.sha256(facts.encode())
-    for name, tensor in sorted(tensors.items()):
-        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()

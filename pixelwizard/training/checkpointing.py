@@ -129,7 +129,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Writes checkpoint and export, every so many steps and at the end.
+    """Writes export and checkpoint, every so many steps and at the end.
 
     The wish to stop waits until the step and what follows from it are done and the state is
     written; a second one does not, nor does one with nothing to write.
@@ -202,7 +202,7 @@ class Checkpoints(Checkpoint):
         self.wish = number
 
     def save(self, trainer: L.Trainer, module: TrainedNetwork) -> None:
-        """Write one checkpoint and the export, drop the oldest checkpoints; all ranks take part.
+        """Write the export and one checkpoint, drop the oldest checkpoints; all ranks take part.
 
         Raises WorkStopped, with nothing written, where a weight is not finite. Lightning's
         ``fast_dev_run`` leaves nothing.
@@ -215,14 +215,14 @@ class Checkpoints(Checkpoint):
                 f"training stopped at step {step}: weights are no longer finite ({name}); the state"
                 f" of step {self.saved} stays, try a lower optimizer.lr or optimizer.clip"
             )
-        path = self.folder / f"step-{step:08d}.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
         average, last = completed(module.average, module.make), module.network
         if self.config.checkpoint.container:
             last = completed(last, module.make)
+        if self.rank.is_first:  # before the checkpoint: once that is there, nothing is left to do
+            module.export(self.folder.parent / "export", average, last)
+        trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt", weights_only=False)
         if self.rank.is_first:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.config.checkpoint.keep]:
                 old.unlink()
-            module.export(self.folder.parent / "export", average, last)
         self.saved = step
         module.watch.enter(before)

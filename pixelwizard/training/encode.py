@@ -36,6 +36,8 @@ def encode(config: EncodeConfig) -> int:
         "text_encoder": weights_digest(config.backbone, "text_encoder"),
     }
     _claim(folder, facts)
+    for some in shards.values():
+        some.drop_damaged()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoding, readers = Encoding(config.backbone), config.data.workers
     total = sum(len(some.paths) for some in shards.values())

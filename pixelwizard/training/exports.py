@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.config.train import TrainConfig
+from pixelwizard.io.files import atomic
 from pixelwizard.models.checkpoints import CONFIG, NAMES, PARTS, TOKENIZER, weights_folder
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.models.weights import write_statistics
@@ -34,9 +35,8 @@ def complete_backbone(
     write_statistics(mean, std, folder)
     source = weights_folder(config.backbone)
     others = [name for part in PARTS if part != config.part for name in NAMES[part]]
-    for name in (*others, CONFIG):
-        if (source / name).is_file() and not (folder / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, folder / name)
-    if (source / TOKENIZER).is_dir():
-        shutil.copytree(source / TOKENIZER, folder / TOKENIZER, dirs_exist_ok=True)
+    for name in (*others, CONFIG, TOKENIZER):
+        if (source / name).exists() and not (folder / name).exists():
+            copy = shutil.copytree if (source / name).is_dir() else shutil.copyfile
+            with atomic(folder / name) as part:
+                copy(source / name, part)
