@@ -22,7 +22,7 @@ from test_golden import GoldenDiT
 from torch import Tensor
 
 from pixelwizard import worker
-from pixelwizard.config.backbone import DiTSizes
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.config.targets import Target
@@ -32,12 +32,13 @@ from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.generation import predict
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.weights import fill_transformer
+from pixelwizard.models.weights import fill_transformer, load_anchor
 from pixelwizard.parallel.mesh import Rank, joined
 from pixelwizard.records.provenance import Job
 from pixelwizard.stages.latents import Anchor, Detail
 from pixelwizard.tracking.base import Tracker
 from pixelwizard.training.samples import Samples
+from pixelwizard.training.sharded import gather_full
 
 PRELOAD = [
     *("ranks", "pixelwizard.generation.predict", "pixelwizard.training.train"),
@@ -186,6 +187,16 @@ def one_pass(network: ShortcutDiT, length: int) -> Tensor:
     features = network.encode_anchor(anchor, (3, 1, length // 3))
     times, sizes = torch.tensor([700.0]), torch.tensor([200.0])
     return network(latent, times, text, sizes, features)
+
+
+def slices(backbone: BackboneSettings, folder: Path, port: int) -> None:
+    """Load this rank's slices of an anchor network; the first saves what all have together."""
+    os.environ["MASTER_PORT"] = str(port)
+    with joined(Mesh(2, shard="all")) as rank:
+        network = load_anchor(backbone, "cpu", torch.float32, rank.shards)
+        whole = gather_full(network.state_dict())
+        if rank.is_first:
+            save_file(whole, folder / "slices.safetensors")
 
 
 # Memory: slices of a network on disk.

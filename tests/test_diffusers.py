@@ -16,7 +16,7 @@ from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.diffusion.sampling import sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.files import official_dit, official_text, official_vae
+from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
 from pixelwizard.models.wan.umt5 import official_shapes
 from pixelwizard.models.wan.vae import WanVAE
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
-from pixelwizard.models.wan.files import official_dit, official_text, official_vae
+from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
 from pixelwizard.models.wan.umt5 import official_names
 from pixelwizard.models.weights import (
     check_weights,

@@ -24,11 +24,13 @@ from ranks import (
     networks,
     one_pass,
     runs,
+    slices,
     start,
     two_stages,
 )
 from safetensors.torch import load_file, save_file
 from small import small_config, write_backbone, write_config
+from stand_ins import gguf_file
 from test_golden import TOLERANCE, GoldenDiT, relative_error
 from test_launch import alive
 from torch import Tensor
@@ -36,16 +38,19 @@ from torch import Tensor
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.lora import LoRASettings
 from pixelwizard.config.parallel import Mesh, ParallelSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.terminal import Display
 from pixelwizard.launch.launch import launch
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.weights import load_anchor
 from pixelwizard.parallel.mesh import Rank, joined
 from pixelwizard.planning.transformer_cost import guidance_bytes, ulysses_bytes
 
 EQUAL = 1e-5
+GGUF = "base.gguf"
 PROMPTS = ["a red circle", "a blue square moves left", "a circle", "a red square", "a blue circle"]
 
 
@@ -113,6 +118,21 @@ def test_a_guided_step_sends_one_prediction(found: Path, golden: Path) -> None:
     for name, mesh in MESHES.items():
         sent = load_file(found / f"{name}.0")["sent"].item()
         assert sent == (expected if mesh.guidance == 2 else 0)
+
+
+def test_ranks_compute_their_slices_of_quantised_weights_with_a_lora(tmp_path: Path) -> None:
+    """To the bits of the whole, rounded once."""
+    backbone = write_backbone(tmp_path / "backbone")
+    state = load_file(tmp_path / "backbone" / "diffusion_pytorch_model.safetensors")
+    gguf_file("Q8_0")(state, tmp_path / GGUF)
+    module = "diffusion_model.blocks.0.ffn.0.lora_"
+    pair = {f"{module}A.weight": torch.randn(3, 64), f"{module}B.weight": torch.randn(64, 3)}
+    save_file(pair, tmp_path / "lora.safetensors")
+    lora = [LoRASettings(str(tmp_path / "lora.safetensors"))]
+    chosen = replace(backbone, anchor=str(tmp_path / GGUF), lora=lora)
+    assert start(2, slices, chosen, tmp_path, free_port()) == [0, 0]
+    sharded, whole = load_file(tmp_path / "slices.safetensors"), load_anchor(chosen).state_dict()
+    assert all(torch.equal(sharded[name], whole[name]) for name in whole)
 
 
 def test_a_rank_has_its_slices_and_two_blocks_at_most(tmp_path: Path) -> None:

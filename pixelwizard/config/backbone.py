@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import List, Literal, Optional
 
+from pixelwizard.config.lora import LoRASettings
 from pixelwizard.config.schema import ConfigError, check_range, setting
 from pixelwizard.config.targets import Part, door
 
@@ -74,7 +75,9 @@ class BackboneSettings:
     """One backbone: where its weights are and how large its networks are.
 
     ``folder`` is laid out like the official release (``None``: the weights inside the package);
-    ``anchor`` and ``detail`` are checkpoints of the two stages (``None``: the folder's own);
+    ``anchor``, ``detail``, ``vae_file`` (on the command line also ``vae``) and ``text_encoder`` are
+    files with the weights of a part, in any known format (``None``: the folder's own);
+    ``lora``: files of low-rank weights that are added to the two stages' networks;
     ``ema``: whether a trainer's container gives its averaged weights (``auto``: if it has them).
     ``detail_network`` is a subclass of ShortcutDiT with another step-size conditioning or adapter.
     The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
@@ -84,6 +87,9 @@ class BackboneSettings:
     folder: Optional[str] = setting(None, path=True)
     anchor: Optional[str] = setting(None, path=True)
     detail: Optional[str] = setting(None, path=True)
+    vae_file: Optional[str] = setting(None, path=True)
+    text_encoder: Optional[str] = setting(None, path=True)
+    lora: List[LoRASettings] = setting([])
     ema: Literal["auto", "true", "false"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     negative_prompt: str = ""

@@ -10,28 +10,33 @@ A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
     latent_statistics.yaml                           of its latents, if this program wrote them
 
 or like its Diffusers version, with ``transformer/``, ``vae/``, ``text_encoder/`` and
-``tokenizer/``. ``backbone.anchor`` and ``backbone.detail`` name a file that replaces the folder's
-own.
+``tokenizer/``. A name may also end in ``.fp16.safetensors`` or ``.bf16.safetensors``, or be that
+of shards without an index. ``backbone.anchor``, ``.detail``, ``.vae_file`` and ``.text_encoder``
+name files, in any format, that replace the folder's own; ``backbone.lora`` names what is added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pixelwizard.config import tasks
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
+from pixelwizard.config.lora import LoRASettings
 from pixelwizard.config.schema import listed
 from pixelwizard.config.tasks import read_yaml
 from pixelwizard.io.files import file_digest, read_json, text_digest
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"
-TOKENIZER = "google/umt5-xxl"
+TOKENIZER, TOKENIZER_CONFIG = "google/umt5-xxl", "tokenizer_config.json"
 STATISTICS = "latent_statistics.yaml"
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 # The first name of each part is the one that is written.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -50,6 +55,10 @@ DIFFUSERS_NAMES: dict[str, tuple[str, ...]] = {
     ),
 }
 DETAIL_SOURCE = "pixelwizard-4k"
+LORA_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""The files of a folder that PEFT or diffusers wrote a LoRA into."""
+_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.\w+)")
+_PRECISIONS = ("fp16", "bf16")
 _SHOWN = 6  # how many entries of a folder an error lists
 _OTHERS = {
     "high_noise_model": "Wan2.2-A14B, a pair of networks",
@@ -112,6 +121,10 @@ def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) ->
     parts = list(parts)
     if "anchor" in parts and not backbone.anchor:
         check_config(backbone)
+    for lora in backbone.lora:
+        lora_files(lora)
+    if "text_encoder" in parts:
+        check_tokenizer(tokenizer_folder(backbone))
     missing = {part: names for part in parts if (names := _missing(backbone, part))}
     if not missing:
         return
@@ -124,6 +137,22 @@ def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) ->
         f"backbone={backbone.name} needs files that are not in {where}: {files};"
         f" {_remedy(backbone, set(missing))}"
     )
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer's folder without its vocabulary, in either form; raises ValueError."""
+    if not (folder / TOKENIZER_CONFIG).is_file() or (folder / "tokenizer.json").is_file():
+        return
+    if not (folder / "spiece.model").is_file():
+        raise MissingWeights(
+            f"{folder} has {TOKENIZER_CONFIG}, but neither tokenizer.json nor spiece.model; fetch"
+            " one of them with: pixelwizard fetch umt5-tokenizer"
+        )
+    if not importlib.util.find_spec("sentencepiece"):
+        raise MissingWeights(
+            f"{folder} has spiece.model and no tokenizer.json; reading it needs: pip install"
+            " 'pixelwizard[files]'"
+        )
 
 
 def check_config(backbone: BackboneSettings) -> None:
@@ -151,11 +180,15 @@ def check_config(backbone: BackboneSettings) -> None:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold tensors: the shards of an index, else the file itself.
+    """The files that hold tensors: all shards of an index or of a shard's name, else the file.
 
     Raises ValueError if the index cannot be read.
     """
-    if not path.name.endswith(".index.json"):
+    if shard := _SHARD.fullmatch(path.name):
+        stem, count, suffix = shard.groups()
+        numbers = range(1, int(count) + 1)
+        return [path.with_name(f"{stem}-{n:05d}-of-{count}{suffix}") for n in numbers]
+    if not path.name.endswith(".json"):
         return [path]
     try:
         names = set(read_json(path)["weight_map"].values())
@@ -164,15 +197,37 @@ def weight_files(path: Path) -> list[Path]:
         raise ValueError(f"{path} is not an index of safetensors shards: {error!r}") from error
 
 
+def lora_files(lora: LoRASettings) -> list[Path]:
+    """The file of a LoRA, and PEFT's configuration if that lies next to it.
+
+    A folder that PEFT or diffusers wrote stands for its file. Raises MissingWeights.
+    """
+    path = Path(lora.file)
+    if path.is_dir():
+        path = next((path / name for name in LORA_NAMES if (path / name).is_file()), path)
+    if not path.is_file():
+        what = f"has none of {', '.join(LORA_NAMES)}" if path.is_dir() else "does not exist"
+        raise MissingWeights(f"backbone.lora: {path} {what}; name a file with a LoRA")
+    config = path.with_name("adapter_config.json")
+    return [path, config] if path.name in LORA_NAMES and config.is_file() else [path]
+
+
 def weights_digest(backbone: BackboneSettings, part: str) -> str:
-    """sha256 over what determines a part: its files, for text its tokenizer, the choice of EMA."""
+    """sha256 over what determines a part.
+
+    Its files, for text its tokenizer, the choice of EMA, the LoRAs added to it and their scales.
+    """
     path = find_weights(backbone, part)
     digests = [file_digest(file) for file in weight_files(path)]
     if part == "text_encoder":
         files = tokenizer_folder(backbone).iterdir()
         digests += [file_digest(file) for file in sorted(files) if file.is_file()]
-    if part in ("anchor", "detail") and path.suffix == ".pt" and backbone.ema == "false":
+    if part in ("anchor", "detail") and path.suffix in PICKLES and backbone.ema == "false":
         digests.append("without EMA")
+    for lora in backbone.lora:
+        if lora.stage == part:
+            digests += [file_digest(file) for file in lora_files(lora)]
+            digests.append(f"times {lora.scale}")
     if len(digests) == 1:
         return digests[0]
     return text_digest("".join(digests))
@@ -208,12 +263,33 @@ def _official_config(found: dict[str, Any]) -> dict[str, Any]:
     return {**known, "num_heads": heads, "dim": heads * found["attention_head_dim"]}
 
 
+def chosen_files(backbone: BackboneSettings) -> dict[str, str | None]:
+    """The files that the settings name, by part."""
+    return {
+        "anchor": backbone.anchor,
+        "detail": backbone.detail,
+        "vae": backbone.vae_file,
+        "text_encoder": backbone.text_encoder,
+    }
+
+
 def _candidates(backbone: BackboneSettings, part: str) -> list[Path]:
     """Where the weights of a part may be, best first."""
-    chosen = {"anchor": backbone.anchor, "detail": backbone.detail}.get(part)
-    if chosen:
+    if chosen := chosen_files(backbone)[part]:
         return [Path(chosen).expanduser()]
-    return [weights_folder(backbone) / name for name in _layout(backbone)[part]]
+    folder, names = weights_folder(backbone), _layout(backbone)[part]
+    variants = [path for name in names for path in _variants(folder / name)]
+    return [*(folder / name for name in names), *variants]
+
+
+def _variants(path: Path) -> Iterator[Path]:
+    """Other names of a safetensors file: a precision in it, its index, shards without one."""
+    if path.suffix != ".safetensors":
+        return
+    for stem in (path.stem, *(f"{path.stem}.{precision}" for precision in _PRECISIONS)):
+        yield path.with_name(f"{stem}.safetensors")
+        yield path.with_name(f"{stem}.safetensors.index.json")
+        yield from sorted(path.parent.glob(f"{stem}-00001-of-*.safetensors"))
 
 
 def _missing(backbone: BackboneSettings, part: str) -> list[str]:
@@ -221,8 +297,10 @@ def _missing(backbone: BackboneSettings, part: str) -> list[str]:
     candidates = _candidates(backbone, part)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
-        alone = len(candidates) == 1
-        missing = [f"{candidates[0] if alone else _layout(backbone)[part][-1]} ({part})"]
+        chosen = chosen_files(backbone)[part]
+        if chosen and Path(chosen).expanduser().is_dir():
+            chosen += ", which is a folder; name a file in it,"
+        missing = [f"{chosen or _layout(backbone)[part][-1]} ({part})"]
     else:
         shards = [path for path in weight_files(found) if not path.is_file()]
         missing = [f"{path.name} ({part}, named by {found.name})" for path in shards]
@@ -231,7 +309,7 @@ def _missing(backbone: BackboneSettings, part: str) -> list[str]:
     if part == "anchor" and not backbone.anchor:
         companions.append(_config_file(backbone))
     if part == "text_encoder":
-        companions.append(tokenizer_folder(backbone) / "tokenizer_config.json")
+        companions.append(tokenizer_folder(backbone) / TOKENIZER_CONFIG)
     missing += [f"{p.relative_to(folder)} ({part})" for p in companions if not p.is_file()]
     return missing
 
@@ -248,7 +326,9 @@ def _remedy(backbone: BackboneSettings, missing: set[str]) -> str:
     """What to type to get the missing parts."""
     steps = []
     if backbone.name in tasks.options("source"):
-        if missing - {"detail"}:
+        if missing - {"detail"} == {"text_encoder"} and backbone.text_encoder:
+            steps.append("fetch the tokenizer with: pixelwizard fetch umt5-tokenizer")
+        elif missing - {"detail"}:
             steps.append(f"fetch them with: pixelwizard fetch {backbone.name}")
         if "detail" in missing:
             steps.append(
@@ -256,5 +336,6 @@ def _remedy(backbone: BackboneSettings, missing: set[str]) -> str:
                 " and name it with backbone.detail=FILE"
             )
     return "; ".join(steps) or (
-        "put them there, or name their place with backbone.folder, .anchor and .detail"
+        "put them there, or name their place with backbone.folder, .anchor, .detail, .vae and"
+        " .text_encoder"
     )

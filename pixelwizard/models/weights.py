@@ -1,13 +1,13 @@
 """Weight files -> networks, and back: every layout becomes one state dict under the official names.
 
-Networks are built on the meta device and take over memory-mapped tensors, cast one by one, so
-loading needs little more memory than the network itself. Loading is strict: the names
-and shapes of a file must be exactly those of the network. Loaded networks are frozen and in
-evaluation mode; training reverts that with ``train()`` and ``requires_grad_()``.
+Networks are built on the meta device and take over memory-mapped tensors, cast, dequantised and
+with LoRAs added one by one, so loading needs little more memory than the network itself. Loading
+is strict: the names and shapes of a file must be exactly those of the network. Loaded networks are
+frozen and in evaluation mode; training reverts that with ``train()`` and ``requires_grad_()``.
 
 Weights may be sharded over ranks (FSDP2): a rank holds its slices and the whole block in use. Every
 weight is cut along its first axis into equal parts; the last ones may be smaller or empty. Slices
-are copied straight out of mapped files, so no rank ever holds a whole network.
+are copied, or computed, straight from mapped files: no rank ever holds a whole network.
 """
 
 from __future__ import annotations
@@ -39,23 +39,21 @@ from pixelwizard.models.checkpoints import (
     require_weights,
     tokenizer_folder,
 )
+from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.files import (
-    official_dit,
-    official_text,
-    official_vae,
-    read_tensors,
-    save,
-    unwrap,
-)
+from pixelwizard.models.wan.files import open_weights, save
+from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
+from pixelwizard.models.wan.lazy import Weight, read
+from pixelwizard.models.wan.quantised import FLOAT8
+from pixelwizard.models.wan.recognise import recognised
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
 
 Network = TypeVar("Network", bound=nn.Module)
 Transformer = TypeVar("Transformer", bound=WanDiT)
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, *FLOAT8)
 _CONTROL = re.compile(r"spatial_adapter\.zero_layers\.(\d+)\.weight")
 _NAMED = 3  # how many differing names an error lists
 
@@ -111,23 +109,25 @@ def load_text_encoder(
     return frozen(encoder)
 
 
-def open_anchor(backbone: BackboneSettings) -> tuple[WanDiT, dict[str, Tensor]]:
-    """The anchor network on the meta device and its mapped weights, checked but not loaded."""
+def open_anchor(backbone: BackboneSettings) -> tuple[WanDiT, dict[str, Weight]]:
+    """The anchor network on the meta device and its weights, checked but not loaded."""
     path = find_weights(backbone, "anchor")
-    tensors = official_dit(unwrap(read_tensors(path), path, backbone.ema))
+    tensors = official_dit(open_weights(path, "transformer", backbone.ema))
     if has_adapter(tensors):
         raise ValueError(f"{path} is a detail network (it has a spatial adapter), not an anchor")
     with torch.device("meta"):
         network = WanDiT(backbone.dit)
     check(tensors, shapes_of(network), path)
-    return network, tensors
+    return network, merged(backbone, "anchor", tensors)
 
 
-def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tensor]]:
-    """The detail network on the meta device and its mapped weights, checked but not loaded."""
+def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Weight]]:
+    """The detail network on the meta device and its weights, checked but not loaded."""
     path = find_weights(backbone, "detail")
-    tensors = official_dit(unwrap(read_tensors(path), path, backbone.ema))
-    if backbone.detail_network is None and not has_adapter(tensors):
+    tensors = official_dit(open_weights(path, "transformer", backbone.ema))
+    patches = tensors.get("patch_embedding.weight")
+    ours = patches is not None and patches.shape[0] == backbone.dit.dim
+    if backbone.detail_network is None and ours and not has_adapter(tensors):
         raise ValueError(f"{path} has no spatial adapter: it is an anchor, not a detail network")
     matches = (_CONTROL.fullmatch(name) for name in tensors)
     blocks = sorted(int(match[1]) for match in matches if match)
@@ -141,23 +141,23 @@ def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Tens
             backbone.detail_network, backbone.detail_dit, blocks or backbone.control_blocks
         )
     check(tensors, shapes_of(network), path)
-    return network, tensors
+    return network, merged(backbone, "detail", tensors)
 
 
-def open_vae(backbone: BackboneSettings) -> tuple[WanVAE, dict[str, Tensor]]:
-    """The autoencoder on the meta device and its mapped weights, checked but not loaded."""
+def open_vae(backbone: BackboneSettings) -> tuple[WanVAE, dict[str, Weight]]:
+    """The autoencoder on the meta device and its weights, checked but not loaded."""
     path = find_weights(backbone, "vae")
-    tensors = official_vae(unwrap(read_tensors(path), path), backbone.vae.num_res_blocks)
+    tensors = official_vae(open_weights(path, "vae"), backbone.vae.num_res_blocks)
     with torch.device("meta"):
         network = WanVAE(backbone.vae)
     check(tensors, shapes_of(network), path)
     return network, tensors
 
 
-def open_text_encoder(backbone: BackboneSettings) -> dict[str, Tensor]:
-    """The mapped weights of the text encoder, checked but not loaded."""
+def open_text_encoder(backbone: BackboneSettings) -> dict[str, Weight]:
+    """The weights of the text encoder, checked but not loaded."""
     path = find_weights(backbone, "text_encoder")
-    tensors = official_text(unwrap(read_tensors(path), path), backbone.text.num_layers)
+    tensors = official_text(open_weights(path, "text_encoder"), backbone.text.num_layers)
     check(tensors, official_shapes(backbone.text), path)
     return tensors
 
@@ -216,8 +216,11 @@ def shapes_of(network: nn.Module) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def check(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], path: Path) -> None:
-    """Raise ValueError, naming the first differences, unless names, shapes and types fit."""
+def check(tensors: Mapping[str, Weight], expected: Mapping[str, Sequence[int]], path: Path) -> None:
+    """Raise ValueError unless names, shapes and types fit.
+
+    It says what the file is if that is known, else it names the first differences.
+    """
     problems = []
     if missing := [name for name in expected if name not in tensors]:
         problems.append(f"missing {listed(missing, _NAMED)}")
@@ -236,13 +239,16 @@ def check(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], 
         if tensors[name].dtype not in _DTYPES
     ]
     problems += [listed(found, _NAMED) for found in (shapes, types) if found]
-    if problems:
-        raise ValueError(f"{path} does not fit this backbone: {'; '.join(problems)}")
+    if not problems:
+        return
+    if known := recognised({name: tensor.shape for name, tensor in tensors.items()}, expected):
+        raise ValueError(f"{path} {known} ({problems[0]})")
+    raise ValueError(f"{path} does not fit this backbone: {'; '.join(problems)}")
 
 
 def fill(
     network: Network,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Weight],
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> Network:
@@ -253,7 +259,7 @@ def fill(
 
 def fill_transformer(
     network: Transformer,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Weight],
     device: torch.device | str,
     dtype: torch.dtype,
     mesh: DeviceMesh | None,
@@ -274,10 +280,10 @@ def frozen(network: Network) -> Network:
 
 
 def cast(
-    tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
+    tensors: Mapping[str, Weight], device: torch.device | str, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Bring tensors to device and dtype, one at a time; those already there stay mapped."""
-    return {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
+    """Bring weights to device and dtype, one at a time; those already there stay mapped."""
+    return {name: read(tensor, device, dtype) for name, tensor in tensors.items()}
 
 
 def shard(network: WanDiT, mesh: DeviceMesh) -> None:
@@ -294,7 +300,7 @@ def shard(network: WanDiT, mesh: DeviceMesh) -> None:
 
 
 def fill_slices(
-    network: WanDiT, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
+    network: WanDiT, tensors: Mapping[str, Weight], device: torch.device | str, dtype: torch.dtype
 ) -> None:
     """Give a sharded network on the meta device this rank's slices of its weights."""
     slices = {
@@ -305,13 +311,13 @@ def fill_slices(
 
 
 def _slice(
-    weight: DTensor, whole: Tensor, device: torch.device | str, dtype: torch.dtype
+    weight: DTensor, whole: Weight, device: torch.device | str, dtype: torch.dtype
 ) -> DTensor:
     mesh = weight.device_mesh
     assert mesh.ndim == 1, "weights are read in slices along one axis"
     rows = -(-len(whole) // mesh.size())
     start = rows * mesh.get_local_rank()
-    own = whole[start : start + rows].to(device, dtype, copy=True)
+    own = read(whole, device, dtype, slice(start, start + rows))
     return DTensor.from_local(
         own, mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
     )

@@ -21,7 +21,8 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import identity, source_digest, targets
 from pixelwizard.data.prompts import Prompt
 from pixelwizard.diffusion.schedules import grid_version, stage_schedules
-from pixelwizard.io.files import content_digest, read_json, text_digest
+from pixelwizard.io.files import content_digest, file_digest, read_json, text_digest
+from pixelwizard.models.checkpoints import lora_files
 from pixelwizard.records.run_folder import config_hash, determining
 
 CODE_FORMAT = 1
@@ -146,6 +147,7 @@ class Provenance:
             "versions": versions(),
             "device": device,
             **({"targets": own} if own else {}),
+            **({"lora": loras(config)} if config.backbone.lora else {}),
         }
 
     def of(self, job: Job) -> dict[str, Any]:
@@ -161,6 +163,15 @@ class Provenance:
             "keys": {"text": job.text_key, "anchor": job.anchor_key, "detail": job.detail_key},
             **self._run,
         }
+
+
+def loras(config: GenerateConfig) -> list[dict[str, Any]]:
+    """The LoRAs that are added to the networks: file, sha256, scale and stage of each."""
+    found = ((lora, lora_files(lora)[0]) for lora in config.backbone.lora)
+    return [
+        {"file": file.name, "sha256": file_digest(file), "scale": lora.scale, "stage": lora.stage}
+        for lora, file in found
+    ]
 
 
 def output_names(config: GenerateConfig, id: str) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from pixelwizard.config.objective import RANDOM
 from pixelwizard.config.schema import listed
-from pixelwizard.models.wan.files import read_tensors, unwrap
+from pixelwizard.models.wan.lazy import Weight, read
 
 LEAST_SHARE = 0.9
 """Of the tensors of a network that its starting weights must fit, its additions apart."""
@@ -36,13 +37,13 @@ class Start:
 def start_from(
     network: nn.Module,
     path: str | Path | None,
-    official: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    weights_of: Callable[[Path], Mapping[str, Weight]],
     additions: Set[str],
 ) -> Start:
-    """Put those tensors of a file into ``network`` that fit it by name and shape.
+    """Put those weights of a file into ``network`` that fit it by name and shape, one at a time.
 
-    ``official`` gives the file's tensors the network's names. ``None`` and ``random`` leave the
-    network unchanged. Raises ValueError if the file is missing or another network's.
+    ``weights_of`` gives a file's weights under the network's names. ``None`` and ``random`` leave
+    the network unchanged. Raises ValueError if the file is missing or another network's.
     """
     own: dict[str, Tensor] = network.state_dict()
     if path is None or path == RANDOM:
@@ -52,7 +53,7 @@ def start_from(
             f"objective.init_from={path} is not a file; give one with weights, or"
             f" objective.init_from={RANDOM}"
         )
-    given = official(unwrap(read_tensors(Path(path)), Path(path)))
+    given = weights_of(Path(path))
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     others = [name for name in own if name not in fitting]
     needed = len(own.keys() - additions)
@@ -62,5 +63,7 @@ def start_from(
             f"objective.init_from={path} is of another network: {found} of {needed} tensors fit,"
             f" {others[0]} does not; give its own weights, or objective.init_from={RANDOM}"
         )
-    network.load_state_dict({**own, **fitting})
+    with torch.no_grad():
+        for name, weight in fitting.items():
+            own[name].copy_(read(weight, "cpu", own[name].dtype))
     return Start(str(path), len(fitting), len(own), others)

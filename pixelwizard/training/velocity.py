@@ -6,6 +6,7 @@ B samples, C latent channels, T H W the latent grid.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from pixelwizard.data.batches import Batch, Batches, HeldOut
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.sources import open_sources
 from pixelwizard.models.checkpoints import find_weights
+from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.models.wan.files import official_dit
+from pixelwizard.models.wan.files import open_weights
+from pixelwizard.models.wan.layouts import official_dit
+from pixelwizard.models.wan.lazy import Weight
 from pixelwizard.training.data import Examples
 from pixelwizard.training.first_frame import first_frames
 from pixelwizard.training.networks.base import TrainedNetwork, generator
@@ -63,8 +67,11 @@ class VelocityNetwork(TrainedNetwork):
     def default_start(self) -> Path:
         return find_weights(self.config.backbone, self.config.part)
 
-    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return official_dit(tensors)
+    def weights_of(self, path: Path) -> Mapping[str, Weight]:
+        """Those of the stage, with the LoRAs of the stage added."""
+        backbone = self.config.backbone
+        weights = official_dit(open_weights(path, "transformer", backbone.ema))
+        return merged(backbone, self.config.part, weights)
 
     def open_data(self) -> Examples:
         config, sources = self.config, open_sources(self.config)

@@ -11,6 +11,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.models.checkpoints import (
     MissingWeights,
     available_parts,
+    chosen_files,
     require_weights,
     weights_folder,
 )
@@ -21,6 +22,7 @@ EXAMPLES = """\
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/4k backbone.detail=4k/model.pt
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/last backbone.ema=false
   pixelwizard convert out=outputs/tiny dtype=float32
+  pixelwizard convert backbone=wan2_2_ti2v_5b backbone.anchor=5B-Q8_0.gguf out=checkpoints/gguf
 
 Every part of the backbone is converted; the result is a complete backbone folder:
 backbone.folder=checkpoints/bf16."""
@@ -34,11 +36,9 @@ def check(config: ConvertConfig) -> None:
         raise ConfigError(f"out={config.out} is the folder that is read; name another one")
     parts = available_parts(config.backbone)
     require_weights(config.backbone, parts or ("anchor",))
-    for part in ("anchor", "detail"):
-        if getattr(config.backbone, part) and part not in parts:
-            raise MissingWeights(
-                f"backbone.{part}={getattr(config.backbone, part)} does not exist; name a file"
-            )
+    for part, chosen in chosen_files(config.backbone).items():
+        if chosen and part not in parts:
+            raise MissingWeights(f"backbone.{part}={chosen} does not exist; name a file")
 
 
 def run(config: ConvertConfig, command_line: Sequence[str]) -> int:

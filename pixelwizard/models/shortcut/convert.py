@@ -1,4 +1,7 @@
-"""A backbone's weights in any layout -> the official layout as safetensors of one data type."""
+"""A backbone's weights in any layout -> the official layout as safetensors of one data type.
+
+Quantised weights are dequantised, and LoRAs are added.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
 from pixelwizard.models.wan.files import save
+from pixelwizard.models.wan.lazy import Weight
 from pixelwizard.models.weights import (
     copy_tokenizer,
     open_anchor,
@@ -41,8 +44,8 @@ def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16"
         yield path
 
 
-def _tensors(backbone: BackboneSettings, part: str) -> Mapping[str, Tensor]:
-    """The mapped tensors of a part under their official names."""
+def _tensors(backbone: BackboneSettings, part: str) -> Mapping[str, Weight]:
+    """The weights of a part under their official names."""
     if part == "text_encoder":
         return open_text_encoder(backbone)
     openers = {"anchor": open_anchor, "detail": open_detail, "vae": open_vae}

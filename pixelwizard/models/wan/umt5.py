@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pixelwizard.config.backbone import TextSizes
+from pixelwizard.io.terminal import reason
+from pixelwizard.models.checkpoints import TOKENIZER_CONFIG, check_tokenizer
 from pixelwizard.models.wan.streaming import BlockStream
 
 if TYPE_CHECKING:
@@ -52,12 +54,19 @@ def clean(text: str) -> str:
 
 
 def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a folder, without network. Raises ValueError if there is none."""
+    """Load the tokenizer of a folder, without network: ``tokenizer.json``, else ``spiece.model``.
+
+    Raises ValueError if there is none, or if it is broken.
+    """
     from transformers import AutoTokenizer
 
-    if not (Path(folder) / "tokenizer_config.json").is_file():
-        raise ValueError(f"no tokenizer in {folder}: tokenizer_config.json is missing there")
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    check_tokenizer(Path(folder))
+    if not (Path(folder) / TOKENIZER_CONFIG).is_file():
+        raise ValueError(f"no tokenizer in {folder}: {TOKENIZER_CONFIG} is missing there")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the parsers of broken files have no common error
+        raise ValueError(f"the tokenizer in {folder} cannot be read ({reason(error)})") from None
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
+from pixelwizard.models.wan.files import read_tensors, unwrap
+from pixelwizard.models.wan.lazy import Weight
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.data import Examples
 from pixelwizard.training.optimizers import make_optimizer, rate
@@ -52,7 +55,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         self.config = config
         network = self.make()
         path = config.objective.init_from or self.default_start()
-        self.start: Start = start_from(network, path, self.official, self.additions(network))
+        self.start: Start = start_from(network, path, self.weights_of, self.additions(network))
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False)
         self.averaged: Tensor
@@ -83,9 +86,9 @@ class TrainedNetwork(L.LightningModule, ABC):
         """The file of the starting weights, unless ``objective.init_from`` names another."""
         return None
 
-    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file under the network's names."""
-        return tensors
+    def weights_of(self, path: Path) -> Mapping[str, Weight]:
+        """The weights of a file under the network's names."""
+        return unwrap(read_tensors(path), path)
 
     def additions(self, network: nn.Module) -> set[str]:
         """Names of the weights that a file of starting weights may lack."""

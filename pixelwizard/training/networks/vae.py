@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from pixelwizard.data.crops import CropBatches, held_out_crops
 from pixelwizard.data.statistics import latent_statistics
 from pixelwizard.diffusion.sampling import noise_like
 from pixelwizard.models.checkpoints import find_weights
-from pixelwizard.models.wan.files import official_vae
+from pixelwizard.models.wan.files import open_weights
+from pixelwizard.models.wan.layouts import official_vae
+from pixelwizard.models.wan.lazy import Weight
 from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.models.weights import save_network
 from pixelwizard.records.run_folder import WorkStopped
@@ -58,8 +61,8 @@ class TrainedVAE(TrainedNetwork):
     def default_start(self) -> Path:
         return find_weights(self.config.backbone, "vae")
 
-    def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return official_vae(tensors, self.config.backbone.vae.num_res_blocks)
+    def weights_of(self, path: Path) -> Mapping[str, Weight]:
+        return official_vae(open_weights(path, "vae"), self.config.backbone.vae.num_res_blocks)
 
     def open_data(self) -> Examples:
         config = self.config
