@@ -161,7 +161,16 @@ def two_stages(dit: GoldenDiT, golden: Path, rank: Rank) -> dict[str, Tensor]:
     stage = Detail(stage.network, schedule, guidance, rank.cfg)
     skipping = stage(io["noise_hr"][0], low, *texts, on_step=states.append)
     skipped = torch.tensor(states[-1].skipped)
+    given = load_file(golden / "ti2v_io.safetensors")
+    sampler = SamplerSettings(solver="unipc", steps=4, guidance=given["sample_guidance"].item())
+    schedule = make_schedule(sampler, given["sample_shift"].item())
+    begun = Anchor(anchor.network, schedule, sampler.guidance, rank.cfg)(
+        given["sample_noise"][0],
+        *(given[f"sample_{name}"] for name in ("context", "context_null")),
+        first_frame=given["sample_first_frame"][0],
+    )
     found = {"anchor": low, "detail": high, "skipping": skipping, "skipped": skipped}
+    found["begun"] = begun
     return {**found, "sent": torch.tensor(sent)}
 
 
@@ -179,13 +188,16 @@ def uneven(length: int, rank: Rank) -> tuple[Tensor, int]:
 
 @torch.no_grad()
 def one_pass(network: ShortcutDiT, length: int) -> Tensor:
-    """The velocity of a clip of one row of ``length / 3`` tokens and three frames."""
+    """The velocity of a clip of one row of ``length / 3`` tokens and three frames.
+
+    Its first frame is given, and ends within the tokens of a rank.
+    """
     draw = torch.Generator().manual_seed(length)
     latent = torch.randn(1, 4, 3, 2, 2 * length // 3, generator=draw)
     anchor = torch.randn(1, 4, 3, 1, length // 3, generator=draw)
     text = network.encode_text([torch.randn(5, 16, generator=draw)])
     features = network.encode_anchor(anchor, (3, 1, length // 3))
-    times, sizes = torch.tensor([700.0]), torch.tensor([200.0])
+    times, sizes = torch.tensor([[0.0, 700.0]]), torch.tensor([[0.0, 200.0]])
     return network(latent, times, text, sizes, features)
 
 

@@ -81,6 +81,16 @@ def test_every_rank_of_every_mesh_has_the_golden_latents(
 
 @pytest.mark.parametrize("name", MESHES)
 @pytest.mark.parametrize("rank", range(WORLD))
+def test_every_rank_begins_a_video_with_a_picture_as_the_official_code(
+    found: Path, golden: Path, name: str, rank: int
+) -> None:
+    made = load_file(found / f"{name}.{rank}")["begun"]
+    official = load_file(golden / "ti2v_io.safetensors")["sample_unipc_4"][0]
+    assert relative_error(made, official) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize("rank", range(WORLD))
 def test_every_rank_skips_the_steps_that_one_alone_skips(
     found: Path, alone: dict[str, Tensor], name: str, rank: int
 ) -> None:

@@ -102,6 +102,22 @@ def alike(width: int, height: int, pixels: int) -> tuple[int, int]:
     return min(fitting, key=misfit, default=(width, height))
 
 
+def picture_size(width: int, height: int, area: int) -> tuple[int, int]:
+    """Wan2.2's size of a video that begins with a picture: its ratio, at most ``area`` pixels.
+
+    One side of the exact size is cut down to the grid of 32 and the other one follows; of the two
+    ways the nearer to the picture's ratio counts (``wan/utils/utils.py`` ``best_output_size``).
+    """
+    ratio, grid = width / height, PIXELS_PER_TOKEN
+    exact = math.sqrt(area * ratio)
+    wide = int(exact // grid * grid)
+    by_width = wide, int(area / max(wide, 1) // grid * grid)
+    high = int(area / exact // grid * grid)
+    by_height = int(area / max(high, 1) // grid * grid), high
+    fitting = [size for size in (by_height, by_width) if min(size) > 0]
+    return min(fitting, key=lambda size: squeezed(size, (width, height)), default=(grid, grid))
+
+
 def nearest_frames(value: int) -> tuple[int, int]:
     """The frame counts 4n + 1 around ``value``, at least 1."""
     low = max(1, (value - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)

@@ -126,11 +126,15 @@ def sample(
     noise: Tensor,
     schedule: Schedule,
     *,
+    first: Tensor | None = None,
     probe: Velocity | None = None,
     state: SolverState | None = None,
     on_step: Callable[[SolverState], None] | None = None,
 ) -> Tensor:
     """Integrates ``velocity(x, step)`` from ``noise`` to data -> float32, shaped like ``noise``.
+
+    ``first`` [B, C, 1, H, W] is a given first frame of the latent: it takes the place of whatever
+    is there before every question and after every step (Wan2.2 ``WanTI2V.i2v``).
 
     ``probe(x, step)`` is the first block's change of some tokens, for a rule of skipping that looks
     at it. ``on_step`` receives the state after every step; a run that is given such a state
@@ -138,13 +142,13 @@ def sample(
     network more or less often than its ``evaluations`` says, as plans and NFE would be wrong.
     """
     solver, skip = SOLVER.make(schedule.solver, "solver"), SKIP.make(schedule.skip, "skip")
-    state = state or SolverState(0, noise.float())
+    state = state or SolverState(0, with_first(first, noise.float()))
     for index in range(state.step, len(schedule.steps)):
         step, kept = schedule.steps[index], state.kept
         look = cache(partial(probe or _no_probe, state.latent, step))
         moment = Moment(schedule.sigmas, index, state.latent, look)
         computed = skip.asks(moment, kept) if step.computed is None else step.computed
-        ask = _Ask(velocity if computed else _Instead(skip, moment, kept), step)
+        ask = _Ask(velocity if computed else _Instead(skip, moment, kept), step, first)
         latent, history = solver.step(schedule.sigmas, index, state.latent, ask, state.history)
         if ask.count != step.evaluations:
             raise ValueError(
@@ -154,10 +158,16 @@ def sample(
         if computed:
             kept = skip.told(moment, ask.first, kept)
         skipped = state.skipped if computed else (*state.skipped, index)
-        state = SolverState(index + 1, latent.float(), history, kept, skipped)
+        latent = with_first(first, latent.float())
+        state = SolverState(index + 1, latent, history, kept, skipped)
         if on_step is not None:
             on_step(state)
     return state.latent
+
+
+def with_first(first: Tensor | None, latent: Tensor) -> Tensor:
+    """A latent [B, C, T, H, W] with its first frame replaced, if one is given."""
+    return latent if first is None else torch.cat((first, latent[:, :, 1:]), dim=2)
 
 
 def _no_probe(x: Tensor, step: Step) -> Tensor:
@@ -170,14 +180,14 @@ class _Ask:
     The network gets the step's own timestep at its start, and 1000 sigma elsewhere.
     """
 
-    def __init__(self, velocity: Velocity, step: Step) -> None:
-        self.velocity, self.step, self.count = velocity, step, 0
+    def __init__(self, velocity: Velocity, step: Step, given: Tensor | None) -> None:
+        self.velocity, self.step, self.given, self.count = velocity, step, given, 0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         step = self.step
         if sigma != step.sigma:
             step = replace(step, sigma=sigma, timestep=TRAIN_TIMESTEPS * sigma)
-        answer = self.velocity(x, step).float()
+        answer = self.velocity(with_first(self.given, x), step).float()
         if self.count == 0:
             self.first = answer
         self.count += 1

@@ -61,13 +61,14 @@ class _Sampler:
         texts: tuple[Tensor, Tensor],
         state: SolverState | None,
         on_step: OnStep | None,
+        first_frame: Tensor | None,
         told: Callable[[Step], tuple[Tensor | None, ...]] = lambda step: (),
     ) -> Tensor:
         """From noise to data; ``told``: what the network gets in a step besides time and text."""
 
         def asking(network: Callable[..., Tensor], text: TextKeyValues) -> Velocity:
             return lambda latent, step: network(
-                latent, latent.new_tensor([step.timestep]), text, *told(step)
+                latent, _times(latent, step.timestep, first_frame), text, *told(step)
             )
 
         with_text, without = (self.network.encode_text([text]) for text in texts)
@@ -76,6 +77,7 @@ class _Sampler:
             guided(conditional, unconditional, self.guidance, self.cfg),
             noise_CTHW.unsqueeze(0),
             self.schedule,
+            first=None if first_frame is None else first_frame.unsqueeze(0),
             probe=asking(self.network.first_change, with_text),
             state=state,
             on_step=on_step,
@@ -93,12 +95,14 @@ class Anchor(_Sampler):
         negative_text: Tensor,
         state: SolverState | None = None,
         on_step: OnStep | None = None,
+        first_frame: Tensor | None = None,
     ) -> Tensor:
         """Float32 noise and the ``[L, text_dim]`` embeddings -> the latent, float32 CTHW.
 
         ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
+        ``first_frame``, float32 [C, 1, H, W], stays as it is, and the video begins with it.
         """
-        return self._integrate(noise_CTHW, (text, negative_text), state, on_step)
+        return self._integrate(noise_CTHW, (text, negative_text), state, on_step, first_frame)
 
 
 class Detail(_Sampler):
@@ -115,17 +119,24 @@ class Detail(_Sampler):
         negative_text: Tensor,
         state: SolverState | None = None,
         on_step: OnStep | None = None,
+        first_frame: Tensor | None = None,
     ) -> Tensor:
         """Float32 noise, the anchor and the ``[L, text_dim]`` embeddings -> the latent, float32.
 
-        Both passes of the guidance see the anchor. ``state`` and ``on_step`` as in ``Anchor``.
+        Both passes of the guidance see the anchor. The others as in ``Anchor``.
         """
         frames, height, width = noise_CTHW.shape[1:]
         grid = (frames, height // PATCH, width // PATCH)
         features = self.network.encode_anchor(anchor_CTHW.unsqueeze(0), grid)
 
         def told(step: Step) -> tuple[Tensor | None, Tensor]:
-            size = None if step.dt is None else noise_CTHW.new_tensor([float(step.dt)])
+            size = None if step.dt is None else _times(noise_CTHW, float(step.dt), first_frame)
             return size, features
 
-        return self._integrate(noise_CTHW, (text, negative_text), state, on_step, told)
+        texts = (text, negative_text)
+        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, told)
+
+
+def _times(latent: Tensor, value: float, first_frame: Tensor | None) -> Tensor:
+    """A timestep or step size [1], or [1, 2] with 0 for a first frame that is given."""
+    return latent.new_tensor([value] if first_frame is None else [[0.0, value]])
