@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +78,7 @@ def test_every_score_of_a_folder_has_recipe_and_interval(
     assert evaluate.evaluate(config) == 0
     found = values(tmp_path)
     names = {"clip", "frame-consistency", "hd-mse", "hd-mse-noise", "flicker", "fvd", "hd-fvd"}
+    names |= {"video-mmd", "si", "ti", "warping-error", "blur", "blockiness"}
     assert set(found) == names | set(paired.available())
     for name, score in found.items():
         videos_ = 2 if name in paired.available() else 3  # clip1 and clip2 have a reference
@@ -135,13 +135,12 @@ def test_what_cannot_be_scored_is_skipped_and_named(
     (folder / "torn.mp4").write_bytes(whole[: len(whole) * 3 // 4])
     assert evaluate.evaluate(settings(tmp_path, folder)) == evaluate.SOME_SKIPPED
     said = capsys.readouterr().out
-    assert "skipped short.mp4: it has 15 frames, and at least 16 are needed" in said
-    assert "skipped wide.mp4: its size 144x80 is not that of the most, 128x80" in said
+    assert "the videos have several sizes (128x80, 144x80): each is scored at its own" in said
     for name in ("empty.mp4", "text.mp4", "torn.mp4"):
         assert f"skipped {name}: " in said
     assert "skipped good1.mp4: another video has its name without suffix" in said
-    assert values(tmp_path)["hd-mse"]["videos"] == 2
-    assert "no clip: no caption for good0, good1" in said
+    assert values(tmp_path)["hd-mse"]["videos"] == 4
+    assert "no clip: no caption for good0, good1, short, wide" in said
 
 
 def test_a_clip_that_ends_early_is_skipped_after_it_was_found(tmp_path: Path) -> None:
@@ -188,20 +187,80 @@ def test_mistakes_are_refused_before_anything_is_written(
     )
     assert "captions=" in refused([*given, "captions=nowhere.csv"], capsys)
     assert "reference=" in refused([*given, "reference=none"], capsys)
-    said = refused([*given, "metrics=standard"], capsys)
-    assert "metrics.clip=clip-vit-l14 needs config.json, model.safetensors" in said
-    assert "fetch it with: pixelwizard fetch clip-vit-l14" in said
     known = "metrics.clip=none must be one of clip-vit-l14, longclip-l, tiny-clip"
     assert known in refused([*given, "metrics.clip=none"], capsys)
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    said = "metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'"
-    assert said in refused([*given, "metrics.lpips=true"], capsys)
-    monkeypatch.setattr(names, "find_spec", lambda name: name)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    said = refused([*given, "metrics.lpips=true"], capsys)
-    assert f"needs alexnet-owt-7be5be79.pth in {tmp_path}" in said and "fetch it with" in said
     assert "metrics=none leaves nothing to evaluate" in refused([*given, "metrics=none"], capsys)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_what_is_not_installed_costs_its_own_scores_alone(
+    videos: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = MetricsSettings(
+        video="i3d-k400", clip="longclip-l", image="efficientnet-lite0", lpips=True
+    )
+    asked = replace(asked, folder=str(tmp_path / "nowhere"))
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
+    config = settings(tmp_path, videos, reference=str(reference), metrics=asked)
+    assert evaluate.evaluate(config) == evaluate.SOME_SKIPPED
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert {"hd-mse", "flicker", "si", "ti"} <= set(values(tmp_path))
+    failed = written["failed"]
+    assert failed["fvd"].endswith("i3d-k400; fetch it with: pixelwizard fetch i3d-k400")
+    assert "metrics.clip=longclip-l needs config.json, model.safetensors" in failed["clip"]
+    assert "pip install 'pixelwizard[features]'" in failed["patch-kid"]
+    assert "metrics.lpips=true needs torchvision" in failed["hd-lpips"]
+    monkeypatch.setattr(names, "find_spec", lambda name: name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="needs alexnet-owt-7be5be79.pth in .*fetch it with"):
+        names.require(MetricsSettings(video=None, clip=None, image=None, lpips=True), False)
+
+
+def test_auto_leaves_out_what_is_not_installed_and_says_how_to_get_it(
+    videos: Path, reference: Path, tmp_path: Path
+) -> None:
+    asked = MetricsSettings(image=None, folder=str(tmp_path / "nowhere"))
+    config = settings(tmp_path, videos, reference=str(reference), metrics=asked)
+    assert evaluate.evaluate(config) == 0
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    missing = (
+        "no fvd, hd-fvd, video-mmd: metrics.video names no network; pixelwizard fetch i3d-k400"
+    )
+    assert any(note.startswith(missing) for note in notes)
+
+
+def test_clips_that_are_too_short_for_a_metric_are_named_there(
+    videos: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "few" / "still.mp4", shape_clip(0, frames=1))
+    write(tmp_path / "few" / "long.mp4", shape_clip(1))
+    assert evaluate.evaluate(settings(tmp_path, tmp_path / "few", reference=str(videos))) == 0
+    found = values(tmp_path)
+    assert found["hd-mse"]["videos"] == 2 and found["flicker"]["videos"] == 1
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    assert "flicker: still.mp4 has 1 frame, and at least 2 are needed" in notes
+    assert any("still.mp4 has 1 frame, and at least 16 are needed" in note for note in notes)
+
+
+def test_temporal_metrics_need_one_frame_rate(tmp_path: Path) -> None:
+    for name, fps in (("slow", 12), ("fast", 24)):
+        path = tmp_path / "rates" / f"{name}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        with VideoWriter(path, WIDTH, HEIGHT, replace(LOSSLESS, fps=fps)) as writer:
+            writer.write(shape_clip(0))
+    assert evaluate.evaluate(settings(tmp_path, tmp_path / "rates")) == 0
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    (said,) = (note for note in notes if "frame rates" in note)
+    assert said.startswith(
+        "no ti, flicker, warping-error, frame-mmd: the videos have several frame rates (12, 24 per"
+    )
+    assert "hd-mse" in values(tmp_path)
+
+
+def test_a_reference_that_is_the_videos_is_named(videos: Path, tmp_path: Path) -> None:
+    evaluate.evaluate(settings(tmp_path, videos, reference=str(videos)))
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    assert "the reference holds the videos themselves: a distance to it says little" in notes
 
 
 def test_a_folder_without_a_single_good_video_is_refused(tmp_path: Path) -> None:

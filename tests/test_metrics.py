@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.data import labelled, shapes
 from pixelwizard.evaluation import names
-from pixelwizard.evaluation.frechet import Moments, frechet_distance, keep_moments, kept_moments
+from pixelwizard.evaluation.frechet import Moments, frechet_distance
 from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
 from pixelwizard.evaluation.metrics.clip import CLIPScore
 from pixelwizard.evaluation.metrics.frame_consistency import FrameConsistency
@@ -25,6 +25,7 @@ from pixelwizard.evaluation.metrics.hd_mse import hd_mse
 from pixelwizard.evaluation.metrics.hd_mse_noise import NOISE_KEPT, hd_mse_of_noise
 from pixelwizard.evaluation.names import ASSETS, NETWORKS
 from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
+from pixelwizard.evaluation.reference import keep, kept
 from pixelwizard.evaluation.score import mean_with_interval
 
 CPU = torch.device("cpu")
@@ -81,13 +82,14 @@ def test_one_video_is_too_few() -> None:
         distance(ONE[:1], TWO)
 
 
-def test_moments_are_kept_for_the_same_videos_alone(tmp_path: Path) -> None:
-    keep_moments(tmp_path, {"fvd/a/b": Moments.of(ONE)}, "content")
-    kept = kept_moments(tmp_path, "content")["fvd/a/b"]
-    assert torch.equal(kept.outer, Moments.of(ONE).outer) and kept.count == len(ONE)
-    assert kept_moments(tmp_path, "other content") == {}
+def test_what_is_kept_of_a_reference_holds_for_the_same_videos_alone(tmp_path: Path) -> None:
+    keep(tmp_path, {"fvd/a/b": vars(Moments.of(ONE)), "kid": {"features": TWO}}, "content")
+    found = kept(tmp_path, "content")
+    assert torch.equal(Moments(**found["fvd/a/b"]).outer, Moments.of(ONE).outer)
+    assert torch.equal(found["kid"]["features"], TWO)
+    assert kept(tmp_path, "other content") == {}
     (tmp_path / "stats.safetensors").write_bytes(b"damaged")
-    assert kept_moments(tmp_path, "content") == {}
+    assert kept(tmp_path, "content") == {}
 
 
 def video_network() -> VideoNetwork:
@@ -126,7 +128,7 @@ def test_fvd_grows_with_every_damage() -> None:
 def fed(samples: Tensor) -> FrechetVideoDistance:
     """A metric that has seen a sample of each video, and the samples of the reference."""
     metric = FrechetVideoDistance()
-    metric.reference = Moments.of(features(200, 64, 1))
+    metric.real = vars(Moments.of(features(200, 64, 1)))
     metric.features = lambda seen: seen  # type: ignore[method-assign]
     for sample in samples:
         metric.update(sample[None])
@@ -244,6 +246,9 @@ def test_frames_are_sampled_by_rule() -> None:
     assert Sampling("first", 4).numbers(9) == [0, 1, 2, 3]
     assert Sampling("uniform", 4).numbers(9) == [0, 3, 5, 8]
     assert Sampling("all").numbers(3) == [0, 1, 2]
+    assert Sampling("pairs", 2).numbers(9) == [0, 1, 7, 8]
+    assert Sampling("pairs", 8).numbers(3) == [0, 1, 2]
+    assert Sampling("uniform", 16).numbers(1) == [0]
 
 
 def test_patches_are_cut_and_not_resized() -> None:
@@ -271,7 +276,7 @@ def test_torchscript_is_loaded_if_it_is_the_known_file(
 ) -> None:
     torch.jit.save(torch.jit.script(Script()), str(tmp_path / "i3d_torchscript.pt"))
     facts = NETWORKS["i3d-k400"]
-    with pytest.raises(ValueError, match="holds code and is not loaded.*fetch i3d-k400"):
+    with pytest.raises(ValueError, match="may hold code and is not loaded.*fetch i3d-k400"):
         VideoNetwork(facts, tmp_path, CPU)
     known = replace(facts, sha256=names.file_digest(tmp_path / "i3d_torchscript.pt"))
     network = VideoNetwork(known, tmp_path, CPU)

@@ -104,7 +104,7 @@ def test_every_mode_ends_well_with_sheet_scores_and_tracker(made: Path, name: st
         assert {name: score["value"] for name, score in beside.items()} == scores["per_video"][id]
     (tracked,) = (run / "wandb").glob("offline-run-*")  # one rank speaks for all
     told = history(tracked)
-    assert all(told[f"metrics/{s['name']}"] == s["value"] for s in scores["set"])
+    assert all(told[f"metrics/{s['recipe']}"] == s["value"] for s in scores["set"])
 
 
 @pytest.mark.parametrize(("name", "alone"), list(TELLING.items())[1:])

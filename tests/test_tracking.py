@@ -172,7 +172,8 @@ def test_a_server_that_goes_away_costs_nothing_but_a_warning(
     assert len(said) == 1 and "recorded offline from here on" in said[0]
     found = history(folders[0]) | history(folders[1])
     assert [found[f"videos/{number}.caption"] for number in range(2)] == [*PROMPTS]
-    assert found["metrics/clip"] == 30 and found["metrics/clip/high"] == 50
+    assert found[f"metrics/{SCORE['recipe']}"] == 30
+    assert found[f"metrics/{SCORE['recipe']}/high"] == 50
     assert found["table.nrows"] == 2 and found["metrics.nrows"] == 1
     shown = [path for folder in folders for path in folder.glob("files/media/videos/**/*.mp4")]
     assert len(shown) == 2

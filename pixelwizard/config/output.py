@@ -131,14 +131,15 @@ class MetricsSettings:
     """The networks that score videos, by name; those outside the package lie in ``folder``.
 
     ``None`` leaves out the scores of that network. ``auto`` takes the networks in the package for
-    videos that ``backbone=tiny`` made, for others I3D and, once it was fetched, CLIP ViT-L/14.
-    ``lpips`` adds HD-LPIPS, which needs the extra of that name; ``extra`` adds metrics by the name
-    of their score.
+    videos that ``backbone=tiny`` made, for others I3D and CLIP ViT-L/14 if they were fetched; for
+    all EfficientNet-Lite0 if the extra ``features`` is installed. ``lpips`` adds HD-LPIPS, which
+    needs the extra of that name; ``extra`` adds metrics by the name of their score.
     """
 
     enabled: bool = True
     video: Optional[str] = "auto"
     clip: Optional[str] = "auto"
+    image: Optional[str] = "auto"
     folder: str = setting("checkpoints/metrics", path=True)
     lpips: bool = False
     extra: Dict[str, Part] = field(
@@ -148,8 +149,10 @@ class MetricsSettings:
     @property
     def parts(self) -> Dict[str, Part]:
         """Every metric by the name of its score: those that are always tried, then ``extra``."""
-        standard = ["hd_mse", "hd_mse_noise", "flicker", *["hd_lpips"] * self.lpips]
-        standard += ["frame_consistency", "clip", "fvd", "hd_fvd", "psnr", "ssim", "vmaf"]
+        standard = ["hd_mse", "hd_mse_noise", *["hd_lpips"] * self.lpips, "niqe", "si"]
+        standard += ["blur", "blockiness", "banding", "ti", "flicker", "warping_error"]
+        standard += ["frame_consistency", "clip", "fvd", "hd_fvd", "video_mmd"]
+        standard += ["patch_fid", "patch_kid", "frame_mmd", "psnr", "ssim", "vmaf"]
         return {**{name.replace("_", "-"): name for name in standard}, **self.extra}
 
     @property

@@ -6,16 +6,15 @@ What cannot be scored is skipped and named; the rest is scored.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.output import SCORED_FRAMES, MetricsSettings
-from pixelwizard.config.schema import listed
+from pixelwizard.config.output import MetricsSettings
+from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.evaluation.files import (
     Clip,
     backbone_of,
@@ -30,6 +29,7 @@ from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.evaluation.report import Report
 from pixelwizard.evaluation.score import Unavailable
+from pixelwizard.io.files import file_digest
 from pixelwizard.io.terminal import Line, in_threads
 from pixelwizard.io.video import VideoError
 
@@ -87,6 +87,7 @@ class Evaluation:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.given = Given(settings, device, clips, real, pairs, self.line.show)
         self.missing: dict[str, str] = {}
+        self.report.notes += self.describe()
         self.measures: list[Measure] = []
         for name, part in settings.parts.items():
             try:
@@ -94,7 +95,7 @@ class Evaluation:
             except Unavailable as error:
                 self.missing[name] = str(error)
             except Exception as error:
-                if name not in settings.extra:
+                if name not in settings.extra and not isinstance(error, ConfigError):
                     raise
                 self.missing[name] = self.report.failed[name] = str(error)
 
@@ -150,13 +151,13 @@ class Evaluation:
         return f"{name}: {why}"
 
     def usable(self, paths: Sequence[Path], prefix: str) -> list[Clip]:
-        """The clips that can be scored together; the others are reported as skipped."""
+        """The clips that can be read; the others are reported as skipped."""
         ids = dict(zip(paths, ids_of(paths), strict=True))
         clips: dict[str, Clip] = {}
 
         def look_into(path: Path) -> Clip | str:
             try:
-                return inspect(path, SCORED_FRAMES, ids[path])
+                return inspect(path, 1, ids[path])
             except VideoError as error:
                 return str(error)
 
@@ -168,12 +169,15 @@ class Evaluation:
                 self.report.skipped[name] = clip if isinstance(clip, str) else other
             else:
                 clips[clip.id] = clip
-        sizes = Counter(clip.size for clip in clips.values())
-        common = max(sizes, key=sizes.__getitem__, default=(0, 0))
-        for clip in clips.values():
-            if clip.size != common:
-                self.report.skipped[f"{prefix}{clip.id}{clip.path.suffix}"] = (
-                    f"its size {clip.width}x{clip.height} is not that of the most,"
-                    f" {common[0]}x{common[1]}; score each size in a separate folder"
-                )
-        return [clip for clip in clips.values() if clip.size == common]
+        return list(clips.values())
+
+    def describe(self) -> Iterator[str]:
+        """What must be known of the videos as a set."""
+        clips, real = self.given.clips, self.given.reference
+        if len(sizes := sorted({clip.size for clip in clips})) > 1:
+            shown = ", ".join(f"{width}x{height}" for width, height in sizes)
+            yield f"the videos have several sizes ({shown}): each is scored at its own"
+        known = {file_digest(clip.path) for clip in real}
+        if same := [clip.id for clip in clips if file_digest(clip.path) in known]:
+            which = "the videos themselves" if len(same) == len(clips) else listed(same)
+            yield f"the reference holds {which}: a distance to it says little"

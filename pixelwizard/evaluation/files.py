@@ -22,7 +22,7 @@ ANCHOR = ".anchor"
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file that can be read: its size in pixels and its number of frames."""
+    """A video file that can be read: size in pixels, number of frames, and frames per second."""
 
     path: Path
     width: int
@@ -30,6 +30,7 @@ class Clip:
     frames: int
     id: str
     """The name that captions and references know it by."""
+    fps: float = 0.0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -45,7 +46,7 @@ def inspect(path: Path, least: int = 0, id: str = "") -> Clip:
     info = probe(path, count=True)
     if info.frames < least:
         raise VideoError(f"it has {info.frames} frames, and at least {least} are needed")
-    return Clip(path, info.width, info.height, info.frames, id or path.stem)
+    return Clip(path, info.width, info.height, info.frames, id or path.stem, info.fps)
 
 
 def find_videos(folder: Path, key: str) -> list[Path]:

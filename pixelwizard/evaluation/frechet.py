@@ -6,21 +6,15 @@ Between Gaussians with the means and covariances of the sets (Dowson and Landau 
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, reduce
+from operator import add
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pixelwizard.evaluation.score import Unavailable
-from pixelwizard.io.files import atomic
-from pixelwizard.io.reading import PIXELS
-
-STATISTICS = "stats.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,6 +34,11 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    @staticmethod
+    def summary(features: Iterator[Tensor]) -> dict[str, Tensor]:
+        """The moments of the samples of many videos, as tensors by name."""
+        return vars(reduce(add, map(Moments.of, features)))
 
     @property
     def mean(self) -> Tensor:
@@ -71,41 +70,3 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     apart = (first.mean - second.mean).square().sum()
     traces = first.covariance.trace() + second.covariance.trace()
     return max(0.0, float(apart + traces - 2 * cross))
-
-
-def keep_moments(folder: Path, found: dict[str, Moments], content: str) -> None:
-    """Write the statistics of a folder into it, each under its recipe; ``content`` is its hash.
-
-    A folder that cannot be written keeps nothing.
-    """
-    tensors = {
-        f"{recipe}:{name}": getattr(moments, name).contiguous()
-        for recipe, moments in found.items()
-        for name in ("count", "total", "outer")
-    }
-    known = {"content": content, "pixels": str(PIXELS), "recipes": json.dumps(sorted(found))}
-    try:
-        with atomic(folder / STATISTICS) as part:
-            save_file(tensors, part, metadata=known)
-    except OSError:
-        return
-
-
-def kept_moments(folder: Path, content: str) -> dict[str, Moments]:
-    """The statistics that a folder keeps by recipe; none if its videos or their pixels differ."""
-    path = folder / STATISTICS
-    if not path.is_file():
-        return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            known = file.metadata() or {}
-            if (known.get("content"), known.get("pixels")) != (content, str(PIXELS)):
-                return {}
-            return {
-                recipe: Moments(
-                    *(file.get_tensor(f"{recipe}:{name}") for name in ("count", "total", "outer"))
-                )
-                for recipe in json.loads(known["recipes"])
-            }
-    except (SafetensorError, OSError, KeyError, ValueError):
-        return {}

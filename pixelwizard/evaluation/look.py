@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.metrics.base import Look, Sampling, VideoMetric
+from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoError
 
@@ -21,24 +22,35 @@ AT_ONCE = 2
 """Clips that are looked at together."""
 
 
+class TooShort(Unavailable):
+    """A clip has fewer frames than a metric needs."""
+
+    def __init__(self, clip: Clip, least: int) -> None:
+        frames = "1 frame" if clip.frames == 1 else f"{clip.frames} frames"
+        super().__init__(f"{clip.path.name} has {frames}, and at least {least} are needed")
+
+
 class _View:
     """One reduction of a clip and its results; metrics with the same reduction share it."""
 
     def __init__(self, sampling: Sampling, look: Look, frames: int) -> None:
         self.sampling, self.look = sampling, look
-        self.numbers = set(sampling.numbers(frames))
+        self.numbers = {number: place for place, number in enumerate(sampling.numbers(frames))}
         self.before: Tensor | None = None
         self.kept: list[Tensor | float] = []
         self.error: Exception | None = None
 
-    def see(self, frame_HWC: Tensor) -> None:
+    def see(self, number: int, frame_HWC: Tensor) -> None:
         """The next chosen frame. An error of the look ends it, and nothing else."""
+        place = self.numbers[number]
+        apart = self.sampling.rule == "pairs" and number - 1 not in self.numbers
+        seen = self.sampling.cut(frame_HWC, place)
         try:
-            kept = None if self.error else self.look(frame_HWC, self.before)
+            kept = None if self.error else self.look(seen, None if apart else self.before)
             self.kept += [] if kept is None else [kept]
         except Exception as error:
             self.error = error
-        self.before = frame_HWC
+        self.before = seen
 
     def seen(self) -> Tensor | Exception:
         """[T, ...], numbers as float64; or the error."""
@@ -53,11 +65,15 @@ class _View:
 def look(clip: Clip, metrics: Sequence[VideoMetric]) -> list[Tensor | Exception]:
     """The frames that every metric needs of a clip, decoded once and no further than needed.
 
-    Raises VideoError if the file ends early or is damaged. What a look raises stands in its place.
+    Raises VideoError if the file ends early or is damaged. What a look raises stands in its place,
+    and TooShort where the clip has too few frames.
     """
     views: list[_View] = []
-    found = []
+    found: list[_View | TooShort] = []
     for metric in metrics:
+        if clip.frames < metric.sampling.least:
+            found.append(TooShort(clip, metric.sampling.least))
+            continue
         alike = (v for v in views if v.sampling == metric.sampling and v.look == metric.look)
         view = next(alike, None)
         if view is None:
@@ -73,12 +89,12 @@ def look(clip: Clip, metrics: Sequence[VideoMetric]) -> list[Tensor | Exception]
             if watching := [view for view in views if number in view.numbers]:
                 seen = torch.from_numpy(frame.copy())  # the stream's own memory is read-only
                 for view in watching:
-                    view.see(seen)
+                    view.see(number, seen)
     finally:
         stream.close()
     if number < last:
         raise VideoError(f"{clip.path.name} ends after {number + 1} of {clip.frames} frames")
-    return [view.seen() for view in found]
+    return [view.seen() if isinstance(view, _View) else view for view in found]
 
 
 def look_at_all(

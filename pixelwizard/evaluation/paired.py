@@ -6,23 +6,17 @@ Both are compared as 8-bit yuv420p, frame by frame; their timestamps are ignored
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import imageio_ffmpeg
 import torch
 
+from pixelwizard.evaluation.ffmpeg import described, has_filter
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.metrics.base import Given, VideoMetric
 from pixelwizard.evaluation.score import NO_PAIRS, Unavailable
-from pixelwizard.io.video import VideoError
 
 MOST_PSNR = 100.0
 """Decibels that equal videos get, whose PSNR has no bound."""
-LINES = 400
-"""How many of the last lines of ffmpeg's text are kept."""
 _FILTERS = {
     "psnr": ("psnr", r"PSNR .*average:(\S+)"),
     "ssim": ("ssim", r"SSIM .*All:(\S+)"),
@@ -71,28 +65,3 @@ def similarity(score: str, video: Path, reference: Path) -> float:
     )
     value = float(re.findall(pattern, said)[-1])
     return min(value, MOST_PSNR) if score == "psnr" else value
-
-
-def described(arguments: Sequence[str], what: str) -> str:
-    """What ffmpeg says in one call. Raises VideoError, which begins with ``what``, if it fails."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-v", "info"]
-    done = subprocess.run(
-        [*command, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    lines = done.stderr.decode(errors="replace").replace("\r", "\n").splitlines()[-LINES:]
-    if done.returncode:
-        said = [line.strip() for line in lines if line.strip()] or [f"code {done.returncode}"]
-        raise VideoError(f"{what}: {said[-1]}")
-    return "\n".join(lines)
-
-
-@cache
-def has_filter(name: str) -> bool:
-    """Whether this ffmpeg was built with a filter."""
-    tool = imageio_ffmpeg.get_ffmpeg_exe()
-    done = subprocess.run([tool, "-hide_banner", "-filters"], capture_output=True, text=True)
-    return any(line.split()[1:2] == [name] for line in done.stdout.splitlines())

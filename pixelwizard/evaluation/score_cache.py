@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pixelwizard.evaluation.names import network_folder, network_label, resolve_
 from pixelwizard.io.files import file_digest, read_json, write_json
 from pixelwizard.records.run_folder import short_hash
 
-SCORE_FORMAT = 2
+SCORE_FORMAT = 3
 """To be raised when a score computes something else: older values are then computed again."""
 JSON = "metrics.json"
 
@@ -44,6 +45,7 @@ def identity(config: GenerateConfig, videos: Mapping[str, Path]) -> str:
         {id: file_digest(path) for id, path in videos.items()},
         labels,
         settings.lpips,
+        find_spec("cv2") is not None,
         {path.name: file_digest(path) for path in reference_of(config)},
     ]
     return short_hash(determining + [targets.identity(settings.extra)] * bool(settings.extra))

@@ -55,9 +55,12 @@ def figures(record: dict[str, Any]) -> dict[str, float]:
 
 
 def score_figures(scores: dict[str, Any]) -> dict[str, float]:
-    """The scores of the set, flat: ``metrics/fvd``, ``metrics/fvd/low``, ``metrics/fvd/high``."""
+    """The scores of the set, flat, under their recipes: ``metrics/flicker/mae255/all/n=4``.
+
+    Beside each are the ends of its interval, ``.../low`` and ``.../high``.
+    """
     return {
-        f"metrics/{score['name']}{suffix}": score[key]
+        f"metrics/{score['recipe']}{suffix}": score[key]
         for score in scores["set"]
         for suffix, key in (("", "value"), ("/low", "low"), ("/high", "high"))
     }

@@ -9,7 +9,7 @@ from pixelwizard.cli.tasks import Command
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos, read_captions
-from pixelwizard.evaluation.names import require, resolve_auto
+from pixelwizard.evaluation.names import check_names, resolve_auto
 from pixelwizard.launch.launch import launch
 from pixelwizard.records.run_folder import claim
 
@@ -32,7 +32,7 @@ def check(config: EvaluateConfig) -> None:
         read_captions(Path(config.captions)).tell()
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
-    require(resolve_auto(config.metrics, backbone_of(paths)), config.reference is not None)
+    check_names(resolve_auto(config.metrics, backbone_of(paths)))
 
 
 def run(config: EvaluateConfig, command_line: Sequence[str]) -> int:

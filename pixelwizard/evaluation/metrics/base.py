@@ -20,8 +20,8 @@ from torchmetrics import Metric
 
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.evaluation.files import Clip
-from pixelwizard.evaluation.names import network_folder, network_of
-from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
+from pixelwizard.evaluation.names import IMAGE, how_to_get, network_folder, network_of
+from pixelwizard.evaluation.networks import CLIPNetwork, ImageNetwork, VideoNetwork
 from pixelwizard.evaluation.score import Unavailable
 
 Look = Callable[[Tensor, "Tensor | None"], "Tensor | float | None"]
@@ -33,23 +33,46 @@ It changes nothing: two clips are looked at together.
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames: the ``first`` ones, ``uniform`` over the clip (ends included), or ``all``."""
+    """Which frames: the ``first`` ones, ``uniform`` over the clip (ends included), ``pairs`` of
+    neighbours spread over it, or ``all``; of a clip with fewer frames all are taken.
+
+    A clip needs at least ``least`` frames. With a ``side`` every chosen frame is cut into adjacent
+    squares of that many pixels, and ``look`` gets [P, side, side, 3], at most ``patches`` of them:
+    each frame those that follow the previous frame's, row by row and round again.
+    """
 
     rule: str
     count: int = 0
+    least: int = 1
+    side: int = 0
+    patches: int = 0
 
     def numbers(self, frames: int) -> list[int]:
-        """The chosen frames of a clip that has at least ``count``."""
+        """The chosen frames of a clip that has at least ``least``."""
         if self.rule == "all":
             return list(range(frames))
         if self.rule == "first":
-            return list(range(self.count))
-        return np.linspace(0, frames - 1, self.count).round().astype(int).tolist()
+            return list(range(min(self.count, frames)))
+        if self.rule == "pairs":
+            firsts = np.linspace(0, frames - 2, min(self.count, frames - 1)).round().astype(int)
+            return sorted({number for first in firsts.tolist() for number in (first, first + 1)})
+        return np.linspace(0, frames - 1, min(self.count, frames)).round().astype(int).tolist()
+
+    def cut(self, frame_HWC: Tensor, place: int) -> Tensor:
+        """What ``look`` gets of the chosen frame number ``place``."""
+        if not self.side:
+            return frame_HWC
+        grid = frame_HWC.unfold(0, self.side, self.side).unfold(1, self.side, self.side)
+        every, start = grid.shape[0] * grid.shape[1], place * self.patches
+        chosen = [(start + i) % every for i in range(min(self.patches, every))]
+        cells = [grid[divmod(number, grid.shape[1])] for number in chosen]
+        return torch.stack(cells).permute(0, 2, 3, 1)
 
     def __str__(self) -> str:
         """As recipes write it."""
         names = {"all": "all", "first": f"{self.count}f", "uniform": f"{self.count}f-uniform"}
-        return names[self.rule]
+        names["pairs"] = f"{self.count}pairs-uniform"
+        return names[self.rule] + (f"/{self.patches}x{self.side}px" if self.side else "")
 
 
 @dataclass(frozen=True)
@@ -63,21 +86,41 @@ class Given:
     reference: Sequence[Clip] = ()
     pairs: Mapping[str, Clip] = field(default_factory=dict)
     show: Callable[[str, str], None] = lambda what, which: None
-    networks: dict[str, CLIPNetwork | VideoNetwork] = field(default_factory=dict)
+    networks: dict[str, Any] = field(default_factory=dict)
 
     def network(self, kind: str) -> Any:
-        """The network of ``metrics.clip`` or ``.video``, loaded once. Raises Unavailable."""
+        """The network of ``metrics.KIND``, loaded once.
+
+        Raises Unavailable if none is named, ConfigError if the named one cannot be loaded.
+        """
         if getattr(self.settings, kind) is None:
-            name = {"clip": "clip-vit-l14", "video": "i3d-k400"}[kind]
-            raise Unavailable(
-                f"metrics.{kind} names no network; pixelwizard fetch {name}, then"
-                f" metrics.{kind}={name}"
-            )
+            name = {"clip": "clip-vit-l14", "video": "i3d-k400", "image": IMAGE}[kind]
+            raise Unavailable(f"metrics.{kind} names no network; {how_to_get(name)}")
         if kind not in self.networks:
-            make: Any = {"clip": CLIPNetwork, "video": VideoNetwork}[kind]
+            make: Any = {"clip": CLIPNetwork, "video": VideoNetwork, "image": ImageNetwork}[kind]
             facts = network_of(self.settings, kind)
             self.networks[kind] = make(facts, network_folder(facts, self.settings), self.device)
         return self.networks[kind]
+
+    def need_one_size(self) -> None:
+        """Raises Unavailable for videos of several sizes."""
+        if len(sizes := sorted({clip.size for clip in self.clips})) > 1:
+            shown = ", ".join(f"{width}x{height}" for width, height in sizes)
+            raise Unavailable(f"the videos have several sizes ({shown}); score each in a folder")
+
+    def need_side(self, side: int) -> None:
+        """Raises Unavailable for videos that are not as large as a network's input."""
+        if min(pixels for clip in [*self.clips, *self.reference] for pixels in clip.size) < side:
+            raise Unavailable(f"a video is smaller than {side} pixels")
+
+    def need_one_rate(self) -> None:
+        """Raises Unavailable for videos of several frame rates."""
+        if len(rates := sorted({round(clip.fps, 2) for clip in self.clips})) > 1:
+            shown = ", ".join(f"{rate:g}" for rate in rates)
+            raise Unavailable(
+                f"the videos have several frame rates ({shown} per second), which change what moves"
+                " from frame to frame; score each in a folder"
+            )
 
 
 def as_image(frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
@@ -90,13 +133,15 @@ class VideoMetric(Metric):
 
     ``sampling`` chooses the frames. With ``per_video`` the value of a set is the mean of its
     videos' values, with an interval; without, ``compute`` is asked once and may give [value, low,
-    high]. ``convention`` is what recipes say of it, ``{n}`` the number of videos.
+    high]. ``temporal`` metrics are not computed of videos of several frame rates. ``convention``
+    is what recipes say of it, ``{n}`` the number of videos.
     """
 
     full_state_update = False
     higher_is_better = True
     sampling = Sampling("uniform", 16)
     per_video = True
+    temporal = False
     convention = ""
     look: Look = staticmethod(as_image)
     values: list[Tensor]
@@ -121,7 +166,7 @@ class VideoMetric(Metric):
 def completed(metric: Metric) -> Any:
     """A metric, completed by the defaults of VideoMetric."""
     known = {"sampling": VideoMetric.sampling, "per_video": True, "look": as_image}
-    known |= {"convention": "", "warnings": [], "prepare": lambda given: None}
+    known |= {"temporal": False, "convention": "", "warnings": [], "prepare": lambda given: None}
     for name, value in known.items():
         if not hasattr(metric, name):
             setattr(metric, name, value)

@@ -25,6 +25,7 @@ class Flicker(VideoMetric):
     """Temporal flicker; less is steadier."""
 
     higher_is_better = False
-    sampling = Sampling("all")
+    sampling = Sampling("all", least=2)
+    temporal = True
     convention = "mae255/all/n={n}"
     look = staticmethod(change)

@@ -14,7 +14,7 @@ from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
 class FrameConsistency(VideoMetric):
     """How alike frames are to the one before and to the first, -1..1."""
 
-    sampling = Sampling("uniform", 8)
+    sampling = Sampling("uniform", 8, least=2)
 
     def prepare(self, given: Given) -> None:
         """Load the CLIP of the settings."""

@@ -6,51 +6,39 @@ or more for each of V videos.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from pixelwizard.config.output import SCORED_FRAMES
-from pixelwizard.evaluation.files import content_hash
-from pixelwizard.evaluation.frechet import Moments, frechet_distance, keep_moments, kept_moments
-from pixelwizard.evaluation.look import look_at_all, raised
-from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
+from pixelwizard.evaluation.frechet import Moments, frechet_distance
+from pixelwizard.evaluation.metrics.base import Given, Sampling
 from pixelwizard.evaluation.networks import VideoNetwork
-from pixelwizard.evaluation.score import Unavailable, draws, interval
+from pixelwizard.evaluation.reference import SetDistance, Tensors
+from pixelwizard.evaluation.score import draws, interval
 
-RESAMPLINGS = 100
 
+class FrechetVideoDistance(SetDistance):
+    """Distance to the real videos of ``reference``."""
 
-class FrechetVideoDistance(VideoMetric):
-    """Distance to the real videos of ``reference``, which the recipe names by their hash.
-
-    ``values`` has the features [M, D] of every video.
-    """
-
-    higher_is_better = False
-    per_video = False
-    sampling = Sampling("first", SCORED_FRAMES)
+    sampling = Sampling("first", SCORED_FRAMES, least=SCORED_FRAMES)
     name = "fvd"
-    resize = ""
+    resamplings = 100
 
-    def prepare(self, given: Given) -> None:
-        """Load the network and the statistics of the real videos."""
-        if not given.reference:
-            raise Unavailable("needs reference=DIR")
-        self.use(given.network("video"))
-        self.reference = self._reference(given)
+    def look_with(self, given: Given) -> str:
+        """See frames as the video network wants them."""
+        self.network: VideoNetwork = given.network("video")
+        self.look = self.network.fit
+        return f"{self.network.label}/{self.network.facts.resize}"
 
-    def use(self, network: VideoNetwork) -> None:
-        """Look with this network."""
-        self.network, self.look = network, network.fit
-        self.resize = network.facts.resize
+    def summary(self, features: Iterator[Tensor]) -> Tensors:
+        """The moments of the real videos."""
+        return Moments.summary(features)
 
     def features(self, seen: Tensor) -> Tensor:
         """One sample [1, D] from the stretched frames uint8 [16, 3, S, S] of a video."""
         return self.network.features(seen.transpose(0, 1)[None])
-
-    def update(self, seen: Tensor) -> None:
-        """Take the frames of a video, as the network wants them."""
-        self.values.append(self.features(seen).double())
 
     def compute(self) -> Tensor:
         """[value, low, high] float64, none below 0. Raises Unavailable for fewer than two videos.
@@ -58,44 +46,27 @@ class FrechetVideoDistance(VideoMetric):
         Patches of a video are not independent: the interval draws whole videos, and one that is
         drawn twice counts twice.
         """
-        samples = torch.cat(self.values)
+        samples = torch.cat(self.values).double()
         owners = torch.repeat_interleave(torch.tensor([len(found) for found in self.values]))
-        value = frechet_distance(Moments.of(samples), self.reference)
-        self.warnings = [*self._too_few(len(samples))]
+        reference = Moments(**self.real)
+        value = frechet_distance(Moments.of(samples), reference)
+        self.warnings += _too_few(len(samples), reference)
         resampled = []
-        for drawn in draws(len(self.values), RESAMPLINGS):
+        for drawn in draws(len(self.values), self.resamplings):
             weights = torch.bincount(drawn, minlength=len(self.values))[owners].double()
             weighted = samples * weights[:, None]
             moments = Moments(weights.sum(), weighted.sum(0), weighted.T @ samples)
-            resampled.append(frechet_distance(moments, self.reference))
+            resampled.append(frechet_distance(moments, reference))
         ends = interval(value, torch.tensor(resampled, dtype=torch.float64))
         return torch.tensor([value, *ends], dtype=torch.float64).clamp(min=0)
 
-    def _too_few(self, samples: int) -> list[str]:
-        """Few samples are enough to compute a distance, not to trust it."""
-        dim = self.reference.total.numel()
-        counts = ((samples, "here"), (int(self.reference.count), "in the reference"))
-        return [
-            f"{count} samples {where} are fewer than the {dim} features: the value is biased and"
-            " must only be compared at this number"
-            for count, where in counts
-            if count < dim
-        ]
 
-    def _reference(self, given: Given) -> Moments:
-        """The moments of the real videos, from their folder's cache where it has them."""
-        paths = [clip.path for clip in given.reference]
-        content, folder = content_hash(paths), paths[0].parent
-        convention = f"{self.network.label}/{self.resize}/{self.sampling}"
-        self.convention = f"{convention}/n={{n}}/ref={content[:8]}"
-        kept, recipe = kept_moments(folder, content), f"{self.name}/{convention}"
-        if recipe in kept:
-            return kept[recipe]
-        total = None
-        for number, (clip, found) in enumerate(look_at_all(given.reference, [self])):
-            given.show(f"reference {number + 1} of {len(given.reference)}", clip.id)
-            moments = Moments.of(self.features(raised(found()[0])))
-            total = moments if total is None else total + moments
-        assert total is not None
-        keep_moments(folder, {**kept, recipe: total}, content)
-        return total
+def _too_few(samples: int, reference: Moments) -> list[str]:
+    """Few samples are enough to compute a distance, not to trust it."""
+    dim = reference.total.numel()
+    return [
+        f"{count} samples {where} are fewer than the {dim} features: the value is biased and must"
+        " only be compared at this number"
+        for count, where in ((samples, "here"), (int(reference.count), "in the reference"))
+        if count < dim
+    ]

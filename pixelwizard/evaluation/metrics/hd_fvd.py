@@ -13,7 +13,6 @@ from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.evaluation.metrics import fvd
 from pixelwizard.evaluation.metrics.base import Given, Sampling
 from pixelwizard.evaluation.networks import VideoNetwork
-from pixelwizard.evaluation.score import Unavailable
 
 PATCHES_AT_ONCE = 4
 
@@ -21,23 +20,17 @@ PATCHES_AT_ONCE = 4
 class HDFrechetVideoDistance(fvd.FrechetVideoDistance):
     """Distance to the real videos, patch by patch."""
 
-    sampling = Sampling("uniform", SCORED_FRAMES)
+    sampling = Sampling("uniform", SCORED_FRAMES, least=SCORED_FRAMES)
     name = "hd-fvd"
 
-    def prepare(self, given: Given) -> None:
-        """As FVD; patches need videos that are as large as the network's input."""
-        if given.reference and given.settings.video is not None:
-            side = given.network("video").facts.side
-            sizes = [size for c in (given.clips[0], given.reference[0]) for size in c.size]
-            if min(sizes) < side:
-                raise Unavailable(f"a video is smaller than {side} pixels")
-        super().prepare(given)
-
-    def use(self, network: VideoNetwork) -> None:
-        """Cut patches for this network."""
-        super().use(network)
-        side = network.facts.side
-        self.resize, self.look = f"patch{side}", lambda frame, before: patches(frame, side)
+    def look_with(self, given: Given) -> str:
+        """Cut patches for the video network; the videos must be of one size and as large."""
+        self.network: VideoNetwork = given.network("video")
+        side = self.network.facts.side
+        given.need_one_size()
+        given.need_side(side)
+        self.look = lambda frame, before: patches(frame, side)
+        return f"{self.network.label}/patch{side}"
 
     def features(self, seen: Tensor) -> Tensor:
         """A sample per patch, [P, D], from uint8 [16, P, S, S, 3]; a few are floats at a time."""

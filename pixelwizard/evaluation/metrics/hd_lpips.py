@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pixelwizard.evaluation.metrics.base import Given, VideoMetric, as_image
 from pixelwizard.evaluation.metrics.hd_mse import lost
+from pixelwizard.evaluation.names import require_lpips
 
 
 class HDLPIPS(VideoMetric):
@@ -19,7 +20,8 @@ class HDLPIPS(VideoMetric):
     look = staticmethod(lambda frame, before: frame)
 
     def prepare(self, given: Given) -> None:
-        """Load the network."""
+        """Load the network. Raises ConfigError where it is missing."""
+        require_lpips()
         from torchmetrics.image import LearnedPerceptualImagePatchSimilarity as LPIPS
 
         self.network = LPIPS(net_type="alex", normalize=True, sync_on_compute=False)

@@ -1,0 +1,100 @@
+"""Figures that ffmpeg's filters give of a video: one call reads one file."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import imageio_ffmpeg
+import torch
+
+from pixelwizard.evaluation.files import Clip
+from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
+from pixelwizard.evaluation.score import Unavailable
+from pixelwizard.io.video import VideoError
+
+LINES = 400
+"""How many of the last lines of ffmpeg's text are kept."""
+
+
+class OfFilter(VideoMetric):
+    """The mean of what a filter says of 16 frames, on the luma as it is stored."""
+
+    higher_is_better = False
+    filter = ""
+    """Which filter ffmpeg must have."""
+
+    def prepare(self, given: Given) -> None:
+        """Raises Unavailable where ffmpeg lacks the filter."""
+        if not has_filter(self.filter):
+            raise Unavailable(f"this ffmpeg was built without {self.filter}")
+        self.convention = f"ffmpeg-{type(self).__name__.lower()}/{self.sampling}/n={{n}}"
+
+    def figures(self, clip: Clip, chosen: str) -> list[float]:
+        """A figure of each frame; ``chosen`` is the filter that drops the others."""
+        raise NotImplementedError
+
+    def update(self, clip: Clip) -> None:  # type: ignore[override]
+        """Take a video."""
+        found = self.figures(clip, chosen(self.sampling, clip.frames))
+        super().update(torch.tensor(found, dtype=torch.float64))
+
+
+def chosen(sampling: Sampling, frames: int) -> str:
+    """The filter that passes the frames of a sampling."""
+    return f"select='{'+'.join(f'eq(n,{number})' for number in sampling.numbers(frames))}'"
+
+
+def metadata(clip: Clip, filters: str, key: str) -> list[float]:
+    """What a chain of filters writes under ``lavfi.KEY``, frame by frame. Raises VideoError."""
+    graph = f"{filters},metadata=print:key=lavfi.{key}"
+    said = described(
+        ["-i", str(clip.path), "-an", "-vf", graph, "-f", "null", "-"],
+        f"{clip.path.name} cannot be measured",
+        lines=10**6,
+    )
+    return [float(value) for value in re.findall(rf"lavfi\.{key}=(\S+)", said)]
+
+
+def cambi(clip: Clip, filters: str) -> list[float]:
+    """Netflix's banding index of every frame, which libvmaf computes. Raises VideoError."""
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "cambi.json"
+        feature = f"libvmaf=model='':feature=name=cambi:log_fmt=json:log_path={log}"
+        graph = f"[0:v]{filters},format=yuv420p,split[a][b];[a][b]{feature}"
+        described(
+            ["-i", str(clip.path), "-an", "-lavfi", graph, "-f", "null", "-"],
+            f"{clip.path.name} cannot be measured",
+        )
+        frames = json.loads(log.read_text(encoding="utf-8"))["frames"]
+    return [float(frame["metrics"]["cambi"]) for frame in frames]
+
+
+def described(arguments: Sequence[str], what: str, lines: int = LINES) -> str:
+    """What ffmpeg says in one call. Raises VideoError, which begins with ``what``, if it fails."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-v", "info"]
+    done = subprocess.run(
+        [*command, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    said = done.stderr.decode(errors="replace").replace("\r", "\n").splitlines()[-lines:]
+    if done.returncode:
+        last = [line.strip() for line in said if line.strip()] or [f"code {done.returncode}"]
+        raise VideoError(f"{what}: {last[-1]}")
+    return "\n".join(said)
+
+
+@cache
+def has_filter(name: str) -> bool:
+    """Whether this ffmpeg was built with a filter."""
+    tool = imageio_ffmpeg.get_ffmpeg_exe()
+    done = subprocess.run([tool, "-hide_banner", "-filters"], capture_output=True, text=True)
+    return any(line.split()[1:2] == [name] for line in done.stdout.splitlines())

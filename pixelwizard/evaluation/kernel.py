@@ -1,0 +1,95 @@
+"""The maximum mean discrepancy of two sets of videos with a polynomial kernel.
+
+Gretton et al., JMLR 13 (2012); as KID: Binkowski et al., arXiv 1801.01401. M samples [M, D] of V
+videos; samples of one video depend on each other, so sums go by pairs of videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pixelwizard.evaluation.reference import SetDistance, Tensors
+from pixelwizard.evaluation.score import RESAMPLINGS, Unavailable, draws, interval
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """``(x.y / D + offset) ** degree``."""
+
+    degree: int
+    offset: float
+
+    def sums(self, ones: list[Tensor], others: list[Tensor]) -> Tensor:
+        """The sum of the kernel over all samples of two videos, float64 [V, W]."""
+        every = torch.cat(others).float()
+        owners = torch.repeat_interleave(torch.tensor([len(other) for other in others]))
+        rows = []
+        for one in ones:
+            values = (one.float() @ every.T / every.shape[1] + self.offset).double() ** self.degree
+            rows.append(torch.zeros(len(others)).double().index_add_(0, owners, values.sum(dim=0)))
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Sums over pairs of videos [V, W], and how many pairs of samples each of them has."""
+
+    sums: Tensor
+    counts: Tensor
+
+    def mean(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """The mean of the kernel where videos count [R, V] and [R, W] times: [R]."""
+        total = (ours @ self.sums * theirs).sum(dim=-1)
+        return total / (ours @ self.counts * theirs).sum(dim=-1)
+
+
+class KernelDistance(SetDistance):
+    """The squared discrepancy between the videos and the real ones.
+
+    Unbiased, it leaves out pairs of samples of one video, and may be negative; ``biased`` counts
+    every pair. The interval draws whole videos.
+    """
+
+    kernel = Kernel(3, 1.0)
+    biased = False
+    scale = 1.0
+
+    def summary(self, features: Iterator[Tensor]) -> Tensors:
+        """All samples, and how many each video has."""
+        found = [each.float() for each in features]
+        return {"features": torch.cat(found), "counts": torch.tensor([*map(len, found)])}
+
+    def compute(self) -> Tensor:
+        """[value, low, high] float64. Raises Unavailable for fewer than two videos in a set."""
+        real = list(self.real["features"].split(self.real["counts"].tolist()))
+        if min(len(self.values), len(real)) < 2:
+            raise Unavailable("a discrepancy needs at least two videos in each set")
+        ours, theirs, both = (
+            self._pairs(self.values, self.values),
+            self._pairs(real, real),
+            self._pairs(self.values, real, apart=False),
+        )
+        once, drawn = torch.ones(1, len(self.values)).double(), draws(len(self.values), RESAMPLINGS)
+        times = torch.stack([torch.bincount(d, minlength=len(self.values)) for d in drawn]).double()
+        every = torch.ones(1, len(real)).double()
+
+        def discrepancy(times_RV: Tensor) -> Tensor:
+            found = ours.mean(times_RV, times_RV) + theirs.mean(every, every)
+            return self.scale * (found - 2 * both.mean(times_RV, every))
+
+        value, resampled = float(discrepancy(once)), discrepancy(times)
+        ends = interval(value, resampled[resampled.isfinite()])
+        return torch.tensor([value, *ends], dtype=torch.float64)
+
+    def _pairs(self, ones: list[Tensor], others: list[Tensor], apart: bool = True) -> _Pairs:
+        """With ``apart`` no pair of a video with itself, unless the estimator is biased."""
+        sums = self.kernel.sums(ones, others)
+        sizes = [torch.tensor([len(each) for each in videos]).double() for videos in (ones, others)]
+        counts = torch.outer(*sizes)
+        if apart and not self.biased:
+            sums, counts = sums.fill_diagonal_(0), counts.fill_diagonal_(0)
+        return _Pairs(sums, counts)

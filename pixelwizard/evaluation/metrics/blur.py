@@ -1,0 +1,20 @@
+"""Blur by ffmpeg's blurdetect: how wide edges are, in pixels.
+
+Marziliano et al., "A No-Reference Perceptual Blur Metric" (ICIP 2002). Noise makes edges narrow, so
+compare it beside hd-mse-noise.
+"""
+
+from __future__ import annotations
+
+from pixelwizard.evaluation.ffmpeg import OfFilter, metadata
+from pixelwizard.evaluation.files import Clip
+
+
+class BlurDetect(OfFilter):
+    """The mean width of edges; less is sharper."""
+
+    filter = "blurdetect"
+
+    def figures(self, clip: Clip, chosen: str) -> list[float]:
+        """The width in each frame."""
+        return metadata(clip, f"{chosen},blurdetect", "blur")

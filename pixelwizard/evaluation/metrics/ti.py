@@ -1,0 +1,32 @@
+"""Temporal information after ITU-T P.910: how much the most changing pair of frames changes.
+
+The standard deviation of the difference of luma between adjacent frames, the greatest over the
+clip.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pixelwizard.evaluation.luma import luma
+from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric
+
+
+def temporal_information(frame_HWC: Tensor, before: Tensor | None) -> float | None:
+    """The deviation of the change over a frame; None for the first one."""
+    if before is None:
+        return None
+    return float(luma(frame_HWC).sub_(luma(before)).std(correction=0))
+
+
+class TemporalInformation(VideoMetric):
+    """TI; more is more motion, flicker included."""
+
+    sampling = Sampling("all", least=2)
+    temporal = True
+    convention = "p910-max/luma709/all/n={n}"
+    look = staticmethod(temporal_information)
+
+    def update(self, seen_T: Tensor) -> None:
+        """Take the numbers of a video's frames: the greatest is its value."""
+        self.values.append(seen_T.max())
