@@ -11,6 +11,12 @@ import yaml
 from torch import nn
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.few_step import (
+    ConsistencySettings,
+    DMDSettings,
+    MeanFlowSettings,
+    ProgressiveSettings,
+)
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings, StoreSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.objective import (
@@ -69,6 +75,18 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "detail": dict(kind="shortcut", flow=EVEN, condition=ConditionSettings(adapter_init_std=0.05)),
 }
 """An objective for each part of a backbone."""
+FEW_STEP: dict[str, dict[str, Any]] = {
+    "flow_map": dict(flow=replace(EVEN, guidance=2.0, text_drop=0.5)),
+    "mean_flow": dict(
+        flow=FlowSettings(guidance=2.0), mean_flow=MeanFlowSettings(probability=0.5, mix=0.2)
+    ),
+    "consistency": dict(consistency=ConsistencySettings(parts=8, guidance=2.0)),
+    "continuous": dict(kind="consistency", consistency=ConsistencySettings(kind="continuous")),
+    "progressive": dict(progressive=ProgressiveSettings(counts=[4, 2], guidance=2.0)),
+    "dmd": dict(dmd=DMDSettings(ratio=2)),
+    "jumps": dict(kind="dmd", dmd=DMDSettings(ratio=2, rollout="jumps", counts=[3])),
+}
+"""Settings of the few-step objectives: every kind of step, with guidance where there is any."""
 
 
 def randomise(network: nn.Module, scale: float = 0.2) -> nn.Module:
@@ -120,6 +138,12 @@ def write_config(config: GenerateConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)), encoding="utf-8")
     return folder
+
+
+def few_step(name: str) -> dict[str, Any]:
+    """The settings of a few-step objective that starts from the backbone's weights."""
+    found = {"kind": name, "init_from": None, "flow": FlowSettings(), **FEW_STEP[name]}
+    return found
 
 
 def small_training(

@@ -234,8 +234,7 @@ def test_the_gradient_flows_through_the_students_prediction_alone() -> None:
 @pytest.mark.parametrize(
     "settings, stage, sentence",
     [
-        (dict(kind="shortcut"), "anchor", "objective=shortcut needs stage=detail"),
-        (dict(kind="vae"), "detail", "stage=detail is for objective=flow and objective=shortcut"),
+        (dict(kind="vae"), "detail", "stage=detail is for objective=.*shortcut, not for vae"),
         (dict(shortcut=ShortcutSettings(probability=0.5)), None, "objective.shortcut has no part"),
         (dict(kind="shortcut", shortcut=ShortcutSettings(reference_share=0.5)), None, "is for"),
         (dict(kind="shortcut", shortcut=ShortcutSettings(anchors=[])), None, "at least one"),

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import SIZE, small_training, write_backbone, write_config
+from small import FEW_STEP, SIZE, few_step, small_training, write_backbone, write_config
 from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
@@ -138,15 +138,21 @@ def test_after_sigkill_losses_average_and_order_are_those_of_a_whole_training(
     assert sum(int(row["samples"]) for row in rows(torn, "buckets.csv")) == 6 * 2 * 2
 
 
-@pytest.mark.parametrize("part", ["vae", "anchor"])
-def test_other_networks_continue_too(
+OTHERS = [("vae", ""), ("anchor", ""), *(("anchor", name) for name in FEW_STEP)]
+
+
+@pytest.mark.parametrize(("part", "objective"), OTHERS)
+def test_other_networks_and_objectives_continue_too(
     backbone: BackboneSettings,
     tmp_path: Path,
     latents: Path,
     part: str,
+    objective: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = small_training(backbone, tmp_path / "whole", latents, part)
+    given = few_step(objective) if objective else {}
+    whole = small_training(backbone, tmp_path / "whole", latents, part, **given)
+    whole = replace(whole, stage=part if objective else None)
     torn = replace(whole, run_dir=str(tmp_path / "torn"))
     assert train(whole) == 0
     with monkeypatch.context() as patch:

@@ -76,7 +76,6 @@ def test_the_schedules_of_the_shortcut_are_told_their_step_sizes() -> None:
         (["schedule.timesteps=[]"], "schedule.timesteps=[] has no step"),
         (["anchor.timesteps=[900,900]"], "anchor.timesteps=[900.0, 900.0] must fall strictly"),
         (["schedule.steps=0"], "schedule.steps=0 must be at least 1"),
-        (["anchor.step_sizes=snapped"], "the anchor network takes no step sizes"),
         (["plot=steps"], "plot=steps must end in .png; nearest: steps.png"),
     ],
 )

@@ -62,7 +62,6 @@ def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> No
         ({"schedule__timesteps": [500, 600]}, "must fall strictly"),
         ({"schedule__timesteps": [1001, 600]}, "1001 is outside 0 "),
         ({"schedule__timesteps": [600, 0]}, "to 1000 (noise); nearest: 1"),
-        ({"anchor__step_sizes": "raw"}, "the anchor network takes no step sizes"),
         ({"schedule__timesteps": 999}, "must be a list"),
         ({"schedule__timesteps": ["a"]}, "schedule.timesteps[0]=a must be a number"),
         ({"schedule__guided_steps": [50]}, "must be at most 49; nearest: 49"),

@@ -51,7 +51,7 @@ class SamplerSettings:
     def check(self, key: str) -> None:
         """Decreasing timesteps inside (0, 1000], existing guided steps; raises ConfigError.
 
-        ``key`` is the stage's: ``anchor``, whose network takes no step sizes, or ``schedule``.
+        ``key`` is the stage's: ``anchor`` or ``schedule``.
         """
         if self.timesteps is not None:
             _check_timesteps(self.timesteps, f"{key}.timesteps")
@@ -60,11 +60,6 @@ class SamplerSettings:
             check_range(f"{key}.guided_steps", step, 0, steps - 1)
         if (guided := self.guided_steps) and self.guidance == 1:
             raise ConfigError(f"{key}.guided_steps={guided} needs a {key}.guidance other than 1")
-        if key == "anchor" and self.step_sizes != "none":
-            raise ConfigError(
-                f"anchor.step_sizes={self.step_sizes} is for the detail's schedule; the anchor"
-                " network takes no step sizes; nearest: none"
-            )
 
 
 def _check_timesteps(times: List[float], key: str) -> None:

@@ -10,11 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Literal, Optional
 
+from pixelwizard.config.few_step import (
+    ConsistencySettings,
+    DMDSettings,
+    FlowMapSettings,
+    MeanFlowSettings,
+    ProgressiveSettings,
+)
 from pixelwizard.config.schema import ConfigError, choice, setting
 from pixelwizard.config.targets import Door, OwnPart, Part, title
 
 Stage = Literal["anchor", "detail"]
 STAGES = ("anchor", "detail")
+TAUGHT = ("consistency", "dmd", "progressive")
+"""The objectives with a teacher."""
 TRAINING = "pixelwizard.training"
 OBJECTIVES = Door(f"{TRAINING}.objectives.base.Objective", f"{TRAINING}.objectives", ("config",))
 """Objectives for the networks of the stages."""
@@ -44,9 +53,13 @@ class FlowSettings:
 
     The reference's training shifts are 5.5 (2K), 5.8 (4K) and 4.3 (anchor). The loss is weighted
     over time by ``bell``, exp(-steepness ((t - centre) / 1000)^2) less its minimum with mean 1
-    (the reference: 2 and 500; it is 0 at t = 1000), or not (``uniform``), and over the channels of
+    (the reference: 2 and 500; it is 0 at t = 1000), by AnyFlow's ``beta``, sigma sqrt(1 - sigma)
+    with mean 1, or not (``uniform``), and over the channels of
     the latent by ``channels``, one weight each with mean 1 (none, the reference's: all alike). In a
     share ``text_drop`` of the samples the text is dropped, and with it the anchor (reference: 0.1).
+    ``guidance`` other than 1 is trained into the network, which then samples without: its target is
+    that of a conditional pass which guidance at this scale would give, with its own pass without
+    text held still (arXiv 2605.13724; 1: none, the reference's).
 
     A share ``first_frame`` of the samples teaches image to video: their first latent frame is kept
     clean, its tokens have timestep and step size 0, and it has no part in the loss (Wan2.2's
@@ -56,7 +69,8 @@ class FlowSettings:
     shift: Optional[float] = setting(None, low=0.01)
     text_drop: float = setting(0.1, low=0.0, high=1.0)
     first_frame: float = setting(0.0, low=0.0, high=1.0)
-    weighting: Literal["uniform", "bell"] = "bell"
+    guidance: float = setting(1.0, low=1.0)
+    weighting: Literal["uniform", "bell", "beta"] = "bell"
     steepness: float = setting(2.0, low=0.001)
     centre: float = setting(500.0, low=0.0, high=1000.0)
     channels: List[float] = setting([], low=0.0)
@@ -136,6 +150,8 @@ class ObjectiveSettings(OwnPart):
     A user's class in place of ``kind`` trains a stage's network, by default the detail one.
     ``init_from`` is a file whose matching tensors are loaded, or ``random``. By default a
     training starts from the backbone's weights, or from random ones if the backbone has none.
+    ``teacher`` is the file of a frozen teacher, or a folder laid out like a backbone (default: what
+    the training starts from).
     """
 
     kind: str = "flow"
@@ -145,6 +161,12 @@ class ObjectiveSettings(OwnPart):
     flow: FlowSettings = setting(FlowSettings, stays=True)
     condition: ConditionSettings = setting(ConditionSettings, stays=True)
     shortcut: ShortcutSettings = setting(ShortcutSettings, stays=True)
+    teacher: Optional[str] = setting(None, path=True, stays=True)
+    flow_map: FlowMapSettings = setting(FlowMapSettings, stays=True)
+    mean_flow: MeanFlowSettings = setting(MeanFlowSettings, stays=True)
+    consistency: ConsistencySettings = setting(ConsistencySettings, stays=True)
+    progressive: ProgressiveSettings = setting(ProgressiveSettings, stays=True)
+    dmd: DMDSettings = setting(DMDSettings, stays=True)
 
     @property
     def part(self) -> Part:
@@ -165,29 +187,23 @@ def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
     if kind in networks:
         if stage is not None:
             raise ConfigError(
-                f"stage={stage} is for objective={' and objective='.join(OBJECTIVES.names)}, not"
-                f" objective={kind}; leave it out"
+                f"stage={stage} is for objective={'|'.join(OBJECTIVES.names)}, not for {kind};"
+                " leave it out"
             )
         return kind
-    if kind == "flow":
-        return stage or "anchor"
-    if stage == "anchor":
-        raise ConfigError(
-            f"objective={kind} needs stage=detail, as the anchor network takes no step size;"
-            " use objective=flow for the anchor"
-        )
-    return "detail"
+    return stage or ("anchor" if kind == "flow" else "detail")
 
 
 def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> None:
     """No settings of another objective; raises ConfigError."""
-    part = trained_part(objective, stage)
+    part, own = trained_part(objective, stage), objective.target is not None
     plain = ObjectiveSettings()
     owners = {
         "flow": part in STAGES,
         "condition": part == "detail",
-        "shortcut": part in STAGES and objective.part != "flow",
         "reconstruction": part == "vae",
+        "teacher": own or objective.kind in TAUGHT,
+        **{name: own or objective.kind == name for name in OBJECTIVES.names if name != "flow"},
     }
     for name, used in owners.items():
         if not used and getattr(objective, name) != getattr(plain, name):
@@ -195,10 +211,40 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
                 f"objective.{name} has no part in objective={title(objective.part)}"
                 f"{f' stage={part}' if part in STAGES else ''}; leave it out"
             )
-    if objective.init_from == RANDOM and objective.reconstruction.decoder_only:
+    if objective.init_from == RANDOM:
+        check_random_start(objective)
+    if not own:
+        check_flow(objective)
+
+
+def check_flow(objective: ObjectiveSettings) -> None:
+    """Nothing about flow matching that this objective would not follow; raises ConfigError."""
+    kind, flow, plain = objective.kind, objective.flow, FlowSettings()
+    if flow.guidance != 1 and kind in TAUGHT:
+        raise ConfigError(
+            f"objective.flow.guidance={flow.guidance:g} is for objectives without a teacher; set"
+            f" objective.{kind}.guidance, its teacher's scale"
+        )
+    for name in ("weighting", "steepness", "centre"):
+        value = getattr(flow, name)
+        if value != getattr(plain, name) and kind in (*TAUGHT, "mean_flow"):
+            raise ConfigError(
+                f"objective.flow.{name}={value} has no part in objective={kind}, which draws or"
+                " weights its times by itself; leave it out"
+            )
+
+
+def check_random_start(objective: ObjectiveSettings) -> None:
+    """What learns from other weights has some; raises ConfigError."""
+    if objective.reconstruction.decoder_only:
         raise ConfigError(
             f"objective.init_from={RANDOM} would leave the encoder of a decoder that is trained"
             " alone untrained; give a file, or leave it out"
+        )
+    if objective.target is None and objective.kind in TAUGHT and objective.teacher is None:
+        raise ConfigError(
+            f"objective={objective.kind} with objective.init_from={RANDOM} has nothing to learn"
+            " from; name a trained network with objective.teacher=FILE, or leave init_from out"
         )
 
 

@@ -56,6 +56,11 @@ def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return initial_noise(x.shape, seed, x.device).to(x)
 
 
+def per_sample(values_B: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1, 1], to multiply latents."""
+    return values_B.view(-1, 1, 1, 1, 1)
+
+
 def _per_sample(sigma: Tensor | float, like: Tensor) -> Tensor | float:
     """Reshapes [B] to [B, 1, 1, ...] so that it multiplies ``like``; numbers pass."""
     if isinstance(sigma, Tensor) and sigma.ndim == 1:

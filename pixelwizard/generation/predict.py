@@ -69,7 +69,7 @@ class Prediction:
         check_ffmpeg()
         check_reference(config)
         if self.rank.is_first:
-            check_weights(config.backbone)
+            check_weights(config.backbone, config.anchor)
         self.folder, self.jobs = Path(config.run_dir), {job.id: job for job in jobs}
         self.display = Display(list(self.jobs), None if self.rank.is_first else io.StringIO())
         plan = self.rank.everyone.from_first(plan_of(config, self.rank))

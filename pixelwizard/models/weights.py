@@ -28,6 +28,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.schema import listed
 from pixelwizard.io.files import atomic, write_text
 from pixelwizard.models.checkpoints import (
@@ -40,7 +41,7 @@ from pixelwizard.models.checkpoints import (
     tokenizer_folder,
 )
 from pixelwizard.models.lora.merge import merged
-from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
+from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import open_weights, save
 from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
@@ -116,7 +117,7 @@ def open_anchor(backbone: BackboneSettings) -> tuple[WanDiT, dict[str, Weight]]:
     if has_adapter(tensors):
         raise ValueError(f"{path} is a detail network (it has a spatial adapter), not an anchor")
     with torch.device("meta"):
-        network = WanDiT(backbone.dit)
+        network = SteppedDiT(backbone.dit) if has_steps(tensors) else WanDiT(backbone.dit)
     check(tensors, shapes_of(network), path)
     return network, merged(backbone, "anchor", tensors)
 
@@ -162,14 +163,22 @@ def open_text_encoder(backbone: BackboneSettings) -> dict[str, Weight]:
     return tensors
 
 
-def check_weights(backbone: BackboneSettings) -> None:
+def check_weights(backbone: BackboneSettings, anchor: SamplerSettings) -> None:
     """Check the files of all four parts before anything is computed; reads names and shapes only.
 
-    Raises ValueError for the first file that is missing, broken or another network's.
+    Raises ValueError for the first file that is missing, broken or another network's, and for an
+    anchor network without the step sizes that its sampler gives it.
     """
     require_weights(backbone)
     open_text_encoder(backbone)
-    for part in (open_anchor, open_detail, open_vae):
+    network, _ = open_anchor(backbone)
+    if anchor.step_sizes != "none" and not isinstance(network, SteppedDiT):
+        raise ValueError(
+            f"anchor.step_sizes={anchor.step_sizes} needs an anchor network that was trained with"
+            f" step sizes, and {find_weights(backbone, 'anchor')} has no dt_embedding; train one"
+            " with objective=flow_map stage=anchor, or use anchor=unipc20"
+        )
+    for part in (open_detail, open_vae):
         part(backbone)
 
 
@@ -209,6 +218,11 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 def has_adapter(names: Iterable[str]) -> bool:
     """Whether weights with these names belong to a detail network."""
     return any(name.startswith("spatial_adapter.") for name in names)
+
+
+def has_steps(names: Iterable[str]) -> bool:
+    """Whether weights with these names are conditioned on the step size."""
+    return any(name.startswith("dt_embedding.") for name in names)
 
 
 def shapes_of(network: nn.Module) -> dict[str, list[int]]:

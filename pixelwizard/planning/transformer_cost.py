@@ -24,7 +24,7 @@ from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
-from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
+from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.passes import CFGParallel, Ulysses
@@ -211,7 +211,9 @@ class _Rehearsal:
 def _network(stage: Sampling, layers: int) -> WanDiT:
     sizes = replace(stage.sizes, num_layers=layers)
     with META:
-        network = make_detail(stage.network, sizes, [0]) if stage.anchor else WanDiT(sizes)
+        stepped = stage.schedule.steps[0].dt is not None
+        anchor = SteppedDiT(sizes) if stepped else WanDiT(sizes)
+        network = make_detail(stage.network, sizes, [0]) if stage.anchor else anchor
     network.attention = ATTENTION.make(stage.attention, "attention")
     return network.to(stage.dtype).requires_grad_(False)
 

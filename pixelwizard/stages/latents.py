@@ -85,7 +85,10 @@ class _Sampler:
 
 
 class Anchor(_Sampler):
-    """Noise becomes the anchor, a low-resolution latent of the whole clip."""
+    """Noise becomes the anchor, a low-resolution latent of the whole clip.
+
+    A schedule with step sizes needs a network that takes them.
+    """
 
     @torch.no_grad()
     def __call__(
@@ -102,7 +105,12 @@ class Anchor(_Sampler):
         ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
         ``first_frame``, float32 [C, 1, H, W], stays as it is, and the video begins with it.
         """
-        return self._integrate(noise_CTHW, (text, negative_text), state, on_step, first_frame)
+
+        def told(step: Step) -> tuple[Tensor, ...]:
+            return () if step.dt is None else (noise_CTHW.new_tensor([float(step.dt)]),)
+
+        texts = (text, negative_text)
+        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, told)
 
 
 class Detail(_Sampler):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixelwizard.training.networks.base import generator, per_sample
+from pixelwizard.diffusion.sampling import per_sample
+from pixelwizard.training.draws import generator
 
 
 @dataclass(frozen=True)

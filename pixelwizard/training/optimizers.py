@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pixelwizard.config.targets import door_of
+from pixelwizard.config.targets import Target, door_of
 from pixelwizard.config.train import OptimizerSettings, TrainConfig
 from pixelwizard.training.sharded import shard_like
 
@@ -140,31 +140,43 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    network: nn.Module,
+    networks: Sequence[tuple[nn.Module, float]],
     settings: OptimizerSettings,
     matrices: Callable[[str, Tensor], bool],
     dtype: torch.dtype,
 ) -> torch.optim.Optimizer:
-    """The optimizer of a network; ``matrices`` says which named parameters Muon takes.
+    """The optimizer of networks, each with its factor on the learning rates.
 
-    ``dtype`` is that in which the network computes. Each group remembers its highest rate as
-    ``peak``.
+    ``matrices`` says which named parameters Muon takes. ``dtype`` is that in which the networks
+    compute. Each group remembers its highest rate as ``peak``.
     """
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     if settings.target is not None:
-        door, params = door_of(TrainConfig, "optimizer"), [p for _, p in named]
-        made: torch.optim.Optimizer = door.make(settings.target, "optimizer", params=params)
-        for group in made.param_groups:
-            group["peak"] = group["lr"]
-        return made
-    use_muon = settings.muon_lr > 0
-    chosen = {name for name, p in named if use_muon and matrices(name, p)}
-    muon = [p for name, p in named if name in chosen]
-    rest = [p for name, p in named if name not in chosen]
-    groups: list[dict[str, Any]] = [dict(params=rest, lr=settings.lr, peak=settings.lr)]
-    if muon:
-        groups.append(dict(params=muon, lr=settings.muon_lr, peak=settings.muon_lr, muon=True))
+        return _own_optimizer(networks, settings.target)
+    groups: list[dict[str, Any]] = []
+    for network, factor in networks:
+        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        chosen = {name for name, p in named if settings.muon_lr > 0 and matrices(name, p)}
+        muon = [p for name, p in named if name in chosen]
+        rest = [p for name, p in named if name not in chosen]
+        lr, muon_lr = factor * settings.lr, factor * settings.muon_lr
+        groups.append(dict(params=rest, lr=lr, peak=lr))
+        if muon:
+            groups.append(dict(params=muon, lr=muon_lr, peak=muon_lr, muon=True))
     return MuonAdamW(groups, settings, dtype)
+
+
+def _own_optimizer(
+    networks: Sequence[tuple[nn.Module, float]], target: Target
+) -> torch.optim.Optimizer:
+    """A user's optimizer, with a group of parameters for each network if there are several."""
+    params: list[Any] = [[p for p in n.parameters() if p.requires_grad] for n, _ in networks]
+    grouped = params[0] if len(params) == 1 else [{"params": some} for some in params]
+    door = door_of(TrainConfig, "optimizer")
+    made: torch.optim.Optimizer = door.make(target, "optimizer", params=grouped)
+    factors = [f for _, f in networks] if len(networks) > 1 else [1.0] * len(made.param_groups)
+    for group, factor in zip(made.param_groups, factors, strict=True):
+        group["peak"] = factor * group["lr"]
+    return made
 
 
 def rate(progress: float, step: int, settings: OptimizerSettings) -> float:

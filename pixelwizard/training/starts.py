@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pixelwizard.config.objective import RANDOM
-from pixelwizard.config.schema import listed
+from pixelwizard.config.schema import ConfigError, listed
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.models.checkpoints import MissingWeights, find_weights
 from pixelwizard.models.wan.lazy import Weight, read
 
 LEAST_SHARE = 0.9
 """Of the tensors of a network that its starting weights must fit, its additions apart."""
 SHOWN = 3
+INIT, TEACHER = "objective.init_from", "objective.teacher"
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,19 @@ def start_from(
     path: str | Path | None,
     weights_of: Callable[[Path], Mapping[str, Weight]],
     additions: Set[str],
+    key: str = INIT,
 ) -> Start:
     """Put those weights of a file into ``network`` that fit it by name and shape, one at a time.
 
     ``weights_of`` gives a file's weights under the network's names. ``None`` and ``random`` leave
-    the network unchanged. Raises ValueError if the file is missing or another network's.
+    the network unchanged. Raises ValueError, naming ``key``, if the file is missing or another
+    network's.
     """
     own: dict[str, Tensor] = network.state_dict()
     if path is None or path == RANDOM:
         return Start(RANDOM, 0, len(own))
     if not Path(path).is_file():
-        raise ValueError(
-            f"objective.init_from={path} is not a file; give one with weights, or"
-            f" objective.init_from={RANDOM}"
-        )
+        raise ValueError(f"{key}={path} is not a file; give one with weights{_or_random(key)}")
     given = weights_of(Path(path))
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     others = [name for name in own if name not in fitting]
@@ -60,10 +62,29 @@ def start_from(
     found = needed - len(set(others) - additions)
     if found < LEAST_SHARE * needed:
         raise ValueError(
-            f"objective.init_from={path} is of another network: {found} of {needed} tensors fit,"
-            f" {others[0]} does not; give its own weights, or objective.init_from={RANDOM}"
+            f"{key}={path} is of another network: {found} of {needed} tensors fit, {others[0]}"
+            f" does not; give this network's weights{_or_random(key)}"
         )
     with torch.no_grad():
         for name, weight in fitting.items():
             own[name].copy_(read(weight, "cpu", own[name].dtype))
     return Start(str(path), len(fitting), len(own), others)
+
+
+def _or_random(key: str) -> str:
+    return f", or {INIT}={RANDOM}" if key == INIT else ""
+
+
+def teacher_file(config: TrainConfig) -> Path | None:
+    """The file of the teacher's weights, in its folder if it is one; None if none is named.
+
+    Raises ConfigError if there is no such file.
+    """
+    given = config.objective.teacher
+    if given is None or not Path(given).is_dir():
+        return None if given is None else Path(given)
+    folder = replace(config.backbone, folder=given, anchor=None, detail=None, lora=[])
+    try:
+        return find_weights(folder, config.part)
+    except MissingWeights as error:
+        raise ConfigError(f"{TEACHER}={given} has no {config.part} network: {error}") from None

@@ -46,16 +46,21 @@ class TrainingGrid:
 
 
 def training_grid(shift: float, rule: FlowSettings = REFERENCE_FLOW) -> TrainingGrid:
-    """1000 even sigmas from 1 downwards, shifted; weights are all 1, or a bell over time.
+    """1000 even sigmas from 1 downwards, shifted; weights are all 1, or of mean 1.
 
-    The bell is exp(-steepness ((t - centre) / 1000)^2), less its minimum, scaled to mean 1.
+    ``bell``: exp(-steepness ((t - centre) / 1000)^2) less its minimum; ``beta``: sigma
+    sqrt(1 - sigma).
     """
     even = torch.linspace(1, 0, TRAIN_TIMESTEPS + 1, dtype=torch.float64)[:-1]
     timesteps = TRAIN_TIMESTEPS * shift_sigma(even, shift)
     if rule.weighting == "uniform":
         return TrainingGrid(timesteps.float(), torch.ones(TRAIN_TIMESTEPS))
-    bell = torch.exp(-rule.steepness * ((timesteps - rule.centre) / TRAIN_TIMESTEPS) ** 2)
-    weights = bell - bell.min()
+    sigmas = timesteps / TRAIN_TIMESTEPS
+    if rule.weighting == "beta":
+        weights = sigmas * (1 - sigmas).sqrt()
+    else:
+        bell = torch.exp(-rule.steepness * ((timesteps - rule.centre) / TRAIN_TIMESTEPS) ** 2)
+        weights = bell - bell.min()
     return TrainingGrid(timesteps.float(), (weights / weights.mean()).float())
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.objective import OBJECTIVES
+from pixelwizard.config.targets import title
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Batches, HeldOut
 from pixelwizard.data.encoding import Encoding
@@ -27,10 +28,22 @@ from pixelwizard.models.wan.files import open_weights
 from pixelwizard.models.wan.layouts import official_dit
 from pixelwizard.models.wan.lazy import Weight
 from pixelwizard.training.data import Examples
+from pixelwizard.training.draws import generator
 from pixelwizard.training.first_frame import first_frames
-from pixelwizard.training.networks.base import TrainedNetwork, generator
-from pixelwizard.training.objectives.base import Objective
+from pixelwizard.training.networks.base import TrainedNetwork
+from pixelwizard.training.objectives.base import Objective, Target
 from pixelwizard.training.passes import Conditions, Passes
+from pixelwizard.training.starts import TEACHER, start_from, teacher_file
+
+SCORE = "score"
+"""The further network that is trained beside the student, and the kind of step that trains it."""
+SLACK = 4.0
+"""By how much a step may be larger than its timestep: times are snapped to the training grid."""
+
+
+def objective_class(config: TrainConfig) -> type[Objective]:
+    """The class of the configured objective."""
+    return OBJECTIVES.load(config.objective.part, "objective")
 
 
 class VelocityNetwork(TrainedNetwork):
@@ -52,7 +65,11 @@ class VelocityNetwork(TrainedNetwork):
         self.register_buffer("channels_C111", weights.view(-1, 1, 1, 1), persistent=False)
         self.seen: list[tuple[str, float, float, float]] = []
         self.network.checkpointing = config.trainer.gradient_checkpointing
-        for network in (self.network, self.average):
+        self.kind = self.objective.kinds[0]
+        self._errors: list[Tensor] = []
+        self.further = nn.ModuleDict({n: self.make_further(n) for n in self.objective.networks})
+        self.strict_loading = self.objective.keeps_teacher  # a frozen one is in no checkpoint
+        for network in self.networks:
             network.attention = ATTENTION.make(config.attention, "attention")
 
     @property
@@ -69,9 +86,39 @@ class VelocityNetwork(TrainedNetwork):
 
     def weights_of(self, path: Path) -> Mapping[str, Weight]:
         """Those of the stage, with the LoRAs of the stage added."""
-        backbone = self.config.backbone
-        weights = official_dit(open_weights(path, "transformer", backbone.ema))
-        return merged(backbone, self.config.part, weights)
+        return merged(self.config.backbone, self.config.part, self.published(path))
+
+    def published(self, path: Path) -> Mapping[str, Weight]:
+        """The weights of a transformer's file."""
+        return official_dit(open_weights(path, "transformer", self.config.backbone.ema))
+
+    @property
+    def networks(self) -> list[Any]:
+        return [*super().networks, *self.further.values()]
+
+    @property
+    def trained(self) -> list[tuple[Any, float]]:
+        score = [(self.further[SCORE], self.objective.score_lr)] if SCORE in self.further else []
+        return [*super().trained, *score]
+
+    def make_further(self, name: str) -> WanDiT:
+        """A further network of the objective, with the weights of its teacher."""
+        rule, network = self.config.objective, self.make()
+        additions, taught = self.additions(network), teacher_file(self.config)
+        if taught is not None:
+            start_from(network, taught, self.published, additions, TEACHER)
+        else:
+            start_from(network, rule.init_from or self.default_start(), self.weights_of, additions)
+        network.checkpointing = self.network.checkpointing
+        network.requires_grad_(name == SCORE)
+        return network
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """All weights but those of a teacher that never changes."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        if self.objective.keeps_teacher:
+            return state
+        return {name: v for name, v in state.items() if not name.startswith("further.teacher.")}
 
     def open_data(self) -> Examples:
         config, sources = self.config, open_sources(self.config)
@@ -101,9 +148,36 @@ class VelocityNetwork(TrainedNetwork):
         """The kind of target of a step; the objective's first while only measuring the loss."""
         if not torch.is_grad_enabled():
             return self.objective.kinds[0]
-        step = batch["step"] // self.config.trainer.accumulate_grad_batches
-        own = generator(self.config.seed, step, "branch")
+        own = generator(self.config.seed, self.step_of(batch), "branch")
         return self.objective.target_kind(own, self.progress)
+
+    def step_of(self, batch: Batch) -> int:
+        """The number of the update that a batch is part of."""
+        return int(batch["step"]) // self.config.trainer.accumulate_grad_batches
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        first = batch["step"] % self.config.trainer.accumulate_grad_batches == 0
+        if first and self.objective.begin(self.step_of(batch), self.progress):
+            self.renew_teacher()
+
+    @torch.no_grad()
+    def renew_teacher(self) -> None:
+        """Give the teacher the student's weights."""
+        teacher = self.further["teacher"]
+        for own, new in zip(teacher.parameters(), self.network.parameters(), strict=True):
+            own.copy_(new)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        mean = torch.stack(self._errors).mean()
+        self._errors.clear()
+        self.objective.learn(self.kind, float(self.trainer.strategy.reduce(mean)))
+
+    def update_ema(self) -> None:
+        """Update the moving average in the steps that train the student."""
+        if self.kind != SCORE:
+            super().update_ema()
 
     def anchor_of(self, batch: Batch, kept_B: Tensor, own: torch.Generator) -> Tensor | None:
         """The anchor latent as the networks get it; None for the anchor network itself."""
@@ -112,6 +186,10 @@ class VelocityNetwork(TrainedNetwork):
     def look(self, network: Any, conditions: Conditions) -> Tensor | None:
         """The network's features of the anchor."""
         return None
+
+    @abstractmethod
+    def make(self) -> WanDiT:
+        """The network with random weights."""
 
     @abstractmethod
     def ask(
@@ -140,21 +218,49 @@ class VelocityNetwork(TrainedNetwork):
                 *(self.config.seed, batch["step"], self.global_rank),
             ),
         )
-        return Passes(network, conditions, self.ask, self.look)
+        passes = Passes(network, conditions, self.ask, self.look)
+        for name, further in self.further.items():
+            passes.add(name, further)
+        return passes
 
     def loss(self, network: Any, batch: Batch) -> Tensor:
         batch = self.encoded(batch)
         own = generator(self.config.seed, batch["step"], self.global_rank, "samples")
         kind, passes = self.target_kind(batch), self.passes(network, batch, own)
         target = self.objective.target(kind, passes, batch["latent"].float(), own)
-        found = passes(target.x_t, target.timestep_B, target.step_size_B)
+        found = target.found
+        if found is None:
+            found = passes(target.x_t, target.timestep_B, target.step_size_B)
         error_BCTHW = (found.float() - target.velocity).square() * self.channels_C111
         first = passes.conditions.first
         error_B = first.mean_error(error_BCTHW) if first else error_BCTHW.flatten(1).mean(1)
-        if torch.is_grad_enabled() and self.global_rank == 0:
-            values = (target.timestep_B, target.step_size_B, error_B.detach())
-            self.seen += [(kind, *row) for row in zip(*(v.tolist() for v in values), strict=True)]
-        return (target.weight_B * error_B).mean()
+        if torch.is_grad_enabled():
+            self.kind = kind
+            self.remember(target, error_B.detach())
+        weight_B = target.weight_B
+        if target.rescale is not None:
+            weight_B = weight_B * target.rescale(error_B.detach())
+        return (weight_B * error_B).mean()
+
+    def remember(self, target: Target, error_B: Tensor) -> None:
+        """Keep the errors of a training step for the log and the objective.
+
+        Raises ValueError where an objective asks for a step that ends beyond the data.
+        """
+        self._errors.append(error_B.mean())
+        if self.global_rank:
+            return
+        times, sizes, errors = (
+            values.tolist() for values in (target.timestep_B, target.step_size_B, error_B)
+        )
+        for time, size, error in zip(times, sizes, errors, strict=True):
+            if size > time + SLACK:
+                raise ValueError(
+                    f"objective={title(self.config.objective.part)} asks for a step of size"
+                    f" {size:g} at timestep {time:g}, which would end below 0; the largest there is"
+                    f" {time:g}"
+                )
+            self.seen.append((self.kind, time, size, error))
 
     @torch.no_grad()
     def encoded(self, batch: Batch) -> Batch:

@@ -150,6 +150,34 @@ class StepEmbedding(nn.Sequential):
         return in_float32(self, sinusoid(step_size_B, self[0].in_features))
 
 
+class SteppedDiT(WanDiT):
+    """Wan conditioned on the step size: the anchor network of few steps.
+
+    At initialisation it equals Wan bit for bit.
+    """
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__(sizes)
+        self.dt_embedding = StepEmbedding(sizes.freq_dim, sizes.dim)
+        self.dt_embedding.reset_parameters()
+
+    def forward(
+        self,
+        latent_BCTHW: Tensor,
+        timestep_B: Tensor,
+        text: TextKeyValues,
+        step_size_B: Tensor | None = None,
+    ) -> Tensor:
+        """Velocity, float32 [B, C, T, H, W]; ``step_size`` in timesteps, ``None`` is 0."""
+        return self.denoise(latent_BCTHW, self.embed_step(timestep_B, step_size_B), text)
+
+    def embed_step(self, timestep_B: Tensor, step_size_B: Tensor | None) -> Tensor:
+        """Time embedding plus step embedding, float32 [B, E]."""
+        if step_size_B is None:
+            step_size_B = torch.zeros_like(timestep_B)
+        return self.embed_time(timestep_B) + self.dt_embedding(step_size_B)
+
+
 class ShortcutDiT(WanDiT):
     """Wan plus two additions that start at zero: at initialisation it equals Wan bit for bit.
 

@@ -6,33 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.models.shortcut.network import SteppedDiT
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.weights import save_network
 from pixelwizard.stages.latents import Anchor
 from pixelwizard.training.exports import complete_backbone
-from pixelwizard.training.velocity import VelocityNetwork
+from pixelwizard.training.velocity import VelocityNetwork, objective_class
 
 
 class TrainedAnchor(VelocityNetwork):
-    """Wan's own network, without step-size conditioning."""
+    """Wan's own network, with step-size conditioning where the objective trains it."""
 
     @property
     def geometry(self) -> Geometry:
         return self.config.resolution.anchor_geometry
 
     def make(self) -> WanDiT:
-        return WanDiT(self.config.backbone.dit)
+        stepped = objective_class(self.config).uses_step_sizes
+        return (SteppedDiT if stepped else WanDiT)(self.config.backbone.dit)
+
+    def additions(self, network: nn.Module) -> set[str]:
+        """The step embedding, which Wan's weights lack."""
+        return {name for name in network.state_dict() if name.startswith("dt_embedding.")}
 
     def ask(
         self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
     ) -> Tensor:
-        x_t, time_B, _ = inputs
-        velocity: Tensor = network(x_t, time_B, text)
+        steps = inputs if isinstance(network, SteppedDiT) else inputs[:2]
+        x_t, time_B, *size_B = steps
+        velocity: Tensor = network(x_t, time_B, text, *size_B)
         return velocity
 
     def sample(self, noise: Tensor, example: Batch) -> Tensor:

@@ -8,7 +8,6 @@ training sees what an uninterrupted one would have seen.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -30,17 +29,6 @@ from pixelwizard.training.optimizers import make_optimizer, rate
 from pixelwizard.training.sharded import apply_fsdp, gather_full
 from pixelwizard.training.starts import Start, start_from
 from pixelwizard.training.stopwatch import Stopwatch
-
-
-def generator(*key: object) -> torch.Generator:
-    """Random numbers for a key like (seed, step, "noise")."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
-
-
-def per_sample(values_B: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1, 1]."""
-    return values_B.view(-1, 1, 1, 1, 1)
 
 
 class TrainedNetwork(L.LightningModule, ABC):
@@ -108,6 +96,16 @@ class TrainedNetwork(L.LightningModule, ABC):
         return name.startswith("blocks.") and parameter.ndim == 2
 
     @property
+    def networks(self) -> list[Any]:
+        """Every network in memory."""
+        return [self.network, self.average]
+
+    @property
+    def trained(self) -> list[tuple[Any, float]]:
+        """The networks that the optimizer updates, each with its factor on the learning rates."""
+        return [(self.network, 1.0)]
+
+    @property
     def tokens(self) -> int:
         """How many tokens (0: it has none) the network sees in a batch."""
         return 0
@@ -138,13 +136,13 @@ class TrainedNetwork(L.LightningModule, ABC):
         """Let the ranks of the mesh, if there is one, average gradients and shard weights."""
         if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
             sliced = self.config.parallel.shard == "all"
-            for network in (self.network, self.average):
+            for network in self.networks:
                 apply_fsdp(network, self.device_mesh, sliced)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         mixed = self.config.trainer.precision == "bf16-mixed"
         dtype = torch.bfloat16 if mixed else torch.float32
-        return make_optimizer(self.network, self.config.optimizer, self.is_matrix, dtype)
+        return make_optimizer(self.trained, self.config.optimizer, self.is_matrix, dtype)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Read the clock, the first rank's on all ranks, so their progress is the same."""
@@ -162,7 +160,8 @@ class TrainedNetwork(L.LightningModule, ABC):
 
         Raises WorkStopped, before anything is updated, where it or the loss is not finite.
         """
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimizer.clip)
+        parameters = [p for network, _ in self.trained for p in network.parameters()]
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip)
         self.figures["grad_norm"] = float(gather_full(norm))
         self.figures["loss"] = sum(self._losses) / len(self._losses)
         self._losses.clear()

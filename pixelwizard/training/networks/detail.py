@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
-from pixelwizard.diffusion.sampling import noise_like
+from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT, SpatialAdapter, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.weights import save_network
 from pixelwizard.stages.latents import Detail
 from pixelwizard.training.exports import complete_backbone
-from pixelwizard.training.networks.base import per_sample
 from pixelwizard.training.passes import Conditions
 from pixelwizard.training.velocity import VelocityNetwork
 

@@ -14,7 +14,7 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.data.crops import CropBatches, held_out_crops
 from pixelwizard.data.statistics import latent_statistics
-from pixelwizard.diffusion.sampling import noise_like
+from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.files import open_weights
 from pixelwizard.models.wan.layouts import official_vae
@@ -23,8 +23,9 @@ from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.models.weights import save_network
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.data import Examples
+from pixelwizard.training.draws import generator
 from pixelwizard.training.exports import complete_backbone
-from pixelwizard.training.networks.base import TrainedNetwork, generator, per_sample
+from pixelwizard.training.networks.base import TrainedNetwork
 
 MORE_NOISE = 2.2
 """Most that is added to the posterior's log-variance for a decoder alone: 3 times its deviation."""

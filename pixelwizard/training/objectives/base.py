@@ -6,50 +6,80 @@ B samples; the latents are [B, C, T, H, W]. Random numbers come from a generator
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.training.targets import NetworkVelocity, TrainingGrid, training_grid
+from pixelwizard.training.passes import Passes
+from pixelwizard.training.targets import TrainingGrid, training_grid
 
 FLOW = "flow"
 
 
 @dataclass(frozen=True)
 class Target:
-    """The regression target: ``velocity`` at (``x_t``, ``timestep_B``, ``step_size_B``)."""
+    """The regression target: ``velocity`` at (``x_t``, ``timestep_B``, ``step_size_B``).
+
+    ``rescale`` maps the samples' mean square errors [B], without gradients, to further factors
+    of their losses. ``found`` is what is compared with ``velocity`` where the objective has made
+    its own passes with gradients; without it the student is asked at the target's place.
+    """
 
     x_t: Tensor
     timestep_B: Tensor
     step_size_B: Tensor
     velocity: Tensor
     weight_B: Tensor
+    rescale: Callable[[Tensor], Tensor] | None = None
+    found: Tensor | None = None
 
 
-class Objective(ABC):
+class Objective(nn.Module, ABC):
     """Makes the targets of a training, on the noise levels ``grid`` of its stage.
 
     ``kinds`` are those of its targets; held-out losses are of the first. An objective that
     ``uses_step_sizes`` trains the network's step-size conditioning. A user's class takes the
     configuration and its own settings, as keys of ``objective``.
+
+    ``networks`` names further networks that its passes have: a frozen ``teacher``, a ``score``
+    that starts as the teacher and is trained in the steps of the kind ``score``, at ``score_lr``
+    times the rates. ``keeps_teacher``: the teacher changes and belongs into the checkpoint.
+    Buffers are part of the checkpoint too. ``step`` and ``progress`` (0..1) are those of the
+    training when a step begins.
     """
 
     kinds: tuple[str, ...] = (FLOW,)
     uses_step_sizes = True
+    networks: tuple[str, ...] = ()
+    score_lr = 1.0
+    keeps_teacher = False
 
     def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
         flow, size = config.objective.flow, config.resolution
         shift = size.anchor_shift if config.part == "anchor" else size.shift
-        self.grid: TrainingGrid = training_grid(flow.shift or shift, flow)
+        self.shift = flow.shift or shift
+        self.grid: TrainingGrid = training_grid(self.shift, flow)
+        self.step, self.progress = 0, 0.0
+
+    def begin(self, step: int, progress: float) -> bool:
+        """A step begins; True if the student's weights are to become the teacher's before it."""
+        self.step, self.progress = step, progress
+        return False
 
     def target_kind(self, generator: torch.Generator, progress: float) -> str:
         """The kind of target of a step; ``progress`` of the training is in 0..1."""
         return self.kinds[0]
 
     @abstractmethod
-    def target(
-        self, kind: str, network: NetworkVelocity, x0: Tensor, generator: torch.Generator
-    ) -> Target:
-        """The target of ``network`` for the data ``x0``, with noise from ``generator``."""
+    def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
+        """The target of ``network`` for the data ``x0``, with noise from ``generator``.
+
+        ``network(x_t, timestep_B, step_size_B)`` is a pass of the student.
+        """
+
+    def learn(self, kind: str, error: float) -> None:
+        """Told after every step: its kind, and the mean error of all samples of all ranks."""

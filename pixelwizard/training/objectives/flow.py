@@ -1,13 +1,21 @@
-"""Flow matching: the velocity of the straight path, at one time per sample and with dt = 0."""
+"""Flow matching: the velocity of the straight path, at one time per sample and with dt = 0.
+
+Target v = noise - x0 (arXiv 2210.02747, eq. 23 for straight paths); one pass with gradient. With
+``guidance`` g the target is g v + (1 - g) sg[u(x, t | no text)], weighted by 1 / g^2: AnyFlow's
+regression of (u - (1 - g) sg[u without text]) / g on v (arXiv 2605.13724). A converged network is
+then guided by itself. One pass more, without gradient.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.sampling import noise_like
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.training.objectives.base import Objective, Target
-from pixelwizard.training.targets import NetworkVelocity, TrainingGrid, flow_matching_target
+from pixelwizard.training.passes import Passes
+from pixelwizard.training.targets import TrainingGrid, flow_matching_target
 
 
 class Flow(Objective):
@@ -15,14 +23,46 @@ class Flow(Objective):
 
     uses_step_sizes = False
 
-    def target(
-        self, kind: str, network: NetworkVelocity, x0: Tensor, generator: torch.Generator
-    ) -> Target:
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.guidance = config.objective.flow.guidance
+
+    def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         time_B = spread_times(len(x0), self.grid, generator)
-        weight_B, time_B = self.grid.weight(time_B).to(x0), time_B.to(x0)
-        noise = noise_like(x0, generator)
+        return self.flow_target(network, x0, time_B, self.grid.weight(time_B), generator)
+
+    def flow_target(
+        self,
+        network: Passes,
+        x0: Tensor,
+        time_B: Tensor,
+        weight_B: Tensor,
+        generator: torch.Generator,
+    ) -> Target:
+        """The (guided) velocity at given times."""
+        time_B, noise = time_B.to(x0), noise_like(x0, generator)
         x_t, velocity = flow_matching_target(x0, noise, time_B)
-        return Target(x_t, time_B, torch.zeros_like(time_B), velocity, weight_B)
+        size_B = torch.zeros_like(time_B)
+        velocity, weight_B = self.fused(network, x_t, time_B, size_B, velocity, weight_B.to(x0))
+        return Target(x_t, time_B, size_B, velocity, weight_B)
+
+    def fused(
+        self,
+        network: Passes,
+        x_t: Tensor,
+        time_B: Tensor,
+        size_B: Tensor,
+        velocity: Tensor,
+        weight_B: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """A velocity and its weight with guidance trained in; those without text stay."""
+        g = self.guidance
+        if g == 1:
+            return velocity, weight_B
+        kept_B = network.conditions.kept_B.to(x_t.device)
+        without = network.empty(x_t, time_B, size_B)
+        guided = torch.where(per_sample(kept_B), g * velocity + (1 - g) * without, velocity)
+        return guided, torch.where(kept_B, weight_B / g**2, weight_B)
 
 
 def spread_times(count: int, grid: TrainingGrid, generator: torch.Generator) -> Tensor:

@@ -16,8 +16,8 @@ from pixelwizard.diffusion.sampling import noise_like
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.training.objectives.base import FLOW, Target
 from pixelwizard.training.objectives.flow import Flow
+from pixelwizard.training.passes import Passes
 from pixelwizard.training.targets import (
-    NetworkVelocity,
     flow_matching_target,
     noise_span_weights,
     reference_steps,
@@ -46,9 +46,7 @@ class Shortcut(Flow):
         lucky = bool(torch.rand((), generator=generator) < self.settings.probability)
         return CONSISTENCY if lucky and progress >= self.settings.start else FLOW
 
-    def target(
-        self, kind: str, network: NetworkVelocity, x0: Tensor, generator: torch.Generator
-    ) -> Target:
+    def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         if kind == FLOW:
             return super().target(kind, network, x0, generator)
         rule = self.settings
