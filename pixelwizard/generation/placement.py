@@ -71,6 +71,7 @@ class ModelLoader:
     def __init__(self, config: Settings, plan: Plan | None, rank: Rank | None = None) -> None:
         self.config, self.rank = config, rank or Rank()
         self.planned = plan.by_name if plan else {}
+        self.attention = ATTENTION.make(config.attention, "attention")
         self._kept: dict[str, nn.Module] = {}
 
     def mode(self, stage: str) -> str:
@@ -128,7 +129,7 @@ class ModelLoader:
             network.chunk = planned or self.config.memory.chunk or CHUNK
             network.residual = getattr(torch, self.config.memory.residual)
             network.ulysses = self.rank.ulysses
-            network.attention = ATTENTION.make(self.config.attention, "attention")
+            network.attention = self.attention
         if isinstance(network, ShortcutDiT):
             network.features_on_host = stage in self.planned
         return network

@@ -98,6 +98,8 @@ def find(device: str) -> DeviceRates:
 META = torch.device("meta")
 ALLOCATION = 512
 """Bytes that the CUDA allocator rounds every tensor up to."""
+ROWS = {"index_select": 0, "index_copy_": 3}
+"""Operations that read some rows and write as many: which argument has them (0: the result)."""
 KINDS = {"addmm": "matmul", "mm": "matmul", "bmm": "matmul", "convolution": "conv"}
 
 
@@ -161,6 +163,9 @@ class Trace(TorchDispatchMode):
         if packet in flop_registry:
             kind = KINDS.get(packet.__name__, "matmul")
             self.flops[kind] += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+        elif packet.__name__ in ROWS:
+            place = ROWS[packet.__name__]
+            self.moved += 2 * (args[place] if place else out).nbytes
         else:
             self.moved += sum(tensor.nbytes for tensor in [*_tensors(args), *outputs])
         for tensor in outputs:

@@ -1,7 +1,7 @@
 """Time and memory of every stage of a run, before anything is loaded.
 
 Every figure comes from tracing the real modules on the meta device at full size; times divide the
-counted operations and bytes by the rates of a device (``device_rates``). The workspace of
+counted operations and bytes by the rates of a device (``device``). The workspace of
 convolutions and the allocator's fragmentation are not included; ``CONTEXT`` is kept free for
 them and for the driver.
 """

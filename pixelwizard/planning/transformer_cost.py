@@ -11,7 +11,7 @@ bytes: 2 in bfloat16, 4 in float32.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
+from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder
@@ -121,7 +122,7 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
         network.ulysses = _Ulysses(stage.mesh.sequence) if stage.mesh.sequence > 1 else None
         weights = trace.live
         trace.restart_peak()
-        rehearsal = _Rehearsal(network, trace)
+        rehearsal = _Rehearsal(network, trace, stage.sizes.num_layers)
         _run(stage, rehearsal)
     more = stage.sizes.num_layers - traced
     block = sum(p.numel() * p.element_size() for p in network.blocks[0].parameters())
@@ -132,8 +133,8 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
     calls = rehearsal.calls
     work = (
         trace.work
-        + (calls - 1) * rehearsal.forward
-        + calls * more * rehearsal.block
+        - rehearsal.traced
+        + rehearsal.passes
         + calls * max(0, stage.controlled - 1) * rehearsal.addition
         + rehearsal.texts * more * rehearsal.keys_values
     )
@@ -158,13 +159,38 @@ def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
     )
 
 
-class _Rehearsal:
-    """Stands in for the network: its first forward is traced, the others are counted like it."""
+class _OfLayer(Attention):
+    """An attention whose every layer is like one of them."""
 
-    def __init__(self, network: WanDiT, trace: Trace) -> None:
+    def __init__(self, made: Attention, layer: int) -> None:
+        self.made, self.layer = made, layer
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, place: Place) -> Tensor:
+        return self.made(query, key, value, replace(place, layer=self.layer))
+
+
+class _Traced(NamedTuple):
+    """A forward whose layers are all alike, one of its blocks, and the bytes that it takes."""
+
+    forward: Work
+    block: Work
+    extra: int
+
+
+class _Rehearsal:
+    """Stands in for the network of ``layers`` blocks, of which it has a few.
+
+    One forward is traced for every kind of attention; ``traced`` is what they cost, and ``passes``
+    what all forwards that were asked for do.
+    """
+
+    def __init__(self, network: WanDiT, trace: Trace, layers: int) -> None:
         self.network, self.trace, self.first_change = network, trace, network.first_change
-        self.calls = self.texts = self.text_bytes = self.encode_peak = self._extra = 0
+        self.attention, self.layers, self.sigma = network.attention, layers, None
+        self.calls = self.texts = self.text_bytes = self.encode_peak = 0
         self.forward = self.block = self.addition = self.keys_values = Work()
+        self.traced = self.passes = Work()
+        self._kinds: dict[Hashable, _Traced] = {}
         for module in [*network.blocks, *getattr(network._stream, "slots", [])]:
             module.forward = self._watched(module.forward, "block")
             cross = module.cross_attn
@@ -187,14 +213,32 @@ class _Rehearsal:
 
     def __call__(self, latent: Tensor, *inputs: Any) -> Tensor:
         self.calls += 1
-        if self.calls > 1:
-            self.trace.expect(self._extra)
-            return torch.empty(latent.shape, device=latent.device)
-        self.trace.restart_peak()
+        frames, height, width = latent.shape[2:]
+        grid = (frames, height // PATCH, width // PATCH)
+        places = [Place(grid, layer, sigma=self.sigma) for layer in range(self.layers)]
+        kinds = [self.attention.kind(place) for place in places]
+        for layer in map(kinds.index, dict.fromkeys(kinds)):
+            if kinds[layer] not in self._kinds:
+                self._kinds[kinds[layer]] = self._traced(layer, latent, *inputs)
+            self.trace.expect(self._kinds[kinds[layer]].extra)
+        first = self._kinds[kinds[0]]
+        self.passes += first.forward - len(self.network.blocks) * first.block
+        for kind in kinds:
+            self.passes += self._kinds[kind].block
+        return torch.empty(latent.shape, device=latent.device)
+
+    def _traced(self, layer: int, *inputs: Any) -> _Traced:
+        """A forward whose blocks have the attention of ``layer``."""
+        if not self._kinds:
+            self.trace.restart_peak()
+        peak, self.trace.peak = self.trace.peak, self.trace.live
         before = self.trace.live
-        velocity: Tensor = self._watched(self.network, "forward")(latent, *inputs)
-        self._extra = self.trace.peak - before
-        return velocity
+        self.network.attention, self.network.sigma = _OfLayer(self.attention, layer), self.sigma
+        self._watched(self.network, "forward")(*inputs)
+        self.traced += self.forward
+        extra = self.trace.peak - before
+        self.trace.peak = max(peak, self.trace.peak)
+        return _Traced(self.forward, self.block, extra)
 
     def _watched(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         """The call, remembering under ``name`` what its last use cost."""
@@ -283,14 +327,14 @@ def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bo
     return Cost(weights, peak, work.flops, work.moved, fetched)
 
 
-class _Traced(NamedTuple):
+class _Encoded(NamedTuple):
     work: Work
     weights: int
     activations: int
     fetched: int
 
 
-def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> _Traced:
+def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> _Encoded:
     """One text through a whole encoder."""
     trace, fetched = Trace(), 0
     if stream:
@@ -306,7 +350,7 @@ def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -
         weights, before = trace.live, trace.work
         trace.restart_peak()
         encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
-    return _Traced(trace.work - before, weights, trace.peak - weights, fetched)
+    return _Encoded(trace.work - before, weights, trace.peak - weights, fetched)
 
 
 def _encoder(sizes: TextSizes, text_len: int, dtype: torch.dtype) -> TextEncoder:

@@ -67,21 +67,27 @@ class _Sampler:
         """From noise to data; ``told``: what the network gets in a step besides time and text."""
 
         def asking(network: Callable[..., Tensor], text: TextKeyValues) -> Velocity:
-            return lambda latent, step: network(
-                latent, _times(latent, step.timestep, first_frame), text, *told(step)
-            )
+            def ask(latent: Tensor, step: Step) -> Tensor:
+                self.network.sigma = step.sigma
+                times = _times(latent, step.timestep, first_frame)
+                return network(latent, times, text, *told(step))
+
+            return ask
 
         with_text, without = (self.network.encode_text([text]) for text in texts)
         conditional, unconditional = (asking(self.network, text) for text in (with_text, without))
-        return sample(
-            guided(conditional, unconditional, self.guidance, self.cfg),
-            noise_CTHW.unsqueeze(0),
-            self.schedule,
-            first=None if first_frame is None else first_frame.unsqueeze(0),
-            probe=asking(self.network.first_change, with_text),
-            state=state,
-            on_step=on_step,
-        )[0]
+        try:
+            return sample(
+                guided(conditional, unconditional, self.guidance, self.cfg),
+                noise_CTHW.unsqueeze(0),
+                self.schedule,
+                first=None if first_frame is None else first_frame.unsqueeze(0),
+                probe=asking(self.network.first_change, with_text),
+                state=state,
+                on_step=on_step,
+            )[0]
+        finally:
+            self.network.sigma = None
 
 
 class Anchor(_Sampler):

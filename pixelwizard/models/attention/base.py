@@ -6,9 +6,12 @@ Letters of shapes: B samples, L queries, S keys, N heads, D channels of a head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+Grid = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,14 @@ class Place:
 
     Keys and values are those of all T * H * W tokens, frame by frame and row by row; queries are
     those of tokens ``start``, ``start + 1``, ...: all, or a chunk of them. Ranks that share a
-    sequence have all tokens here, and some of the heads.
+    sequence have all tokens here, and some of the heads. ``sigma`` is where the step starts; None
+    in training, where the samples of a batch are at different places.
     """
 
-    grid: tuple[int, int, int]
+    grid: Grid
     layer: int
     start: int = 0
+    sigma: float | None = None
 
 
 class Attention(ABC):
@@ -36,3 +41,7 @@ class Attention(ABC):
 
         A token's result must not depend on the chunk that it is in.
         """
+
+    def kind(self, place: Place) -> Hashable:
+        """Equal for layers and steps that cost the same: a plan traces one of each kind."""
+        return None

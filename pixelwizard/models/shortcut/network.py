@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.targets import Part, door_of
+from pixelwizard.models.attention.base import Grid
 from pixelwizard.models.wan.dit import (
     CHUNK,
     Addition,
-    Grid,
     TextKeyValues,
     WanDiT,
     affine_norm,

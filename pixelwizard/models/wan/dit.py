@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Callable, Iterable, Iterator, Sequence, cast
 
@@ -29,12 +29,11 @@ from torch.utils.checkpoint import checkpoint
 
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.geometry import PATCH
-from pixelwizard.models.attention.base import Attention, Place
+from pixelwizard.models.attention.base import Attention, Grid, Place
 from pixelwizard.models.attention.exact import Exact, attention
 from pixelwizard.models.wan.streaming import BlockStream
 from pixelwizard.parallel.passes import Ulysses
 
-Grid = tuple[int, int, int]
 Attend = Callable[..., Tensor]
 """The self-attention of one layer: (queries, keys, values, first query = 0) -> [B, L, N, D]."""
 Addition = Callable[[slice], Tensor]
@@ -56,7 +55,7 @@ class Rotary:
 
     def __init__(
         self,
-        grid: tuple[int, int, int],
+        grid: Grid,
         head_dim: int,
         device: torch.device,
         own: slice | None = None,
@@ -123,7 +122,8 @@ class WanDiT(nn.Module):
     ``stream_from_host`` leaves the weights of the blocks in host memory. ``checkpointing``: with
     gradients a block is computed a second time instead of keeping what is inside it. ``ulysses``:
     the ranks that share the tokens of a pass, each of which gets the whole latent and gives the
-    whole velocity; only without gradients.
+    whole velocity; only without gradients. ``sigma``: where the sampler's step starts, for an
+    attention that differs from step to step; None in training.
     """
 
     entrances: tuple[str, ...] = ("encode_text",)
@@ -144,6 +144,7 @@ class WanDiT(nn.Module):
         self.blocks = nn.ModuleList(Block(sizes) for _ in range(sizes.num_layers))
         self.head = Head(sizes)
         self.attention: Attention = Exact()
+        self.sigma: float | None = None
         self.chunk = CHUNK
         self.residual = torch.float32
         self.checkpointing = False
@@ -230,7 +231,7 @@ class WanDiT(nn.Module):
         for index, (block, keys_values) in enumerate(blocks):
             if additions and index in additions[0]:
                 x = self._add(x, [own[index] for own in additions], border)
-            attend = partial(_attend, self.attention, grid, index)
+            attend = partial(_attend, self.attention, Place(grid, index, sigma=self.sigma))
             inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses, attend, border)
             if self._looking:
                 return self._change(x, grid, partial(block, *inputs))
@@ -319,15 +320,9 @@ class WanDiT(nn.Module):
 
 
 def _attend(
-    attention: Attention,
-    grid: Grid,
-    layer: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    start: int = 0,
+    attention: Attention, place: Place, query: Tensor, key: Tensor, value: Tensor, start: int = 0
 ) -> Tensor:
-    return attention(query, key, value, Place(grid, layer, start))
+    return attention(query, key, value, replace(place, start=start))
 
 
 class Block(nn.Module):
@@ -363,7 +358,7 @@ class Block(nn.Module):
         ``x`` is overwritten: a chunk needs its own tokens and the keys and values of all.
         """
         six = Modulation(self.modulation.float() + modulation_BR6E, border)
-        attend = attend or partial(_attend, Exact(), rotary.grid, 0)
+        attend = attend or partial(_attend, Exact(), Place(rotary.grid, 0))
         length = x.shape[1]
         if ulysses is not None:
             return self._with_others(x, rotary, six, text, chunk, ulysses, attend)

@@ -1,0 +1,127 @@
+"""Attention inside windows over frame, height and width; the windows of odd layers lie between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pixelwizard.config.geometry import cuts
+from pixelwizard.config.schema import ConfigError, check_range, convert
+from pixelwizard.models.attention.base import Attention, Grid, Place
+from pixelwizard.models.attention.exact import attention
+
+
+class Window(Attention):
+    """A token sees the tokens of its window, gathered into dense attention; no kernel is needed.
+
+    An axis is cut into the fewest even parts of at most ``size`` (frames, rows, columns of tokens;
+    0: the whole axis); parts may differ by a token, and every token is in exactly one window.
+    Odd layers cut in the middle of those parts instead, so that borders lie elsewhere
+    (``shift=false``: they do not). A window that is the grid is exact attention.
+
+    Exact besides: the ``dense_layers``, counted from 0, and steps that start above the sigma
+    ``dense_above`` (1: none; 0.99: the first step of most schedules). A training has no steps.
+
+    ``anchor``: rows and columns of a coarse grid, best that of the anchor's tokens. The means of
+    keys and values over its cells, of every frame, are seen from all windows, so their queries
+    know roughly what is elsewhere.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int] = (0, 24, 24),
+        shift: bool = True,
+        dense_layers: Sequence[int] = (),
+        dense_above: float = 1.0,
+        anchor: Sequence[int] = (),
+    ) -> None:
+        self.size = _whole_numbers("attention.size", size, (3,), 0)
+        self.shift = convert(shift, bool, "attention.shift")
+        self.dense_layers = _whole_numbers("attention.dense_layers", dense_layers, (), 0)
+        self.dense_above = convert(dense_above, float, "attention.dense_above")
+        check_range("attention.dense_above", self.dense_above, 0.0, 1.0)
+        self.anchor = _whole_numbers("attention.anchor", anchor, (0, 2), 1)
+
+    def __call__(
+        self, query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor, place: Place
+    ) -> Tensor:
+        windows = self._windows(place, query_BLND.device)
+        if len(windows) == 1:
+            return attention(query_BLND, key_BSND, value_BSND)
+        pairs = [(t, self._coarse(t, place.grid)) for t in (key_BSND, value_BSND)]
+        out, span = torch.empty_like(query_BLND), (place.start, place.start + query_BLND.shape[1])
+        for tokens, on_device in windows:
+            first, last = np.searchsorted(tokens, span)
+            if first == last:
+                continue
+            mine = on_device[first:last] - place.start
+            key, value = (_rows(whole, on_device, coarse) for whole, coarse in pairs)
+            out.index_copy_(1, mine, attention(query_BLND.index_select(1, mine), key, value))
+        return out
+
+    def kind(self, place: Place) -> tuple[bool, bool]:
+        """Whether a layer is dense in a step, and whether its windows lie between the others."""
+        early = place.sigma is not None and place.sigma > self.dense_above
+        return early or place.layer in self.dense_layers, self.shift and place.layer % 2 == 1
+
+    def _windows(self, place: Place, device: torch.device) -> list[tuple[np.ndarray, Tensor]]:
+        """The tokens of every window of this layer and step; where it is dense, of one."""
+        dense, shifted = self.kind(place)
+        return windows(place.grid, (0, 0, 0) if dense else self.size, shifted, device)
+
+    def _coarse(self, x_BSND: Tensor, grid: Grid) -> Tensor | None:
+        """The means over the cells of the anchor's grid, [B, T * rows * columns, N, D], if any."""
+        if not self.anchor:
+            return None
+        frames, height, width = grid
+        rows, columns = min(self.anchor[0], height), min(self.anchor[1], width)
+        flat = x_BSND.flatten(2).unflatten(1, grid).flatten(0, 1).permute(0, 3, 1, 2)
+        means = F.adaptive_avg_pool2d(flat, (rows, columns)).flatten(2).transpose(1, 2)
+        return means.reshape(len(x_BSND), frames * rows * columns, *x_BSND.shape[2:])
+
+
+def _rows(whole_BSND: Tensor, tokens: Tensor, coarse_BSND: Tensor | None) -> Tensor:
+    """Some tokens of the whole, and the coarse ones."""
+    rows = whole_BSND.index_select(1, tokens)
+    return rows if coarse_BSND is None else torch.cat((rows, coarse_BSND), dim=1)
+
+
+@lru_cache(maxsize=8)
+def windows(
+    grid: Grid, size: Sequence[int], shifted: bool, device: torch.device
+) -> list[tuple[np.ndarray, Tensor]]:
+    """Every window's tokens, int64 [tokens] in rising order: on the host, and on ``device``."""
+    tokens = np.arange(math.prod(grid)).reshape(grid)
+    axes = [_parts(*axis, shifted) for axis in zip(grid, size, strict=True)]
+    found = [tokens[place].ravel() for place in product(*axes)]
+    with torch.inference_mode(False):  # kept ones must also serve a later backward
+        return [(window, torch.from_numpy(window).to(device)) for window in found]
+
+
+def _parts(length: int, size: int, shifted: bool) -> list[slice]:
+    """The parts of one axis."""
+    borders = cuts(length, -(-length // (size or length)))
+    if shifted and len(borders) > 2:
+        middles = [(low + high) // 2 for low, high in zip(borders, borders[1:], strict=False)]
+        borders = [0, *middles, length]
+    return [slice(low, high) for low, high in zip(borders, borders[1:], strict=False) if low < high]
+
+
+def _whole_numbers(
+    key: str, values: Sequence[int], lengths: Sequence[int], low: int
+) -> tuple[int, ...]:
+    """A list of whole numbers from ``low`` on; ``lengths``: how many there may be (none: any)."""
+    numbers = convert(values, list[int], key)
+    if lengths and len(numbers) not in lengths:
+        kinds = {3: "three numbers: frames, rows, columns", 2: "two numbers: rows, columns"}
+        raise ConfigError(f"{key}={numbers} must be {kinds[lengths[-1]]}")
+    for number in numbers:
+        check_range(key, number, low)
+    return tuple(numbers)
