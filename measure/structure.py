@@ -76,9 +76,9 @@ def walk(package: Path) -> Walk:
 
     try:
         from pixelwizard.cli.main import main
-        from pixelwizard.cli.tasks import generate
+        from pixelwizard.launch import launch as starts
     except ImportError:  # before the rooms were named by purpose
-        from pixelwizard.commands import generate
+        from pixelwizard.commands import generate as starts
 
         from pixelwizard.cli import main
 
@@ -89,7 +89,7 @@ def walk(package: Path) -> Walk:
     }
     found = Walk(package, places)
     folders: list[Path] = []
-    generate.launch = lambda folder, *rest: folders.append(folder) or 0  # type: ignore[assignment]
+    starts.launch = lambda folder, *rest: folders.append(folder) or 0  # type: ignore
     with tempfile.TemporaryDirectory() as place, found.watching():
         words = [*WORDS, f"run_dir={place}/run", f"store.dir={place}/store"]
         assert main(["--prompt", PROMPT, *words]) == 0

@@ -17,10 +17,10 @@ from pixelwizard.diffusion.schedules import SOLVER
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pixelwizard"
 HEAVY = {"torch", "lightning", "wandb", "transformers", "safetensors", "tokenizers", "PIL"}
-HEAVY |= {"matplotlib", "joblib", "submitit", "optuna"}
+HEAVY |= {"numpy", "av", "matplotlib", "joblib", "submitit", "optuna"}
 LIGHT = (
     *("config.tasks", "config.sweep", "config.geometry"),
-    *("io.files", "io.hub", "io.reading", "io.tables", "io.terminal", "io.process", "io.video"),
+    *("io.files", "io.hub", "io.tables", "io.terminal", "io.process", "io.video"),
     *("data.prompts", "data.table", "models.checkpoints"),
     *("diffusion.schedules", *(f"diffusion.solvers.{name}" for name in SOLVER.names)),
     *("records.run_folder", "records.provenance"),

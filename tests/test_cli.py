@@ -56,7 +56,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launched:
     """An empty working directory, and no worker."""
     monkeypatch.chdir(tmp_path)
     stand_in = Launched()
-    monkeypatch.setattr(generate_command, "launch", stand_in)
+    monkeypatch.setattr("pixelwizard.launch.launch.launch", stand_in)
     monkeypatch.setattr(generate_command, "require_weights", lambda backbone: None)
     trusted = replace(generate_command.COMMAND, finished=lambda config: True)
     monkeypatch.setattr(generate_command, "COMMAND", trusted)

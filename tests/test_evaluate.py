@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from pixelwizard.cli.main import main
-from pixelwizard.cli.tasks import evaluate as command
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.output import MetricsSettings, VideoSettings
 from pixelwizard.data import shapes
@@ -273,7 +272,9 @@ def test_the_command_starts_a_worker_with_the_settings(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Path] = []
-    monkeypatch.setattr(command, "launch", lambda folder: started.append(folder) or 0)
+    monkeypatch.setattr(
+        "pixelwizard.launch.launch.launch", lambda folder: started.append(folder) or 0
+    )
     assert main(["evaluate", f"videos={videos}", f"run_dir={tmp_path / 'run'}"]) == 0
     assert started == [tmp_path / "run"]
     assert f"videos: {videos}" in (tmp_path / "run" / "config.yaml").read_text()

@@ -21,7 +21,6 @@ from wandb_files import history
 from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.sweeps.ledger import SweepJob, run_sweep
-from pixelwizard.cli.tasks import generate
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.parallel import MODES, ParallelSettings
 from pixelwizard.generation import predict
@@ -162,7 +161,7 @@ def test_the_ledger_of_a_sweep_over_ranks_has_the_sentences_of_its_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     failing = partial(launch, work=second_rank_fails)
-    monkeypatch.setattr(generate, "launch", failing)
+    monkeypatch.setattr("pixelwizard.launch.launch.launch", failing)
     config = small_config(
         write_backbone(tmp_path / "weights"), tmp_path,
         parallel=ParallelSettings("guidance"), prompt=["a circle"],

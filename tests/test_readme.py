@@ -14,7 +14,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.cli.sweeps import ledger, sweeping
-from pixelwizard.cli.tasks import TASKS, bench, compare, encode, evaluate, generate, plan, train
+from pixelwizard.cli.tasks import TASKS, compare, evaluate, generate, plan, train
 from pixelwizard.config import tasks
 from pixelwizard.config.output import CODECS
 from pixelwizard.config.schema import to_plain
@@ -61,8 +61,7 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         folders.append(folder)
         return 0
 
-    for command in (generate, train, encode, bench, evaluate):
-        monkeypatch.setattr(command, "launch", launch)
+    monkeypatch.setattr("pixelwizard.launch.launch.launch", launch)
     for command in (generate, train):
         monkeypatch.setattr(command, "require_weights", lambda *parts: None)
     monkeypatch.setattr(generate, "find_videos", lambda *_: [])

@@ -119,7 +119,7 @@ def says(
     def change(changed: Callable[[dict[str, Any]], object] | str) -> Path:
         record = json.loads(text)
         said = changed if isinstance(changed, str) else changed(record) or json.dumps(record)
-        monkeypatch.setattr("pixelwizard.generation.replay.comment_of", lambda _: said)
+        monkeypatch.setattr("pixelwizard.io.reading.comment_of", lambda _: said)
         return videos[0]
 
     yield change

@@ -105,7 +105,7 @@ def _help(task: str, own: Sequence[Path]) -> str:
         f"  {group}={{{','.join(tasks.options(group, own)) or 'NAME'}}}"
         for group in tasks.groups(task, own)
     ]
-    listed = "\n".join(f"  {name:<10} {command(name).summary}" for name in TASKS)
+    listed = "\n".join(f"  {name:<10} {summary}" for name, summary in TASKS.items())
     return f"""\
 usage: pixelwizard [TASK] [--prompt TEXT]... [key=value ...]
 

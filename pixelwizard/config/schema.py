@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import sys
 import types
@@ -38,12 +39,12 @@ def build(cls: type[T], values: Any, key: str = "") -> T:
 
     Raises ConfigError for an unknown key, a missing one without default, or a wrong type.
     """
+    hints = types_of(cls)  # type: ignore[arg-type]
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{key or 'the configuration'}={show(values)} must be a group of keys:"
-            f" {', '.join(types_of(cls))}"
+            f" {', '.join(hints)}"
         )
-    hints = types_of(cls)
     for name in values:
         if name not in hints:
             raise ConfigError(unknown(f"key {join(key, str(name))!r}", str(name), hints, key))
@@ -225,6 +226,7 @@ def takes_node(hint: Any) -> bool:
     return hint is Any or get_origin(hint) is dict or any(hasattr(o, "from_plain") for o in options)
 
 
+@functools.cache
 def types_of(cls: type) -> dict[str, Any]:
     """The types of the fields that keys set."""
     hints = get_type_hints(cls)

@@ -13,9 +13,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import named
 from pixelwizard.data.table import VIDEOS, Table, read_table, videos_below
 from pixelwizard.io.files import file_digest, read_json, text_digest
-from pixelwizard.io.reading import probe
 from pixelwizard.io.tables import read_text
-from pixelwizard.io.video import VideoError
 
 ANCHOR = ".anchor"
 
@@ -43,6 +41,9 @@ def inspect(path: Path, least: int = 0, id: str = "") -> Clip:
 
     Raises VideoError if it is none or has too few frames.
     """
+    from pixelwizard.io.reading import probe  # PyAV and numpy: only where a video is opened
+    from pixelwizard.io.video import VideoError
+
     info = probe(path, count=True)
     if info.frames < least:
         raise VideoError(f"it has {info.frames} frames, and at least {least} are needed")

@@ -14,7 +14,6 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError, build
 from pixelwizard.config.targets import check_doors, search_in, targets
 from pixelwizard.config.tasks import from_plain, parse_json
-from pixelwizard.io.reading import comment_of
 from pixelwizard.io.video import VideoError
 from pixelwizard.models.checkpoints import PARTS, require_weights, weights_digest
 from pixelwizard.records.provenance import CODE_FORMAT, versions
@@ -42,6 +41,8 @@ def provenance_of(video: Path) -> Record:
     """The record in a video's metadata, else its ``.json``. Raises ConfigError without one."""
     if not video.is_file():
         raise ConfigError(f"{video} does not exist; name a video that pixelwizard made")
+    from pixelwizard.io.reading import comment_of  # PyAV and numpy: only where a video is opened
+
     try:
         text = comment_of(video)
     except VideoError as error:

@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TextIO, TypeVar
 
 MOST = 600
@@ -207,6 +206,8 @@ def in_threads(
 
     The first exception of ``work`` is raised, and what has not begun by then is not done.
     """
+    from concurrent.futures import ThreadPoolExecutor  # only where there are threads
+
     started, pool = time.monotonic(), ThreadPoolExecutor(threads)
     try:
         for done, pair in enumerate(zip(items, pool.map(work, items), strict=True), start=1):

@@ -11,14 +11,16 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import imageio_ffmpeg
-import numpy as np
 
 from pixelwizard.config.output import CODECS, VideoSettings
 from pixelwizard.io.files import atomic
 from pixelwizard.io.terminal import reason
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=lanczos+accurate_rnd+full_chroma_int,"
@@ -83,10 +85,10 @@ class VideoWriter:
 
     def write(self, frames: np.ndarray) -> None:
         """Append ``[T, H, W, 3]`` uint8 frames."""
-        assert frames.dtype == np.uint8 and frames.shape[1:] == self.shape, frames.shape
+        assert frames.dtype == "uint8" and frames.shape[1:] == self.shape, frames.shape
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(np.ascontiguousarray(frames).data)
+            self._process.stdin.write((frames if frames.flags.c_contiguous else frames.copy()).data)
         except BrokenPipeError:
             self._process.wait()
             raise self._failure() from None

@@ -6,11 +6,11 @@ Nothing here imports torch, so a finished run is recognised at once.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,12 +226,12 @@ def finished(config: GenerateConfig, job: Job) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that compute."""
+    from importlib import metadata  # slow to import
+
     found = {"python": platform.python_version(), "pixelwizard": __version__}
     for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
     return found
 
 

@@ -33,7 +33,6 @@ from faults.commands import results  # noqa: E402
 
 from pixelwizard import worker  # noqa: E402
 from pixelwizard.cli.main import main as pixelwizard  # noqa: E402
-from pixelwizard.config import tasks  # noqa: E402
 
 PRELOADED = (
     *("pixelwizard.generation.predict", "pixelwizard.evaluation.evaluate", "matplotlib.pyplot"),
@@ -92,11 +91,8 @@ def answer(case: Case) -> int:
     os.dup2(sys.stdout.fileno(), 2)
     os.environ.update(HOME=str(case.folder), XDG_CACHE_HOME=str(case.folder / "cache"))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    for task in tasks.roots():
-        module = import_module(f"pixelwizard.cli.tasks.{task}")
-        if hasattr(module, "launch"):
-            run = worker.run if case.runs else no_job
-            module.launch = lambda place, ranks=1, run=run: run(place)
+    run = worker.run if case.runs else no_job
+    import_module("pixelwizard.launch.launch").launch = lambda place, ranks=1: run(place)
     try:
         return pixelwizard(list(case.words))
     except BaseException:

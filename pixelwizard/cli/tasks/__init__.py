@@ -8,30 +8,51 @@ from importlib import import_module
 from typing import Any
 
 
+def run_in_workers(config: Any, command_line: Sequence[str]) -> int:
+    """Claim the run folder and run the task in a worker for each rank; returns the exit code."""
+    from pixelwizard.launch import launch  # multiprocessing: only where something runs
+    from pixelwizard.launch.devices import mesh_of
+    from pixelwizard.records.run_folder import claim
+
+    folder, parallel = claim(config, command_line), getattr(config, "parallel", None)
+    if parallel is None:
+        return launch.launch(folder)
+    if not parallel.launch:
+        return launch.left_to_torchrun(folder)
+    return launch.launch(folder, mesh_of(config).world)
+
+
 @dataclass(frozen=True)
 class Command:
-    """One task: its summary line, examples that run as written, and its functions.
+    """One task: examples that run as written, and its functions.
 
     ``check(config)`` raises ValueError for what cannot run; ``run(config, command_line)`` returns
     the exit code. ``config`` is the task's root dataclass; ``word`` is the key that a bare word on
-    the command line gives a value to, all of them a list if
-    ``words``; ``finished(config)`` says whether a run that ended well still has its results, so
-    that a sweep need not repeat it.
+    the command line gives a value to, all of them a list if ``words``; ``finished(config)`` says
+    whether a run that ended well still has its results, so that a sweep need not repeat it.
     """
 
-    summary: str
     examples: str
-    check: Callable[[Any], None]
-    run: Callable[[Any, Sequence[str]], int]
+    check: Callable[[Any], None] = lambda config: None
+    run: Callable[[Any, Sequence[str]], int] = run_in_workers
     word: str | None = None
     words: bool = False
     finished: Callable[[Any], bool] = lambda config: True
 
 
-TASKS = (
-    *("generate", "train", "encode", "evaluate", "compare", "plan", "bench"),
-    *("fetch", "convert", "replay"),
-)
+TASKS = {
+    "generate": "videos from text",
+    "train": "train the networks",
+    "encode": "videos to latents, for training",
+    "evaluate": "scores of a folder of videos",
+    "compare": "runs side by side: a page with their videos",
+    "plan": "time and memory of a run, before it",
+    "bench": "seconds and memory, measured",
+    "fetch": "weights from the Hugging Face hub",
+    "convert": "weights as bfloat16 safetensors",
+    "replay": "a video once more",
+}
+"""Every task, and what it makes, in a few words."""
 DEFAULT_TASK = "generate"
 
 

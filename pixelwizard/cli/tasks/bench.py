@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.generate import BenchConfig
-from pixelwizard.launch.launch import launch
-from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard bench                                   the miniature's sizes, about a minute
@@ -19,13 +14,4 @@ Weights are random, so no files are needed. run_dir=FOLDER gets bench.md and ben
 the measured rates of the machine."""
 
 
-def check(config: BenchConfig) -> None:
-    """Nothing beyond the settings: the device is checked where torch runs."""
-
-
-def run(config: BenchConfig, command_line: Sequence[str]) -> int:
-    """Measure in a worker; returns the exit code."""
-    return launch(claim(config, command_line))
-
-
-COMMAND = Command("seconds and memory, measured", EXAMPLES, check, run)
+COMMAND = Command(EXAMPLES)

@@ -49,11 +49,4 @@ def run(config: CompareConfig, command_line: Sequence[str]) -> int:
     return 0
 
 
-COMMAND = Command(
-    "runs side by side: a page with their videos",
-    EXAMPLES,
-    check,
-    run,
-    word="runs",
-    words=True,
-)
+COMMAND = Command(EXAMPLES, check, run, word="runs", words=True)

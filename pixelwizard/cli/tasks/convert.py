@@ -52,4 +52,4 @@ def run(config: ConvertConfig, command_line: Sequence[str]) -> int:
     return 0
 
 
-COMMAND = Command("weights as bfloat16 safetensors", EXAMPLES, check, run)
+COMMAND = Command(EXAMPLES, check, run)

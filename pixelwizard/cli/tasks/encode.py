@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pixelwizard.cli.tasks import Command
 from pixelwizard.cli.tasks.train import check_clips
 from pixelwizard.config.train import EncodeConfig
-from pixelwizard.launch.launch import launch
 from pixelwizard.models.checkpoints import require_weights
-from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv run_dir=LATENTS
@@ -26,9 +22,4 @@ def check(config: EncodeConfig) -> None:
     check_clips(config.data)
 
 
-def run(config: EncodeConfig, command_line: Sequence[str]) -> int:
-    """Encode into the run folder of ``config``; returns the exit code."""
-    return launch(claim(config, command_line))
-
-
-COMMAND = Command("videos to latents, for training", EXAMPLES, check, run)
+COMMAND = Command(EXAMPLES, check)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
@@ -10,8 +9,6 @@ from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos, read_captions
 from pixelwizard.evaluation.names import check_names, resolve_auto
-from pixelwizard.launch.launch import launch
-from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard evaluate videos=outputs/look                    a run folder: its prompts are known
@@ -35,9 +32,4 @@ def check(config: EvaluateConfig) -> None:
     check_names(resolve_auto(config.metrics, backbone_of(paths)))
 
 
-def run(config: EvaluateConfig, command_line: Sequence[str]) -> int:
-    """Score the videos in a worker; returns the exit code."""
-    return launch(claim(config, command_line))
-
-
-COMMAND = Command("scores of a folder of videos", EXAMPLES, check, run)
+COMMAND = Command(EXAMPLES, check)

@@ -20,10 +20,6 @@ Complete files are not fetched again; interrupted downloads continue. HF_HOME,
 HF_HUB_OFFLINE and HF_TOKEN are respected."""
 
 
-def check(config: FetchConfig) -> None:
-    """Nothing beyond the settings' own checks."""
-
-
 def run(config: FetchConfig, command_line: Sequence[str]) -> int:
     """Fetch what is missing; returns the exit code."""
     source = config.source
@@ -35,4 +31,4 @@ def run(config: FetchConfig, command_line: Sequence[str]) -> int:
     return 0
 
 
-COMMAND = Command("weights from the Hugging Face hub", EXAMPLES, check, run, word="source")
+COMMAND = Command(EXAMPLES, run=run, word="source")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
@@ -14,11 +13,9 @@ from pixelwizard.diffusion.schedules import stage_schedules
 from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import require, resolve_auto
 from pixelwizard.launch.devices import mesh_of
-from pixelwizard.launch.launch import launch, left_to_torchrun
 from pixelwizard.models.checkpoints import require_weights, weights_digests
 from pixelwizard.records import provenance
 from pixelwizard.records.provenance import make_jobs
-from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard                                        four demo videos with the built-in miniature
@@ -60,18 +57,10 @@ def _check_schedules(config: GenerateConfig) -> None:
             )
 
 
-def run(config: GenerateConfig, command_line: Sequence[str]) -> int:
-    """Make the videos of ``config`` in its run folder; returns the exit code."""
-    folder = claim(config, command_line)
-    if not config.parallel.launch:
-        return left_to_torchrun(folder)
-    return launch(folder, mesh_of(config).world)
-
-
 def finished(config: GenerateConfig) -> bool:
     """Whether all videos are finished, made with these settings and the current weights."""
     jobs = make_jobs(config, prompts_of(config), weights_digests(config.backbone))
     return all(provenance.finished(config, job) for job in jobs)
 
 
-COMMAND = Command("videos from text", EXAMPLES, check, run, finished=finished)
+COMMAND = Command(EXAMPLES, check, finished=finished)

@@ -65,4 +65,4 @@ def _train(config: PlanConfig, part: str) -> int:
     return 0
 
 
-COMMAND = Command("time and memory of a run, before it", EXAMPLES, check, run)
+COMMAND = Command(EXAMPLES, check, run)

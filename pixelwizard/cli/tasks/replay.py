@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelwizard.cli.tasks import Command
+from pixelwizard.cli.tasks import Command, run_in_workers
 from pixelwizard.config.generate import ReplayConfig
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.launch.launch import launch
-from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard replay outputs/RUN/videos/ID.mp4           into a new folder in outputs/
@@ -37,7 +35,7 @@ def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
     video = Path(config.file)
     if changed := changed_versions(video):
         print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
-    return launch(claim(repetition(video, config.out, config.trust), command_line))
+    return run_in_workers(repetition(video, config.out, config.trust), command_line)
 
 
-COMMAND = Command("a video once more", EXAMPLES, check, run, word="file")
+COMMAND = Command(EXAMPLES, check, run, word="file")

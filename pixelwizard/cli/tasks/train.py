@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
@@ -11,9 +10,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import DataSettings, TrainConfig
 from pixelwizard.data.table import clip_table
 from pixelwizard.launch.devices import mesh_of
-from pixelwizard.launch.launch import launch, left_to_torchrun
 from pixelwizard.models.checkpoints import PARTS, require_weights
-from pixelwizard.records.run_folder import claim
 
 EXAMPLES = """\
   pixelwizard train experiments=train_tiny_vae           the autoencoder of the miniature
@@ -50,17 +47,9 @@ def check_clips(data: DataSettings) -> None:
         raise ConfigError(f"data.dir={data.dir} is not a folder; name the one with the {data.kind}")
 
 
-def run(config: TrainConfig, command_line: Sequence[str]) -> int:
-    """Train in the run folder of ``config``; returns the exit code."""
-    folder = claim(config, command_line)
-    if not config.parallel.launch:
-        return left_to_torchrun(folder)
-    return launch(folder, mesh_of(config).world)
-
-
 def finished(config: TrainConfig) -> bool:
     """Whether a training that ended well still has what it exported."""
     return (Path(config.run_dir) / "export").is_dir()
 
 
-COMMAND = Command("train the networks", EXAMPLES, check, run, finished=finished)
+COMMAND = Command(EXAMPLES, check, finished=finished)
