@@ -15,6 +15,7 @@ import pytest
 import torch
 from small import BACKBONE, SIZE, small_training, write_backbone
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import Geometry
@@ -29,6 +30,7 @@ from pixelwizard.data.crops import CropBatches, clip_of
 from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder, scan
 from pixelwizard.data.latents import GrowingExamples, Shards
+from pixelwizard.data.loading import Loader
 from pixelwizard.data.sources import PROBED, open_sources
 from pixelwizard.io.reading import ReadFailed, probe, read_clip
 from pixelwizard.io.video import VideoWriter
@@ -297,6 +299,29 @@ def test_what_a_step_draws_from_does_not_depend_on_how_fast_latents_are_written(
     assert waited == ["train-00002.safetensors"]
 
 
+class Large(Dataset[dict[str, Any]]):
+    """Six items of a megabyte."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"video": [torch.full((1 << 18,), index)], "text": torch.ones(2).bfloat16()}
+
+
+def test_what_other_processes_read_takes_no_shared_memory() -> None:
+    items = list(Loader(Large(), workers=2))
+    assert [int(item["video"][0][-1]) for item in items] == list(range(6))
+    assert not any(item["video"][0].is_shared() for item in items)
+    assert items[0]["text"].dtype == torch.bfloat16
+
+
+def tensors_of(path: Path) -> bytes:
+    """The content of a shard without its header, whose entries have no order."""
+    data = path.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
 def flip(path: Path) -> None:
     """One wrong bit in the last tensor."""
     data = bytearray(path.read_bytes())
@@ -321,12 +346,12 @@ def test_encoded_clips_train_like_clips(
     facts = json.loads((folder / "latents.json").read_text())
     assert facts["examples"] == {"train": 3, "heldout": 1}
     lost, flipped = folder / "train-00001.safetensors", folder / "train-00000.safetensors"
-    before = [lost.read_bytes(), flipped.read_bytes()]
+    before = [tensors_of(lost), tensors_of(flipped)]
     lost.unlink()
     flip(flipped)
     assert encode(replace(made, data=replace(made.data, workers=2))) == 0
     assert f"{flipped} is damaged; it was removed and is written again" in capsys.readouterr().err
-    assert [lost.read_bytes(), flipped.read_bytes()] == before
+    assert [tensors_of(lost), tensors_of(flipped)] == before
 
     from_latents = training_on(
         backbone, tmp_path / "one", DataSettings(kind="latents", dir=str(folder))

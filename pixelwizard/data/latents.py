@@ -22,11 +22,12 @@ from typing import Any, Union
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pixelwizard.data.batches import Batch, Source, joined
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe, Unusable, example
+from pixelwizard.data.loading import Loader
 from pixelwizard.io.files import remove
 from pixelwizard.io.hashed import Damaged, read_hashed, write_hashed
 from pixelwizard.io.terminal import say
@@ -140,15 +141,7 @@ def fill(
     own = list(range(worker, len(shards.paths), of))
     missing = [index for index in own if not shards.paths[index].exists()]
     numbers = [number for index in missing for number in shards.numbers(index)]
-    pixels = iter(
-        DataLoader(
-            Pixels(clips, recipe, numbers),
-            batch_size=None,
-            num_workers=readers,
-            prefetch_factor=1 if readers else None,
-            generator=torch.Generator(),
-        )
-    )
+    pixels = iter(Loader(Pixels(clips, recipe, numbers), readers, ahead=1))
     for index in missing:
         examples = ((clips.captions(number), next(pixels)) for number in shards.numbers(index))
         write_shard(encoding, shards.paths[index], examples, device)

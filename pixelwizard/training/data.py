@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import torch
-from torch.utils.data import DataLoader
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Source
 from pixelwizard.data.labelled import LabelledBatches, Maker, held_out
+from pixelwizard.data.loading import Loader
 from pixelwizard.training.stopwatch import Stopwatch
 
 HELD_OUT_BATCHES = 8
@@ -46,12 +45,11 @@ class TrainingData(L.LightningDataModule):
         assert self.trainer is not None
         first = self.trainer.global_step * self.accumulate
         ranks = (self.trainer.global_rank, self.trainer.world_size)
-        return Waited(
-            loader(self.examples.batches(first, *ranks), self.examples.workers), self.watch
-        )
+        batches = self.examples.batches(first, *ranks)
+        return Waited(Loader(batches, self.examples.workers), self.watch)
 
     def val_dataloader(self) -> Any:
-        return [] if self.examples.held_out is None else loader(self.examples.held_out)
+        return [] if self.examples.held_out is None else Loader(self.examples.held_out)
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,6 @@ class Waited:
             if batch is end:
                 return
             yield batch
-
-
-def loader(batches: Any, workers: int = 0) -> DataLoader[Any]:
-    """Passes batches on unchanged; leaves the global random state alone."""
-    own = torch.Generator()
-    return DataLoader(batches, batch_size=None, num_workers=workers, generator=own)
 
 
 def labelled_examples(config: TrainConfig, make: Maker) -> Examples:

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ TIMED |= {"tokens_per_second", "peak_gb", "reused"}
 """Names of values that depend on the clock, the memory in use, or on what an earlier try left."""
 APART = {"wandb", "rates"}
 """Folders with records of every start: W&B's files, the measured speed of the machine."""
+CLOCKS = {".log", ".ckpt", ""}
+"""Files that say when they were written; a checkpoint is compared by what is exported from it."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,14 @@ def results(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
-        if path.is_file() and not set(place.parts) & APART:
-            for data in _content(path):
-                data = data.replace(str(folder).encode(), b"FOLDER")
-                found[str(place)] = hashlib.sha256(data).hexdigest()[:16]
+        if path.is_file() and not set(place.parts) & APART and path.suffix not in CLOCKS:
+            data = content(path).replace(str(folder).encode(), b"FOLDER")
+            found[str(place)] = hashlib.sha256(data).hexdigest()[:16]
     return found
 
 
-def _content(path: Path) -> Iterator[bytes]:
-    if path.suffix in (".log", ".ckpt") or path.name in ("log", "said"):
-        return  # they say when; a checkpoint is compared by what is exported from it
+def content(path: Path) -> bytes:
+    """What a file says, without its times and the order of its entries."""
     data = path.read_bytes()
     if path.suffix == ".safetensors":
         data = data[8 + int.from_bytes(data[:8], "little") :]
@@ -130,7 +129,7 @@ def _content(path: Path) -> Iterator[bytes]:
     elif path.suffix == ".csv":
         rows = csv.DictReader(io.StringIO(data.decode()))
         data = json.dumps([_timeless(row) for row in rows]).encode()
-    yield data
+    return data
 
 
 def _timeless(value: Any) -> Any:

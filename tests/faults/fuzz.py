@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import hostile  # noqa: E402
-from faults.commands import results  # noqa: E402
+from faults.commands import content, results  # noqa: E402
 
 from pixelwizard import worker  # noqa: E402
 from pixelwizard.cli.main import main as pixelwizard  # noqa: E402
@@ -146,8 +146,8 @@ def _wrong(case: Case, code: int, said: str, calm: Path | None) -> str:
     if any(case.folder.rglob("pwned")):
         return "something of the input ran"
     if code == 0 and case.same and calm is not None:
-        whole = {p.name: p.read_bytes() for p in calm.glob(case.same)}
-        found = {p.name: p.read_bytes() for p in case.folder.glob(case.same) if p.is_file()}
+        whole = {p.name: content(p) for p in calm.glob(case.same)}
+        found = {p.name: content(p) for p in case.folder.glob(case.same) if p.is_file()}
         differ = sorted(name for name in whole if found.get(name, whole[name]) != whole[name])
         if differ:
             return f"silently other results: {differ}; {said[-300:]}"
