@@ -30,6 +30,7 @@ from pixelwizard.records.run_folder import (
     WorkStopped,
     forget_failure,
     is_lost_rank,
+    is_lost_reader,
     is_out_of_memory,
     locked,
     read_failure,
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 
 SOME_FAILED = 3
 LOST_RANK = "another rank of this job is gone"
+LOST_READER = (
+    "a process that reads examples was killed, perhaps for want of memory; fewer data.workers need"
+    " less, and the same command continues"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +64,7 @@ def run(folder: Path, claimed: str = "") -> int:
     """Run the job of ``folder``; what goes wrong becomes a sentence on stderr and an exit code."""
     try:
         with session(folder, claimed) as (config, rank):
-            return work_of(config)(config, rank)
+            return _worked(config, rank)
     except Interrupted as interruption:
         say(f"{interruption}; everything finished is kept, the same command continues")
         return interruption.exit_code
@@ -98,6 +103,16 @@ def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]
             log.exception("the run stopped")
             _leave_reason(folder, error)
             raise
+
+
+def _worked(config: Any, rank: Rank | None) -> int:
+    """Do the task of a configuration. Raises WorkStopped where a process that reads was killed."""
+    try:
+        return work_of(config)(config, rank)
+    except RuntimeError as error:
+        if not is_lost_reader(error):
+            raise
+        raise WorkStopped(LOST_READER) from error
 
 
 def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
@@ -188,7 +203,8 @@ def logging_to(path: Path) -> Iterator[None]:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
-    level, others = root.level, root.handlers[:]
+    level, others, raises = root.level, root.handlers[:], logging.raiseExceptions
+    logging.raiseExceptions = False  # a log that cannot be written leaves no trace either
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -196,6 +212,7 @@ def logging_to(path: Path) -> Iterator[None]:
         yield
     finally:
         root.handlers[:], root.level = others, level
+        logging.raiseExceptions = raises
         logging.captureWarnings(False)
         handler.close()
 

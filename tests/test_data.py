@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from small import BACKBONE, SIZE, small_training, write_backbone
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
@@ -34,7 +37,7 @@ from pixelwizard.data.loading import Loader
 from pixelwizard.data.sources import PROBED, open_sources
 from pixelwizard.io.reading import ReadFailed, probe, read_clip
 from pixelwizard.io.video import VideoWriter
-from pixelwizard.records.run_folder import claim
+from pixelwizard.records.run_folder import WorkStopped, claim
 from pixelwizard.training.encode import encode
 from pixelwizard.training.train import train
 
@@ -314,6 +317,23 @@ def test_what_other_processes_read_takes_no_shared_memory() -> None:
     assert [int(item["video"][0][-1]) for item in items] == list(range(6))
     assert not any(item["video"][0].is_shared() for item in items)
     assert items[0]["text"].dtype == torch.bfloat16
+
+
+class Deadly(Large):
+    """Kills the process that reads its fourth item."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_process_that_reads_and_is_killed_ends_the_job_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "work_of", lambda config: lambda *_: list(Loader(Deadly(), 1)))
+    with pytest.raises(WorkStopped, match="a process that reads examples was killed"):
+        worker._worked(None, None)
 
 
 def tensors_of(path: Path) -> bytes:

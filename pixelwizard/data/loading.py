@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 class Loader:
     """The items of a dataset, read by ``workers`` processes, each ``ahead`` items ahead.
 
-    Items stay as they are. The global random state is left alone.
+    Items stay as they are. The global random state is left alone. Raises RuntimeError where a
+    worker was killed.
     """
 
     dataset: Any
@@ -31,12 +32,15 @@ class Loader:
         if self.workers == 0:
             yield from DataLoader(self.dataset, batch_size=None, generator=own)
             return
-        for item in DataLoader(
+        items = DataLoader(
             self.dataset,
             batch_size=None,
             generator=own,
             num_workers=self.workers,
             prefetch_factor=self.ahead,
             collate_fn=pickle.dumps,
-        ):
-            yield pickle.loads(item)
+        )
+        try:
+            yield from map(pickle.loads, items)
+        except (ConnectionError, EOFError) as error:
+            raise RuntimeError("a DataLoader worker is gone") from error

@@ -256,6 +256,11 @@ def is_lost_rank(error: BaseException) -> bool:
     return "DistError" in {cls.__name__ for cls in type(error).__mro__} or "/gloo/" in str(error)
 
 
+def is_lost_reader(error: BaseException) -> bool:
+    """Whether an error only says that a process that reads examples is gone."""
+    return "DataLoader worker" in str(error)
+
+
 def write_failure(folder: Path, failure: Failure) -> None:
     """Leave the reason in the run folder."""
     write_text(folder / FAILURE, json.dumps(asdict(failure), ensure_ascii=False) + "\n")
