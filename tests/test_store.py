@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,21 @@ def test_one_flipped_bit_anywhere_makes_a_result_missing(tmp_path: Path) -> None
         found = store.find("anchor", "ab12")
         assert found is None or all(torch.equal(found[n], v) for n, v in TENSORS.items())
     assert len(said) > 200 and said[0] == f"{path} is damaged; it was removed and is computed again"
+
+
+def test_a_result_under_the_name_of_another_counts_as_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save("anchor", "ab12", TENSORS, {})
+    store.save("anchor", "ab34", {}, {})
+    os.replace(store.path("anchor", "ab12"), store.path("anchor", "ab34"))
+    assert store.find("anchor", "ab34") is None
+
+
+def test_damaged_facts_are_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save("anchor", "ab12", TENSORS, {"seconds": 1.5})
+    store.path("anchor", "ab12").write_bytes(b"7")
+    assert store.facts("anchor", "ab12") is store.facts("anchor", "ab34") is None
 
 
 def test_a_torn_result_counts_as_missing(tmp_path: Path) -> None:

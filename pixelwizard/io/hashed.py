@@ -15,14 +15,15 @@ from pixelwizard.io.files import atomic
 
 
 class Damaged(ValueError):
-    """The file is none, is cut off, or its content is not what was written."""
+    """The file is none, is cut off, or its content is not what was written under its name."""
 
 
 def write_hashed(path: Path, tensors: Mapping[str, Tensor], name: str, text: str) -> None:
     """Write contiguous tensors, and a ``text`` under a ``name`` in the metadata."""
     size = sum(tensor.nbytes for tensor in tensors.values())
+    facts = {name: text, "file": path.name, "sha256": _digest(tensors, text)}
     with atomic(path, size) as part:
-        save_file(dict(tensors), part, {name: text, "sha256": _digest(tensors, text)})
+        save_file(dict(tensors), part, facts)
 
 
 def read_hashed(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
@@ -41,7 +42,8 @@ def read_hashed(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
     except (SafetensorError, OSError) as error:
         raise Damaged(f"{path} is damaged") from error
     text = written.get(name, "")
-    if written.get("sha256") not in (None, _digest(tensors, text)):
+    whole = written.get("sha256") in (None, _digest(tensors, text))
+    if not whole or written.get("file", path.name) != path.name:
         raise Damaged(f"{path} is damaged")
     return tensors, text
 

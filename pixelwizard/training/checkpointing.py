@@ -51,6 +51,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def is_intact(path: Path) -> bool:
     """Whether a checkpoint's records have the checksums that were written with them."""
+    if not path.is_file():
+        return False
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
