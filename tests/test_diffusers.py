@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pixelwizard.bench.peers import their_dit, their_vae
 from pixelwizard.config.backbone import DiTSizes, TextSizes, VAESizes
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.diffusion.sampling import sample
@@ -32,39 +33,6 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 
 def shapes(network: nn.Module) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-
-
-def their_dit(sizes: DiTSizes) -> Any:
-    return diffusers.WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=sizes.num_heads,
-        attention_head_dim=sizes.dim // sizes.num_heads,
-        in_channels=sizes.in_dim,
-        out_channels=sizes.out_dim,
-        text_dim=sizes.text_dim,
-        freq_dim=sizes.freq_dim,
-        ffn_dim=sizes.ffn_dim,
-        num_layers=sizes.num_layers,
-        eps=sizes.eps,
-    )
-
-
-def their_vae(sizes: VAESizes) -> Any:
-    return diffusers.AutoencoderKLWan(
-        base_dim=sizes.dim,
-        decoder_base_dim=sizes.dec_dim,
-        z_dim=sizes.z_dim,
-        dim_mult=sizes.dim_mult,
-        num_res_blocks=sizes.num_res_blocks,
-        temperal_downsample=sizes.temporal_downsample,
-        latents_mean=sizes.latent_mean,
-        latents_std=sizes.latent_std,
-        is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
-        scale_factor_spatial=16,
-    )
 
 
 def take_over(theirs: nn.Module, ours: nn.Module, names: dict[str, Any]) -> None:
@@ -184,3 +152,15 @@ def test_the_text_encoder_of_a_diffusers_folder_is_renamed_whole() -> None:
     with torch.device("meta"):
         theirs = UMT5EncoderModel(config)
     assert official_text(shapes(theirs), 2) == official_shapes(sizes)
+
+
+def test_a_bench_against_diffusers_compares_equal_results() -> None:
+    from pixelwizard.bench.peers import Autoencoders, Transformers, compared
+
+    dit = DiTSizes(dim=64, num_heads=2, ffn_dim=96, num_layers=2, text_dim=16, text_len=8)
+    vae = VAESizes(dim=8, dec_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    for pair in (Transformers(dit, (2, 4, 4)), Autoencoders(vae, (2, 2, 2))):
+        found = compared(pair, torch.device("cpu"), torch.float32)
+        assert found.difference < TOLERANCE
+        assert found.seconds > 0 and found.their_seconds > 0
+        assert found.peak_units > 1 and found.their_peak_units > 1

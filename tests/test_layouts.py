@@ -94,7 +94,7 @@ def pairs_of(network: nn.Module, official: Callable[..., dict[str, str]]) -> dic
 def folders(tmp_path: Path) -> tuple[BackboneSettings, BackboneSettings]:
     """The same weights as an official folder and as one of Diffusers, its transformer in shards."""
     pytest.importorskip("diffusers")
-    from test_diffusers import their_dit, their_vae
+    from pixelwizard.bench.peers import their_dit, their_vae
 
     ours, theirs = tmp_path / "official", tmp_path / "diffusers"
     backbone = write_backbone(ours)

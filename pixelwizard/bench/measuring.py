@@ -85,10 +85,16 @@ def random_network(make: Callable[[BackboneSettings], Network]) -> Loader[Networ
     def load(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> Network:
         with torch.device("meta"):
             network = make(backbone)
-        tensors = {name: _random(s, device, dtype) for name, s in shapes_of(network).items()}
-        return fill(network, tensors, device, dtype)
+        return fill(network, random_weights(network, device, dtype), device, dtype)
 
     return load
+
+
+def random_weights(
+    network: nn.Module, device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Random tensors for all weights of a network."""
+    return {name: _random(shape, device, dtype) for name, shape in shapes_of(network).items()}
 
 
 def _random(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:

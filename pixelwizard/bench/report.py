@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixelwizard.io import terminal
@@ -10,6 +11,10 @@ from pixelwizard.planning.device import DeviceRates
 
 STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
 WHOLE = ("all steps s", "plan s")
+PEERS = (
+    *("network", "dtype", "size", "s", "diffusers s", "faster"),
+    *("memory U", "diffusers U", "difference"),
+)
 FORWARDS = ("forward", "tokens", "s", "reference s", "faster", "GB", "reference GB", "memory")
 
 
@@ -52,6 +57,24 @@ class ForwardResult:
 
 
 @dataclass(frozen=True)
+class PeerResult:
+    """One network and that of diffusers in one dtype.
+
+    ``peak_units``: the most bytes alive besides weights and input; a unit U is a [tokens, dim]
+    float32 tensor for a transformer, the float32 video for a decode. ``difference`` as above.
+    """
+
+    name: str
+    dtype: str
+    size: str
+    seconds: float
+    their_seconds: float
+    peak_units: float
+    their_peak_units: float
+    difference: float
+
+
+@dataclass(frozen=True)
 class SizeResult:
     """All stages at one size."""
 
@@ -72,6 +95,30 @@ class BenchResult:
     dtype: str
     ceilings: DeviceRates
     sizes: tuple[SizeResult, ...]
+
+
+def peers_markdown(device: str, versions: dict[str, str], peers: Sequence[PeerResult]) -> str:
+    """The comparison with diffusers as a table."""
+    rows = [
+        (
+            *(peer.name, peer.dtype, peer.size),
+            *(figure(peer.seconds), figure(peer.their_seconds)),
+            f"{peer.their_seconds / peer.seconds:.2f} x",
+            *(figure(peer.peak_units), figure(peer.their_peak_units), f"{peer.difference:.1e}"),
+        )
+        for peer in peers
+    ]
+    lines = [
+        f"# Against diffusers {versions['diffusers']} on {device}",
+        "",
+        f"The same random weights and inputs, calls in turns, torch {versions['torch']}.",
+        "",
+        *terminal.markdown([PEERS, *rows]),
+        "",
+        "On a CPU: processor seconds of one thread. Memory besides weights and input, in units of",
+        "a [tokens, dim] float32 tensor or of the float32 video.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def markdown(result: BenchResult) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_rates
-from pixelwizard.bench.report import BenchResult, SizeResult, markdown
+from pixelwizard.bench.report import BenchResult, SizeResult, markdown, peers_markdown
 from pixelwizard.config.generate import BenchConfig, PlanConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.generation.placement import device_name
@@ -31,6 +32,8 @@ def bench(config: BenchConfig) -> int:
     Raises ValueError where the device cannot do it: no GPU, too little memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.against == "diffusers":
+        return bench_peers(config, device)
     wholes, names = list(config.wholes()), (config.backbone.name, config.backbone.dtype)
     if device.type == "cpu":
         for whole in wholes:
@@ -51,6 +54,27 @@ def bench(config: BenchConfig) -> int:
         remaining.close()
     print(
         json.dumps(asdict(found)) if config.format == "json" else markdown(found),
+        end="",
+        flush=True,
+    )
+    return 0
+
+
+def bench_peers(config: BenchConfig, device: torch.device) -> int:
+    """Measure our networks beside those of diffusers; writes and prints like ``bench``."""
+    from pixelwizard.bench.peers import against_diffusers
+
+    found, folder = [], Path(config.run_dir)
+    about = versions() | {"diffusers": metadata.version("diffusers")}
+    for result in against_diffusers(device):
+        found.append(result)
+        values = {"device": device_name(), "versions": about, "peers": [asdict(r) for r in found]}
+        write_json(folder / "bench.json", values)
+        write_text(folder / "bench.md", peers_markdown(device_name(), about, found))
+    print(
+        json.dumps(values)
+        if config.format == "json"
+        else peers_markdown(device_name(), about, found),
         end="",
         flush=True,
     )

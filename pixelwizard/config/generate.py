@@ -238,13 +238,17 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class BenchConfig(StagesSettings):
-    """Everything that determines one ``bench``: networks of random weights at one or two sizes."""
+    """Everything that determines one ``bench``: networks of random weights at one or two sizes.
+
+    ``against=diffusers`` measures networks of fixed sizes beside diffusers' instead of the stages.
+    """
 
     task: Literal["bench"] = "bench"
     second: Optional[ResolutionSettings] = None
     memory: MemorySettings = setting(MemorySettings)
     decode: DecodeSettings = setting(DecodeSettings)
     bench: BenchSettings = setting(BenchSettings, names_run=0)
+    against: Literal["reference", "diffusers"] = "reference"
     format: Literal["text", "json"] = setting("text", incidental=True)
 
     def check(self, key: str = "") -> None:
