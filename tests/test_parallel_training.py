@@ -16,12 +16,14 @@ from test_golden import relative_error
 from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.lora import AdapterSettings
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import CheckpointSettings, TrainConfig
 from pixelwizard.config.trainer import Duration, TrainerSettings
 from pixelwizard.models.checkpoints import NAMES
+from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.training.checkpointing import read_checkpoint
 from pixelwizard.training.data import TrainingData
 from pixelwizard.training.train import train
@@ -29,6 +31,8 @@ from pixelwizard.training.velocity import VelocityNetwork
 
 RANKS, STEPS, BETWEEN = 2, 4, 2
 EQUAL = 1e-5
+HALF_EQUAL = 0.02
+"""Of factors trained on gradients that pass through a network in bfloat16."""
 FSDP = ParallelSettings("fsdp", prompts=RANKS, shard="all")
 COPIES = ParallelSettings("prompts", prompts=RANKS)
 
@@ -42,7 +46,13 @@ def config_of(
     backbone: BackboneSettings, folder: Path, name: str, parallel: ParallelSettings, steps: int
 ) -> TrainConfig:
     shortcuts = ShortcutSettings(start=0.0, probability=0.5)
-    config = small_training(backbone, folder / name, folder / "data", "detail", shortcut=shortcuts)
+    start: dict[str, Any] = {"init_from": None} if "lora" in name else {}
+    config = small_training(
+        backbone, folder / name, folder / "data", "detail", shortcut=shortcuts, **start
+    )
+    if "lora" in name:
+        lora = AdapterSettings("lora", rank=2)
+        config = replace(config, adapter=lora, backbone=replace(backbone, dtype="bfloat16"))
     trainer = TrainerSettings(max_steps=steps, log_every_n_steps=1)
     return replace(
         config, parallel=parallel, trainer=trainer, checkpoint=CheckpointSettings(every=BETWEEN)
@@ -79,9 +89,11 @@ def trained(backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory
     """One process on all batches; two ranks with copies; two with slices, in two goes."""
     folder = tmp_path_factory.mktemp("training")
     with pytest.MonkeyPatch.context() as patch:
-        train_joined(config_of(backbone, folder, "joined", ParallelSettings(), STEPS), patch)
-    goes = [("copies", COPIES, STEPS), ("slices", FSDP, BETWEEN), ("slices", FSDP, STEPS)]
-    for chosen in (goes[:2], goes[2:]):
+        for name in ("joined", "joined lora"):
+            train_joined(config_of(backbone, folder, name, ParallelSettings(), STEPS), patch)
+    goes = [("copies", COPIES, STEPS), ("slices", FSDP, BETWEEN), ("slices lora", FSDP, BETWEEN)]
+    goes += [("slices", FSDP, STEPS), ("slices lora", FSDP, STEPS)]
+    for chosen in (goes[:3], goes[3:]):
         folders = [
             (str(write_config(config_of(backbone, folder, *go))), free_port()) for go in chosen
         ]
@@ -117,6 +129,19 @@ def test_the_export_of_ranks_has_whole_weights(trained: Path, name: str) -> None
     assert all(relative_error(actual[k], v) < EQUAL for k, v in expected.items() if v.any())
     rows = (trained / name / "log.csv").read_text().splitlines()
     assert sum(not row.startswith("step") for row in rows) >= STEPS
+
+
+def test_a_lora_of_ranks_stands_on_slices_in_bfloat16(trained: Path) -> None:
+    """Checkpoints and export have whole factors and nothing else, as one process writes them."""
+    names = ("joined lora", "slices lora")
+    for step in (BETWEEN, STEPS):
+        expected, actual = (state_of(trained / name, step)["state_dict"] for name in names)
+        assert expected.keys() == actual.keys()
+        assert all(is_adapter(name) for name in expected if name != "averaged")
+    files = [load_file(trained / name / "export" / "lora.safetensors") for name in names]
+    assert files[0].keys() == files[1].keys()
+    for key, weight in files[0].items():
+        assert relative_error(files[1][key], weight) < HALF_EQUAL, key
 
 
 def test_another_number_of_ranks_is_another_training(

@@ -9,6 +9,7 @@ from typing import Any, List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import ResolutionSettings
+from pixelwizard.config.lora import AdapterSettings
 from pixelwizard.config.objective import Stage
 from pixelwizard.config.output import (
     DecodeSettings,
@@ -209,7 +210,7 @@ class PlanConfig(SamplingSettings):
     """The settings that determine time and memory of a run: the root of ``plan``.
 
     ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
-    network in place of a run, on each number of ``gpus``.
+    network, or of a LoRA of it (``adapter``), in place of a run, on each number of ``gpus``.
     """
 
     task: Literal["plan"] = "plan"
@@ -217,6 +218,7 @@ class PlanConfig(SamplingSettings):
     plot: Optional[str] = setting(None, path=True)
     train: Optional[Stage] = None
     gpus: List[int] = setting([1, 8], low=1)
+    adapter: AdapterSettings = setting(AdapterSettings)
     format: Literal["text", "json"] = setting("text", incidental=True)
 
     def check(self, key: str = "") -> None:
@@ -224,6 +226,8 @@ class PlanConfig(SamplingSettings):
         super().check()
         if self.train is None and self.gpus != [1, 8]:
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
+        if self.train is None and self.adapter.used:
+            raise ConfigError("adapter=lora is for train=anchor|detail; leave it out")
         if self.plot is not None and not self.plot.endswith(".png"):
             raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, List, Literal, Optional
 
 from pixelwizard.config.objective import RANDOM, STAGES, ObjectiveSettings
-from pixelwizard.config.schema import ConfigError, build, setting
+from pixelwizard.config.schema import ConfigError, build, check_kind, setting
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class AdapterSettings:
     alpha: Optional[float] = setting(None, low=1e-6, only_for=("lora",))
     targets: List[str] = setting(["q", "k", "v", "o", "ffn.0", "ffn.2"], only_for=("lora",))
 
+    def check(self, key: str) -> None:
+        """No settings of a LoRA without one; raises ConfigError."""
+        check_kind(self, key, self.kind)
+
     @property
     def used(self) -> bool:
         """Whether a LoRA is trained."""
@@ -60,10 +64,12 @@ class AdapterSettings:
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
-def check_adapter(adapter: AdapterSettings, part: str, objective: ObjectiveSettings) -> None:
+def check_adapter(
+    adapter: AdapterSettings, part: str, objective: ObjectiveSettings, container: bool
+) -> None:
     """Refuse a LoRA of a network that cannot have one, or without weights under it.
 
-    Raises ConfigError.
+    ``container`` asks for an export that a LoRA does not have. Raises ConfigError.
     """
     if not adapter.used:
         return
@@ -73,6 +79,11 @@ def check_adapter(adapter: AdapterSettings, part: str, objective: ObjectiveSetti
         raise ConfigError(
             f"adapter=lora adapts a trained network, and objective.init_from={RANDOM} has none;"
             " give a file, or leave it out"
+        )
+    if container:
+        raise ConfigError(
+            "checkpoint.container=true exports whole networks, and adapter=lora trains none; leave"
+            " it out"
         )
     if not adapter.targets:
         raise ConfigError("adapter.targets=[] leaves nothing to train; name ends like [q,k,v,o]")

@@ -8,6 +8,7 @@ from typing import List, Literal, Optional
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import RunSettings, StagesSettings
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, ResolutionSettings
+from pixelwizard.config.lora import AdapterSettings, check_adapter
 from pixelwizard.config.objective import (
     OBJECTIVES,
     STAGES,
@@ -173,6 +174,8 @@ def check_crops(data: DataSettings, size: ResolutionSettings) -> None:
 class OptimizerSettings(OwnPart):
     """Muon for the matrices inside the network (``muon_lr=0``: none), AdamW for everything else.
 
+    AdamW alone trains a LoRA.
+
     The rates rise over ``warmup`` steps, hold, and fall to 0 over the last ``decay`` of training;
     ``clip`` bounds the norm of the gradient. The EMA of the weights has decay ``ema``
     from step ``ema_start`` on, and equals the weights before; with ``null`` the decay rises
@@ -242,6 +245,7 @@ class TrainConfig(StagesSettings):
     optimizer: OptimizerSettings = setting(
         OptimizerSettings, **door("torch.optim.Optimizer", given=("params",))
     )
+    adapter: AdapterSettings = setting(AdapterSettings)
     trainer: TrainerSettings = setting(TrainerSettings)
     callbacks: dict[str, Part] = setting(
         {}, incidental=True, **door("lightning.pytorch.callbacks.Callback")
@@ -266,6 +270,7 @@ class TrainConfig(StagesSettings):
         check_channels(self.objective.flow, self.backbone.dit.in_dim)
         check_data(self.data, self.resolution, self.part)
         check_training_ranks(self)
+        check_adapter(self.adapter, self.part, self.objective, self.checkpoint.container)
         if self.trainer.gradient_checkpointing and self.part not in STAGES:
             raise ConfigError(
                 f"trainer.gradient_checkpointing has no part in objective={self.part}; leave it out"

@@ -7,6 +7,10 @@ number of parameters: float32 weights, gradients, both moments of AdamW and the 
 into equal slices (FSDP2, ``fully_shard`` per block). On several GPUs two whole blocks in bfloat16
 are added, and the gradients of one; one GPU keeps a bfloat16 copy of all weights, as autocast
 does. Every GPU holds the activations of a whole clip.
+
+With ``adapter=lora`` the network's weights are frozen, in ``backbone.dtype``, and gradients,
+moments and average are the LoRA's. One GPU has the frozen weights once; several hold their slices
+twice, in the network and in its average.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from pixelwizard.config.generate import ATTENTION, PlanConfig
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import aligned
+from pixelwizard.models.lora.adapter import add_adapter
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.planning.device import META, Trace
@@ -72,29 +77,51 @@ def plan_training(config: PlanConfig) -> list[TrainingPlan]:
     network = network.to(torch.bfloat16)
     network.checkpointing = True
     network.attention = ATTENTION.make(config.attention, "attention")
-    weights = sum(p.numel() for p in network.parameters())
-    block = sum(p.numel() for p in network.blocks[0].parameters())
+    if config.adapter.used:
+        add_adapter(network, config.adapter, torch.bfloat16)
+    sizes_of = parameters(network), parameters(network.blocks[0])
+    base = getattr(torch, backbone.dtype).itemsize
     activations = trace_step(network, geometry, size.anchor_geometry if detail else None, sizes)
-    return [
-        TrainingPlan(
-            gpus=gpus,
-            tokens=geometry.tokens,
-            weights_gb=FULL * weights / gpus / GB,
-            gradients_gb=FULL * weights / gpus / GB,
-            optimizer_gb=MOMENTS * FULL * weights / gpus / GB,
-            average_gb=FULL * weights / gpus / GB,
-            computing_gb=HALF * (weights if gpus == 1 else (WHOLE_BLOCKS + 1) * block) / GB,
-            activations_gb=activations / GB,
-        )
-        for gpus in config.gpus
-    ]
+    return [_plan(gpus, geometry.tokens, *sizes_of, base, activations) for gpus in config.gpus]
+
+
+def parameters(network: nn.Module) -> tuple[int, int]:
+    """How many parameters are trained, and how many are frozen."""
+    counts = {True: 0, False: 0}
+    for parameter in network.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    return counts[True], counts[False]
+
+
+def _plan(
+    gpus: int,
+    tokens: int,
+    whole: tuple[int, int],
+    block: tuple[int, int],
+    base: int,
+    activations: int,
+) -> TrainingPlan:
+    """``whole``, ``block``: trained and frozen parameters; ``base``: bytes of a frozen one."""
+    trained, frozen = whole
+    computing = trained if gpus == 1 else WHOLE_BLOCKS * sum(block) + block[0]
+    return TrainingPlan(
+        gpus=gpus,
+        tokens=tokens,
+        weights_gb=(FULL * trained + base * frozen) / gpus / GB,
+        gradients_gb=FULL * trained / gpus / GB,
+        optimizer_gb=MOMENTS * FULL * trained / gpus / GB,
+        average_gb=(FULL * trained + (base * frozen if gpus > 1 else 0)) / gpus / GB,
+        computing_gb=HALF * computing / GB,
+        activations_gb=activations / GB,
+    )
 
 
 def trace_step(
     network: WanDiT, geometry: Geometry, anchor: Geometry | None, sizes: DiTSizes
 ) -> int:
     """The peak of live bytes in a step, with weights and gradients separately."""
-    for parameter in network.parameters():  # gradients are counted apart
+    for parameter in filter(lambda p: p.requires_grad, network.parameters()):
+        # gradients are counted apart
         parameter.register_post_accumulate_grad_hook(_without_gradient)
     trace = Trace()
     with trace, _attention_as_trained():

@@ -24,11 +24,13 @@ from pixelwizard.config.targets import source_digest, targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.process import Interrupted, on_interrupt
+from pixelwizard.models.lora.adapter import adapter_state
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.records.run_folder import WorkStopped, determining
+from pixelwizard.training.adapters import base_digest, export_adapter
 from pixelwizard.training.networks.base import TrainedNetwork
-from pixelwizard.training.sharded import completed
+from pixelwizard.training.sharded import completed, gather_full
 
 OURS = "pixelwizard"
 SHOWN = 3
@@ -90,7 +92,11 @@ def determined(config: TrainConfig) -> dict[str, Any]:
     """What determines a training, including the sources of users' classes."""
     sources = {key: source_digest(target.path) for key, target in targets(config).items()}
     own = {key: digest for key, digest in sources.items() if not key.startswith("callbacks.")}
-    return {**determining(config), **({"source": own} if own else {})}
+    found = {**determining(config), **({"source": own} if own else {})}
+    if config.adapter.used:
+        return {**found, "base": base_digest(config)}
+    del found["adapter"]  # older checkpoints know of none
+    return found
 
 
 def _shape(weights: dict[str, Any], name: str) -> str:
@@ -217,14 +223,24 @@ class Checkpoints(Checkpoint):
                 f"training stopped at step {step}: weights are no longer finite ({name}); the state"
                 f" of step {self.saved} stays, try a lower optimizer.lr or optimizer.clip"
             )
-        average, last = completed(module.average, module.make), module.network
-        if self.config.checkpoint.container:
-            last = completed(last, module.make)
-        if self.rank.is_first:  # before the checkpoint: once that is there, nothing is left to do
-            module.export(self.folder.parent / "export", average, last)
+        self.export(module)  # first: once there is a checkpoint, nothing is left to do
         trainer.save_checkpoint(self.folder / f"step-{step:08d}.ckpt", weights_only=False)
         if self.rank.is_first:
             for old in sorted(self.folder.glob("step-*.ckpt"))[: -self.config.checkpoint.keep]:
                 old.unlink()
         self.saved = step
         module.watch.enter(before)
+
+    def export(self, module: TrainedNetwork) -> None:
+        """Write what is trained for its readers; all ranks take part, the first writes."""
+        folder = self.folder.parent / "export"
+        if self.config.adapter.used:
+            weights = gather_full(adapter_state(module.average.state_dict()))
+            if self.rank.is_first:
+                export_adapter(weights, self.config, folder)
+            return
+        average, last = completed(module.average, module.make), module.network
+        if self.config.checkpoint.container:
+            last = completed(last, module.make)
+        if self.rank.is_first:
+            module.export(folder, average, last)

@@ -21,9 +21,11 @@ from torch.distributed.fsdp import FSDPModule
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
+from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.models.wan.files import read_tensors, unwrap
 from pixelwizard.models.wan.lazy import Weight
 from pixelwizard.records.run_folder import WorkStopped
+from pixelwizard.training.adapters import adapt
 from pixelwizard.training.data import Examples
 from pixelwizard.training.optimizers import make_optimizer, rate
 from pixelwizard.training.sharded import apply_fsdp, gather_full
@@ -44,8 +46,14 @@ class TrainedNetwork(L.LightningModule, ABC):
         network = self.make()
         path = config.objective.init_from or self.default_start()
         self.start: Start = start_from(network, path, self.weights_of, self.additions(network))
+        if config.adapter.used:
+            adapt(network, config, self.start)
+            self.strict_loading = False  # a checkpoint has the LoRA alone
         self.network = network
-        self.average = copy.deepcopy(network).requires_grad_(False)
+        frozen: dict[int, object] = {
+            id(weight): weight for weight in network.parameters() if not weight.requires_grad
+        }
+        self.average = copy.deepcopy(network, frozen).requires_grad_(False)
         self.averaged: Tensor
         self.register_buffer("averaged", torch.tensor(0))
         self.watch = Stopwatch()
@@ -93,7 +101,8 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     def is_matrix(self, name: str, parameter: Tensor) -> bool:
         """Whether Muon takes a parameter: the linears inside the blocks."""
-        return name.startswith("blocks.") and parameter.ndim == 2
+        inner = name.startswith("blocks.") and not is_adapter(name)
+        return inner and parameter.ndim == 2
 
     @property
     def networks(self) -> list[Any]:
@@ -131,6 +140,14 @@ class TrainedNetwork(L.LightningModule, ABC):
     def completes_step(self, batch: Batch) -> bool:
         """Whether a batch is the last one of an update."""
         return bool((batch["step"] + 1) % self.config.trainer.accumulate_grad_batches == 0)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What a checkpoint keeps: everything that is trained, and its average."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        if not self.config.adapter.used:
+            return state
+        parts = ("network.", "average.")
+        return {n: v for n, v in state.items() if is_adapter(n) or not n.startswith(parts)}
 
     def configure_model(self) -> None:
         """Let the ranks of the mesh, if there is one, average gradients and shard weights."""
@@ -192,7 +209,8 @@ class TrainedNetwork(L.LightningModule, ABC):
         decay = min(settings.ema, (1 + count) / (10 + count)) if count else 0.0
         if settings.ema_start is not None:
             decay = settings.ema if count >= settings.ema_start else 0.0
-        kept, new = list(self.average.parameters()), list(self.network.parameters())
+        pairs = zip(self.average.parameters(), self.network.parameters(), strict=True)
+        kept, new = zip(*((mean, last) for mean, last in pairs if last.requires_grad), strict=True)
         torch._foreach_lerp_(kept, new, 1 - decay)
         self.averaged.add_(1)
 
