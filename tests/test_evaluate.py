@@ -15,8 +15,9 @@ from pixelwizard.cli.main import main
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.output import MetricsSettings, VideoSettings
 from pixelwizard.data import shapes
+from pixelwizard.data.table import find_videos
 from pixelwizard.evaluation import evaluate, look, names, paired
-from pixelwizard.evaluation.files import Clip, backbone_of, find_captions, find_videos, inspect
+from pixelwizard.evaluation.files import Clip, backbone_of, find_captions, inspect
 from pixelwizard.evaluation.metrics.flicker import Flicker
 from pixelwizard.evaluation.metrics.hd_mse import HDMSE, lost
 from pixelwizard.evaluation.metrics.hd_mse_noise import HDMSENoise

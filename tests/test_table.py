@@ -12,8 +12,8 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import DataSettings
 from pixelwizard.data.prompts import TAKES, prompts_of, table_of
-from pixelwizard.data.table import Table, clip_table, read_table, videos_below
-from pixelwizard.evaluation.files import find_captions, find_videos, ids_of, read_captions
+from pixelwizard.data.table import Table, clip_table, find_videos, read_table, videos_below
+from pixelwizard.evaluation.files import find_captions, ids_of, read_captions
 
 TWO = [("a.mp4", "a red circle, moving left"), ("b.mp4", "a blue square")]
 """What every table of ``WRITTEN`` says."""
@@ -35,6 +35,8 @@ WRITTEN = {
     "array.json": json.dumps([{"video": f, "video_prompt": t} for f, t in TWO], indent=1),
     "finetrainers.jsonl": "\n".join(json.dumps({"video": f, "captions": [t]}) for f, t in TWO),
 }
+CLIPS = ("diffsynth.csv", "array.json", "finetrainers.jsonl")
+"""Those whose column is called ``video``: ``generate`` refines its clips."""
 
 
 def clips(path: Path) -> Table:
@@ -54,9 +56,9 @@ def test_every_task_reads_the_same_from_every_table(
     path = tmp_path / name
     path.write_text(WRITTEN[name].lstrip("\ufeff"), encoding=encoding, newline="")
     assert [(row.video, row.texts[0]) for row in clips(path).rows] == TWO
-    assert [(prompt.id, prompt.text) for prompt in prompts_of(run(path))] == [
-        (file[:-4], text) for file, text in TWO
-    ]
+    rows = table_of(run(path)).rows
+    assert [(row.name, row.texts[0]) for row in rows] == [(file[:-4], text) for file, text in TWO]
+    assert {bool(row.clip) for row in rows} == {name in CLIPS}
     videos = [tmp_path / file for file, _ in TWO]
     assert find_captions(videos, path) == ({file[:-4]: text for file, text in TWO}, [])
 

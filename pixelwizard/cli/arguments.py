@@ -167,11 +167,14 @@ SHORT = {
 FLAGS = ("--help", "--version", "--multirun", "--run", "--resolve", "--hydra-help")
 VALUES = {
     "--prompt": '"a red circle moves left over a gray background"',
+    "--video": "clip.mp4",
     "--cfg": "job",
     "--package": "schedule",
     "--config-dir": "DIR",
 }
 """Options with a value, and an example of it."""
+FILES = {"--video": "from_video"}
+"""Options that name files, and the key whose list they fill."""
 CFG = ("job", "hydra", "all")
 SHELLS = ("bash", "fish", "zsh")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -194,6 +197,7 @@ class Arguments:
 
     task: str = DEFAULT_TASK
     prompts: list[str] = dataclasses.field(default_factory=list)
+    files: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     words: list[str] = dataclasses.field(default_factory=list)
     overrides: list[str] = dataclasses.field(default_factory=list)
     sweep: bool = False
@@ -202,13 +206,18 @@ class Arguments:
 
     @property
     def all_overrides(self) -> list[str]:
-        """The overrides, with the bare words as one more."""
-        if not self.words:
-            return self.overrides
-        chosen = command(self.task)
-        several = f"[{','.join(map(quoted, self.words))}]"
-        value = several if chosen.words else self.words[0]
-        return [*self.overrides, f"{chosen.word}={value}"]
+        """The overrides, with the bare words and the files of options as further ones."""
+        more = [f"{FILES[option]}={_listed(files)}" for option, files in self.files.items()]
+        if self.words:
+            chosen = command(self.task)
+            value = _listed(self.words) if chosen.words else self.words[0]
+            more.append(f"{chosen.word}={value}")
+        return [*self.overrides, *more]
+
+
+def _listed(words: Sequence[str]) -> str:
+    """A list in Hydra's grammar."""
+    return f"[{','.join(map(quoted, words))}]"
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -259,6 +268,10 @@ def _option(arguments: Arguments, word: str, rest: list[str]) -> None:
             raise ConfigError(choice(name, value, known))
     if name == "--prompt":
         arguments.prompts.append(os.fsencode(value).decode("utf-8", "surrogateescape"))
+    elif name in FILES:
+        if FILES[name] not in schema.leaves(tasks.roots()[arguments.task]):
+            raise ConfigError(f"{name} is not for {arguments.task}; leave it out")
+        arguments.files.setdefault(name, []).append(value)
     elif name == "--config-dir":
         arguments.overrides.append(f"{SEARCH_PATH}={value}")
     elif name == "--multirun":

@@ -119,6 +119,7 @@ examples
 
 options
   --prompt TEXT          make this video; any punctuation; may be repeated
+  --video FILE           refine this clip; may be repeated, with --prompt for one text or one each
   -m, --multirun         run every combination of comma-separated values (key=a,b)
   -c, --cfg job          print the composed configuration and stop; hydra and all print Hydra's
   -p, --package KEY      of that only this part

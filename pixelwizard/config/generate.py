@@ -18,6 +18,7 @@ from pixelwizard.config.output import (
     VideoSettings,
 )
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
+from pixelwizard.config.refine import RefineSettings
 from pixelwizard.config.schema import ConfigError, check_range, setting
 from pixelwizard.config.targets import Door, Part, door
 from pixelwizard.config.trainer import PredictionSettings
@@ -136,11 +137,18 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class SamplingSettings(StagesSettings):
-    """The base of tasks that sample or plan it: placement on devices."""
+    """The base of tasks that sample or plan it: placement on devices.
+
+    ``from_video`` holds the clips of ``--video``, ``videos`` names a folder of them: each is
+    refined as ``refine`` says, without an anchor stage.
+    """
 
     memory: MemorySettings = setting(MemorySettings)
     parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
     decode: DecodeSettings = setting(DecodeSettings)
+    from_video: List[str] = setting([], path=True, of_sample=True)
+    videos: Optional[str] = setting(None, path=True, of_sample=True)
+    refine: RefineSettings = setting(RefineSettings)
 
     @property
     def guided(self) -> bool:
@@ -201,8 +209,10 @@ class GenerateConfig(SamplingSettings):
         """Refuse values that cannot work together; raises ConfigError."""
         super().check()
         self.metrics.check_asked(self.reference, self.resolution.frames)
-        if self.prompt and self.prompts is not None:
-            raise ConfigError("--prompt and prompts=FILE exclude each other; leave one out")
+        if self.prompts is not None:
+            given = {"--prompt": self.prompt, "--video": self.from_video, "videos": self.videos}
+            for name in (name for name, values in given.items() if values):
+                raise ConfigError(f"{name} and prompts=FILE exclude each other; leave one out")
 
 
 @dataclass(frozen=True)
@@ -293,10 +303,12 @@ def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
 class ReplayConfig:
     """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
 
-    ``trust``: users' classes that the file names may run.
+    ``trust``: users' classes that the file names may run. ``source``: where the clip that it was
+    made of is now (None: where it was).
     """
 
     task: Literal["replay"] = "replay"
     file: Optional[str] = setting(None, path=True)
     out: Optional[str] = setting(None, path=True)
     trust: bool = False
+    source: Optional[str] = setting(None, path=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Optional
 
@@ -15,6 +15,8 @@ PATCH = 2
 PIXELS_PER_TOKEN = SPATIAL_STRIDE * PATCH
 MOST_SQUEEZED = 1.1
 """The factor between two aspect ratios that still count as one shape."""
+NEARLY = 1.02
+"""The factor up to which a given frame is cut to the shape of the run: 16:9 to 3840x2144."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,11 @@ def squeezed(size: tuple[int, int], other: tuple[int, int]) -> float:
     return max(ratio, 1 / ratio)
 
 
-def alike(width: int, height: int, pixels: int) -> tuple[int, int]:
+def alike(width: int, height: int, pixels: int, shape: int = 1) -> tuple[int, int]:
     """The size on the grid of about ``pixels`` in the shape of ``width`` x ``height``, no larger.
 
-    The aspect ratios differ by at most ``MOST_SQUEEZED``, if need be at more pixels.
+    The aspect ratios differ by at most ``MOST_SQUEEZED``, if need be at more pixels. ``shape``: how
+    much more the shape counts than the number of pixels.
     """
     highest = int(min(height, 2 * math.sqrt(pixels * height / width)))
     sizes = (
@@ -96,7 +99,7 @@ def alike(width: int, height: int, pixels: int) -> tuple[int, int]:
 
     def misfit(size: tuple[int, int]) -> float:
         amount = size[0] * size[1] / pixels
-        return squeezed(size, (width, height)) * max(amount, 1 / amount)
+        return squeezed(size, (width, height)) ** shape * max(amount, 1 / amount)
 
     fitting = (size for size in sizes if squeezed(size, (width, height)) <= MOST_SQUEEZED)
     return min(fitting, key=misfit, default=(width, height))
@@ -162,6 +165,19 @@ def part_sizes(cells: int, parts: int) -> list[int]:
     return [stop - start for start, stop in pairwise(cuts(cells, parts))]
 
 
+def windows_of(frames: int, window: int) -> list[slice]:
+    """Latent ``frames`` in equal windows of time; neighbours share at least a third of a window.
+
+    One window if they fit.
+    """
+    if frames <= window:
+        return [slice(0, frames)]
+    most = max(1, window - max(1, window // 3))
+    count = math.ceil((frames - window) / most) + 1
+    starts = [round(index * (frames - window) / (count - 1)) for index in range(count)]
+    return [slice(start, start + window) for start in starts]
+
+
 ANCHOR_PIXELS = 448 * 256
 """Pixels of an anchor's frame, unless half the video's sides are fewer: PixelWizard's 2K and 4K."""
 WIDEST, LONGEST = 16384, 5001
@@ -207,6 +223,24 @@ class ResolutionSettings:
     def anchor_geometry(self) -> Geometry:
         """The grid of the anchor."""
         return Geometry(self.anchor_width or 0, self.anchor_height or 0, self.frames)
+
+    def shaped(self, width: int, height: int) -> ResolutionSettings:
+        """About the same numbers of pixels in the shape of another frame; itself if it has that.
+
+        Raises ConfigError for a frame that is too wide or too high.
+        """
+        if squeezed((width, height), (self.width, self.height)) <= NEARLY:
+            return self
+        grow = 2 * math.sqrt(self.width * self.height / (width * height))
+        most = on_grid(grow * width), on_grid(grow * height)
+        wide, high = alike(*most, self.width * self.height, shape=2)
+        if max(wide, high) > WIDEST:
+            raise ConfigError(
+                f"a frame of {width}x{height} has too extreme a shape: {wide}x{high} would be wider"
+                f" or higher than {WIDEST}; cut it first"
+            )
+        small = alike(wide, high, self.anchor_geometry.width * self.anchor_geometry.height)
+        return replace(self, width=wide, height=high, anchor_width=small[0], anchor_height=small[1])
 
     def check(self, key: str) -> None:
         """Sizes on the backbone's grid, an anchor no larger than the video and of its ratio."""

@@ -1,4 +1,4 @@
-"""Prompts: texts of the command line, a table (data.table), or the built-in demo.
+"""Prompts: texts of the command line, given clips, a table (data.table), or the built-in demo.
 
 Seeds follow the reference: with the run's seed s and the 0-based index i of a prompt, the anchor's
 noise is drawn from s + (i+1)*100 and the detail's from s + i*100 + 10000. A prompt's own seed
@@ -8,16 +8,28 @@ replaces s and counts as i = 0, so its video does not depend on its place in the
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.generate import GenerateConfig, SamplingSettings
+from pixelwizard.config.output import VideoSettings
+from pixelwizard.config.refine import RefineSettings
 from pixelwizard.config.schema import ConfigError, show
-from pixelwizard.data.table import Row, Table, read_table
+from pixelwizard.data.source_files import Source, size_of, source_of
+from pixelwizard.data.table import (
+    STARTS,
+    Row,
+    Table,
+    find_videos,
+    read_table,
+    text_beside,
+    written,
+)
 
-TAKES = ("text", "id", "video", "negative_prompt", "seed")
+TAKES = ("text", "id", "video", "negative_prompt", "seed", *STARTS)
 """Kinds of columns; without an id a prompt has the name of its video."""
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.anchor)")
 MAX_SEED = 2**62
@@ -31,13 +43,22 @@ DEMO_PROMPTS = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One video to make: ``id`` is its file name, both seeds are final."""
+    """One video to make: ``id`` is its file name, both seeds are final.
+
+    With a ``source`` it begins with that file in place of noise alone, and ``text`` may be empty.
+    """
 
     id: str
     text: str
     negative_prompt: str
     anchor_seed: int
     detail_seed: int
+    source: Source | None = None
+
+    @property
+    def title(self) -> str:
+        """What a person knows it by: its text, or the name of its file."""
+        return self.text or (self.source.path.name if self.source else "")
 
 
 def prompts_of(config: GenerateConfig) -> list[Prompt]:
@@ -46,19 +67,51 @@ def prompts_of(config: GenerateConfig) -> list[Prompt]:
     negative = config.negative_prompt
     negative = config.backbone.negative_prompt if negative is None else negative
     names = named(table.rows, f"prompts={config.prompts}")
-    return [
-        _prompt(_safe_id(name, row.place), row, index, config.seed, negative)
+    folder = Path(config.prompts or "").parent
+    prompts = [
+        _prompt(_safe_id(name, row.place), row, index, config.seed, negative, folder)
         for index, (name, row) in enumerate(zip(names, table.rows, strict=True))
     ]
+    _check_refining(config, prompts)
+    return prompts
 
 
 def table_of(config: GenerateConfig) -> Table:
     """The prompts of a run as they were written. Raises ConfigError if they cannot be read."""
     if config.prompts is not None:
         return read_table(Path(config.prompts), "prompts", TAKES)
+    if clips := given_clips(config):
+        return _of_clips(clips, config.prompt)
     if config.prompt:
         return Table([_typed(text, number) for number, text in enumerate(config.prompt, start=1)])
     return Table([Row("", "", (text,)) for text in DEMO_PROMPTS])
+
+
+def given_clips(config: SamplingSettings) -> list[tuple[str, Path]]:
+    """The clips of ``--video`` and ``videos=DIR``, each with the words that named it."""
+    clips = [("--video", Path(file)) for file in config.from_video]
+    if config.videos is not None:
+        key = f"videos={config.videos}"
+        clips += [(key, path) for path in find_videos(Path(config.videos), "videos")]
+    return clips
+
+
+def _of_clips(clips: Sequence[tuple[str, Path]], texts: Sequence[str]) -> Table:
+    """A row for each clip, with the one text of all, its own, or none."""
+    if texts and len(texts) not in (1, len(clips)):
+        raise ConfigError(
+            f"there are {len(texts)} --prompt for {len(clips)} clips; give each clip its own, all"
+            " of them one, or none"
+        )
+    rows, taken = [], Counter[str]()
+    for number, (place, path) in enumerate(clips):
+        text = _typed(texts[number % len(texts)], number + 1).texts[0] if texts else ""
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("_-")[:90] or "clip"
+        taken[name.lower()] += 1
+        if (number_of_name := taken[name.lower()]) > 1:
+            name += f"-{number_of_name}"
+        rows.append(Row(place, "", (text,), id=name, clip=str(path)))
+    return Table(rows)
 
 
 def named(rows: Sequence[Row], key: str) -> list[Any]:
@@ -113,17 +166,40 @@ def _typed(text: str, number: int) -> Row:
     return Row(f"--prompt number {number}", "", (text.strip(),))
 
 
-def _prompt(id: str, row: Row, index: int, seed: int, negative: str) -> Prompt:
+def _check_refining(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
+    """Nothing that is for clips without one, nothing that they would ignore."""
+    clips = [prompt for prompt in prompts if prompt.source]
+    for source in (prompt.source for prompt in clips if prompt.source):
+        size_of(config.resolution, source)
+    if not clips and config.refine != RefineSettings():
+        raise ConfigError(
+            "refine is for given clips; name one with --video FILE, videos=DIR or a column video"
+        )
+    if len(clips) == len(prompts) and config.video.fps != VideoSettings().fps:
+        raise ConfigError(
+            f"video.fps={config.video.fps} is for videos of a text; a refined clip keeps its own"
+            " rate: leave it out"
+        )
+
+
+def _prompt(
+    id: str, row: Row, index: int, seed: int, negative: str, folder: Path = Path()
+) -> Prompt:
     own = _seed(row.seed, row.place)
     if own is not None:
         seed, index = own, 0
     if row.negative_prompt is not None and not isinstance(row.negative_prompt, str):
         given = show(row.negative_prompt)
         raise ConfigError(f"{row.place}: negative_prompt={given} must be text")
+    clip = folder / row.clip if row.clip else None
+    text = row.texts[0]
+    if clip is not None and not text:
+        text = written(clip, "prompt") or text_beside(clip, row.place)
     return Prompt(
         id=id,
-        text=row.texts[0],
+        text=text,
         negative_prompt=negative if row.negative_prompt is None else row.negative_prompt,
         anchor_seed=seed + (index + 1) * 100,
         detail_seed=seed + index * 100 + 10000,
+        source=source_of("video", clip, row.place) if clip else None,
     )

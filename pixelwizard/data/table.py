@@ -16,6 +16,7 @@ from typing import Any
 
 from pixelwizard.config.schema import ConfigError, show
 from pixelwizard.config.train import DataSettings
+from pixelwizard.io.files import read_json
 from pixelwizard.io.tables import PlacedRow, read_rows, read_text
 from pixelwizard.io.terminal import say
 
@@ -26,14 +27,22 @@ COLUMNS = {
     "id": ("id", "prompt_id"),
     "negative_prompt": ("negative_prompt",),
     "seed": ("seed",),
+    "clip": ("video", "input_video"),
 }
-"""What a column may be called; of several in a row the first counts. ``image`` is reserved."""
+"""What a column may be called; of several in a row the first counts. ``image`` is reserved.
+
+A ``clip`` is refined by ``generate``, to which the other names of a ``video`` are only names.
+"""
+STARTS = ("clip",)
+"""Columns for the files that a prompt can start from; it may then do without a text."""
+ANCHOR = ".anchor"
+"""Ends the names, without suffix, of the anchors that a run writes next to its videos."""
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".ts", ".mts", ".m2ts")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a video or "", at least one text, and the other columns."""
+    """One row: a video or "", its texts, and the other columns; at least one text or a start."""
 
     place: str
     video: str
@@ -41,17 +50,24 @@ class Row:
     id: Any = None
     negative_prompt: Any = None
     seed: Any = None
+    clip: str = ""
+
+    @property
+    def starts(self) -> bool:
+        """Whether it names a file to start from."""
+        return any(getattr(self, kind) for kind in STARTS)
 
     @property
     def name(self) -> Any:
-        """Its id, else its video without suffix, else None."""
-        stem = str(PurePosixPath(self.video).with_suffix("")) if self.video else None
+        """Its id, else its video or clip without suffix, else None."""
+        named = self.video or self.clip
+        stem = str(PurePosixPath(named).with_suffix("")) if named else None
         return stem if self.id is None else self.id
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows with a text, and remarks on the others."""
+    """The rows with a text or a file to start from, and remarks on the others."""
 
     rows: list[Row]
     notes: tuple[str, ...] = ()
@@ -74,12 +90,14 @@ def read_table(
         raise ConfigError(f"{key} must end in one of {', '.join(FORMATS)}")
     plain = path.suffix.lower() == ".txt"
     columns, rows, notes = _text_lines(path, key) if plain else (*read_rows(path, key), [])
-    _check_columns(columns if rows else [], key, {"text", needs})
+    starts = [kind for kind in STARTS if kind in takes]
+    if not any(_is(kind, name) for kind in starts for name in columns):
+        _check_columns(columns if rows else [], key, {"text", needs})
     used: set[str] = set()
     kept, empty = [], []
     for place, values in rows:
         row = _row(place, values, takes, every_text, used)
-        if not row.texts:
+        if not row.texts and not row.starts:
             empty.append(place)
         elif needs == "video" and not row.video:
             raise ConfigError(f"{place}: no {' or '.join(COLUMNS['video'][:3])} names its video")
@@ -119,9 +137,9 @@ def _beside_videos(folder: Path, setting: str) -> Table:
     videos = videos_below(folder)
     texts = {video: video.with_suffix(".txt") for video in videos}
     rows = [
-        Row(str(text), str(video.relative_to(folder)), (" ".join(words),))
+        Row(str(text), str(video.relative_to(folder)), (words,))
         for video, text in texts.items()
-        if text.is_file() and (words := read_text(text, f"{setting}: {text}").split())
+        if (words := text_beside(video, setting))
     ]
     if not rows:
         raise ConfigError(
@@ -131,6 +149,36 @@ def _beside_videos(folder: Path, setting: str) -> Table:
     missing = len(videos) - len(rows)
     note = f"{setting}={folder}: videos without a .txt of their name, skipped: {missing}"
     return Table(rows, (note,) if missing else ())
+
+
+def text_beside(video: Path, setting: str) -> str:
+    """The text in the .txt of a video's name; empty without one. Raises ConfigError."""
+    text = video.with_suffix(".txt")
+    return " ".join(read_text(text, f"{setting}: {text}").split()) if text.is_file() else ""
+
+
+def written(video: Path, *keys: str) -> str:
+    """A text in the record of a run's video, like its ``prompt``; empty without one."""
+    try:
+        value: Any = read_json(video.with_suffix(".json"))
+        for key in keys:
+            value = value[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return value if isinstance(value, str) else ""
+
+
+def find_videos(folder: Path, key: str) -> list[Path]:
+    """The videos of a run folder, else those of any folder and the folders in it, by name.
+
+    Anchors are left out. Raises ConfigError, which names ``key``, if there are none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{key}={folder} is not a folder; give one that holds videos")
+    for place in (folder / "videos", folder):
+        if found := [path for path in videos_below(place) if not path.stem.endswith(ANCHOR)]:
+            return found
+    raise ConfigError(f"{key}={folder} holds no video ({', '.join(VIDEOS)})")
 
 
 def videos_below(folder: Path) -> list[Path]:
@@ -173,9 +221,15 @@ def _row(
             found["texts"] = tuple(text for name in columns for text in texts[name])
         elif columns:
             found[kind] = values[columns[0]]
-    if not isinstance(found.setdefault("video", ""), str):
-        raise ConfigError(f"{place}: the name of a video must be text, not {show(found['video'])}")
-    return Row(place, **{**found, "video": found["video"].strip()})
+    for kind in ("video", *STARTS):
+        if not isinstance(found.setdefault(kind, ""), str):
+            raise ConfigError(
+                f"{place}: the name of a {kind} must be text, not {show(found[kind])}"
+            )
+        found[kind] = found[kind].strip()
+    if not found["texts"] and any(found[kind] for kind in STARTS):
+        found["texts"] = ("",)
+    return Row(place, **found)
 
 
 def _texts(value: Any, place: str) -> list[str]:

@@ -19,6 +19,8 @@ from pixelwizard.io.files import atomic
 from pixelwizard.io.terminal import aligned
 
 TRAIN_TIMESTEPS = 1000
+NO_STEP = 1e-3
+"""Of noise less than this, a schedule that is entered makes no step of its own."""
 SOLVER, SKIP = door_of(SamplerSettings, "solver"), door_of(SamplerSettings, "skip")
 
 
@@ -69,10 +71,13 @@ class Schedule:
         return sum(step.nfe for step in self.steps)
 
 
-def make_schedule(settings: SamplerSettings, shift: float, key: str = "schedule") -> Schedule:
+def make_schedule(
+    settings: SamplerSettings, shift: float, key: str = "schedule", start: float | None = None
+) -> Schedule:
     """The schedule of one stage; ``shift`` is the resolution's, used unless the settings have one.
 
-    ``key`` is the stage's, for messages. Raises ValueError for settings outside their ranges
+    ``key`` is the stage's, for messages. At a sigma ``start`` the schedule is entered: what is left
+    of the step there and the later ones. Raises ValueError for settings outside their ranges
     (``SamplerSettings.check``), for a solver that cannot be made and a skip that does not fit.
     """
     check(settings, key)
@@ -83,18 +88,24 @@ def make_schedule(settings: SamplerSettings, shift: float, key: str = "schedule"
     else:
         sigmas = shifted_grid(solver.first_sigma, settings.steps, settings.shift or shift)
         timesteps = [float(int(sigma * TRAIN_TIMESTEPS)) for sigma in sigmas]
+    guided = [
+        settings.guided_steps is None or i in settings.guided_steps for i in range(len(sigmas))
+    ]
+    if start is not None:
+        first = max(0, sum(sigma > start - NO_STEP for sigma in sigmas) - 1)
+        sigmas, guided = [start, *sigmas[first + 1 :]], guided[first:]
+        timesteps = [float(int(start * TRAIN_TIMESTEPS)), *timesteps[first + 1 :]]
     count = len(sigmas)
     sizes: list[int | None] = [None] * count
     if settings.step_sizes != "none":
         sizes = list(step_sizes(timesteps, snapped=settings.step_sizes == "snapped"))
     computed = _planned(settings.skip, count, f"{key}.skip")
-    guided = range(count) if settings.guided_steps is None else settings.guided_steps
     steps = (
         Step(
             sigma=sigmas[index],
             timestep=timesteps[index],
             dt=sizes[index],
-            guided=settings.guidance != 1 and index in guided,
+            guided=settings.guidance != 1 and guided[index],
             evaluations=solver.evaluations(index, count),
             computed=computed[index],
         )
@@ -209,15 +220,22 @@ def as_taken(stage: dict[str, Any], skipped: Collection[int]) -> dict[str, Any]:
 
 
 def stage_schedules(
-    anchor: SamplerSettings, detail: SamplerSettings, size: ResolutionSettings
+    anchor: SamplerSettings | None,
+    detail: SamplerSettings,
+    size: ResolutionSettings,
+    start: float | None = None,
 ) -> list[StageSchedule]:
-    """Both stages, in the order they run. Raises ConfigError for an impossible schedule."""
-    return [
-        StageSchedule(
-            "anchor", anchor.guidance, make_schedule(anchor, size.anchor_shift, "anchor")
-        ),
-        StageSchedule("detail", detail.guidance, make_schedule(detail, size.shift)),
-    ]
+    """Both stages, in the order they run; the first is absent where a clip is refined.
+
+    ``start``: the sigma at which the detail stage begins (None: at its schedule's start). Raises
+    ConfigError for an impossible schedule.
+    """
+    detailed = make_schedule(detail, size.shift, "schedule", start)
+    stages = [StageSchedule("detail", detail.guidance, detailed)]
+    if anchor is not None:
+        schedule = make_schedule(anchor, size.anchor_shift, "anchor")
+        stages.insert(0, StageSchedule("anchor", anchor.guidance, schedule))
+    return stages
 
 
 def schedule_table(stages: Sequence[StageSchedule]) -> str:

@@ -15,11 +15,11 @@ from torch import Tensor
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError, listed
+from pixelwizard.data.table import find_videos
 from pixelwizard.evaluation.files import (
     Clip,
     backbone_of,
     find_captions,
-    find_videos,
     ids_of,
     inspect,
 )

@@ -7,15 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import named
-from pixelwizard.data.table import VIDEOS, Table, read_table, videos_below
-from pixelwizard.io.files import file_digest, read_json, text_digest
-from pixelwizard.io.tables import read_text
-
-ANCHOR = ".anchor"
+from pixelwizard.data.table import Table, read_table, text_beside, written
+from pixelwizard.io.files import file_digest, text_digest
 
 
 @dataclass(frozen=True)
@@ -50,19 +46,6 @@ def inspect(path: Path, least: int = 0, id: str = "") -> Clip:
     return Clip(path, info.width, info.height, info.frames, id or path.stem, info.fps)
 
 
-def find_videos(folder: Path, key: str) -> list[Path]:
-    """The videos of a run folder, else those of any folder and the folders in it, by name.
-
-    Anchors are left out. Raises ConfigError, which names ``key``, if there are none.
-    """
-    if not folder.is_dir():
-        raise ConfigError(f"{key}={folder} is not a folder; give one that holds videos")
-    for place in (folder / "videos", folder):
-        if found := [path for path in videos_below(place) if not path.stem.endswith(ANCHOR)]:
-            return found
-    raise ConfigError(f"{key}={folder} holds no video ({', '.join(VIDEOS)})")
-
-
 def ids_of(videos: Sequence[Path]) -> list[str]:
     """The name of each without suffix; where folders share one, with the folders below a common."""
     times = Counter(path.stem for path in videos)
@@ -82,7 +65,7 @@ def find_captions(
     .txt there. Raises ConfigError for a file that cannot be read or that fits none of the videos.
     """
     if captions is None:
-        found = [_written(path, "prompt") or _beside(path) for path in videos]
+        found = [written(path, "prompt") or text_beside(path, "captions") for path in videos]
         return {id: text for id, text in zip(ids_of(videos), found, strict=True) if text}, []
     rows = read_captions(captions).rows
     names = map(str, named(rows, f"captions={captions}"))
@@ -109,29 +92,13 @@ def read_captions(path: Path) -> Table:
     return read_table(path, "captions", ("text", "id", "video"))
 
 
-def _beside(video: Path) -> str:
-    text = video.with_suffix(".txt")
-    return " ".join(read_text(text, f"captions: {text}").split()) if text.is_file() else ""
-
-
 def backbone_of(videos: Sequence[Path]) -> str:
     """The backbone that made all of the videos, as their runs have written; empty if unknown."""
-    found = {_written(path, "config", "backbone", "name") for path in videos}
-    return found.pop() or "" if len(found) == 1 else ""
+    found = {written(path, "config", "backbone", "name") for path in videos}
+    return found.pop() if len(found) == 1 else ""
 
 
 def content_hash(videos: Sequence[Path]) -> str:
     """sha256 of a set of files, independent of their names and order."""
     digests = sorted(file_digest(path) for path in videos)
     return text_digest("".join(digests))
-
-
-def _written(video: Path, *keys: str) -> str | None:
-    """The prompt in the record of a run's video."""
-    try:
-        value: Any = read_json(video.with_suffix(".json"))
-        for key in keys:
-            value = value[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return value if isinstance(value, str) else None

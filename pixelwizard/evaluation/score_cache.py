@@ -10,7 +10,7 @@ from typing import Any
 from pixelwizard.config import targets
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import SCORED_FRAMES, MetricsSettings
-from pixelwizard.evaluation.files import find_videos
+from pixelwizard.data.table import find_videos
 from pixelwizard.evaluation.names import network_folder, network_label, resolve_auto, wanted
 from pixelwizard.io.files import file_digest, read_json, write_json
 from pixelwizard.records.run_folder import short_hash

@@ -1,6 +1,7 @@
 """What ends a run: contact sheets, and the scores by the code of evaluate.
 
-A sheet has a row of frames per video, under its prompt and its anchor's frames.
+A sheet has a row of frames per video, under its prompt and the frames of what it was made of: of
+the clip that is refined, of the anchor.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import SCORED_FRAMES
+from pixelwizard.data.source_files import Source
 from pixelwizard.evaluation.files import find_captions, inspect
 from pixelwizard.evaluation.score_cache import (
     JSON,
@@ -40,15 +42,17 @@ LETTERS = 170
 """How many letters of a label fit on a line of the sheet."""
 
 
-def write_contact_sheets(folder: Path, rows: Sequence[tuple[str, Path]]) -> Path | None:
-    """Write the sheets of (label, video) ``rows``; the first of them, None without a video.
+def write_contact_sheets(
+    folder: Path, rows: Sequence[tuple[str, Path, Source | None]]
+) -> Path | None:
+    """Write the sheets of (label, video, source) ``rows``; the first of them, None without a video.
 
     They are contact_sheet.png, contact_sheet-2.png, ...; an ``ID.anchor`` next to a video is shown
     too.
     """
     remove_contact_sheets(folder)
     for number, start in enumerate(range(0, len(rows), ROWS), start=1):
-        blocks = [_block(label, video) for label, video in rows[start : start + ROWS]]
+        blocks = [_block(*row) for row in rows[start : start + ROWS]]
         name = "contact_sheet.png" if number == 1 else f"contact_sheet-{number}.png"
         with atomic(folder / name) as part:
             Image.fromarray(np.concatenate(blocks, axis=0)).save(part, format="png")
@@ -69,10 +73,11 @@ def strip(video: Path) -> np.ndarray:
     return np.concatenate([gap, *pieces], axis=1)
 
 
-def _block(label: str, video: Path) -> np.ndarray:
+def _block(label: str, video: Path, source: Source | None) -> np.ndarray:
     """One row of the sheet, uint8 [H, W, 3]."""
     anchor = video.with_name(f"{video.stem}.anchor{video.suffix}")
-    strips = [strip(file) for file in (anchor, video) if file.is_file()]
+    files = [*([source.path] if source else []), anchor, video]
+    strips = [strip(file) for file in files if file.is_file()]
     lines = textwrap.wrap(label, LETTERS, max_lines=2) or [""]
     width = strips[0].shape[1]
     image = Image.new("RGB", (width, MARGIN + LINE * len(lines)), "white")

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.diffusion.sampling import SolverState, initial_noise
+from pixelwizard.data.source_files import frames_of
+from pixelwizard.diffusion.sampling import SolverState, add_noise, initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import PeakMemory
 from pixelwizard.io.terminal import Display
-from pixelwizard.io.video import VideoError, VideoWriter
+from pixelwizard.io.video import Sound, VideoError, VideoWriter
+from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.planning.decode_cost import precision
@@ -30,7 +33,11 @@ from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
 from pixelwizard.records.store import Store
 from pixelwizard.stages.decode import Decode
+from pixelwizard.stages.encode_video import EncodeVideo
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText
+
+FAITHFUL = 28.0
+"""Decibels below which a clip is far from what its autoencoder knows."""
 
 
 class NotFinite(RuntimeError):
@@ -39,11 +46,15 @@ class NotFinite(RuntimeError):
 
 @dataclass
 class Result:
-    """Tensors of a job by kind and key, or why there are none; seconds with interrupted runs'."""
+    """Tensors of a job by kind and key, or why there are none; seconds with interrupted runs'.
+
+    ``facts`` are figures of the job beside its cost.
+    """
 
     tensors: dict[tuple[str, str], Mapping[str, Tensor]] = field(default_factory=dict)
     error: Exception | None = None
     seconds: float = 0.0
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 class StageLoop(LightningModule, ABC):
@@ -100,7 +111,7 @@ class StageLoop(LightningModule, ABC):
             self.memory.stop()
 
     def on_predict_batch_start(self, batch: Job, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.display.begin(batch.id, batch.prompt.text)
+        self.display.begin(batch.id, batch.prompt.title)
 
     def on_predict_batch_end(
         self, outputs: Any, batch: Job, batch_idx: int, dataloader_idx: int = 0
@@ -151,6 +162,35 @@ class EncodeTextLoop(StageLoop):
             for key, text in texts.items():
                 if not self.store.has("text", key):
                     result.tensors["text", key] = {"embedding": self.stage(text)}
+        return result
+
+
+class EncodeLoop(StageLoop):
+    """The latents of every job's source, and how well the autoencoder gives it back."""
+
+    name = "encode"
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> EncodeVideo:
+        return EncodeVideo(self.networks.load(self.name, load_vae, device, precision(self.config)))
+
+    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
+        source, shape = job.prompt.source, job.size.geometry
+        assert source is not None
+        with self.attempt(job) as result:
+            latents = {
+                name: self.stage(frames_of(source, size, shape))
+                for name, size in job.encoded.items()
+            }
+            name, size = next(iter(job.encoded.items()))
+            psnr = self.stage.fidelity(latents[name], frames_of(source, size, shape))
+            result.facts["reconstruction_psnr"] = round(psnr, 2)
+            if psnr < FAITHFUL:
+                name = self.config.backbone.name
+                self.display.line(
+                    f"prompt {job.id}: the autoencoder of backbone={name} gives {source.path.name}"
+                    f" back at only {psnr:.1f} dB: it was not trained on the like, and it will show"
+                )
+            result.tensors["encode", job.encode_key] = latents
         return result
 
 
@@ -246,23 +286,46 @@ class DetailLoop(SamplingLoop):
 
     name = "detail"
 
-    def load(self, device: torch.device, dtype: torch.dtype) -> Detail:
-        schedule = make_schedule(self.config.schedule, self.config.resolution.shift)
-        network = self.networks.load(self.name, load_detail, device, dtype)
-        return Detail(network, schedule, self.config.schedule.guidance, self.rank.cfg)
+    def load(self, device: torch.device, dtype: torch.dtype) -> ShortcutDiT:
+        return self.networks.load(self.name, load_detail, device, dtype)
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         with self.attempt(job) as result:
-            state = self.resume(job.detail_key)
-            latent = self.stage(
-                self.noise(self.config.resolution.geometry, job.prompt.detail_seed),
-                self.store.load("anchor", job.anchor_key)["latent"].to(self.device),
+            state, stage = self.resume(job.detail_key), self.stage_for(job)
+            latent = stage(
+                self.start(job, stage.schedule),
+                self.anchor(job),
                 *self.texts(job),
                 state=state,
-                on_step=self.keep(job.detail_key, state, self.stage.schedule),
+                on_step=self.keep(job.detail_key, state, stage.schedule),
             )
             result.tensors["detail", job.detail_key] = {"latent": latent}
         return result
+
+    def stage_for(self, job: Job) -> Detail:
+        """A clip that is long goes through in windows of the run's length."""
+        settings, size = self.config.schedule, self.config.resolution
+        start = self.config.refine.sigma if "start" in job.encoded else None
+        schedule = make_schedule(settings, size.shift, start=start)
+        window = size.geometry.latent_grid[0]
+        return Detail(self.stage, schedule, settings.guidance, self.rank.cfg, window)
+
+    def start(self, job: Job, schedule: Schedule) -> Tensor:
+        """Noise, or the enlarged clip with noise of the level of the schedule's first step."""
+        noise = self.noise(job.size.geometry, job.prompt.detail_seed)
+        if "start" not in job.encoded:
+            return noise
+        clip = self.store.load("encode", job.encode_key)["start"].to(self.device)
+        return add_noise(clip, noise, schedule.sigmas[0])
+
+    def anchor(self, job: Job) -> Tensor:
+        """The anchor's latent; that of a clip with the noise that ``refine`` asks for."""
+        kind, key, name = job.anchor
+        latent = self.store.load(kind, key)[name].to(self.device)
+        level = 0.0 if job.anchor_key else self.config.refine.anchor_noise
+        if not level:
+            return latent
+        return latent + level * initial_noise(latent.shape, job.prompt.anchor_seed, self.device)
 
 
 class DecodeLoop(StageLoop):
@@ -281,30 +344,35 @@ class DecodeLoop(StageLoop):
         return Decode(vae, self.networks.tiles, self.group.peers())
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
-        size, suffix = self.config.resolution, self.config.video.suffix
-        videos = [(f"{job.id}{suffix}", size.geometry, "detail", job.detail_key)]
+        size, suffix = job.size, self.config.video.suffix
+        place = "detail", job.detail_key, "latent"
+        videos = [(f"{job.id}{suffix}", size.geometry, place)]
         if self.config.save_anchor:
-            name = f"{job.id}.anchor{suffix}"
-            videos.insert(0, (name, size.anchor_geometry, "anchor", job.anchor_key))
+            videos.insert(0, (f"{job.id}.anchor{suffix}", size.anchor_geometry, job.anchor))
         with self.attempt(job) as result:
             failures = [self._write(job, *video) for video in videos]  # all, as other ranks do
             for failure in filter(None, failures):
                 raise failure
         return result
 
-    def _write(self, job: Job, name: str, size: Geometry, kind: str, key: str) -> VideoError | None:
+    def _write(
+        self, job: Job, name: str, size: Geometry, place: tuple[str, str, str]
+    ) -> VideoError | None:
         """One video, if this is the rank that writes; or why there is none."""
-        made = self.stage(self.store.load(kind, key)["latent"])
+        kind, key, tensor = place
+        made = self.stage(self.store.load(kind, key)[tensor])
         if not self.rank.is_lead:
             deque(made, maxlen=0)  # this rank takes its part and is given nothing
             return None
         path = Path(self.config.run_dir) / "videos" / name
-        video, comment = self.config.video, self.comment(job)
+        fps, sound = self._of_clip(job)
+        shown = path, size.width, size.height, self.config.video, self.comment(job)
         try:
-            with VideoWriter(path, size.width, size.height, video, comment) as writer:
-                for frames in made:
+            with VideoWriter(*shown, fps, sound) as writer:
+                for frames in islice(made, job.frames):
                     writer.write(frames)
-                    self.display.step(writer.frames, size.frames)
+                    self.display.step(writer.frames, job.frames)
+                deque(made, maxlen=0)  # frames that only fill up the latent's last one
         except VideoError as error:
             deque(made, maxlen=0)  # the other ranks decode to the end
             return VideoError(
@@ -312,3 +380,15 @@ class DecodeLoop(StageLoop):
                 " decodes it again, and so does one with another run_dir and video.codec"
             )
         return None
+
+    def _of_clip(self, job: Job) -> tuple[float | None, Sound | None]:
+        """The frame rate and the sound of a clip that is refined."""
+        clip = None if job.anchor_key else job.prompt.source
+        if clip is None:
+            return None, None
+        if not clip.sound:
+            return clip.fps, None
+        sound = Sound(clip.path, clip.sound, clip.delay, clip.frames / clip.fps)
+        if not sound.is_copied(self.config.video.suffix):
+            self.display.line(f"prompt {job.id}: its sound, {clip.sound}, becomes AAC")
+        return clip.fps, sound

@@ -29,6 +29,7 @@ from pixelwizard.generation.loops import (
     AnchorLoop,
     DecodeLoop,
     DetailLoop,
+    EncodeLoop,
     EncodeTextLoop,
     Result,
     StageLoop,
@@ -47,7 +48,7 @@ from pixelwizard.tracking.base import Tracker
 
 log = logging.getLogger(__name__)
 
-STAGES = (EncodeTextLoop, AnchorLoop, DetailLoop, DecodeLoop)
+STAGES = (EncodeTextLoop, EncodeLoop, AnchorLoop, DetailLoop, DecodeLoop)
 
 
 class Prediction:
@@ -164,8 +165,9 @@ class Prediction:
         if not there("detail", job.detail_key):
             needs.add("detail")
         if "detail" in needs or self.config.save_anchor:
-            if not there("anchor", job.anchor_key):
-                needs.add("anchor")
+            kind, key, _ = job.anchor
+            if not there(kind, key):
+                needs.add(kind)
         if needs & {"anchor", "detail"}:
             if not all(there("text", k) for k in (job.text_key, job.negative_key)):
                 needs.add("text")
@@ -185,6 +187,7 @@ class Prediction:
             "seconds": round(result.seconds, 3),
             "loading_seconds": round(loop.loading_seconds, 3),
             "peak_gb": round(loop.memory.gb(), 3),
+            **result.facts,
         }
         planned = self.networks.planned_gb(loop.name)
         if planned is not None:
@@ -233,7 +236,8 @@ class Prediction:
                 self._announce(id, record)
         made = {id: videos[id] for id in self.status.ids("done")}
         if self.rank.is_first:
-            rows = [(self.jobs[id].prompt.text, path) for id, path in made.items()]
+            prompts = {id: self.jobs[id].prompt for id in made}
+            rows = [(prompts[id].title, path, prompts[id].source) for id, path in made.items()]
             self.sheet = write_contact_sheets(self.folder, rows)
             score_run(self.config, made, self.tracker, self.display)
         return self.status.failed

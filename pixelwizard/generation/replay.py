@@ -14,6 +14,8 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError, build
 from pixelwizard.config.targets import check_doors, search_in, targets
 from pixelwizard.config.tasks import from_plain, parse_json
+from pixelwizard.io.files import file_digest
+from pixelwizard.io.terminal import reason
 from pixelwizard.io.video import VideoError
 from pixelwizard.models.checkpoints import PARTS, require_weights, weights_digest
 from pixelwizard.records.provenance import CODE_FORMAT, versions
@@ -35,6 +37,7 @@ class Record:
     code_format: int
     versions: Dict[str, str]
     key: Optional[str] = None
+    source: Optional[Dict[str, Any]] = None
 
 
 def provenance_of(video: Path) -> Record:
@@ -63,11 +66,14 @@ def provenance_of(video: Path) -> Record:
         ) from None
 
 
-def repetition(video: Path, out: str | None, trust: bool = False) -> GenerateConfig:
+def repetition(
+    video: Path, out: str | None, trust: bool = False, source: str | None = None
+) -> GenerateConfig:
     """The configuration that regenerates the video in ``out`` (None: a new folder).
 
-    Raises ConfigError for other weights or another code format, and for a video that names a
-    user's class, unless ``trust``.
+    ``source`` is where the file that it was made of is now (None: where it was). Raises ConfigError
+    for other weights or another code format, for a video that names a user's class, unless
+    ``trust``, and where the source is missing or another.
     """
     record = provenance_of(video)
     if record.code_format != CODE_FORMAT:
@@ -81,6 +87,7 @@ def repetition(video: Path, out: str | None, trust: bool = False) -> GenerateCon
     own |= {"metrics": {"enabled": False}, "tracker": {}}
     settings = determining(from_plain({**record.config, **own}))
     settings |= {"prompt": [record.prompt], "prompts": None, "seed": record.seed}
+    settings |= {"from_video": [], "videos": None, **_source_of(video, record, source)}
     config: GenerateConfig = from_plain(
         {**settings, **own, "negative_prompt": record.negative_prompt}
     )
@@ -92,6 +99,27 @@ def repetition(video: Path, out: str | None, trust: bool = False) -> GenerateCon
         )
     _require_same_weights(config, record.weights)
     return _with_classes(config) if foreign else config
+
+
+def _source_of(video: Path, record: Record, given: str | None) -> dict[str, Any]:
+    """The settings that name the file that a video was made of, if it was made of one."""
+    if record.source is None:
+        if given is not None:
+            raise ConfigError(f"{video} was made of a text alone; leave source={given} out")
+        return {}
+    path, digest = (str(record.source.get(name)) for name in ("path", "sha256"))
+    path = given or path
+    try:
+        found = file_digest(Path(path))
+    except OSError as error:
+        found = reason(error)
+    if found != digest:
+        raise ConfigError(
+            f"{video} was made of {Path(path).name} with the sha256 {digest[:12]}..., and {path} is"
+            f" not it ({found[:40]}); name that file with source=FILE"
+        )
+    text = {"prompt": [record.prompt] if record.prompt else []}
+    return {**text, "from_video": [path]}
 
 
 def _with_classes(config: GenerateConfig) -> GenerateConfig:

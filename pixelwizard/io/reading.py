@@ -134,8 +134,10 @@ def _end(packet: av.Packet, stream: VideoStream) -> float | None:
 
 PIXELS = 2
 """To be raised when the same file gives other pixels: what was made of the old ones is not used."""
+ENLARGING = {"bicubic": 0x4, "lanczos": 0x200}
+"""Filters of swscale for frames that become larger."""
 AREA, FULL_CHROMA, FULL_CHROMA_IN, ACCURATE = 0x20, 0x2000, 0x4000, 0x40000
-EXACT = AREA | FULL_CHROMA | FULL_CHROMA_IN | ACCURATE
+EXACT = FULL_CHROMA | FULL_CHROMA_IN | ACCURATE
 """Without these flags swscale makes 253 of white and 126 of 128; PyAV 17 has no names for them."""
 HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics (ITU-T H.273) that need tone mapping."""
@@ -149,7 +151,8 @@ THREADS = 1
 class VideoInfo:
     """Size as shown, average frames per second, seconds until the last frame ends.
 
-    ``frames`` is 0 unless they were counted.
+    ``frames`` is 0 unless they were counted; ``sound`` is the codec of the sound, "" without any;
+    the first frame comes ``delay`` seconds after the file begins, perhaps with sound.
     """
 
     width: int
@@ -157,6 +160,8 @@ class VideoInfo:
     fps: float
     seconds: float
     frames: int = 0
+    sound: str = ""
+    delay: float = 0.0
 
 
 def probe(path: Path, count: bool = False) -> VideoInfo:
@@ -172,7 +177,8 @@ def probe(path: Path, count: bool = False) -> VideoInfo:
             known = [end for end in ends if end is not None]
             seconds = max(known) - video.zero if known else len(ends) / video.fps
             frames = len(ends) if count else 0
-            return VideoInfo(video.width, video.height, video.fps, seconds, frames)
+            shown = video.width, video.height, video.fps
+            return VideoInfo(*shown, seconds, frames, video.sound, video.delay)
 
     return patiently(read)
 
@@ -202,7 +208,8 @@ def read_clip(path: Path, size: Geometry, fps: float, start: float = 0.0) -> np.
     cut off evenly. Raises VideoError if the file ends before or cannot be read.
     """
     times = [start + number / fps for number in range(size.frames)]
-    return patiently(lambda: _covering(path, size, times))
+    shown = size.width, size.height
+    return patiently(lambda: np.stack(list(covering(path, shown, shown, times))))
 
 
 class Video:
@@ -264,16 +271,30 @@ class Video:
                 raise VideoError(f"{self.path.name} ends after {done} of {len(times)} frames")
             yield min(near, key=lambda one: abs(one[0] - moment))[1]
 
-    def picture(self, frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
-        """A frame as uint8 [height, width, 3]."""
+    def picture(
+        self, frame: av.VideoFrame, width: int, height: int, scaling: int = AREA
+    ) -> np.ndarray:
+        """A frame as uint8 [height, width, 3], scaled by a filter of swscale."""
         coded = (height, width) if self._turned else (width, height)
         matrix = BT709 if frame.colorspace == UNTAGGED and frame.height >= HD else None
-        shown = frame.reformat(*coded, "rgb24", matrix, interpolation=EXACT, threads=THREADS)
+        how: Any = {"interpolation": scaling | EXACT, "threads": THREADS}
+        shown = frame.reformat(*coded, "rgb24", matrix, **how)
         a, b, c, d = self._matrix
         pixels = shown.to_ndarray()
         pixels = pixels.swapaxes(0, 1) if self._turned else pixels
         flip_x, flip_y = (c < 0, b < 0) if self._turned else (a < 0, d < 0)
         return np.ascontiguousarray(pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+    @property
+    def sound(self) -> str:
+        """The codec of the sound, "" without any."""
+        stream = self._container.streams.best("audio")
+        return "" if stream is None else stream.codec.canonical_name
+
+    @property
+    def delay(self) -> float:
+        """Seconds from where the file begins to the first frame."""
+        return max(0.0, self.zero - (self._container.start_time or 0) / av.time_base)
 
     def _begin(self) -> None:
         """Open the file and decode the first frame, whose time is zero."""
@@ -331,11 +352,25 @@ class Video:
         return max(frame.duration * tick(frame), 1 / self.fps)
 
 
-def _covering(path: Path, size: Geometry, times: Sequence[float]) -> np.ndarray:
+def covering(
+    path: Path,
+    size: tuple[int, int],
+    shape: tuple[int, int],
+    times: Sequence[float],
+    enlarging: int = AREA,
+) -> Iterator[np.ndarray]:
+    """The frames nearest to ``times``, cut evenly to the ``shape`` and scaled to the ``size``.
+
+    Both are width and height; where their ratios differ, frames are squeezed. Frames that become
+    larger are scaled by the filter ``enlarging``. Raises VideoError.
+    """
     with Video(path) as video:
-        factor = max(size.width / video.width, size.height / video.height)
-        width = max(size.width, round(video.width * factor))
-        height = max(size.height, round(video.height * factor))
-        left, top = (width - size.width) // 2, (height - size.height) // 2
-        part = slice(top, top + size.height), slice(left, left + size.width)
-        return np.stack([video.picture(frame, width, height)[part] for frame in video.at(times)])
+        kept = min(video.width / shape[0], video.height / shape[1])
+        factors = [one / (kept * other) for one, other in zip(size, shape, strict=True)]
+        width = max(size[0], round(video.width * factors[0]))
+        height = max(size[1], round(video.height * factors[1]))
+        scaling = enlarging if max(factors) > 1 else AREA
+        left, top = (width - size[0]) // 2, (height - size[1]) // 2
+        part = slice(top, top + size[1]), slice(left, left + size[0])
+        for frame in video.at(times):
+            yield video.picture(frame, width, height, scaling)[part]

@@ -104,7 +104,7 @@ class Display:
         self.numbers = {id: number for number, id in enumerate(ids, start=1)}
         self.terminal = Line(out)
         self.seen: dict[str, list[float]] = {}
-        self.left: dict[str, int] = dict.fromkeys(STAGES, 0)
+        self.left: dict[str, int] = {}
         self.where, self.stage, self.started = "", "", time.monotonic()
 
     def plan(self, left: dict[str, int]) -> None:
@@ -131,7 +131,7 @@ class Display:
     def end(self) -> None:
         """The current prompt has finished the current stage."""
         self.seen.setdefault(self.stage, []).append(time.monotonic() - self.started)
-        self.left[self.stage] = max(0, self.left[self.stage] - 1)
+        self.left[self.stage] = max(0, self.left.get(self.stage, 0) - 1)
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
@@ -142,7 +142,7 @@ class Display:
         self.terminal.show("")
 
     def _eta(self, here: float) -> str:
-        unknown = [stage for stage in STAGES if self.left[stage] and stage not in self.seen]
+        unknown = [stage for stage, left in self.left.items() if left and stage not in self.seen]
         others = dict(self.left)
         others[self.stage] = max(0, others.get(self.stage, 0) - 1)
         means = {stage: mean(times) for stage, times in self.seen.items()}

@@ -10,6 +10,7 @@ import contextlib
 import re
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -57,28 +58,62 @@ def check_ffmpeg() -> None:
         )
 
 
+COPIED = {
+    ".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"),
+    ".mov": ("aac", "mp3", "ac3", "eac3", "alac", "pcm_s16le", "pcm_s24le"),
+}
+"""Codecs of sound that a file of this suffix can hold."""
+ANOTHER_SOUND = ("-c:a", "aac", "-b:a", "192k")
+"""What sound becomes otherwise."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The sound of another file, from ``start`` seconds after it begins, ``seconds`` long."""
+
+    path: Path
+    codec: str
+    start: float
+    seconds: float
+
+    def is_copied(self, suffix: str) -> bool:
+        """Whether a file of the suffix holds it as it is."""
+        return self.codec in COPIED[suffix]
+
+
 class VideoWriter:
     """A context that streams frames to ``path``; the file appears whole at the end or not at all.
 
     With ``settings.png`` the frames are also written as PNG, in a folder named like the video.
+    ``fps`` replaces the settings'; ``sound`` goes into the file.
 
     Raises ValueError for a size the codec cannot hold, VideoError when ffmpeg fails.
     """
 
     def __init__(
-        self, path: Path, width: int, height: int, settings: VideoSettings, comment: str = ""
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        settings: VideoSettings,
+        comment: str = "",
+        fps: float | None = None,
+        sound: Sound | None = None,
     ) -> None:
         check_size(width, height, settings)
         self.path, self.shape, self.frames = path, (height, width, 3), 0
         self._outputs = contextlib.ExitStack()
-        outputs = ["-f", settings.suffix[1:], str(self._outputs.enter_context(atomic(path)))]
+        outputs = ["-map", "0:v:0", *(_sound(sound, settings.suffix) if sound else [])]
+        outputs += ["-f", settings.suffix[1:], str(self._outputs.enter_context(atomic(path)))]
         if settings.png:
             outputs += _pictures(self._outputs.enter_context(atomic(path.with_suffix(""))))
         self._errors = tempfile.TemporaryFile()
         self._process = _start(
             ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
-            + ["-r", str(settings.fps), "-i", "-", *_encoder(settings)]
-            + ["-metadata", f"comment={comment}", "-movflags", "+faststart", *outputs],
+            + ["-r", str(fps or settings.fps), "-i", "-"]
+            + (["-ss", str(sound.start), "-i", f"file:{sound.path}"] if sound else [])
+            + [*_encoder(settings), "-metadata", f"comment={comment}", "-map_chapters", "-1"]
+            + ["-movflags", "+faststart", *outputs],
             stdin=subprocess.PIPE,
             stderr=self._errors,
         )
@@ -144,11 +179,17 @@ def write_preview(path: Path, preview: Path, height: int) -> None:
             raise VideoError(f"ffmpeg could not make a preview of {path.name}: {reason}")
 
 
+def _sound(sound: Sound, suffix: str) -> list[str]:
+    """The sound of the second input in an output of ffmpeg, no longer than the frames."""
+    codec = ("-c:a", "copy") if sound.is_copied(suffix) else ANOTHER_SOUND
+    return ["-map", "1:a:0", *codec, "-t", str(sound.seconds)]
+
+
 def _pictures(folder: Path) -> list[str]:
     """A second output of ffmpeg: every frame as a picture in ``folder``."""
     folder.mkdir()
     pattern = str(folder).replace("%", "%%") + "/%05d.png"
-    return ["-f", "image2", "-start_number", "0", "-c:v", "png", pattern]
+    return ["-map", "0:v:0", "-f", "image2", "-start_number", "0", "-c:v", "png", pattern]
 
 
 def _encoder(settings: VideoSettings) -> list[str]:

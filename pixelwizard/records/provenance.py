@@ -11,15 +11,17 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
+from pixelwizard.config.geometry import Geometry, ResolutionSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import identity, source_digest, targets
 from pixelwizard.data.prompts import Prompt
+from pixelwizard.data.source_files import size_of
 from pixelwizard.diffusion.schedules import grid_version, stage_schedules
 from pixelwizard.io.files import content_digest, file_digest, read_json, text_digest
 from pixelwizard.models.checkpoints import lora_files
@@ -31,14 +33,21 @@ CODE_FORMAT = 1
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt and the keys of its results."""
+    """One prompt, the sizes of its video and the keys of its results.
+
+    With a source, the latents ``encoded`` of it, by name and size, are one result under
+    ``encode_key``. Of a clip to be refined one of them is the ``anchor``, and ``anchor_key`` is "".
+    """
 
     prompt: Prompt
+    size: ResolutionSettings
     text_key: str
     negative_key: str
     anchor_key: str
     detail_key: str
     video_key: str
+    encode_key: str = ""
+    encoded: Mapping[str, Geometry] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -46,9 +55,23 @@ class Job:
         return self.prompt.id
 
     @property
+    def frames(self) -> int:
+        """Frames of the finished video: those of its clip, or all that are made."""
+        clip = None if self.anchor_key else self.prompt.source
+        return clip.frames if clip else self.size.frames
+
+    @property
     def results(self) -> tuple[tuple[str, str], ...]:
         """The kinds and keys of its results in the store."""
-        return ("text", self.text_key), ("anchor", self.anchor_key), ("detail", self.detail_key)
+        found = ("text", self.text_key), ("encode", self.encode_key), ("anchor", self.anchor_key)
+        return tuple((kind, key) for kind, key in (*found, ("detail", self.detail_key)) if key)
+
+    @property
+    def anchor(self) -> tuple[str, str, str]:
+        """Where the store has the anchor's latent: the kind, the key and the name of the tensor."""
+        if self.anchor_key:
+            return "anchor", self.anchor_key, "latent"
+        return "encode", self.encode_key, "anchor"
 
 
 def make_jobs(
@@ -56,7 +79,10 @@ def make_jobs(
 ) -> list[Job]:
     """The jobs of a run; ``digests`` are those of the weights, by part of the backbone."""
     recipes = _recipes(config, digests)
-    return [_job(prompt, recipes) for prompt in prompts]
+    return [
+        _refining(config, prompt, recipes) if prompt.source else _job(config, prompt, recipes)
+        for prompt in prompts
+    ]
 
 
 def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -88,6 +114,11 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
             **passes,
             **network,
         },
+        "encode": {
+            "dtype": config.decode.dtype or backbone.dtype,
+            "sizes": identity(backbone.vae),
+            "weights": digests["vae"],
+        },
         "decode": {
             "video": identity(config.video),
             "decode": identity(config.decode),
@@ -101,15 +132,46 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
     }
 
 
-def _job(prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> Job:
-    text, negative = (
-        key(text=text, **recipes["text"]) for text in (prompt.text, prompt.negative_prompt)
-    )
-    texts = [text, negative]
+def _job(config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> Job:
+    text, negative = texts = _text_keys(prompt, recipes)
     anchor = key(texts=texts, seed=prompt.anchor_seed, **recipes["anchor"])
     detail = key(texts=texts, anchor=anchor, seed=prompt.detail_seed, **recipes["detail"])
     video = key(detail=detail, **recipes["decode"])
-    return Job(prompt, text, negative, anchor, detail, video)
+    return Job(prompt, config.resolution, text, negative, anchor, detail, video)
+
+
+def _refining(
+    config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]
+) -> Job:
+    """The job of a clip: what its file holds is in the keys, not where it lies."""
+    from pixelwizard.io.reading import PIXELS  # PyAV and numpy: only where a clip is read
+
+    source, rule = prompt.source, config.refine
+    assert source is not None
+    text, negative = texts = _text_keys(prompt, recipes)
+    size = size_of(config.resolution, source)
+    encoded = {"anchor": size.anchor_geometry}
+    if rule.sigma is not None:
+        encoded["start"] = size.geometry
+    video = [size.width, size.height, size.frames, size.shift]
+    sizes = {name: astuple(geometry) for name, geometry in encoded.items()}
+    read = {"source": source.sha256, "pixels": PIXELS, "shape": video[:2]}
+    clip = key(latents=sizes, **read, **recipes["encode"])
+    how: dict[str, Any] = {"window": min(config.resolution.frames, size.frames)}
+    if rule.sigma is not None:
+        how["start"] = rule.sigma
+    if rule.anchor_noise:
+        how["anchor_noise"] = [rule.anchor_noise, prompt.anchor_seed]
+    recipe = {**recipes["detail"], "video": video, "refine": how}
+    detail = key(texts=texts, anchor=clip, seed=prompt.detail_seed, **recipe)
+    made = key(detail=detail, source=source.sha256, **recipes["decode"])
+    return Job(prompt, size, text, negative, "", detail, made, clip, encoded)
+
+
+def _text_keys(prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The keys of prompt and negative prompt."""
+    texts = (prompt.text, prompt.negative_prompt)
+    return [key(text=text, **recipes["text"]) for text in texts]
 
 
 def _sampler(settings: SamplerSettings, shift: float) -> dict[str, Any]:
@@ -131,14 +193,16 @@ class Provenance:
 
     def __init__(self, config: GenerateConfig, digests: Mapping[str, str], device: str) -> None:
         stages = stage_schedules(config.anchor, config.schedule, config.resolution)
+        refining = stage_schedules(None, config.schedule, config.resolution, config.refine.sigma)
         settings = determining(config)
-        for name in ("prompt", "prompts"):
+        for name in ("prompt", "prompts", "from_video", "videos"):
             del settings[name]
         own = {
             k: {"class": t.path, "sha256": source_digest(t.path)}
             for k, t in targets(config).items()
         }
         self._stages = {stage.stage: stage.to_json() for stage in stages}
+        self._refining = {stage.stage: stage.to_json() for stage in refining}
         self._run = {
             "config_hash": config_hash(config),
             "config": settings,
@@ -152,15 +216,18 @@ class Provenance:
 
     def of(self, job: Job) -> dict[str, Any]:
         """The record of one video: ``seed`` as its own makes its noise without other prompts."""
+        prompt, keys = job.prompt, dict(job.results)
+        source = {"source": prompt.source.to_json()} if prompt.source else {}
         return {
             "id": job.id,
-            "prompt": job.prompt.text,
-            "negative_prompt": job.prompt.negative_prompt,
-            "seed": job.prompt.anchor_seed - 100,
-            "seeds": {"anchor": job.prompt.anchor_seed, "detail": job.prompt.detail_seed},
-            **self._stages,
+            "prompt": prompt.text,
+            "negative_prompt": prompt.negative_prompt,
+            **source,
+            "seed": prompt.anchor_seed - 100,
+            "seeds": {"anchor": prompt.anchor_seed, "detail": prompt.detail_seed},
+            **(self._stages if job.anchor_key else self._refining),
             "key": job.video_key,
-            "keys": {"text": job.text_key, "anchor": job.anchor_key, "detail": job.detail_key},
+            "keys": keys,
             **self._run,
         }
 

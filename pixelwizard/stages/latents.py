@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from pixelwizard.config.geometry import PATCH
+from pixelwizard.config.geometry import PATCH, windows_of
 from pixelwizard.diffusion.sampling import SolverState, Velocity, guided, sample
 from pixelwizard.diffusion.schedules import Schedule, Step
+from pixelwizard.diffusion.windows import Join, blended, side_by_side
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, clean, unknown_words
@@ -43,7 +44,10 @@ OnStep = Callable[[SolverState], None]
 
 
 class _Sampler:
-    """Integrates a transformer's velocity, guided by the text, along a schedule."""
+    """Integrates a transformer's velocity, guided by the text, along a schedule.
+
+    ``window``: latent frames that the network gets at once, of a longer latent (None: all of it).
+    """
 
     def __init__(
         self,
@@ -51,9 +55,10 @@ class _Sampler:
         schedule: Schedule,
         guidance: float,
         cfg: CFGParallel | None = None,
+        window: int | None = None,
     ) -> None:
         self.network, self.schedule = network, schedule
-        self.guidance, self.cfg = guidance, cfg
+        self.guidance, self.cfg, self.window = guidance, cfg, window
 
     def _integrate(
         self,
@@ -62,15 +67,25 @@ class _Sampler:
         state: SolverState | None,
         on_step: OnStep | None,
         first_frame: Tensor | None,
-        told: Callable[[Step], tuple[Tensor | None, ...]] = lambda step: (),
+        told: Callable[[Step, slice], tuple[Tensor | None, ...]] = lambda step, span: (),
     ) -> Tensor:
-        """From noise to data; ``told``: what the network gets in a step besides time and text."""
+        """From noise to data.
 
-        def asking(network: Callable[..., Tensor], text: TextKeyValues) -> Velocity:
+        ``told``: what the network gets in a step, in a window of time, besides time and text.
+        """
+
+        def asking(
+            network: Callable[..., Tensor], text: TextKeyValues, join: Join = blended
+        ) -> Velocity:
             def ask(latent: Tensor, step: Step) -> Tensor:
                 self.network.sigma = step.sigma
-                times = _times(latent, step.timestep, first_frame)
-                return network(latent, times, text, *told(step))
+
+                def in_window(span: slice) -> Tensor:
+                    times = _times(latent, step.timestep, first_frame, span)
+                    return network(latent[:, :, span], times, text, *told(step, span))
+
+                frames = latent.shape[2]
+                return join(in_window, frames, self.window or frames)
 
             return ask
 
@@ -82,7 +97,7 @@ class _Sampler:
                 noise_CTHW.unsqueeze(0),
                 self.schedule,
                 first=None if first_frame is None else first_frame.unsqueeze(0),
-                probe=asking(self.network.first_change, with_text),
+                probe=asking(self.network.first_change, with_text, side_by_side),
                 state=state,
                 on_step=on_step,
             )[0]
@@ -112,8 +127,9 @@ class Anchor(_Sampler):
         ``first_frame``, float32 [C, 1, H, W], stays as it is, and the video begins with it.
         """
 
-        def told(step: Step) -> tuple[Tensor, ...]:
-            return () if step.dt is None else (noise_CTHW.new_tensor([float(step.dt)]),)
+        def told(step: Step, span: slice) -> tuple[Tensor, ...]:
+            size = step.dt
+            return () if size is None else (_times(noise_CTHW, float(size), first_frame, span),)
 
         texts = (text, negative_text)
         return self._integrate(noise_CTHW, texts, state, on_step, first_frame, told)
@@ -139,18 +155,35 @@ class Detail(_Sampler):
 
         Both passes of the guidance see the anchor. The others as in ``Anchor``.
         """
-        frames, height, width = noise_CTHW.shape[1:]
-        grid = (frames, height // PATCH, width // PATCH)
-        features = self.network.encode_anchor(anchor_CTHW.unsqueeze(0), grid)
+        features = self._features(anchor_CTHW.unsqueeze(0), noise_CTHW.shape[1:])
 
-        def told(step: Step) -> tuple[Tensor | None, Tensor]:
-            size = None if step.dt is None else _times(noise_CTHW, float(step.dt), first_frame)
-            return size, features
+        def told(step: Step, span: slice) -> tuple[Tensor | None, Tensor]:
+            size = step.dt
+            sizes = None if size is None else _times(noise_CTHW, float(size), first_frame, span)
+            return sizes, features(span)
 
         texts = (text, negative_text)
         return self._integrate(noise_CTHW, texts, state, on_step, first_frame, told)
 
+    def _features(self, anchor_BCTHW: Tensor, grid: Sequence[int]) -> Callable[[slice], Tensor]:
+        """The anchor's features on the tokens of a window of the latent ``grid``.
 
-def _times(latent: Tensor, value: float, first_frame: Tensor | None) -> Tensor:
-    """A timestep or step size [1], or [1, 2] with 0 for a first frame that is given."""
-    return latent.new_tensor([value] if first_frame is None else [[0.0, value]])
+        Those of a whole clip are computed once, those of several windows for every pass: kept, they
+        would take more memory the longer the clip is.
+        """
+        frames, height, width = grid
+
+        def compute(span: slice) -> Tensor:
+            tokens = (span.stop - span.start, height // PATCH, width // PATCH)
+            return self.network.encode_anchor(anchor_BCTHW[:, :, span], tokens)
+
+        if len(windows_of(frames, self.window or frames)) > 1:
+            return compute
+        whole = compute(slice(0, frames))
+        return lambda span: whole
+
+
+def _times(latent: Tensor, value: float, first_frame: Tensor | None, span: slice) -> Tensor:
+    """A timestep or step size [1]; [1, 2] with 0 for a given first frame where ``span`` has it."""
+    given = first_frame is not None and span.start == 0
+    return latent.new_tensor([[0.0, value]] if given else [value])

@@ -51,7 +51,8 @@ def figures(record: dict[str, Any]) -> dict[str, float]:
         for name, value in cost.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-    return costs | {f"{stage}/nfe": record[stage]["nfe"] for stage in ("anchor", "detail")}
+    stages = [stage for stage in ("anchor", "detail") if stage in record]
+    return costs | {f"{stage}/nfe": record[stage]["nfe"] for stage in stages}
 
 
 def score_figures(scores: dict[str, Any]) -> dict[str, float]:

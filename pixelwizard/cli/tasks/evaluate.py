@@ -7,7 +7,8 @@ from pathlib import Path
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.evaluation.files import backbone_of, find_captions, find_videos, read_captions
+from pixelwizard.data.table import find_videos
+from pixelwizard.evaluation.files import backbone_of, find_captions, read_captions
 from pixelwizard.evaluation.names import check_names, resolve_auto
 
 EXAMPLES = """\

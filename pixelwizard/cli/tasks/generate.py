@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.geometry import windows_of
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import title
-from pixelwizard.data.prompts import prompts_of, table_of
+from pixelwizard.data.prompts import Prompt, prompts_of, table_of
+from pixelwizard.data.source_files import size_of
+from pixelwizard.data.table import find_videos
 from pixelwizard.diffusion.schedules import stage_schedules
-from pixelwizard.evaluation.files import find_videos
 from pixelwizard.evaluation.names import require, resolve_auto
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.models.checkpoints import require_weights, weights_digests
@@ -21,6 +24,7 @@ EXAMPLES = """\
   pixelwizard                                        four demo videos with the built-in miniature
   pixelwizard --prompt "a red circle moves left over a gray background"
   pixelwizard prompts=prompts.csv seed=7             .txt, .csv, .jsonl ...: one video per row
+  pixelwizard --video clip.mp4 --prompt "a dog"      this clip at a higher resolution
   pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
   pixelwizard metrics=tiny reference=DIR             FVD and others against real videos
   pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
@@ -33,9 +37,11 @@ def check(config: GenerateConfig) -> None:
 
     Raises ValueError.
     """
-    provenance.check_names(config, prompts_of(config))
+    prompts = prompts_of(config)
+    provenance.check_names(config, prompts)
     table_of(config).tell()
     _check_schedules(config)
+    _check_passes(config, prompts)
     require_weights(config.backbone)
     if config.parallel.launch:
         mesh_of(config)
@@ -48,13 +54,36 @@ def check(config: GenerateConfig) -> None:
 
 def _check_schedules(config: GenerateConfig) -> None:
     """Schedules that can be made; ranks that make every pass together must skip the same steps."""
-    for stage in stage_schedules(config.anchor, config.schedule, config.resolution):
+    refining = stage_schedules(None, config.schedule, config.resolution, config.refine.sigma)
+    for stage in (
+        *stage_schedules(config.anchor, config.schedule, config.resolution),
+        *(refining if config.refine.sigma is not None else ()),
+    ):
         if not stage.schedule.is_fixed and config.parallel.shard == "all":
             raise ConfigError(
                 f"{stage.stage}: skip {title(stage.schedule.skip)} decides per video, but with"
                 " parallel.shard=all the ranks of all prompts make every pass together; use"
                 " parallel.shard=sequence or skip by a mask"
             )
+
+
+def _check_passes(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
+    """Ranks that make every pass together need equally many for every video."""
+    window = config.resolution.geometry.latent_grid[0]
+    lengths = [
+        size_of(config.resolution, p.source).geometry.latent_grid[0] if p.source else window
+        for p in prompts
+    ]
+    passes = {
+        (len(windows_of(length, window)), config.refine.sigma if prompt.source else None)
+        for prompt, length in zip(prompts, lengths, strict=True)
+    }
+    if config.parallel.shard == "all" and len(passes) > 1:
+        raise ConfigError(
+            "parallel.shard=all needs equally many passes for every video, and these prompts differ"
+            " in theirs; use parallel.shard=sequence, or refine clips of other lengths in a run of"
+            " their own"
+        )
 
 
 def finished(config: GenerateConfig) -> bool:

@@ -484,8 +484,16 @@ class WanVAE(nn.Module):
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 4n+1, H, W] in [-1, 1] -> normalised latent mean; one frame at a time."""
+        return self.encode_stream(iter(video.split(1, dim=2)))
+
+    @torch.no_grad()
+    def encode_stream(self, video: Iterator[Tensor]) -> Tensor:
+        """4n+1 frames ``[B, 3, 1, H, W]`` in order of time -> normalised latent mean.
+
+        Memory does not grow with the number of frames but for the latent.
+        """
         dtype = self.conv1.weight.dtype
-        frames = (patchify(frame.to(dtype)).squeeze(2) for frame in video.split(1, dim=2))
+        frames = (patchify(frame.to(dtype)).squeeze(2) for frame in video)
         moments = self.conv1.stream(self.encoder.stream(frames))
         mean_BCTHW = torch.stack([moment.chunk(2, dim=1)[0] for moment in moments], dim=2)
         mean, std = self._statistics(mean_BCTHW)

@@ -1,0 +1,109 @@
+"""The files that prompts start from, found, checked and hashed before any network is loaded.
+
+Imports no torch, and numpy and PyAV only where a file is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pixelwizard.config.geometry import Geometry, ResolutionSettings, nearest_frames
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.io.files import file_digest
+from pixelwizard.io.video import VideoError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Kind = Literal["video"]
+FEWEST = 5
+"""Frames of the shortest clip: two frames of a latent."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A clip to be refined, as it was found: size as shown, ``frames`` at ``fps`` a second.
+
+    ``sound`` is the codec of its sound, "" without any; the file begins ``delay`` seconds before
+    the first frame.
+    """
+
+    kind: Kind
+    path: Path
+    sha256: str
+    width: int
+    height: int
+    frames: int = 1
+    fps: float = 0.0
+    sound: str = ""
+    delay: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def source_of(kind: Kind, path: Path, place: str) -> Source:
+    """The file as a source. Raises ConfigError, which begins with ``place``, if it cannot be one.
+
+    A file is probed and hashed once in a process, unless it is written anew.
+    """
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{place}: {path} is a folder; give a file, or videos=DIR")
+        state = path.stat()
+        return _found(kind, path.resolve(), state.st_size, state.st_mtime_ns)
+    except FileNotFoundError:
+        raise ConfigError(f"{place}: {path} does not exist; name a file that does") from None
+    except OSError as error:
+        raise ConfigError(f"{place}: {path} cannot be read ({error.strerror})") from None
+    except VideoError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+@cache
+def _found(kind: Kind, path: Path, size: int, modified_ns: int) -> Source:
+    from pixelwizard.io.reading import probe
+
+    info = probe(path, count=True)
+    if info.frames < FEWEST:
+        raise VideoError(
+            f"{path.name} has {info.frames} frames, and at least {FEWEST} are needed to refine it"
+        )
+    facts = asdict(info)
+    del facts["seconds"]
+    return Source(kind, path, file_digest(path), **facts)
+
+
+def size_of(size: ResolutionSettings, source: Source) -> ResolutionSettings:
+    """The sizes of the video that a source becomes: its shape, its frames filled up to 4n+1.
+
+    Raises ConfigError for a shape that is too extreme.
+    """
+    low, high = nearest_frames(source.frames)
+    shaped = size.shaped(source.width, source.height)
+    return replace(shaped, frames=low if low == source.frames else high)
+
+
+def frames_of(
+    source: Source, size: Geometry, shape: Geometry, enlarging: str = "bicubic"
+) -> Iterator[np.ndarray]:
+    """The frames of a source, uint8 [H, W, 3], cut evenly to a ``shape`` and scaled to a ``size``.
+
+    So sizes of slightly different ratios show the same. ``enlarging``, bicubic or lanczos, is the
+    filter of those that become larger. A clip's frames follow each other at its average rate, and
+    its last one is repeated until there are ``size.frames``. Raises VideoError if the file cannot
+    be read to its end.
+    """
+    from pixelwizard.io.reading import ENLARGING, covering
+
+    times = [number / source.fps for number in range(min(source.frames, size.frames))]
+    shown, cut = (size.width, size.height), (shape.width, shape.height)
+    for frame in covering(source.path, shown, cut, times, ENLARGING[enlarging]):
+        yield frame
+    for _ in range(size.frames - source.frames):
+        yield frame
