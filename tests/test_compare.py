@@ -298,9 +298,12 @@ def test_a_damaged_record_costs_its_video_and_is_named(pair: Path, content: str)
     assert len(found.samples) == 1 and f"{record} is damaged" in found.notes[0]
 
 
-@pytest.mark.parametrize("name", ["status.json", "config.yaml"])
-def test_a_damaged_run_is_named(pair: Path, name: str) -> None:
-    (pair / "a" / name).write_text("{[")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("status.json", "{["), ("status.json", '{"complete": true}'), ("config.yaml", "{[")],
+)
+def test_a_damaged_run_is_named(pair: Path, name: str, content: str) -> None:
+    (pair / "a" / name).write_text(content)
     with pytest.raises(ConfigError, match="there is no finished video|config.yaml cannot be read"):
         compared(pair / "a")
     if name == "status.json":

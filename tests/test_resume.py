@@ -280,6 +280,15 @@ def test_both_exports_are_read_by_generate(finished: TrainConfig) -> None:
     assert weights_digest(backbone, "detail") != weights_digest(finished.backbone, "detail")
 
 
+def test_what_is_no_checkpoint_counts_as_damaged(tmp_path: Path) -> None:
+    paths = [tmp_path / f"step-0000000{number}.ckpt" for number in range(4)]
+    CheckpointFiles().save_checkpoint({OURS: {}}, paths[0])
+    paths[1].write_bytes(b"x" + paths[0].read_bytes())
+    torch.save({"weights": torch.zeros(2)}, paths[2])
+    os.mkfifo(paths[3])
+    assert last_checkpoint(tmp_path) == paths[0]
+
+
 def test_of_a_damaged_checkpoint_the_one_before_is_used(
     finished: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,7 +323,7 @@ def room_for(size: int) -> Iterator[None]:
 
 
 def test_without_space_the_checkpoint_before_stays(tmp_path: Path) -> None:
-    files, state = CheckpointFiles(), {"weights": torch.zeros(1 << 20)}
+    files, state = CheckpointFiles(), {OURS: {}, "weights": torch.zeros(1 << 20)}
     files.save_checkpoint(state, tmp_path / "step-00000002.ckpt")
     sentence = r"step-00000004.ckpt cannot be written \(.*\); the checkpoint before it stays"
     with room_for(1 << 20), pytest.raises(ValueError, match=sentence) as refused:

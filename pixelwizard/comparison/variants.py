@@ -128,6 +128,8 @@ def _videos(run: _Run, config: GenerateConfig, notes: list[str]) -> Iterator[Vid
     """The finished videos of a run that are as they were written; the others are noted."""
     try:
         states = read_json(run.folder / STATUS)
+        if not all(isinstance(state, dict) for state in states.values()):
+            raise ConfigError(f"{run.folder / STATUS} is damaged; repeat its run")
     except OSError:
         states = {}
         notes.append(f"{run.folder.name} has not begun")

@@ -8,6 +8,7 @@ videos as an uninterrupted one.
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,13 +53,13 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a checkpoint's records have the checksums that were written with them."""
+    """Whether a file is a checkpoint whose records have the checksums written with them."""
     if not path.is_file():
         return False
     try:
         with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError):
+            return file.testzip() is None and OURS in read_checkpoint(path)
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, pickle.UnpicklingError):
         return False
 
 

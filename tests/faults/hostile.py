@@ -63,6 +63,7 @@ EVALUATE = [
     "metrics=tiny",
     "run_dir=scored",
 ]
+START = "objective.init_from=weights/diffusion_pytorch_model.safetensors"
 NEW = {
     "prompts.txt": (["prompts=prompts.txt"], b"a red circle\n# a comment\n"),
     "prompts.csv": (["prompts=prompts.csv"], b"id,text,seed\nx,a red circle,1\n"),
@@ -107,7 +108,7 @@ MADE = (
     Made("latents/*", FROM_LATENTS),
     Made("weights/**/*", [*ONE[:-1], "run_dir=new", "backbone.folder=weights"]),
     Made("weights/**/*", ["convert", "backbone.folder=weights", "out=new"]),
-    Made("weights/**/*", [*TRAINED[:-1], "objective.init_from=weights", "run_dir=new"]),
+    Made("weights/**/*", [*TRAINED[:-1], START, "run_dir=new"]),
     Made("weights/*.safetensors", ["plan", "backbone.folder=weights"]),
 )
 
