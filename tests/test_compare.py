@@ -13,9 +13,10 @@ from comparable import PROMPTS, SIZE, make_run, make_sweep
 from PIL import Image
 
 from pixelwizard.cli.main import main
-from pixelwizard.comparison.differences import Comparison, compare
+from pixelwizard.comparison.differences import BESIDE, COSTS, Comparison, compare, cost_of
+from pixelwizard.comparison.distance import compared_stage
 from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
-from pixelwizard.comparison.variants import read_variants
+from pixelwizard.comparison.variants import Variant, read_variants
 from pixelwizard.config.evaluate import CompareConfig, why_no_target
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
@@ -122,7 +123,7 @@ def test_all_of_it_is_written_and_printed(
     said = capsys.readouterr().out
     assert "shortcut4" in said and f"{tmp_path}/out/report/index.html" in said
     lines = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open()))
-    assert len(lines) == 4 * 4 and {line["sign"] for line in lines} >= {"better", "worse", "equal"}
+    assert len(lines) == 4 * 6 and {line["sign"] for line in lines} >= {"better", "worse", "equal"}
     table = (tmp_path / "out" / "comparison.md").read_text()
     assert re.search(r"^\| euler4 +\| +0\.05375 \(\+0\.032\d - \+0\.0\d+ to ", table, re.MULTILINE)
     assert "latent-mse/to=unipc50/n=4" in table
@@ -364,6 +365,31 @@ def test_a_run_of_an_earlier_version_is_read(pair: Path) -> None:
 
 def test_without_any_score_the_videos_are_shown_and_seconds_rank(few: Path, tmp_path: Path) -> None:
     found = compared(few / "a", few / "b")
-    assert found.quality == "seconds" and found.names == ["seconds", "nfe"]
+    assert found.quality == "seconds" and found.names[:2] == ["seconds", "nfe"]
     assert found.notes[-1] == "seconds ranks in its place"
     assert write_comparison(found, tmp_path) == []
+
+
+def test_where_only_anchors_differ_the_anchor_stage_is_compared() -> None:
+    few, many = {"steps": 8, "solver": "unipc"}, {"steps": 50, "solver": "unipc"}
+
+    def variant(anchor: dict[str, object], detail: dict[str, object]) -> Variant:
+        return Variant("one", {"anchor": anchor, "schedule": detail})
+
+    assert compared_stage([variant(few, few), variant(many, few)]) == "anchor"
+    assert compared_stage([variant(few, few), variant(few, many)]) == "detail"
+    assert compared_stage([variant(few, few), variant(many, many)]) == "detail"
+    assert compared_stage([variant(few, few), variant(few, few)]) == "detail"
+
+
+def test_skipped_steps_and_the_seconds_of_all_stages_stand_beside_the_costs() -> None:
+    steps = [{"computed": True}, {"computed": False}, {"computed": False}]
+    record = {
+        "device": "cpu",
+        "stages": {"anchor": {"seconds": 1.0}, "decode": {"seconds": 6}},
+        "anchor": {"nfe": 9, "steps": steps},
+        "detail": {"nfe": 3, "steps": steps[:1]},
+    }
+    found = {name: cost_of(record, name, "anchor")[0] for name in (*COSTS, *BESIDE)}
+    assert found == {"seconds": 1.0, "nfe": 9, "skipped": 2, "all-seconds": 7.0}
+    assert cost_of(record, "skipped", "detail") == (0, "skipped steps of the detail stage")

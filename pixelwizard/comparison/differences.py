@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from pixelwizard.comparison.distance import distances, target_of
-from pixelwizard.comparison.variants import SCORES, Sample, Variant
+from pixelwizard.comparison.distance import compared_stage, distances, target_of
+from pixelwizard.comparison.variants import SAMPLERS, SCORES, Sample, Variant
 from pixelwizard.config.evaluate import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.evaluation.score import Score, mean_with_interval
 
 COSTS = ("seconds", "nfe")
+BESIDE = ("skipped", "all-seconds")
+"""Further costs, which rank nothing: skipped steps, and the seconds of all stages."""
 Sign = Literal["better", "worse", "unclear", "equal"]
 
 
@@ -76,12 +78,12 @@ def compare(
     Values of different recipes are never compared: for ``quality`` that is an error, another score
     is left out and noted.
     """
-    remarks = list(notes)
+    remarks, stage = list(notes), compared_stage(variants)
     base = _named(variants, baseline, "baseline") if baseline else next(iter(variants), None)
     variants, samples = _common(variants, base, remarks)
     base = base if base in variants else variants[0]
-    end = _target(variants, target, quality, remarks)
-    table = _scores(variants, end, samples, quality, remarks)
+    end = _target(variants, target, quality, remarks, stage)
+    table = _scores(variants, end, samples, quality, remarks, stage)
     quality = next(iter(table))
     rows = []
     for variant in variants:
@@ -98,20 +100,20 @@ def compare(
 
 
 def _target(
-    variants: Sequence[Variant], name: str | None, quality: str | None, notes: list[str]
+    variants: Sequence[Variant], name: str | None, quality: str | None, notes: list[str], stage: str
 ) -> Variant | None:
     """What distance is to; None, with a note, where no variant can be that."""
     if name:
         named = _named(variants, name, "target")
-        if why := why_no_target(named.settings["schedule"]):
+        if why := why_no_target(named.sampler(stage)):
             raise ConfigError(f"target={name} is none: {why}")
         return named
-    if found := target_of(variants):
+    if found := target_of(variants, stage):
         return found
-    closest = max(variants, key=lambda variant: variant.steps)
+    closest = max(variants, key=lambda variant: variant.steps(stage))
     missing = (
         f"no variant can be its target; {closest.name} comes closest, but"
-        f" {why_no_target(closest.settings['schedule'])}; run schedule=unipc50 with the same"
+        f" {why_no_target(closest.sampler(stage))}; run {SAMPLERS[stage]}=unipc50 with the same"
         " prompts and seeds too"
     )
     if quality == DISTANCE:
@@ -180,26 +182,27 @@ def _scores(
     samples: Sequence[Sample],
     quality: str | None,
     notes: list[str],
+    stage: str,
 ) -> _Table:
     """Every score that all variants have, by one recipe each; the one that ranks comes first."""
     table: _Table = {}
     if end:
-        found, recipe = distances(variants, end, samples)
+        found, recipe = distances(variants, end, samples, stage)
         table[DISTANCE] = {name: _Column(values, recipe, False) for name, values in found.items()}
     seen = [variant.videos[sample].record for variant in variants for sample in samples]
     names = dict.fromkeys(name for record in seen for name in record.get("metrics", {}))
     directions = {name: more for v in variants for name, more in v.directions.items()}
-    directions |= dict.fromkeys(COSTS, False)
-    for name in [*names, *COSTS]:
+    directions |= dict.fromkeys((*COSTS, *BESIDE), False)
+    for name in [*names, *COSTS, *BESIDE]:
         higher = directions.get(name)
-        columns = {v.name: _column(v, name, samples, bool(higher)) for v in variants}
+        columns = {v.name: _column(v, name, samples, bool(higher), stage) for v in variants}
         if not (problem := _problem([*columns.values()], higher)):
             table[name] = {variant: column for variant, column in columns.items() if column}
             continue
         if name == quality:
             raise ConfigError(f"quality={quality} cannot be compared: {problem}")
         notes.append(f"{name} is left out: {problem}")
-    options = [name for name in table if name not in (*COSTS, *AGAINST_REAL)]
+    options = [name for name in table if name not in (*COSTS, *BESIDE, *AGAINST_REAL)]
     if quality is None:
         last = options or [name for name in COSTS if name in table]
         quality = next(name for name in (DISTANCE, "clip", last[0]) if name in last)
@@ -221,17 +224,15 @@ def _problem(columns: Sequence[_Column | None], higher: bool | None) -> str:
     return "" if higher is not None else f"no {SCORES} says whether more of it is better"
 
 
-def _column(variant: Variant, name: str, samples: Sequence[Sample], higher: bool) -> _Column | None:
+def _column(
+    variant: Variant, name: str, samples: Sequence[Sample], higher: bool, stage: str
+) -> _Column | None:
     """The values of a cost, or of a score in the videos' records; None if one is missing."""
     found: dict[Sample, tuple[float, str]] = {}
     for sample in samples:
         record = variant.videos[sample].record
-        if name == "seconds":
-            detail = record["stages"].get("detail", {})
-            value = detail.get("seconds")
-            recipe = f"seconds of the detail stage/{record['device']}"
-        elif name == "nfe":
-            value, recipe = record["detail"]["nfe"], "passes through the detail network"
+        if name in (*COSTS, *BESIDE):
+            value, recipe = cost_of(record, name, stage)
         else:
             metric = record.get("metrics", {}).get(name, {})
             value, recipe = metric.get("value"), metric.get("recipe", "")
@@ -242,6 +243,24 @@ def _column(variant: Variant, name: str, samples: Sequence[Sample], higher: bool
         return None
     values = {sample: value for sample, (value, _) in found.items()}
     return _Column(values, " and ".join(recipes), higher)
+
+
+def cost_of(record: Mapping[str, Any], name: str, stage: str) -> tuple[float | None, str]:
+    """What a video cost, and how that is counted; reused results at what they took once."""
+    stages = record["stages"]
+    if name == "seconds":
+        seconds = stages.get(stage, {}).get("seconds")
+        return seconds, f"seconds of the {stage} stage/{record['device']}"
+    if name == "all-seconds":
+        every = [found.get("seconds", 0.0) for found in stages.values()]
+        return sum(every), f"seconds of all stages/{record['device']}"
+    sampler = record.get(stage, {})
+    if name == "nfe":
+        return sampler.get("nfe"), f"passes through the {stage} network"
+    steps = sampler.get("steps", [])
+    return sum(
+        step.get("computed") is False for step in steps
+    ), f"skipped steps of the {stage} stage"
 
 
 def _score(column: _Column, name: str, samples: Sequence[Sample]) -> Score:

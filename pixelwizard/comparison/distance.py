@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,23 +17,32 @@ from pixelwizard.records.store import Store
 Values = dict[str, dict[Sample, float]]
 
 
-def target_of(variants: Sequence[Variant]) -> Variant | None:
-    """The variant of the most steps among those that can be a target."""
-    able = [v for v in variants if not why_no_target(v.settings["schedule"])]
-    return max(able, key=lambda variant: variant.steps, default=None)
+def compared_stage(variants: Sequence[Variant]) -> str:
+    """``anchor`` where only samplers of the anchor differ, else ``detail``."""
+    details, anchors = ([v.sampler(stage) for v in variants] for stage in ("detail", "anchor"))
+    alike = all(sampler == details[0] for sampler in details)
+    return "anchor" if alike and any(sampler != anchors[0] for sampler in anchors) else "detail"
+
+
+def target_of(variants: Sequence[Variant], stage: str) -> Variant | None:
+    """The variant of the most steps of a stage among those that can be a target."""
+    able = [v for v in variants if not why_no_target(v.sampler(stage))]
+    return max(able, key=lambda variant: variant.steps(stage), default=None)
 
 
 def distances(
-    variants: Sequence[Variant], target: Variant, samples: Sequence[Sample]
+    variants: Sequence[Variant], target: Variant, samples: Sequence[Sample], stage: str
 ) -> tuple[Values, str]:
-    """Mean square differences of the latents by variant and sample, and their recipe.
+    """Mean square differences of a stage's latents by variant and sample, and their recipe.
 
     Latents are normalised to about unit variance. Where the store has lost one, all videos are
     compared instead: 100 minus their PSNR in dB. Raises ConfigError for latents of unequal sizes.
     """
     videos = {variant.name: [variant.videos[sample] for sample in samples] for variant in variants}
-    if all(_path(video) for row in videos.values() for video in row):
-        compare, kind = _latent_distance, "latent-mse"
+    compare: Callable[[Video, Video], float]
+    if all(_is_stored(video, stage) for row in videos.values() for video in row):
+        compare, kind = partial(_latent_distance, stage), "latent-mse"
+        kind = kind if stage == "detail" else f"{stage}-{kind}"
     else:
         compare, kind = _video_distance, f"{MOST_PSNR:g}-psnr/ffmpeg-yuv420p"
     ends = videos[target.name]
@@ -43,20 +53,20 @@ def distances(
     return found, f"{kind}/to={target.name}/n={len(samples)}"
 
 
-def _path(video: Video) -> bool:
+def _is_stored(video: Video, stage: str) -> bool:
     """Whether the latent of a video is in its store."""
-    key = video.record.get("keys", {}).get("detail")
-    return key is not None and video.store.is_dir() and Store(video.store).has("detail", key)
+    key = video.record.get("keys", {}).get(stage)
+    return key is not None and video.store.is_dir() and Store(video.store).has(stage, key)
 
 
-def _latent(video: Video) -> Tensor:
-    return Store(video.store).load("detail", video.record["keys"]["detail"])["latent"].double()
+def _latent(video: Video, stage: str) -> Tensor:
+    return Store(video.store).load(stage, video.record["keys"][stage])["latent"].double()
 
 
-def _latent_distance(video: Video, end: Video) -> float:
-    if video.record["keys"]["detail"] == end.record["keys"]["detail"]:
+def _latent_distance(stage: str, video: Video, end: Video) -> float:
+    if video.record["keys"][stage] == end.record["keys"][stage]:
         return 0.0
-    ours, theirs = _latent(video), _latent(end)
+    ours, theirs = _latent(video, stage), _latent(end, stage)
     if ours.shape != theirs.shape:
         raise ConfigError(
             f"{video.path} and {end.path} have latents of other sizes, so there is no distance;"

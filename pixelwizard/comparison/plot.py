@@ -14,7 +14,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 """Okabe and Ito's palette without its yellow, which paper does not show, and a violet."""
 MARKERS = "osD^vPX*<"
 """One more than the colours, so the ninth variant does not look like the first."""
-LABELS = {"seconds": "seconds of the detail stage per video", "nfe": "network passes (NFE)"}
+LABELS = {"seconds": "seconds of the stage per video", "nfe": "network passes (NFE)"}
 
 
 def draw_pareto(comparison: Comparison, path: Path) -> None:

@@ -22,6 +22,8 @@ from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_ha
 DONE = "done"
 OWN = marked(GenerateConfig, "of_sample")
 """Keys that tell runs of a variant apart, and not variants."""
+SAMPLERS = {"anchor": "anchor", "detail": "schedule"}
+"""Stages that sample, and the keys of their settings."""
 STATUS, SCORES = "status.json", "metrics.json"
 NEEDED = ("prompt", "seed", "weights", "device", "detail", "stages", "config")
 """What is read of the record of a video."""
@@ -53,11 +55,15 @@ class Variant:
     videos: dict[Sample, Video] = field(default_factory=dict)
     directions: dict[str, bool] = field(default_factory=dict)
 
-    @property
-    def steps(self) -> int:
-        """Steps of the detail stage."""
-        schedule = self.settings["schedule"]
-        return len(schedule.get("timesteps") or range(schedule["steps"]))
+    def sampler(self, stage: str) -> dict[str, Any]:
+        """The settings of the anchor or the detail stage's sampler."""
+        found: dict[str, Any] = self.settings[SAMPLERS[stage]]
+        return found
+
+    def steps(self, stage: str) -> int:
+        """How many steps that stage has."""
+        sampler = self.sampler(stage)
+        return len(sampler.get("timesteps") or range(sampler["steps"]))
 
 
 @dataclass(frozen=True)

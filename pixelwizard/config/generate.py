@@ -220,7 +220,8 @@ class PlanConfig(SamplingSettings):
     """The settings that determine time and memory of a run: the root of ``plan``.
 
     ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
-    network, or of a LoRA of it (``adapter``), in place of a run, on each number of ``gpus``.
+    network, or of a LoRA of it (``adapter``), in place of a run, on each number of ``gpus``. ``skip=search``
+    runs the demo prompts here and finds which steps of both samplers to skip.
     """
 
     task: Literal["plan"] = "plan"
@@ -229,11 +230,20 @@ class PlanConfig(SamplingSettings):
     train: Optional[Stage] = None
     gpus: List[int] = setting([1, 8], low=1)
     adapter: AdapterSettings = setting(AdapterSettings)
+    skip: Optional[Literal["search"]] = None
     format: Literal["text", "json"] = setting("text", incidental=True)
 
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
         super().check()
+        if self.skip is not None:
+            given = {"train": self.train, "plot": self.plot, "device": self.device}
+            given["parallel"] = self.parallel.mode
+            left = {"train": None, "plot": None, "device": "auto", "parallel": "single"}
+            if other := next((name for name in left if given[name] != left[name]), None):
+                raise ConfigError(
+                    f"skip=search samples in this process; leave {other}={given[other]} out"
+                )
         if self.train is None and self.gpus != [1, 8]:
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.train is None and self.adapter.used:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from pixelwizard.config.generate import ATTENTION, GenerateConfig
+from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import Tiles
 from pixelwizard.io.process import GB, available
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -33,7 +33,7 @@ SHARDED = ("anchor", "detail")
 log = logging.getLogger(__name__)
 
 
-def plan_of(config: GenerateConfig, rank: Rank | None = None) -> Plan | None:
+def plan_of(config: Settings, rank: Rank | None = None) -> Plan | None:
     """The plan of a rank; None on a CPU without a budget, where the system manages memory.
 
     There ``decode=auto`` is still planned, for the memory left free by the clip, unless whole

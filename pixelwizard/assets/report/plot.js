@@ -2,7 +2,7 @@
 // The Pareto plots: one panel per cost, on a logarithmic axis.
 
 const PANEL = { width: 520, height: 330, left: 62, right: 14, top: 14, bottom: 44 };
-const COST_LABELS = { seconds: "seconds of the detail stage per video", nfe: "network passes (NFE)" };
+const COST_LABELS = { seconds: "seconds of the stage per video", nfe: "network passes (NFE)" };
 // One more than the colours, so that the ninth arm is not like the first.
 const SHAPES = [
   "M5,0A5,5 0 1 1 -5,0A5,5 0 1 1 5,0Z",

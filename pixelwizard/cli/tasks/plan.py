@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import PlanConfig
+from pixelwizard.data.prompts import DEMO_PROMPTS
 from pixelwizard.diffusion.schedules import draw_schedules, schedule_table, stage_schedules
 from pixelwizard.launch.devices import planned_mesh
 
@@ -19,6 +20,8 @@ EXAMPLES = """\
   pixelwizard plan device=rtx4090 format=json         one JSON object on stdout
   pixelwizard plan parallel=auto parallel.devices=8   each of eight ranks, and the speed-up
   pixelwizard plan train=detail "gpus=[1,8]"          a step of training the detail network
+  pixelwizard plan backbone=tiny resolution=demo schedule=unipc8 skip=search
+                                                      which steps to skip, by sampling here
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a plot"""
 
 
@@ -30,6 +33,8 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     """Print plan and schedules; returns 2 if a stage does not fit, and says what would."""
     if config.train is not None:
         return _train(config, config.train)
+    if config.skip is not None:
+        return _search(config)
     from pixelwizard.planning.planner import (  # torch: only where something is traced
         make_plan,
         table,
@@ -62,6 +67,17 @@ def _train(config: PlanConfig, part: str) -> int:
         print(json.dumps({"train": part, "plans": [plan.to_json() for plan in plans]}), flush=True)
     else:
         print(training_table(part, plans), flush=True)
+    return 0
+
+
+def _search(config: PlanConfig) -> int:
+    from pixelwizard.generation.skip_search import search_skips, skip_table
+
+    plans = search_skips(config, DEMO_PROMPTS)
+    if config.format == "json":
+        print(json.dumps({"skip": [asdict(plan) for plan in plans]}), flush=True)
+    else:
+        print(skip_table(plans), flush=True)
     return 0
 
 
