@@ -257,3 +257,7 @@ def test_the_warping_error_sees_flicker_and_not_motion() -> None:
     assert motion is not None and flicker is not None
     print(f"moved {motion:.5f} of {plain:.5f}, brighter {flicker:.5f}")
     assert motion < 0.15 * plain and flicker > 3 * motion
+
+
+def test_flat_frames_have_no_niqe() -> None:
+    assert niqe(torch.full((288, 288, 3), 20, dtype=torch.uint8)) is None

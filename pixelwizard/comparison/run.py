@@ -1,18 +1,21 @@
-"""``compare``: read the runs, compare them, write everything, tell the tracker."""
+"""``compare`` and ``table``: read the runs, compare them, write everything."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pixelwizard.comparison import table_files
 from pixelwizard.comparison.differences import Comparison, compare
 from pixelwizard.comparison.page import check_own, write_page
 from pixelwizard.comparison.plot import draw_pareto
+from pixelwizard.comparison.scored import scored_rows
+from pixelwizard.comparison.table import Table, make_table
 from pixelwizard.comparison.tables import to_csv, to_markdown
 from pixelwizard.comparison.variants import read_variants
-from pixelwizard.config.evaluate import CompareConfig
+from pixelwizard.config.evaluate import CompareConfig, TableConfig
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.io.files import write_text
-from pixelwizard.io.terminal import reason
+from pixelwizard.io.terminal import Line, reason
 from pixelwizard.records.run_folder import LEDGER, locked, short_hash
 
 PICTURE, CSV, MARKDOWN = "pareto.png", "comparison.csv", "comparison.md"
@@ -62,3 +65,32 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[str]:
     except OSError as error:
         raise ConfigError(f"out={folder} cannot be written: {reason(error)}") from None
     return missing
+
+
+def table_folder(config: TableConfig) -> Path:
+    """Where a table goes: what was asked for, or a folder named after its runs."""
+    if config.out is not None:
+        return Path(config.out)
+    return Path.cwd() / "outputs" / f"table-{short_hash(sorted(config.runs))}"
+
+
+def table_of(config: TableConfig, folder: Path) -> Table:
+    """The table that a configuration asks for; new scores are kept in ``folder``."""
+    rows, notes = scored_rows(config, folder, Line())
+    return make_table(config, rows, notes)
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """Every form of a table. Raises ConfigError where the folder is in use or cannot be written."""
+    forms = {
+        "md": table_files.to_markdown,
+        "tex": table_files.to_latex,
+        "csv": table_files.to_csv,
+        "html": table_files.to_html,
+    }
+    try:
+        with locked(folder, key="out", file=".table.lock"):
+            for suffix, form in forms.items():
+                write_text(folder / f"table.{suffix}", form(table))
+    except OSError as error:
+        raise ConfigError(f"out={folder} cannot be written: {reason(error)}") from None

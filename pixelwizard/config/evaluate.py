@@ -1,10 +1,10 @@
-"""The settings of evaluate and compare. No torch here."""
+"""The settings of evaluate, compare and table. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, List, Literal, Optional
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Literal, Optional
 
 from pixelwizard.config.generate import RunSettings
 from pixelwizard.config.output import MetricsSettings, TrackerSettings
@@ -16,13 +16,16 @@ class EvaluateConfig(RunSettings):
     """Everything that determines one ``evaluate``: the root of its ``config.yaml``.
 
     ``captions`` is a prompt file whose ids are the videos' names; without it a run's own prompts
-    are used. ``reference`` is a folder of real videos.
+    are used. ``reference`` is a folder of real videos. The command's ``tracker`` is W&B.
     """
 
     task: Literal["evaluate"] = "evaluate"
     videos: Optional[str] = setting(None, path=True)
     captions: Optional[str] = setting(None, path=True)
     reference: Optional[str] = setting(None, path=True)
+    tracker: TrackerSettings = field(
+        default_factory=lambda: TrackerSettings(kind="none"), metadata={"incidental": True}
+    )
     metrics: MetricsSettings = setting(MetricsSettings, names_run=4)
     format: Literal["text", "json"] = setting("text", incidental=True)
 
@@ -30,6 +33,7 @@ class EvaluateConfig(RunSettings):
         """Refuse an evaluation of nothing; folders are looked at when the task starts."""
         if not self.metrics.enabled:
             raise ConfigError("metrics=none leaves nothing to evaluate; nearest: metrics=auto")
+        _check_tracker(self.tracker, "evaluation")
 
 
 DISTANCE = "distance"
@@ -65,10 +69,51 @@ class CompareConfig:
                 f"quality={self.quality} is a similarity to real clips, which a sample of the same"
                 f" text need not resemble; nearest: {DISTANCE}"
             )
-        if self.tracker.kind not in ("wandb", "none"):
-            raise ConfigError(f"tracker={self.tracker.kind} records no comparison; nearest: wandb")
-        if self.tracker.logger is not None:
-            raise ConfigError("tracker.logger records no comparison; leave it out")
+        _check_tracker(self.tracker, "comparison")
+
+
+@dataclass(frozen=True)
+class LayoutSettings:
+    """The columns of a table: the name of a score, and its heading; none means all scores.
+
+    Besides scores there are ``seconds`` of the detail stage, ``seconds_total`` of all stages, and
+    ``peak_gb``.
+    """
+
+    columns: Dict[str, str] = setting({})
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """What one ``table`` does: the root of its configuration.
+
+    ``runs`` are folders of sweeps, runs and evaluations, and folders of videos: each gives rows.
+    Videos that were not scored are scored with ``metrics`` and ``reference``, as all are where one
+    of these is set. ``cited`` are files of published rows. ``out`` is the output folder.
+    """
+
+    task: Literal["table"] = "table"
+    runs: List[str] = setting([], path=True)
+    cited: List[str] = setting([], path=True)
+    reference: Optional[str] = setting(None, path=True)
+    tracker: TrackerSettings = setting(TrackerSettings)
+    metrics: MetricsSettings = setting(MetricsSettings)
+    layout: LayoutSettings = setting(LayoutSettings)
+    out: Optional[str] = setting(None, path=True)
+    format: Literal["text", "json"] = "text"
+
+    def check(self, key: str = "") -> None:
+        """Scores are needed, and W&B is the only tracker of a table; raises ConfigError."""
+        if not self.metrics.enabled:
+            raise ConfigError("metrics=none leaves nothing for a table; nearest: metrics=auto")
+        _check_tracker(self.tracker, "table")
+
+
+def _check_tracker(tracker: TrackerSettings, what: str) -> None:
+    if tracker.kind not in ("wandb", "none"):
+        raise ConfigError(f"tracker={tracker.kind} records no {what}; nearest: wandb")
+    if tracker.logger is not None:
+        raise ConfigError(f"tracker.logger records no {what}; leave it out")
 
 
 def why_no_target(schedule: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Dict, List, Literal, Optional
 
 from pixelwizard.config.geometry import Geometry, most_tiles
 from pixelwizard.config.schema import ConfigError, check_kind, check_range, setting, show
-from pixelwizard.config.targets import Part, door
+from pixelwizard.config.targets import Part, Target, door
 
 WANDB = ("wandb",)
 
@@ -122,6 +122,23 @@ class TrackerSettings:
         check_kind(self, key, self.kind)
 
 
+_METRICS = "pixelwizard.evaluation.metrics"
+_VBENCH = (
+    *("subject_consistency", "background_consistency", "motion_smoothness"),
+    *("dynamic_degree", "aesthetic_quality", "imaging_quality"),
+)
+IMPORTED: Dict[str, Part] = {
+    "vbench": "vbench",
+    **{
+        f"vbench-{name.replace('_', '-')}": Target(f"{_METRICS}.vbench.VBench", {"dimension": name})
+        for name in _VBENCH
+    },
+    "dover": "dover",
+    "dover-technical": Target(f"{_METRICS}.dover.DOVER", {"part": "technical"}),
+    "dover-aesthetic": Target(f"{_METRICS}.dover.DOVER", {"part": "aesthetic"}),
+    "musiq": "musiq",
+}
+"""Scores that are read from result files, by name."""
 SCORED_FRAMES = 16
 """Frames that the video networks need; shorter clips are not scored."""
 
@@ -148,12 +165,16 @@ class MetricsSettings:
 
     @property
     def parts(self) -> Dict[str, Part]:
-        """Every metric by the name of its score: those that are always tried, then ``extra``."""
+        """Every metric by the name of its score: those that are always tried, then ``extra``.
+
+        Those of IMPORTED read result files of other programs.
+        """
         standard = ["hd_mse", "hd_mse_noise", *["hd_lpips"] * self.lpips, "niqe", "si"]
         standard += ["blur", "blockiness", "banding", "ti", "flicker", "warping_error"]
         standard += ["frame_consistency", "clip", "fvd", "hd_fvd", "video_mmd"]
         standard += ["patch_fid", "patch_kid", "frame_mmd", "psnr", "ssim", "vmaf"]
-        return {**{name.replace("_", "-"): name for name in standard}, **self.extra}
+        named: Dict[str, Part] = {name.replace("_", "-"): name for name in standard}
+        return {**named, **IMPORTED, **self.extra}
 
     @property
     def asked(self) -> str:

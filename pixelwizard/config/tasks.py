@@ -16,7 +16,7 @@ from typing import Any, Union
 import yaml
 
 from pixelwizard.config.backbone import ConvertConfig, FetchConfig
-from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig
+from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig, TableConfig
 from pixelwizard.config.generate import BenchConfig, GenerateConfig, PlanConfig, ReplayConfig
 from pixelwizard.config.schema import ConfigError, build, check, choice, leaves
 from pixelwizard.config.targets import check_names
@@ -107,7 +107,7 @@ def roots() -> dict[str, type]:
     """The root dataclass of every task."""
 
     tasks: tuple[Any, ...] = (GenerateConfig, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
-    tasks += (EncodeConfig, CompareConfig, FetchConfig, ConvertConfig, ReplayConfig)
+    tasks += (EncodeConfig, CompareConfig, TableConfig, FetchConfig, ConvertConfig, ReplayConfig)
     return {root.task: root for root in tasks}
 
 

@@ -6,6 +6,7 @@ What cannot be scored is skipped and named; the rest is scored.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.output import MetricsSettings
+from pixelwizard.config.output import IMPORTED, MetricsSettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.data.table import find_videos
 from pixelwizard.evaluation.files import (
@@ -23,15 +24,18 @@ from pixelwizard.evaluation.files import (
     ids_of,
     inspect,
 )
+from pixelwizard.evaluation.imported import NotImported
 from pixelwizard.evaluation.look import look, look_at_all
 from pixelwizard.evaluation.measure import Measure
 from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.evaluation.report import Report
 from pixelwizard.evaluation.score import Unavailable
+from pixelwizard.evaluation.score_cache import identity_of
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.terminal import Line, in_threads
 from pixelwizard.io.video import VideoError
+from pixelwizard.tracking.comparison import log_scores
 
 SOME_SKIPPED = 3
 
@@ -49,7 +53,11 @@ def evaluate(config: EvaluateConfig) -> int:
     report = Evaluation(videos, captions, settings, reference).run()
     if unused:
         report.notes.append(f"no video for the captions {listed(unused)}")
-    report.write(Path(config.run_dir))
+    report.write(
+        Path(config.run_dir),
+        identity_of(settings, dict(zip(ids_of(videos), videos, strict=True)), reference),
+    )
+    log_scores(config, report.to_json(), lambda text: print(text, file=sys.stderr))
     if config.format == "json":
         print(json.dumps(report.to_json(), ensure_ascii=False))
     else:
@@ -86,18 +94,23 @@ class Evaluation:
         pairs = {c.id: same[key] for c in clips if (key := (c.id, c.size, c.frames)) in same}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.given = Given(settings, device, clips, real, pairs, self.line.show)
-        self.missing: dict[str, str] = {}
         self.report.notes += self.describe()
         self.measures: list[Measure] = []
+        self.not_imported: set[str] = set()
         for name, part in settings.parts.items():
             try:
                 self.measures.append(Measure(name, part, self.given))
+            except NotImported as error:
+                self.report.missing[name] = str(error)
+                self.not_imported.add(name)
             except Unavailable as error:
-                self.missing[name] = str(error)
+                self.report.missing[name] = str(error)
             except Exception as error:
-                if name not in settings.extra and not isinstance(error, ConfigError):
+                if name not in {**IMPORTED, **settings.extra} and not isinstance(
+                    error, ConfigError
+                ):
                     raise
-                self.missing[name] = self.report.failed[name] = str(error)
+                self.report.missing[name] = self.report.failed[name] = str(error)
 
     def run(self) -> Report:
         """Decode and score every clip; the report. Raises ValueError if none can be scored."""
@@ -113,8 +126,9 @@ class Evaluation:
             raise ValueError(f"no video can be scored; {self.first_skipped()}")
         for measure in self.measures:
             self.add(measure)
-        for reason in dict.fromkeys(self.missing.values()):
-            names = [name for name, why in self.missing.items() if why == reason]
+        told = {n: why for n, why in self.report.missing.items() if n not in self.not_imported}
+        for reason in dict.fromkeys(told.values()):
+            names = [name for name, why in told.items() if why == reason]
             self.report.notes.append(f"no {', '.join(names)}: {reason}")
         for network in self.given.networks.values():
             self.report.add_network(network.facts)
@@ -136,7 +150,7 @@ class Evaluation:
         try:
             self.report.scores.append(measure.score())
         except Unavailable as error:
-            self.missing[measure.name] = str(error)
+            self.report.missing[measure.name] = str(error)
         else:
             if measure.problem:
                 self.report.notes.append(f"{measure.name}: {measure.problem}")

@@ -98,6 +98,16 @@ def backbone_of(videos: Sequence[Path]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
+def result_files(videos: Sequence[Path], pattern: str = "*") -> list[Path]:
+    """What other programs found of these videos, in ``results`` beside them or in their run.
+
+    The newest comes last.
+    """
+    places = {place / "results" for path in videos for place in path.parents[:2]}
+    found = [file for place in places for file in place.glob(pattern) if file.is_file()]
+    return sorted(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
 def content_hash(videos: Sequence[Path]) -> str:
     """sha256 of a set of files, independent of their names and order."""
     digests = sorted(file_digest(path) for path in videos)

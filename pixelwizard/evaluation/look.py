@@ -54,6 +54,8 @@ class _View:
 
     def seen(self) -> Tensor | Exception:
         """[T, ...], numbers as float64; or the error."""
+        if not self.kept and not self.error:
+            return Unavailable("nothing in its frames can be measured")
         try:
             if self.error or torch.is_tensor(self.kept[0]):
                 return self.error or torch.stack(cast("list[Tensor]", self.kept))

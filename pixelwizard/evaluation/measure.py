@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class Measure:
     """A metric under the name of its score, and its values of single videos by id.
 
-    ``lacking`` are the videos without what it asks for, ``short`` those with too few frames, and
-    why; ``failed`` has its own errors by video, which cost its values and nothing else.
+    ``lacking`` are the videos without what it asks for, ``short`` those with too few or only flat
+    frames, and why; ``failed`` has its own errors by video, which cost its values and nothing else.
     """
 
     def __init__(self, name: str, part: Part, given: Given) -> None:
@@ -54,8 +54,8 @@ class Measure:
 
     def take(self, id: str, seen: Tensor | Exception, facts: Mapping[str, Any]) -> None:
         """One video: its reduction, and by name the other arguments of ``update``."""
-        if isinstance(seen, TooShort):
-            self.short.append(str(seen))
+        if isinstance(seen, Unavailable) and self.wants_frames:
+            self.short.append(str(seen) if isinstance(seen, TooShort) else f"{id}: {seen}")
             return
         named = {n: facts[n] for n in self.asked if facts.get(n) is not None}
         if any(needed and name not in named for name, needed in self.asked.items()):
@@ -101,7 +101,7 @@ class Measure:
             return f"it failed for {listed([*self.failed])} ({why})"
         if self.short:
             others = len(self.short) - 1
-            return self.short[0] + (f"; nor have {others} others enough" if others else "")
+            return self.short[0] + (f" (and {others} others)" if others else "")
         if self.lacking and "caption" in self.asked:
             return f"no caption for {listed(self.lacking)}"
         return ""  # most videos have no real video of their name

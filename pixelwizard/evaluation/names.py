@@ -84,6 +84,17 @@ _FOUND = (
         dim=768,
     ),
     FeatureNetwork(
+        name="vjepa2-l",
+        kind="video",
+        source="https://huggingface.co/facebook/vjepa2-vitl-fpc64-256",
+        licence="MIT",
+        files=("config.json", "model.safetensors"),
+        side=256,
+        resize="stretch256",
+        dim=1024,
+        note="video-mmd of V-JEPA 2: JEDi's estimator on later features, so not JEDi's values",
+    ),
+    FeatureNetwork(
         name="tiny-clip",
         kind="clip",
         source="pixelwizard train experiments=train_tiny_clip",

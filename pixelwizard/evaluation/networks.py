@@ -62,26 +62,45 @@ def _signed(clips: Tensor) -> Tensor:
     return clips.div_(127.5).sub_(1)
 
 
+def _standard(clips: Tensor) -> Tensor:
+    """Floats of 0..255, [B, 3, T, S, S] -> [B, T, 3, S, S] in ImageNet's mean and deviation."""
+    mean, std = (
+        torch.tensor(values, device=clips.device).view(3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (clips.transpose(1, 2) / 255 - mean) / std
+
+
 def _videomae(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     """VideoMAE before its classifier: the tokens' mean under the last norm."""
     from transformers import VideoMAEForVideoClassification
 
     network: Any = VideoMAEForVideoClassification.from_pretrained(folder, local_files_only=True)
     network = network.to(device).eval()
-    mean, std = (
-        torch.tensor(values, device=device).view(1, 3, 1, 1, 1)
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
 
     def features(clips: Tensor) -> Tensor:
-        scaled = (clips / 255 - mean) / std
-        tokens = network.videomae(scaled.transpose(1, 2)).last_hidden_state
+        tokens = network.videomae(_standard(clips)).last_hidden_state
         return network.fc_norm(tokens.mean(1)) if network.fc_norm else tokens[:, 0]
 
     return features
 
 
-_LOADERS = {"tiny-video": _tiny, "i3d-k400": _i3d, "videomae": _videomae}
+def _vjepa(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """V-JEPA 2's encoder: the mean of its tokens."""
+    from transformers import VJEPA2Model
+
+    network: Any = VJEPA2Model.from_pretrained(folder, local_files_only=True)
+    network = network.to(device).eval()
+
+    def features(clips: Tensor) -> Tensor:
+        tokens = network(_standard(clips), skip_predictor=True).last_hidden_state
+        found: Tensor = tokens.mean(1)
+        return found
+
+    return features
+
+
+_LOADERS = {"tiny-video": _tiny, "i3d-k400": _i3d, "videomae": _videomae, "vjepa2-l": _vjepa}
 
 
 class ImageNetwork:

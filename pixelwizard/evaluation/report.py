@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from pixelwizard.evaluation.names import FeatureNetwork
 from pixelwizard.evaluation.score import Score
 from pixelwizard.evaluation.score_cache import JSON
-from pixelwizard.io.files import write_text
+from pixelwizard.io.files import write_json, write_text
 from pixelwizard.io.terminal import aligned, markdown
 
 MARKDOWN = "evaluate.md"
@@ -21,7 +20,8 @@ MARKDOWN = "evaluate.md"
 class Report:
     """Values of the set and of each video, what was skipped and why, what is to be known.
 
-    ``failed`` has the metrics that raised an error, and which. ``recipes`` are those of the values
+    ``failed`` has the metrics that raised an error, and which; ``missing`` all that have no value,
+    and why. ``recipes`` are those of the values
     of single videos, by the name of the metric.
     """
 
@@ -30,6 +30,7 @@ class Report:
     recipes: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     networks: list[FeatureNetwork] = field(default_factory=list)
 
@@ -53,6 +54,7 @@ class Report:
             "recipes": self.recipes,
             "skipped": self.skipped,
             "failed": self.failed,
+            "missing": self.missing,
             "notes": self.notes,
             "networks": [asdict(network) for network in self.networks],
         }
@@ -76,9 +78,9 @@ class Report:
         }
         return "\n".join(line for head in parts for line in (head, "", *parts[head], ""))
 
-    def write(self, folder: Path) -> None:
-        """Both files, each whole or not at all."""
-        write_text(folder / JSON, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+    def write(self, folder: Path, of: str) -> None:
+        """Both files, each whole or not at all; ``of`` tells what was scored."""
+        write_json(folder / JSON, {**self.to_json(), "of": of})
         write_text(folder / MARKDOWN, self.markdown())
 
     def _rows(self, quote: str = "") -> list[tuple[str, ...]]:

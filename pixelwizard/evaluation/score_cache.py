@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,15 @@ from pixelwizard.config import targets
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import SCORED_FRAMES, MetricsSettings
 from pixelwizard.data.table import find_videos
-from pixelwizard.evaluation.names import network_folder, network_label, resolve_auto, wanted
+from pixelwizard.evaluation.files import result_files
+from pixelwizard.evaluation.names import (
+    FeatureNetwork,
+    missing_files,
+    network_folder,
+    network_label,
+    resolve_auto,
+    wanted,
+)
 from pixelwizard.io.files import file_digest, read_json, write_json
 from pixelwizard.records.run_folder import short_hash
 
@@ -36,19 +44,35 @@ def reference_of(config: GenerateConfig) -> list[Path]:
 
 
 def identity(config: GenerateConfig, videos: Mapping[str, Path]) -> str:
-    """Eight digits of all that determines the scores: files, networks, the reference."""
-    settings = settings_of(config)
-    networks = wanted(settings, config.reference is not None)
-    labels = [network_label(network, network_folder(network, settings)) for network in networks]
+    """Eight digits of all that determines the scores of a run."""
+    return identity_of(settings_of(config), videos, reference_of(config))
+
+
+def identity_of(
+    settings: MetricsSettings, videos: Mapping[str, Path], reference: Sequence[Path]
+) -> str:
+    """Eight digits of all that determines scores: files, networks, the reference.
+
+    ``auto`` is decided in ``settings``.
+    """
+    labels = [_label(network, settings) for network in wanted(settings, bool(reference))]
     determining = [
         SCORE_FORMAT,
         {id: file_digest(path) for id, path in videos.items()},
         labels,
         settings.lpips,
         find_spec("cv2") is not None,
-        {path.name: file_digest(path) for path in reference_of(config)},
+        {path.name: file_digest(path) for path in reference},
+        sorted(file_digest(path) for path in result_files([*videos.values()])),
     ]
     return short_hash(determining + [targets.identity(settings.extra)] * bool(settings.extra))
+
+
+def _label(network: FeatureNetwork, settings: MetricsSettings) -> str:
+    """How recipes call a network; empty where it is missing, which has no scores."""
+    if missing_files(network, settings):
+        return ""
+    return network_label(network, network_folder(network, settings))
 
 
 def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str, Any] | None:

@@ -1,16 +1,20 @@
-"""A comparison in W&B: its table, its plot, its page."""
+"""A comparison, a table, or an evaluation in W&B: its rows, its plot, its page."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pixelwizard.config.evaluate import CompareConfig
+from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig, TableConfig
 from pixelwizard.config.schema import to_plain
 from pixelwizard.io.terminal import reason
 from pixelwizard.records.provenance import git_revision
+
+if TYPE_CHECKING:
+    from pixelwizard.tracking.wandb_session import Session
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +29,65 @@ def log_comparison(
 
     The page goes along without its videos; with ``tracker.artifact`` the whole report does.
     """
+    _carefully(config, folder, warn, lambda: _log(config, rows, folder, warn))
+
+
+def log_table(
+    config: TableConfig, rows: list[dict[str, Any]], folder: Path, warn: Callable[[str], None]
+) -> None:
+    """Record the cells of a table, its page too. Errors never end the table."""
+
+    def record() -> None:
+        import wandb
+
+        with _session(config, folder, warn) as session:
+            session.log_table("table", [*rows[0]], [list(row.values()) for row in rows])
+            page = (folder / "table.html").read_text(encoding="utf-8")
+            session.run.log({"page": wandb.Html(page, inject=False)})
+
+    _carefully(config, folder, warn, record)
+
+
+def log_scores(config: EvaluateConfig, scores: dict[str, Any], warn: Callable[[str], None]) -> None:
+    """Record the scores of an evaluation as a run's are. Errors never end the evaluation."""
+    folder = Path(config.run_dir)
+
+    def record() -> None:
+        with _session(config, folder, warn) as session:
+            session.log_scores(scores)
+
+    _carefully(config, folder, warn, record)
+
+
+def _carefully(
+    config: CompareConfig | EvaluateConfig | TableConfig,
+    folder: Path,
+    warn: Callable[[str], None],
+    record: Callable[[], None],
+) -> None:
     if config.tracker.kind == "none":
         return
     try:
-        _log(config, rows, folder, warn)
+        record()
     except Exception as error:
         log.exception("the tracker failed")
         warn(f"tracker=wandb failed ({reason(error)}); everything is in {folder} all the same")
+
+
+@contextmanager
+def _session(
+    config: CompareConfig | EvaluateConfig | TableConfig,
+    folder: Path,
+    warn: Callable[[str], None],
+) -> Iterator[Session]:
+    """A W&B run of the folder, which ends with the context."""
+    from pixelwizard.tracking.wandb_session import Session
+
+    values = {**to_plain(config), "git_revision": git_revision()}
+    session = Session(folder, config.tracker, warn, config.task, values)
+    with session.environment():
+        yield session
+    session.end(exit_code=0)
 
 
 def _log(
@@ -42,12 +98,8 @@ def _log(
 ) -> None:
     import wandb
 
-    from pixelwizard.tracking.wandb_session import Session
-
-    values = {**to_plain(config), "git_revision": git_revision()}
-    session = Session(folder, config.tracker, warn, config.task, values)
     report = folder / "report"
-    with session.environment():
+    with _session(config, folder, warn) as session:
         session.log_table("comparison", [*rows[0]], [list(row.values()) for row in rows])
         page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
         picture = wandb.Image(str(folder / "pareto.png"))
@@ -56,4 +108,3 @@ def _log(
             artifact = wandb.Artifact(f"report-{session.run.id}", "report")
             artifact.add_dir(str(report))
             session.run.log_artifact(artifact)
-    session.end(exit_code=0)

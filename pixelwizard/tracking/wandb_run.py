@@ -13,12 +13,11 @@ from pixelwizard.io.reading import probe
 from pixelwizard.io.video import write_preview
 from pixelwizard.records.provenance import git_revision
 from pixelwizard.records.run_folder import OVERRIDES
-from pixelwizard.tracking.base import Tracker, figures, score_figures, score_recipes
+from pixelwizard.tracking.base import Tracker, figures
 from pixelwizard.tracking.wandb_session import STEP, Session
 
 PREVIEW_HEIGHT = 720
 """Videos are shown at most this high, in h264; the files themselves go along as an option."""
-SCORE_COLUMNS = ["name", "value", "low", "high", "recipe", "videos", "higher_is_better"]
 COLUMNS = ("id", "prompt", "negative_prompt", "seed")
 
 
@@ -71,10 +70,7 @@ class WandbRun(Tracker):
         for row in self.rows:
             values = scores["per_video"].get(row["id"], {})
             row |= {f"metrics/{name}": value for name, value in values.items()}
-        table = [[score[name] for name in SCORE_COLUMNS] for score in scores["set"]]
-        self.session.run.config.update({"recipes": score_recipes(scores)})
-        self.session.log_table("metrics", SCORE_COLUMNS, table)
-        self.session.log_metrics(score_figures(scores))
+        self.session.log_scores(scores)
 
     def sample(self, path: Path, caption: str, step: int) -> None:
         self.session.log_metrics({f"samples/{path.stem}": self._clip(path, caption)}, step)

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.io.files import write_text
 from pixelwizard.records.run_folder import LEDGER, short_hash
+from pixelwizard.tracking.base import score_figures, score_recipes
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ SERVER = "https://api.wandb.ai"
 PROJECT = "pixelwizard"
 START_SECONDS, FINISH_SECONDS = 30.0, 300.0
 """How long a server may take to answer at the start, and to receive the rest at the end."""
+SCORE_COLUMNS = ["name", "value", "low", "high", "recipe", "videos", "higher_is_better"]
 STEP = "trainer/global_step"
 """What Lightning calls the number of a step in W&B."""
 Mode = Literal["online", "offline"]
@@ -114,6 +116,13 @@ class Session(WandbLogger):
         if not path.is_file():
             write_text(path, short_hash([str(self.folder), os.urandom(8).hex()]))
         return path.read_text(encoding="utf-8")
+
+    def log_scores(self, scores: dict[str, Any]) -> None:
+        """The content of ``metrics.json``: figures under their recipes, and a table of them."""
+        table = [[score[name] for name in SCORE_COLUMNS] for score in scores["set"]]
+        self.run.config.update({"recipes": score_recipes(scores)})
+        self.log_table("metrics", SCORE_COLUMNS, table)
+        self.log_metrics(score_figures(scores))
 
     def go_offline(self) -> bool:
         """Leave a server that no longer answers; everything recorded stays in the folder.

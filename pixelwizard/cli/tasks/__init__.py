@@ -46,6 +46,7 @@ TASKS = {
     "encode": "videos to latents, for training",
     "evaluate": "scores of a folder of videos",
     "compare": "runs side by side: a page with their videos",
+    "table": "the table of a paper, filled from runs",
     "plan": "time and memory of a run, before it",
     "bench": "seconds and memory, measured",
     "fetch": "weights from the Hugging Face hub",

@@ -32,16 +32,18 @@ SHAPES = torch.arange(200, 10001, dtype=torch.float64) / 1000
 """The shape parameters that are tried."""
 
 
-def niqe(frame_HWC: Tensor) -> float:
-    """NIQE of a uint8 frame of at least two blocks; lower is more natural."""
+def niqe(frame_HWC: Tensor) -> float | None:
+    """NIQE of a uint8 frame; lower is more natural. None if not even two blocks have texture."""
     rows, columns = frame_HWC.shape[0] // BLOCK, frame_HWC.shape[1] // BLOCK
     grey = luma(frame_HWC[: rows * BLOCK, : columns * BLOCK], LUMA).add_(16).round_()
     fine = _features(_sums(grey, BLOCK), BLOCK**2)
     coarse = _features(_sums(_halved(grey), BLOCK // 2), BLOCK**2 // 4)
     found = torch.cat([fine, coarse], dim=1)
-    pristine = _pristine()
+    textured = found[~found.isnan().any(dim=1)]
+    if len(textured) < 2:
+        return None
+    pristine, covariance = _pristine(), torch.cov(textured.T)
     apart = pristine["mean"] - found.nanmean(dim=0)
-    covariance = torch.cov(found[~found.isnan().any(dim=1)].T)
     inverse = torch.linalg.pinv((pristine["covariance"] + covariance) / 2)
     return float((apart @ inverse @ apart).sqrt())
 

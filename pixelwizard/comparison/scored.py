@@ -1,0 +1,190 @@
+"""Run folders, sweeps, evaluations and folders of videos -> the rows of a table, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pixelwizard.comparison.variants import STATUS, Variant, read_variants
+from pixelwizard.config.evaluate import EvaluateConfig, TableConfig
+from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.output import MetricsSettings
+from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import load
+from pixelwizard.data.table import find_videos
+from pixelwizard.evaluation.files import backbone_of, find_captions, ids_of
+from pixelwizard.evaluation.names import resolve_auto
+from pixelwizard.evaluation.score_cache import JSON, identity_of, kept_scores
+from pixelwizard.io.files import read_json, write_json
+from pixelwizard.io.terminal import Line, reason
+from pixelwizard.records.run_folder import CONFIG, LEDGER
+
+SCORES = "scores"
+"""The folder in ``out`` that keeps what was scored for a table."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure of a row, with its interval, its recipe, and how many videos it is of.
+
+    ``alike`` is what two values must share to be compared: the recipe, but not the number of videos
+    where the value is a mean over them.
+    """
+
+    value: float
+    low: float
+    high: float
+    recipe: str
+    alike: str
+    videos: int
+    higher_is_better: bool
+
+
+@dataclass
+class Scored:
+    """A row: its figures by name, and why others are missing."""
+
+    name: str
+    values: dict[str, Value] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Videos that belong together: with captions and records where a run made them."""
+
+    name: str
+    videos: dict[str, Path]
+    captions: Mapping[str, str]
+    records: Sequence[Mapping[str, Any]] = ()
+    evaluation: EvaluateConfig | None = None
+
+
+def scored_rows(config: TableConfig, out: Path, line: Line) -> tuple[list[Scored], list[str]]:
+    """The rows in the order of ``runs``, and what must be said. Raises ConfigError."""
+    rows: list[Scored] = []
+    notes: list[str] = []
+    for folder in map(Path, config.runs):
+        for each in _sets(folder, notes):
+            scores = _scores(config, each, out / SCORES, line)
+            rows.append(_row(each, scores))
+            notes += [f"{each.name}: {id} {why}" for id, why in scores["skipped"].items()]
+    names = [row.name for row in rows]
+    for row in rows:
+        if names.count(row.name) > 1:
+            raise ConfigError(f"two rows are called {row.name}; rename one of the folders")
+    return rows, notes
+
+
+def _sets(folder: Path, notes: list[str]) -> list[_Set]:
+    """The rows of one folder."""
+    evaluated = _config(folder)
+    if isinstance(evaluated, EvaluateConfig):
+        videos, captions = Path(evaluated.videos or ""), evaluated.captions
+        found = _of_folder(folder.name, videos, Path(captions) if captions else None)
+        return [replace(found, evaluation=replace(evaluated, run_dir=str(folder)))]
+    if (folder / LEDGER).is_file() or (folder / STATUS).is_file():
+        variants, said = read_variants([folder])
+        notes += said
+        return [_of_variant(variant) for variant in variants if variant.videos]
+    return [_of_folder(folder.name, folder, None)]
+
+
+def _of_folder(name: str, folder: Path, captions: Path | None) -> _Set:
+    videos = find_videos(folder, "runs")
+    found, _ = find_captions(videos, captions)
+    return _Set(name, dict(zip(ids_of(videos), videos, strict=True)), found)
+
+
+def _of_variant(variant: Variant) -> _Set:
+    """An arm of a sweep: the videos of all its seeds."""
+    paths = [video.path for video in variant.videos.values()]
+    records = [video.record for video in variant.videos.values()]
+    videos = dict(zip(ids_of(paths), paths, strict=True))
+    return _Set(variant.name, videos, find_captions(paths, None)[0], records)
+
+
+def _config(folder: Path) -> Any:
+    """What a run folder says of itself; None where it says nothing."""
+    try:
+        return load(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{folder / CONFIG} cannot be read: {reason(error)}") from None
+
+
+def _scores(config: TableConfig, of: _Set, folder: Path, line: Line) -> dict[str, Any]:
+    """The scores of a set: its run's own, those of an earlier table, or new ones."""
+    asked = config.reference is not None or config.metrics != MetricsSettings()
+    if not asked and (own := _own_scores(of)):
+        return own
+    settings = resolve_auto(config.metrics, backbone_of([*of.videos.values()]))
+    reference = find_videos(Path(config.reference), "reference") if config.reference else []
+    key = identity_of(settings, of.videos, reference)
+    kept = folder / f"{key}.json"
+    if kept.is_file():
+        return read_json(kept)
+    from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
+
+    found = Evaluation([*of.videos.values()], of.captions, settings, reference, line).run()
+    write_json(kept, found.to_json())
+    return read_json(kept)
+
+
+def _own_scores(of: _Set) -> dict[str, Any] | None:
+    """What ``generate`` or ``evaluate`` wrote of these very videos."""
+    if (given := of.evaluation) is not None:
+        settings = resolve_auto(given.metrics, backbone_of([*of.videos.values()]))
+        real = find_videos(Path(given.reference), "reference") if given.reference else []
+        scores = Path(given.run_dir) / JSON
+        found = read_json(scores) if scores.is_file() else {}
+        return found if found.get("of") == identity_of(settings, of.videos, real) else None
+    (place, *others) = {path.parent.parent for path in of.videos.values()}
+    config = None if others else _config(place)
+    if isinstance(config, GenerateConfig):
+        return kept_scores(config, {path.stem: path for path in of.videos.values()})
+    return None
+
+
+def _row(of: _Set, scores: Mapping[str, Any]) -> Scored:
+    """The scores of a set, and what its videos cost."""
+    row = Scored(of.name, missing={**scores.get("missing", {})})
+    for score in scores["set"]:
+        recipe, name = score["recipe"], score["name"]
+        own = scores["recipes"].get(name)
+        alike = own.replace("/n=1", "") if own else recipe
+        value, low, high = (score[key] for key in ("value", "low", "high"))
+        videos, more = score["videos"], score["higher_is_better"]
+        row.values[name] = Value(value, low, high, recipe, alike, videos, more)
+    for name in ("seconds", "seconds_total", "peak_gb"):
+        found = _cost(name, of.records)
+        if isinstance(found, Value):
+            row.values[name] = found
+        else:
+            row.missing[name] = found
+    return row
+
+
+def _cost(name: str, records: Sequence[Mapping[str, Any]]) -> Value | str:
+    """The mean seconds or the highest peak of the videos; or why there is none."""
+    if not records:
+        return "no run made these videos"
+    stages = [record["stages"] for record in records]
+    devices = " and ".join(sorted({record["device"] for record in records}))
+    if name == "peak_gb":
+        value = max(stage.get("peak_gb", 0.0) for each in stages for stage in each.values())
+        recipe = f"highest of all stages/{devices}"
+    elif name == "seconds":
+        seconds = [each.get("detail", {}).get("seconds") for each in stages]
+        if None in seconds:
+            return "a detail stage has no time"
+        value, recipe = sum(seconds) / len(seconds), f"mean of the detail stage/{devices}"
+    elif any(stage.get("reused") for each in stages for stage in each.values()):
+        return "a stage was read from the store"
+    else:
+        totals = [sum(stage["seconds"] for stage in each.values()) for each in stages]
+        value, recipe = sum(totals) / len(totals), f"mean of all stages/{devices}"
+    return Value(value, value, value, recipe, recipe, len(records), False)

@@ -1,0 +1,159 @@
+"""The table of a paper: rows side by side under one recipe a column, cited rows set apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.comparison.scored import Scored, Value
+from pixelwizard.config.evaluate import TableConfig
+from pixelwizard.config.schema import ConfigError, convert
+from pixelwizard.config.tasks import read_yaml
+from pixelwizard.io.terminal import reason
+
+MISSING = {"hd-lpips": "needs metrics.lpips=true"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, or why there is none; ``best`` of its column's measured rows."""
+
+    value: Value | None = None
+    why: str = ""
+    best: bool = False
+    unstated: bool = False
+    """A cited value whose recipe its source does not state."""
+
+    @property
+    def text(self) -> str:
+        """The value with its interval, without marks; or ``n/a (why)``."""
+        if self.value is None:
+            return f"n/a ({self.why})"
+        shown = f"{self.value.value:.4g}{'†' if self.unstated else ''}"
+        return f"{shown} [{self.value.low:.4g}, {self.value.high:.4g}]" if self.spread else shown
+
+    @property
+    def spread(self) -> bool:
+        """Whether it has an interval."""
+        return self.value is not None and self.value.low < self.value.high
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score under its heading: which way is better, by which recipe, of how many videos."""
+
+    score: str
+    head: str
+    higher: bool | None
+    recipe: str
+    videos: str
+
+    @property
+    def title(self) -> str:
+        """The heading with an arrow to the better side."""
+        return f"{self.head} {'' if self.higher is None else '↑' if self.higher else '↓'}".rstrip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by row; ``cited`` rows with their source come after the measured ones."""
+
+    columns: list[Column]
+    rows: dict[str, list[Cell]]
+    cited: dict[str, tuple[str, list[Cell]]]
+    notes: list[str]
+
+
+def make_table(config: TableConfig, rows: Sequence[Scored], notes: Sequence[str]) -> Table:
+    """The table of a layout. Raises ConfigError for a file of cited rows that is none."""
+    found = dict.fromkeys(name for row in rows for name in row.values)
+    heads = config.layout.columns or {name: name for name in found}
+    remarks = list(notes)
+    columns = [_column(name, head, rows, remarks) for name, head in heads.items()]
+    cells = {row.name: [_cell(row, column) for column in columns] for row in rows}
+    cited: dict[str, tuple[str, list[Cell]]] = {}
+    for file in map(Path, config.cited):
+        cited |= _cited(file, columns)
+    if any(cell.unstated for _, line in cited.values() for cell in line):
+        remarks.append("† its source states no recipe")
+    return Table(columns, _with_best(cells, columns), cited, remarks)
+
+
+def _column(name: str, head: str, rows: Sequence[Scored], notes: list[str]) -> Column:
+    """The recipe that most rows share; the others are left out of the column."""
+    values = {row.name: row.values[name] for row in rows if name in row.values}
+    if not values:
+        return Column(name, head, None, "", "")
+    shared = Counter(value.alike for value in values.values()).most_common(1)[0][0]
+    if others := [row for row, value in values.items() if value.alike != shared]:
+        notes.append(
+            f"{name} of {', '.join(others)} has another recipe ({values[others[0]].recipe}) than"
+            f" its column ({shared}); score all rows alike, with reference= and metrics= of table"
+        )
+    kept = [value for value in values.values() if value.alike == shared]
+    counts = sorted({value.videos for value in kept})
+    return Column(name, head, kept[0].higher_is_better, shared, " and ".join(map(str, counts)))
+
+
+def _cell(row: Scored, column: Column) -> Cell:
+    value = row.values.get(column.score)
+    if value is None:
+        why = row.missing.get(column.score, MISSING.get(column.score, "not among its scores"))
+        return Cell(why=why.split(";")[0])
+    if value.alike != column.recipe:
+        return Cell(why=f"another recipe: {value.recipe}")
+    return Cell(value)
+
+
+def _with_best(cells: dict[str, list[Cell]], columns: Sequence[Column]) -> dict[str, list[Cell]]:
+    """The best value of every column that at least two rows have, marked."""
+    marked = {row: [*line] for row, line in cells.items()}
+    for number, column in enumerate(columns):
+        found = {row: v.value for row, line in cells.items() if (v := line[number].value)}
+        if len(found) < 2 or column.higher is None:
+            continue
+        best = max(found.values()) if column.higher else min(found.values())
+        for row in found:
+            if found[row] == best:
+                marked[row][number] = Cell(cells[row][number].value, best=True)
+    return marked
+
+
+def _cited(file: Path, columns: Sequence[Column]) -> dict[str, tuple[str, list[Cell]]]:
+    """The rows of one file, by name. Raises ConfigError."""
+    key = f"cited={file}"
+    try:
+        given: Any = read_yaml(file)
+    except OSError as error:
+        raise ConfigError(f"{key} cannot be read: {reason(error)}") from None
+    if not isinstance(given, dict) or not {"source", "rows"} <= given.keys():
+        raise ConfigError(f"{key} must have source: TEXT and rows: {{NAME: {{SCORE: NUMBER}}}}")
+    if unknown := given.keys() - {"source", "rows", "recipes"}:
+        raise ConfigError(f"{key}: {sorted(unknown)[0]} is none of source, rows, recipes")
+    source, recipes = convert(given["source"], str, f"{key}: source"), given.get("recipes") or {}
+    found = {}
+    for row, values in given["rows"].items():
+        place = f"{key}: rows.{row}"
+        if not isinstance(values, dict):
+            raise ConfigError(f"{place} must be {{SCORE: NUMBER}}")
+        numbers = {
+            score: convert(value, float, f"{place}.{score}") for score, value in values.items()
+        }
+        line = [_cited_cell(column, numbers, recipes) for column in columns]
+        found[str(row)] = (source, line)
+    return found
+
+
+def _cited_cell(column: Column, numbers: Mapping[str, float], recipes: Mapping[str, str]) -> Cell:
+    """A published value under its column, unless it has another recipe."""
+    if column.score not in numbers:
+        return Cell(why="not in the source")
+    recipe = str(recipes.get(column.score, ""))
+    if recipe and column.recipe and recipe != column.recipe:
+        return Cell(why=f"another recipe: {recipe}")
+    number = numbers[column.score]
+    value = Value(number, number, number, recipe, recipe, 0, bool(column.higher))
+    return Cell(value, unstated=not recipe)
