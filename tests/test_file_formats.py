@@ -412,7 +412,7 @@ def without(folder: Path, out: Path, *names: str) -> Path:
 def test_a_tokenizer_without_its_vocabulary_is_a_sentence(backbone, folder, tmp_path, capsys):
     tokenizer = without(folder, tmp_path / "copy", "tokenizer.json")
     odd = replace(backbone, folder=str(tmp_path / "copy"))
-    with pytest.raises(ValueError, match="neither tokenizer.json nor spiece.model; fetch"):
+    with pytest.raises(ValueError, match="neither tokenizer.json nor spiece.model; put"):
         require_weights(odd)
     (tokenizer / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer in .* cannot be read"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import stand_ins
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small import BACKBONE, SIZE, small_training, write_backbone
+from small import BACKBONE, FEW_STEP, SIZE, few_step, small_training, write_backbone
 from test_train import fixed_batch
 from torch import nn
 
@@ -89,6 +90,43 @@ def test_every_objective_trains_it_and_nothing_else(case, backbone, tmp_path):
     assert losses[-1] < losses[0]
     for name, weight in module.network.state_dict().items():
         assert torch.equal(weight, before[name]) is not is_adapter(name), name
+
+
+@pytest.mark.parametrize("name", FEW_STEP)
+def test_few_step_objectives_have_further_loras_on_the_same_weights(name, backbone, tmp_path):
+    """A teacher and a score are LoRAs too."""
+    torch.manual_seed(0)
+    module = make_module(config_of(backbone, tmp_path, tmp_path, "detail", **few_step(name)))
+    for further in module.further.values():
+        pairs = zip(module.network.named_parameters(), further.named_parameters(), strict=True)
+        for (own, weight), (other, copied) in pairs:
+            assert own == other and (weight is copied) is not is_adapter(own)
+    module.loss(module.network, fixed_batch()).backward()
+    assert any(p.grad is not None for p in module.parameters())
+    for own, weight in module.named_parameters():
+        assert is_adapter(own) or weight.grad is None, own
+    networks = ("network.", "average.", "further.")
+    kept = [key for key in module.state_dict() if key.startswith(networks)]
+    assert kept and all(map(is_adapter, kept)), "besides what an objective itself remembers"
+
+
+@pytest.mark.parametrize("name", ["progressive", "dmd"])
+def test_a_lora_with_a_teacher_continues_to_the_bit(name, backbone, latents, tmp_path):
+    config = config_of(backbone, tmp_path / "whole", latents, "detail", **few_step(name))
+    assert train(config) == 0
+    last = "checkpoints/step-00000006.ckpt"
+    shutil.copytree(tmp_path / "whole", tmp_path / "halves")
+    (tmp_path / "halves" / last).unlink()
+    assert train(replace(config, run_dir=str(tmp_path / "halves"))) == 0
+    whole, again = (read_checkpoint(tmp_path / n / last)["state_dict"] for n in ("whole", "halves"))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_a_step_size_that_the_anchor_never_learnt_is_no_base_of_a_lora(backbone, tmp_path):
+    config = config_of(backbone, tmp_path, tmp_path, "anchor", **few_step("flow_map"))
+    with pytest.raises(ValueError, match="trains no other weights, and .* lacks dt_embedding"):
+        make_module(replace(config, stage="anchor"))
 
 
 def test_the_average_shares_the_frozen_weights(backbone, tmp_path):

@@ -145,8 +145,8 @@ def check_tokenizer(folder: Path) -> None:
         return
     if not (folder / "spiece.model").is_file():
         raise MissingWeights(
-            f"{folder} has {TOKENIZER_CONFIG}, but neither tokenizer.json nor spiece.model; fetch"
-            " one of them with: pixelwizard fetch umt5-tokenizer"
+            f"{folder} has {TOKENIZER_CONFIG}, but neither tokenizer.json nor spiece.model; put one"
+            " of them there, for Wan2.2 with: pixelwizard fetch umt5-tokenizer"
         )
     if not importlib.util.find_spec("sentencepiece"):
         raise MissingWeights(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from pixelwizard.models.lora.merge import STAGE
 from pixelwizard.training.starts import SHOWN, Start
 
 FILE = "lora.safetensors"
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def adapt(network: nn.Module, config: TrainConfig, start: Start) -> None:
@@ -29,6 +32,15 @@ def adapt(network: nn.Module, config: TrainConfig, start: Start) -> None:
             f" {listed(start.random, SHOWN)}; name a whole network with objective.init_from=FILE"
         )
     add_adapter(network, config.adapter, getattr(torch, config.backbone.dtype))
+
+
+def twin(network: Network) -> Network:
+    """A copy of a network that shares its frozen weights."""
+    frozen: dict[int, object] = {
+        id(weight): weight for weight in network.parameters() if not weight.requires_grad
+    }
+    made: Network = copy.deepcopy(network, frozen)
+    return made
 
 
 def base_digest(config: TrainConfig) -> str:

@@ -22,11 +22,13 @@ from pixelwizard.data.batches import Batch, Batches, HeldOut
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.sources import open_sources
 from pixelwizard.models.checkpoints import find_weights
+from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.files import open_weights
 from pixelwizard.models.wan.layouts import official_dit
 from pixelwizard.models.wan.lazy import Weight
+from pixelwizard.training.adapters import adapt, twin
 from pixelwizard.training.data import Examples
 from pixelwizard.training.draws import generator
 from pixelwizard.training.first_frame import first_frames
@@ -68,7 +70,8 @@ class VelocityNetwork(TrainedNetwork):
         self.kind = self.objective.kinds[0]
         self._errors: list[Tensor] = []
         self.further = nn.ModuleDict({n: self.make_further(n) for n in self.objective.networks})
-        self.strict_loading = self.objective.keeps_teacher  # a frozen one is in no checkpoint
+        # what is frozen, a teacher or the network under a LoRA, is in no checkpoint
+        self.strict_loading = self.objective.keeps_teacher and not config.adapter.used
         for network in self.networks:
             network.attention = ATTENTION.make(config.attention, "attention")
 
@@ -102,15 +105,29 @@ class VelocityNetwork(TrainedNetwork):
         return [*super().trained, *score]
 
     def make_further(self, name: str) -> WanDiT:
-        """A further network of the objective, with the weights of its teacher."""
-        rule, network = self.config.objective, self.make()
-        additions, taught = self.additions(network), teacher_file(self.config)
-        if taught is not None:
-            start_from(network, taught, self.published, additions, TEACHER)
+        """A further network of the objective, with the weights of its teacher.
+
+        Beside a LoRA it has one too, on the same frozen weights unless the teacher has others.
+        """
+        rule, adapter, taught = (
+            self.config.objective,
+            self.config.adapter,
+            teacher_file(self.config),
+        )
+        if adapter.used and taught is None:
+            network = twin(self.network)
         else:
-            start_from(network, rule.init_from or self.default_start(), self.weights_of, additions)
+            network = self.make()
+            additions, path = self.additions(network), rule.init_from or self.default_start()
+            if taught is not None:
+                start = start_from(network, taught, self.published, additions, TEACHER)
+            else:
+                start = start_from(network, path, self.weights_of, additions)
+            if adapter.used:
+                adapt(network, self.config, start)
         network.checkpointing = self.network.checkpointing
-        network.requires_grad_(name == SCORE)
+        for own, weight in network.named_parameters():
+            weight.requires_grad_(name == SCORE and (is_adapter(own) or not adapter.used))
         return network
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ training sees what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.models.wan.files import read_tensors, unwrap
 from pixelwizard.models.wan.lazy import Weight
 from pixelwizard.records.run_folder import WorkStopped
-from pixelwizard.training.adapters import adapt
+from pixelwizard.training.adapters import adapt, twin
 from pixelwizard.training.data import Examples
 from pixelwizard.training.optimizers import make_optimizer, rate
 from pixelwizard.training.sharded import apply_fsdp, gather_full
@@ -48,12 +47,8 @@ class TrainedNetwork(L.LightningModule, ABC):
         self.start: Start = start_from(network, path, self.weights_of, self.additions(network))
         if config.adapter.used:
             adapt(network, config, self.start)
-            self.strict_loading = False  # a checkpoint has the LoRA alone
         self.network = network
-        frozen: dict[int, object] = {
-            id(weight): weight for weight in network.parameters() if not weight.requires_grad
-        }
-        self.average = copy.deepcopy(network, frozen).requires_grad_(False)
+        self.average = twin(network).requires_grad_(False)
         self.averaged: Tensor
         self.register_buffer("averaged", torch.tensor(0))
         self.watch = Stopwatch()
@@ -146,7 +141,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
         if not self.config.adapter.used:
             return state
-        parts = ("network.", "average.")
+        parts = ("network.", "average.", "further.")
         return {n: v for n, v in state.items() if is_adapter(n) or not n.startswith(parts)}
 
     def configure_model(self) -> None:
