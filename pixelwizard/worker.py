@@ -23,6 +23,7 @@ from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import remove_unfinished, write_text
 from pixelwizard.io.process import Interrupted, interruptible, settle_streams
 from pixelwizard.io.terminal import reason, say
+from pixelwizard.io.video import VideoError
 from pixelwizard.records.run_folder import (
     CONFIG,
     OVERRIDES,
@@ -106,9 +107,11 @@ def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]
 
 
 def _worked(config: Any, rank: Rank | None) -> int:
-    """Do the task of a configuration. Raises WorkStopped where a process that reads was killed."""
+    """Do the task of a configuration. Raises WorkStopped where a process that helps was lost."""
     try:
         return work_of(config)(config, rank)
+    except VideoError as error:
+        raise WorkStopped(f"{error}; the same command continues") from error
     except RuntimeError as error:
         if not is_lost_reader(error):
             raise

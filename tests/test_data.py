@@ -36,7 +36,7 @@ from pixelwizard.data.latents import GrowingExamples, Shards
 from pixelwizard.data.loading import Loader
 from pixelwizard.data.sources import PROBED, open_sources
 from pixelwizard.io.reading import ReadFailed, probe, read_clip
-from pixelwizard.io.video import VideoWriter
+from pixelwizard.io.video import VideoError, VideoWriter
 from pixelwizard.records.run_folder import WorkStopped, claim
 from pixelwizard.training.encode import encode
 from pixelwizard.training.train import train
@@ -333,6 +333,17 @@ def test_a_process_that_reads_and_is_killed_ends_the_job_with_a_sentence(
 ) -> None:
     monkeypatch.setattr(worker, "work_of", lambda config: lambda *_: list(Loader(Deadly(), 1)))
     with pytest.raises(WorkStopped, match="a process that reads examples was killed"):
+        worker._worked(None, None)
+
+
+def test_a_sample_that_cannot_be_written_ends_the_job_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object) -> int:
+        raise VideoError("ffmpeg was killed")
+
+    monkeypatch.setattr(worker, "work_of", lambda config: lost)
+    with pytest.raises(WorkStopped, match="ffmpeg was killed; the same command continues"):
         worker._worked(None, None)
 
 

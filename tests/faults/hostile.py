@@ -117,7 +117,8 @@ def prepare_all(folder: Path) -> None:
     """Everything that ``MADE`` needs, undamaged."""
     prepare(folder)
     for words in (ONE, TRAINED, ENCODED, EVALUATE):
-        assert start(folder, list(words), folder / "log").wait() == 0, (folder / "log").read_text()
+        code = start(folder, list(words), folder / "log").wait()
+        assert code in (0, 3), (folder / "log").read_text()  # 3: a score is not to be had
     shutil.copytree(folder / "trained" / "export", folder / "weights")
     (folder / "trained" / "checkpoints" / "step-00000002.ckpt").unlink()
 
