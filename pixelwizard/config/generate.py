@@ -220,8 +220,8 @@ class PlanConfig(SamplingSettings):
     """The settings that determine time and memory of a run: the root of ``plan``.
 
     ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
-    network, or of a LoRA of it (``adapter``), in place of a run, on each number of ``gpus``. ``skip=search``
-    runs the demo prompts here and finds which steps of both samplers to skip.
+    network, or of a LoRA of it (``adapter``), in place of a run, on each number of ``gpus``.
+    ``skip=search`` runs the demo prompts here and finds which steps of both samplers to skip.
     """
 
     task: Literal["plan"] = "plan"
