@@ -46,9 +46,9 @@ from pixelwizard.diffusion.sampling import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.checkpoints import require_weights, weights_digest
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.vae import WanVAE, to_pixels
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
-from pixelwizard.stages.decode import Decode, to_frames
+from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
 JUDGED = ("colour", "background", "motion", "shape")
@@ -246,7 +246,7 @@ def enlarge(video: np.ndarray, size: Geometry) -> np.ndarray:
     """uint8 frames at another size, bicubically."""
     frames = to_video(video)[0].transpose(0, 1)
     large = F.interpolate(frames, (size.height, size.width), mode="bicubic")
-    return to_frames(large.transpose(0, 1))
+    return to_pixels(large.transpose(0, 1)).numpy()
 
 
 def judged(video: np.ndarray, text: str, name: str) -> Row:

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import comparable
 import pytest
 import yaml
 from comparable import PROMPTS, SIZE, make_run, make_sweep
@@ -15,8 +16,9 @@ from PIL import Image
 from pixelwizard.cli.main import main
 from pixelwizard.comparison.differences import BESIDE, COSTS, Comparison, compare, cost_of
 from pixelwizard.comparison.distance import compared_stage
+from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
-from pixelwizard.comparison.variants import Variant, read_variants
+from pixelwizard.comparison.variants import Variant, _name_apart, read_variants
 from pixelwizard.config.evaluate import CompareConfig, why_no_target
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
@@ -145,6 +147,39 @@ def test_the_comparison_is_recorded_by_wandb(
     (record,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
     kept = {path.name.split("_")[0] for path in record.rglob("media/*/*") if path.is_file()}
     assert {"comparison", "pareto", "report"} <= kept
+
+
+def test_trainings_are_told_apart_by_the_folders_that_differ() -> None:
+    names = [
+        f"backbone.detail=/runs/{method}/0/export/detail/model.safetensors,schedule={schedule}"
+        for method in ("flow_map", "shortcut")
+        for schedule in ("euler4", "euler50")
+    ]
+    variants = {name: Variant(name, {}) for name in names}
+    _name_apart(variants)
+    assert [variant.name for variant in variants.values()] == [
+        "backbone.detail=flow_map,schedule=euler4",
+        "backbone.detail=flow_map,schedule=euler50",
+        "backbone.detail=shortcut,schedule=euler4",
+        "backbone.detail=shortcut,schedule=euler50",
+    ]
+
+
+def test_of_several_trainings_the_baselines_many_steps_are_the_target(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = SamplerSettings(solver="unipc", steps=60)
+    with monkeypatch.context() as patch:
+        patch.setitem(comparable.DIGESTS, "detail", "1" * 64)
+        make_run(tmp_path / "other" / "run", many, 0.01)
+    alone = compared(sweep)
+    both = compared(sweep, tmp_path / "other" / "run")
+    assert alone.target == "unipc50" and both.target == "schedule=unipc50"
+    assert len({row.variant.trained for row in both.rows}) == 2
+    assert any("weights of several trainings" in note for note in both.notes)
+    assert compared(sweep, tmp_path / "other" / "run", target="run").target == "run"
+    draw_pareto(both, tmp_path / "pareto.png")
+    assert (tmp_path / "pareto.png").stat().st_size
 
 
 def test_jobs_are_named_by_folders_with_an_equals_sign(

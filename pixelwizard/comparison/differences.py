@@ -82,7 +82,7 @@ def compare(
     base = _named(variants, baseline, "baseline") if baseline else next(iter(variants), None)
     variants, samples = _common(variants, base, remarks)
     base = base if base in variants else variants[0]
-    end = _target(variants, target, quality, remarks, stage)
+    end = _target(variants, base, target, quality, remarks, stage)
     table = _scores(variants, end, samples, quality, remarks, stage)
     quality = next(iter(table))
     rows = []
@@ -100,15 +100,29 @@ def compare(
 
 
 def _target(
-    variants: Sequence[Variant], name: str | None, quality: str | None, notes: list[str], stage: str
+    variants: Sequence[Variant],
+    base: Variant,
+    name: str | None,
+    quality: str | None,
+    notes: list[str],
+    stage: str,
 ) -> Variant | None:
-    """What distance is to; None, with a note, where no variant can be that."""
+    """What distance is to; None, with a note, where no variant can be that.
+
+    Of several trainings it is the baseline's: a network that collapsed is near its own many steps.
+    """
     if name:
         named = _named(variants, name, "target")
         if why := why_no_target(named.sampler(stage)):
             raise ConfigError(f"target={name} is none: {why}")
         return named
-    if found := target_of(variants, stage):
+    own = [variant for variant in variants if variant.trained == base.trained]
+    if found := target_of(own, stage) or target_of(variants, stage):
+        if len({variant.trained for variant in variants}) > 1:
+            notes.append(
+                f"the variants have weights of several trainings; {DISTANCE} is to {found.name} for"
+                " all of them, and target=NAME names another"
+            )
         return found
     closest = max(variants, key=lambda variant: variant.steps(stage))
     missing = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -18,7 +19,10 @@ LABELS = {"seconds": "seconds of the stage per video", "nfe": "network passes (N
 
 
 def draw_pareto(comparison: Comparison, path: Path) -> None:
-    """Write the PNG: a panel per cost; told apart by marker too, dominated variants are hollow."""
+    """Write the PNG: a panel per cost; told apart by marker too, dominated variants are hollow.
+
+    Variants of several trainings have a colour and a line for each training.
+    """
     costs = [cost for cost in LABELS if cost in comparison.names]
     figure = Figure(figsize=(4.6 * len(costs) + 2.2, 4.4), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
@@ -42,10 +46,12 @@ def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
     front = sorted((r for r in rows if not r.dominated[cost]), key=lambda r: r.scores[cost].value)
     points = [_point(row, comparison.quality, cost) for row in front]
     axes.plot(*zip(*points, strict=True), color="0.6", lw=1, zorder=1)
+    trained = list(dict.fromkeys(row.variant.trained for row in rows))
     for number, row in enumerate(rows):
         score = row.scores[comparison.quality]
         x, y = _point(row, comparison.quality, cost)
-        colour = COLOURS[number % len(COLOURS)]
+        own = trained.index(row.variant.trained) if len(trained) > 1 else number
+        colour = COLOURS[own % len(COLOURS)]
         axes.errorbar(
             [x],
             [y],
@@ -58,11 +64,26 @@ def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
             capsize=2,
             label=row.variant.name,
         )
+    if len(trained) > 1:
+        _join_trainings(axes, comparison, cost, trained)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(LABELS[cost])
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
+
+
+def _join_trainings(
+    axes: Axes, comparison: Comparison, cost: str, trained: Sequence[tuple[str, ...]]
+) -> None:
+    """A line through the schedules of each training, in its colour."""
+    for number, one in enumerate(trained):
+        points = [
+            _point(row, comparison.quality, cost)
+            for row in comparison.rows
+            if row.variant.trained == one
+        ]
+        axes.plot(*zip(*sorted(points), strict=True), color=COLOURS[number % len(COLOURS)], lw=1)
 
 
 def _point(row: Row, quality: str, cost: str) -> tuple[float, float]:

@@ -5,8 +5,9 @@ Runs that differ only in prompts and seed are one variant.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ class Variant:
         """How many steps that stage has."""
         sampler = self.sampler(stage)
         return len(sampler.get("timesteps") or range(sampler["steps"]))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """What tells trainings apart: the digests of both stages' weights."""
+        weights = self.settings.get("weights", {})
+        return tuple(weights.get(part, "") for part in ("anchor", "detail"))
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,11 @@ def _directions(folder: Path) -> dict[str, bool]:
 
 
 def _name_apart(variants: Mapping[str, Variant]) -> None:
-    """``schedule=a`` becomes ``a`` where all say schedule; equal names get their hash."""
+    """``schedule=a`` becomes ``a`` where all say schedule; equal names get their hash.
+
+    Of paths, like those of trained weights, only the folders stay that differ.
+    """
+    _shorten_paths(list(variants.values()))
     pairs = [variant.name.split("=", 1) for variant in variants.values()]
     if len(variants) > 1 and len({pair[0] for pair in pairs}) == 1:
         if all(len(pair) == 2 and "," not in pair[1] for pair in pairs):
@@ -187,3 +198,33 @@ def _name_apart(variants: Mapping[str, Variant]) -> None:
     for key, variant in variants.items():
         if names.count(variant.name) > 1:
             variant.name = f"{variant.name}-{key}"
+
+
+def _shorten_paths(variants: Sequence[Variant]) -> None:
+    """``backbone.detail=runs/a/export/model.pt`` is ``backbone.detail=a`` beside ``runs/b/...``."""
+    words = [variant.name.split(",") for variant in variants]
+    paths: dict[str, set[tuple[str, ...]]] = {}
+    for key, value in (word.split("=", 1) for row in words for word in row if "=" in word):
+        paths.setdefault(key, set()).add(Path(value).parts)
+    shared = {key: _shared(found) for key, found in paths.items() if max(map(len, found)) > 1}
+    for variant, row in zip(variants, words, strict=True):
+        variant.name = ",".join(_shortened(word, shared) for word in row)
+
+
+def _shared(paths: Set[tuple[str, ...]]) -> tuple[int, int]:
+    """How many folders all paths begin with, and end with; of one path all but its name."""
+    if len(paths) == 1:
+        return len(next(iter(paths))) - 1, 0
+    least = min(map(len, paths)) - 1
+    first = len(commonprefix([list(path) for path in paths]))
+    last = len(commonprefix([list(reversed(path)) for path in paths]))
+    first = min(first, least)
+    return first, min(last, least - first)
+
+
+def _shortened(word: str, shared: Mapping[str, tuple[int, int]]) -> str:
+    key, _, value = word.partition("=")
+    if key not in shared:
+        return word
+    parts, (first, last) = Path(value).parts, shared[key]
+    return f"{key}={'/'.join(parts[first : len(parts) - last])}"

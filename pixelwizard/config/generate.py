@@ -10,7 +10,12 @@ from typing import Any, List, Literal, Optional
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.lora import AdapterSettings
-from pixelwizard.config.objective import Stage
+from pixelwizard.config.objective import (
+    OBJECTIVES,
+    ObjectiveSettings,
+    Stage,
+    check_objective,
+)
 from pixelwizard.config.output import (
     DecodeSettings,
     MetricsSettings,
@@ -20,7 +25,7 @@ from pixelwizard.config.output import (
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
 from pixelwizard.config.refine import RefineSettings
 from pixelwizard.config.schema import ConfigError, check_range, setting
-from pixelwizard.config.targets import Door, Part, door
+from pixelwizard.config.targets import Door, Part, door, title
 from pixelwizard.config.trainer import PredictionSettings
 
 DIFFUSION = "pixelwizard.diffusion"
@@ -34,7 +39,8 @@ class SamplerSettings:
     the solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are
     the 0-based steps that run classifier-free guidance (``None``: all of them). ``skip`` decides
     which steps evaluate the network. ``step_sizes`` is the step-size conditioning:
-    ``none``, ``raw`` or ``snapped`` to the step sizes seen in training.
+    ``none``, ``raw``, ``snapped`` to the step sizes seen in training, or ``whole``, every step told
+    that it ends at 0, for networks trained for that alone (consistency).
     """
 
     solver: Part = setting(
@@ -48,7 +54,7 @@ class SamplerSettings:
     shift: Optional[float] = setting(None, low=0.01)
     guidance: float = setting(5.0, low=0.0)
     guided_steps: Optional[List[int]] = None
-    step_sizes: Literal["none", "raw", "snapped"] = "none"
+    step_sizes: Literal["none", "raw", "snapped", "whole"] = "none"
 
     def check(self, key: str) -> None:
         """Decreasing timesteps inside (0, 1000], existing guided steps; raises ConfigError.
@@ -220,14 +226,16 @@ class PlanConfig(SamplingSettings):
     """The settings that determine time and memory of a run: the root of ``plan``.
 
     ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
-    network, or of a LoRA of it (``adapter``), in place of a run, on each number of ``gpus``.
-    ``skip=search`` runs the demo prompts here and finds which steps of both samplers to skip.
+    network by an ``objective``, or of a LoRA of it (``adapter``), in place of a run, on each number
+    of ``gpus``. ``skip=search`` runs the demo prompts here and finds which steps of both samplers
+    to skip.
     """
 
     task: Literal["plan"] = "plan"
     device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
     plot: Optional[str] = setting(None, path=True)
     train: Optional[Stage] = None
+    objective: ObjectiveSettings = setting(ObjectiveSettings, door=OBJECTIVES)
     gpus: List[int] = setting([1, 8], low=1)
     adapter: AdapterSettings = setting(AdapterSettings)
     skip: Optional[Literal["search"]] = None
@@ -248,6 +256,12 @@ class PlanConfig(SamplingSettings):
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.train is None and self.adapter.used:
             raise ConfigError("adapter=lora is for train=anchor|detail; leave it out")
+        if self.train is None and self.objective.part != "flow":
+            raise ConfigError(
+                f"objective={title(self.objective.part)} is for train=anchor|detail; leave it out"
+            )
+        if self.train is not None:
+            check_objective(self.objective, self.train)
         if self.plot is not None and not self.plot.endswith(".png"):
             raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")
 

@@ -75,6 +75,11 @@ def check_adapter(
         return
     if part not in STAGES:
         raise ConfigError(f"adapter=lora is for the anchor and the detail network, not for {part}")
+    if objective.kind in ("dmd", "progressive"):
+        raise ConfigError(
+            f"adapter=lora has no part in objective={objective.kind}, whose further networks become"
+            " whole copies of the student; use objective=flow_map or consistency"
+        )
     if objective.init_from == RANDOM:
         raise ConfigError(
             f"adapter=lora adapts a trained network, and objective.init_from={RANDOM} has none;"

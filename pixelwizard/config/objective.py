@@ -68,8 +68,8 @@ class FlowSettings:
 
     shift: Optional[float] = setting(None, low=0.01)
     text_drop: float = setting(0.1, low=0.0, high=1.0)
-    first_frame: float = setting(0.0, low=0.0, high=1.0)
-    guidance: float = setting(1.0, low=1.0)
+    first_frame: float = setting(0.0, low=0.0, high=1.0, later=True)
+    guidance: float = setting(1.0, low=1.0, later=True)
     weighting: Literal["uniform", "bell", "beta"] = "bell"
     steepness: float = setting(2.0, low=0.001)
     centre: float = setting(500.0, low=0.0, high=1000.0)
@@ -161,12 +161,12 @@ class ObjectiveSettings(OwnPart):
     flow: FlowSettings = setting(FlowSettings, stays=True)
     condition: ConditionSettings = setting(ConditionSettings, stays=True)
     shortcut: ShortcutSettings = setting(ShortcutSettings, stays=True)
-    teacher: Optional[str] = setting(None, path=True, stays=True)
-    flow_map: FlowMapSettings = setting(FlowMapSettings, stays=True)
-    mean_flow: MeanFlowSettings = setting(MeanFlowSettings, stays=True)
-    consistency: ConsistencySettings = setting(ConsistencySettings, stays=True)
-    progressive: ProgressiveSettings = setting(ProgressiveSettings, stays=True)
-    dmd: DMDSettings = setting(DMDSettings, stays=True)
+    teacher: Optional[str] = setting(None, path=True, stays=True, later=True)
+    flow_map: FlowMapSettings = setting(FlowMapSettings, stays=True, later=True)
+    mean_flow: MeanFlowSettings = setting(MeanFlowSettings, stays=True, later=True)
+    consistency: ConsistencySettings = setting(ConsistencySettings, stays=True, later=True)
+    progressive: ProgressiveSettings = setting(ProgressiveSettings, stays=True, later=True)
+    dmd: DMDSettings = setting(DMDSettings, stays=True, later=True)
 
     @property
     def part(self) -> Part:

@@ -97,7 +97,9 @@ def make_schedule(
         timesteps = [float(int(start * TRAIN_TIMESTEPS)), *timesteps[first + 1 :]]
     count = len(sigmas)
     sizes: list[int | None] = [None] * count
-    if settings.step_sizes != "none":
+    if settings.step_sizes == "whole":
+        sizes = [even_step(round(time)) for time in timesteps]
+    elif settings.step_sizes != "none":
         sizes = list(step_sizes(timesteps, snapped=settings.step_sizes == "snapped"))
     computed = _planned(settings.skip, count, f"{key}.skip")
     steps = (

@@ -4,9 +4,10 @@ The step is traced at full size on the meta device: bfloat16 computation, a batc
 block recomputed in the backward (gradient checkpointing), and for the detail network the
 self-consistency step with its two half steps. The memory between steps is counted from the
 number of parameters: float32 weights, gradients, both moments of AdamW and the moving average, cut
-into equal slices (FSDP2, ``fully_shard`` per block). On several GPUs two whole blocks in bfloat16
-are added, and the gradients of one; one GPU keeps a bfloat16 copy of all weights, as autocast
-does. Every GPU holds the activations of a whole clip.
+into equal slices (FSDP2, ``fully_shard`` per block). ``further`` is what an objective adds: the
+weights of a teacher, weights and moments of a score network. On several GPUs two whole blocks in
+bfloat16 are added, and the gradients of one; one GPU keeps a bfloat16 copy of all weights, as
+autocast does. Every GPU holds the activations of a whole clip.
 
 With ``adapter=lora`` the network's weights are frozen, in ``backbone.dtype``, and gradients,
 moments and average are the LoRA's. One GPU has the frozen weights once; several hold their slices
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import ATTENTION, PlanConfig
 from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.objective import TAUGHT, ObjectiveSettings
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import aligned
 from pixelwizard.models.lora.adapter import add_adapter
@@ -50,6 +52,7 @@ class TrainingPlan:
     gradients_gb: float
     optimizer_gb: float
     average_gb: float
+    further_gb: float
     computing_gb: float
     activations_gb: float
 
@@ -81,8 +84,12 @@ def plan_training(config: PlanConfig) -> list[TrainingPlan]:
         add_adapter(network, config.adapter, torch.bfloat16)
     sizes_of = parameters(network), parameters(network.blocks[0])
     base = getattr(torch, backbone.dtype).itemsize
-    activations = trace_step(network, geometry, size.anchor_geometry if detail else None, sizes)
-    return [_plan(gpus, geometry.tokens, *sizes_of, base, activations) for gpus in config.gpus]
+    anchor, rule = size.anchor_geometry if detail else None, config.objective
+    activations = trace_step(network, geometry, anchor, sizes, gradient_passes(rule))
+    further = FULL * further_networks(rule) * sum(sizes_of[0])
+    return [
+        _plan(gpus, geometry.tokens, *sizes_of, base, activations, further) for gpus in config.gpus
+    ]
 
 
 def parameters(network: nn.Module) -> tuple[int, int]:
@@ -100,8 +107,12 @@ def _plan(
     block: tuple[int, int],
     base: int,
     activations: int,
+    further: int,
 ) -> TrainingPlan:
-    """``whole``, ``block``: trained and frozen parameters; ``base``: bytes of a frozen one."""
+    """``whole``, ``block``: trained and frozen parameters; ``base``: bytes of a frozen one.
+
+    ``activations`` and ``further`` in bytes.
+    """
     trained, frozen = whole
     computing = trained if gpus == 1 else WHOLE_BLOCKS * sum(block) + block[0]
     return TrainingPlan(
@@ -111,13 +122,30 @@ def _plan(
         gradients_gb=FULL * trained / gpus / GB,
         optimizer_gb=MOMENTS * FULL * trained / gpus / GB,
         average_gb=(FULL * trained + (base * frozen if gpus > 1 else 0)) / gpus / GB,
+        further_gb=further / gpus / GB,
         computing_gb=HALF * computing / GB,
         activations_gb=activations / GB,
     )
 
 
+def gradient_passes(rule: ObjectiveSettings) -> int:
+    """The most passes of a step whose gradients are kept together."""
+    return 3 if rule.kind == "dmd" and rule.dmd.rollout == "jumps" else 1
+
+
+def further_networks(rule: ObjectiveSettings) -> int:
+    """What an objective keeps besides its student, in networks of float32 weights."""
+    teacher = rule.target is None and rule.kind in TAUGHT
+    score = rule.target is None and rule.kind == "dmd"
+    return teacher + (1 + MOMENTS) * score
+
+
 def trace_step(
-    network: WanDiT, geometry: Geometry, anchor: Geometry | None, sizes: DiTSizes
+    network: WanDiT,
+    geometry: Geometry,
+    anchor: Geometry | None,
+    sizes: DiTSizes,
+    passes: int = 1,
 ) -> int:
     """The peak of live bytes in a step, with weights and gradients separately."""
     for parameter in filter(lambda p: p.requires_grad, network.parameters()):
@@ -139,6 +167,8 @@ def trace_step(
                 target = network(latent, time, text, *inputs)
                 target = target + network(latent, time, text, *inputs)
         found = network(latent, time, text, *inputs)
+        for _ in range(passes - 1):
+            found = network(latent - found, time, text, *inputs)
         (found - target).square().mean().backward()
     return trace.peak
 

@@ -20,7 +20,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.tensor import DTensor
 
-from pixelwizard.config.schema import differences
+from pixelwizard.config.objective import ObjectiveSettings
+from pixelwizard.config.schema import differences, marked, to_plain
 from pixelwizard.config.targets import source_digest, targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
@@ -94,10 +95,22 @@ def determined(config: TrainConfig) -> dict[str, Any]:
     sources = {key: source_digest(target.path) for key, target in targets(config).items()}
     own = {key: digest for key, digest in sources.items() if not key.startswith("callbacks.")}
     found = {**determining(config), **({"source": own} if own else {})}
+    _drop_later(found["objective"], config.objective)
     if config.adapter.used:
         return {**found, "base": base_digest(config)}
     del found["adapter"]  # older checkpoints know of none
     return found
+
+
+def _drop_later(values: dict[str, Any], objective: ObjectiveSettings) -> None:
+    """Leave out settings that older checkpoints know nothing of, where they change nothing."""
+    plain: Any = to_plain(type(objective)())
+    for key in marked(type(objective), "later"):
+        node, default, (*groups, name) = values, plain, key.split(".")
+        for group in groups:
+            node, default = node[group], default[group]
+        if name in node and node[name] == default[name]:
+            del node[name]
 
 
 def _shape(weights: dict[str, Any], name: str) -> str:
