@@ -242,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     tally, moments, inputs = Tally(), random.Random(given.seed), given.folder.resolve() / "inputs"
     if NEEDY & set(given.tasks):
         prepare(inputs)
