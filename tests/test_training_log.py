@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from pixelwizard.tracking.base import Tracker
 from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.training import stopwatch
 from pixelwizard.training.objectives.shortcut import CONSISTENCY
+from pixelwizard.training.samples import Samples
 from pixelwizard.training.train import make_module, train
 from pixelwizard.training.training_log import RunLog, TrainingLog, bucketed
 from pixelwizard.training.velocity import VelocityNetwork
@@ -169,6 +171,19 @@ class Recorder(Tracker):
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
         self.ended.append(done)
+
+
+def test_scores_of_samples_after_the_checkpoint_are_dropped(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    config = small_training(backbone, tmp_path, tmp_path, "detail")
+    source: Any = None  # nothing is sampled here
+    samples = Samples(config, source, Tracker(), is_first=True)
+    samples.table.keep(0)
+    samples.table.add({"step": step, "score": "clip", "value": 1.5} for step in (3, 6))
+    trainer: Any = SimpleNamespace(global_step=4)
+    samples.on_train_start(trainer, None)
+    assert [row["step"] for row in samples.table.rows()] == ["3"]
 
 
 def test_samples_and_all_figures_go_to_the_tracker_and_into_tables(
