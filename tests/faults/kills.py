@@ -58,7 +58,7 @@ TASKS = {
 NEEDY = {"encode", "evaluate", "compare"}
 """Tasks that need the inputs."""
 SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "ctrl-c": signal.SIGINT}
-HOLDER = re.compile(r"=\S+ is in use by process \d+ on \S+ since \S+ \S+ \(.*run")
+HOLDER = re.compile(r"=\S+ is in use by process \d+ on \S+ since \S+ \S+ \(.+\)")
 """What a second start is told."""
 MOST = 4
 """So many kills before a command may run to its end."""
