@@ -9,6 +9,8 @@ command measures only what is missing; other weights or settings are measured an
 
 vae        PSNR of real clips at both sizes, and what the judge says of their reconstructions
 pipeline   what the judge says of the anchors and of the finished videos
+image      the same begun with a held-out clip's first frame: its PSNR, and whether the motion is
+           that of the text, of the clip's own and of one that asks for another
 detail     given the encoded anchor of a real clip, once averaged down and once degraded as in the
            reference's training: PSNR to that clip and Laplacian energy relative to the
            autoencoder's reconstruction of it, of the decoded detail and of the decoded anchor
@@ -44,6 +46,7 @@ from pixelwizard.data import shapes
 from pixelwizard.data.examples import degraded, shrink, to_video
 from pixelwizard.diffusion.sampling import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.io.image import cover
 from pixelwizard.models.checkpoints import require_weights, weights_digest
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.vae import WanVAE, to_pixels
@@ -167,6 +170,35 @@ def measure_pipeline(model: Model, clip: Clip) -> tuple[Row, Pictures]:
     return row, [small, frames]
 
 
+def measure_image(model: Model, clip: Clip) -> tuple[Row, Pictures]:
+    """Both stages, given the first frame of the real clip; and the anchor told another motion."""
+    size, texts = model.config.resolution, model.texts(clip)
+    shape, small = ((g.width, g.height) for g in (size.geometry, size.anchor_geometry))
+    given = clip.render(size.geometry)[0]
+    with torch.no_grad():
+        first = model.vae.encode(to_video(cover(given, small, shape)[None]))[0]
+    noise = model.noise(clip, size.anchor_geometry, stream=1)
+    anchor = model.anchor(noise, *texts, first_frame=first)
+    detail = model.detail(model.config.schedule)
+    frames = model.decoded(detail(model.noise(clip, size.geometry, stream=2), anchor, *texts))
+    low, target = model.decoded(anchor), cover(given, small, shape)[None]
+    row = {**judged(low, clip.text, "anchor"), **judged(frames, clip.text, "video")}
+    row["anchor first frame PSNR dB"] = psnr(low[:1], target)
+    row["reconstructed first frame PSNR dB"] = psnr(model.decoded(first), target)
+    row["video first frame PSNR dB"] = psnr(frames[:1], given[None])
+    other = replace(clip, text=clip.text.replace(clip.scene.motion, other_motion(clip.scene)))
+    again = model.decoded(model.anchor(noise, *model.texts(other), first_frame=first))
+    row["other motion"] = judged(again, other.text, "other")["other motion"]
+    return row, [given[None], low, frames, again]
+
+
+def other_motion(scene: shapes.Scene) -> str:
+    """A motion that a text can ask of the first frame of a scene that moves otherwise."""
+    if scene.motion not in ("grows", "shrinks"):
+        return "shrinks"
+    return "moves right" if scene.x[0] < 0.5 else "moves left"
+
+
 def measure_detail(model: Model, clip: Clip) -> tuple[Row, Pictures]:
     """The second stage given a real anchor, and given a degraded one."""
     real = clip.render(model.config.resolution.geometry)
@@ -222,6 +254,7 @@ PARTS: dict[str, tuple[Callable[[Model, Clip], tuple[Row, Pictures]], tuple[str,
     "vae": (measure_vae, ("vae",)),
     "anchor": (measure_anchor, ("text_encoder", "anchor", "vae")),
     "pipeline": (measure_pipeline, ("text_encoder", "anchor", "detail", "vae")),
+    "image": (measure_image, ("text_encoder", "anchor", "detail", "vae")),
     "detail": (measure_detail, ("text_encoder", "detail", "vae")),
     "shortcut": (measure_shortcut, ("text_encoder", "detail", "vae")),
 }

@@ -168,12 +168,13 @@ FLAGS = ("--help", "--version", "--multirun", "--run", "--resolve", "--hydra-hel
 VALUES = {
     "--prompt": '"a red circle moves left over a gray background"',
     "--video": "clip.mp4",
+    "--image": "picture.png",
     "--cfg": "job",
     "--package": "schedule",
     "--config-dir": "DIR",
 }
 """Options with a value, and an example of it."""
-FILES = {"--video": "from_video"}
+FILES = {"--video": "from_video", "--image": "from_image"}
 """Options that name files, and the key whose list they fill."""
 CFG = ("job", "hydra", "all")
 SHELLS = ("bash", "fish", "zsh")

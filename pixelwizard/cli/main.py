@@ -120,6 +120,7 @@ examples
 options
   --prompt TEXT          make this video; any punctuation; may be repeated
   --video FILE           refine this clip; may be repeated, with --prompt for one text or one each
+  --image FILE           begin a video with this picture; may be repeated, likewise
   -m, --multirun         run every combination of comma-separated values (key=a,b)
   -c, --cfg job          print the composed configuration and stop; hydra and all print Hydra's
   -p, --package KEY      of that only this part

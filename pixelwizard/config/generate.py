@@ -23,7 +23,7 @@ from pixelwizard.config.output import (
     VideoSettings,
 )
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.refine import RefineSettings
+from pixelwizard.config.refine import ImageSettings, RefineSettings
 from pixelwizard.config.schema import ConfigError, check_range, setting
 from pixelwizard.config.targets import Door, Part, door, title
 from pixelwizard.config.trainer import PredictionSettings
@@ -146,7 +146,8 @@ class SamplingSettings(StagesSettings):
     """The base of tasks that sample or plan it: placement on devices.
 
     ``from_video`` holds the clips of ``--video``, ``videos`` names a folder of them: each is
-    refined as ``refine`` says, without an anchor stage.
+    refined as ``refine`` says, without an anchor stage. ``from_image`` holds the pictures of
+    ``--image``: a video begins with each.
     """
 
     memory: MemorySettings = setting(MemorySettings)
@@ -155,6 +156,8 @@ class SamplingSettings(StagesSettings):
     from_video: List[str] = setting([], path=True, of_sample=True)
     videos: Optional[str] = setting(None, path=True, of_sample=True)
     refine: RefineSettings = setting(RefineSettings)
+    from_image: List[str] = setting([], path=True, of_sample=True)
+    image: ImageSettings = setting(ImageSettings)
 
     @property
     def guided(self) -> bool:
@@ -217,8 +220,14 @@ class GenerateConfig(SamplingSettings):
         self.metrics.check_asked(self.reference, self.resolution.frames)
         if self.prompts is not None:
             given = {"--prompt": self.prompt, "--video": self.from_video, "videos": self.videos}
+            given["--image"] = self.from_image
             for name in (name for name, values in given.items() if values):
                 raise ConfigError(f"{name} and prompts=FILE exclude each other; leave one out")
+        if self.from_image and (self.from_video or self.videos):
+            raise ConfigError(
+                "--image and --video exclude each other: a video either begins with a picture or"
+                " refines a clip; leave one out, or give both kinds in prompts=FILE, a row each"
+            )
 
 
 @dataclass(frozen=True)
@@ -327,8 +336,8 @@ def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
 class ReplayConfig:
     """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
 
-    ``trust``: users' classes that the file names may run. ``source``: where the clip that it was
-    made of is now (None: where it was).
+    ``trust``: users' classes that the file names may run. ``source``: where the clip or picture
+    that it was made of is now (None: where it was).
     """
 
     task: Literal["replay"] = "replay"

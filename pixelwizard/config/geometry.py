@@ -110,6 +110,7 @@ def picture_size(width: int, height: int, area: int) -> tuple[int, int]:
 
     One side of the exact size is cut down to the grid of 32 and the other one follows; of the two
     ways the nearer to the picture's ratio counts (``wan/utils/utils.py`` ``best_output_size``).
+    Raises ConfigError where neither leaves a side.
     """
     ratio, grid = width / height, PIXELS_PER_TOKEN
     exact = math.sqrt(area * ratio)
@@ -117,8 +118,13 @@ def picture_size(width: int, height: int, area: int) -> tuple[int, int]:
     by_width = wide, int(area / max(wide, 1) // grid * grid)
     high = int(area / exact // grid * grid)
     by_height = int(area / max(high, 1) // grid * grid), high
-    fitting = [size for size in (by_height, by_width) if min(size) > 0]
-    return min(fitting, key=lambda size: squeezed(size, (width, height)), default=(grid, grid))
+    fitting = [size for size in (by_height, by_width) if min(size) > 0 and max(size) <= WIDEST]
+    if not fitting:
+        raise ConfigError(
+            f"a picture of {width}x{height} has too extreme a shape for a video of {area} pixels;"
+            " cut it first"
+        )
+    return min(fitting, key=lambda size: squeezed(size, (width, height)))
 
 
 def nearest_frames(value: int) -> tuple[int, int]:
@@ -239,8 +245,23 @@ class ResolutionSettings:
                 f"a frame of {width}x{height} has too extreme a shape: {wide}x{high} would be wider"
                 f" or higher than {WIDEST}; cut it first"
             )
-        small = alike(wide, high, self.anchor_geometry.width * self.anchor_geometry.height)
-        return replace(self, width=wide, height=high, anchor_width=small[0], anchor_height=small[1])
+        return self._sized(wide, high)
+
+    def begun_with(self, width: int, height: int) -> ResolutionSettings:
+        """The sizes of a video that begins with a picture; itself if it has nearly that shape.
+
+        Raises ConfigError for a picture that is too wide or too high.
+        """
+        if squeezed((width, height), (self.width, self.height)) <= NEARLY:
+            return self
+        return self._sized(*picture_size(width, height, self.width * self.height))
+
+    def _sized(self, width: int, height: int) -> ResolutionSettings:
+        """Another size of the video, with an anchor of its shape and about as many pixels."""
+        small = alike(width, height, self.anchor_geometry.width * self.anchor_geometry.height)
+        return replace(
+            self, width=width, height=height, anchor_width=small[0], anchor_height=small[1]
+        )
 
     def check(self, key: str) -> None:
         """Sizes on the backbone's grid, an anchor no larger than the video and of its ratio."""

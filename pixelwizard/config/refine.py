@@ -1,4 +1,4 @@
-"""The settings of refining: what a given clip becomes before the detail stage. No torch here."""
+"""The settings of given files: how clips are refined, how pictures begin a video. No torch here."""
 
 from __future__ import annotations
 
@@ -39,3 +39,14 @@ class RefineSettings:
                 f"{key}.start={self.start} must be noise, or a sigma between 0 (the clip itself)"
                 " and 1, like 0.85"
             )
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Where a given picture is the first latent frame: in the anchor, as in Wan2.2.
+
+    ``detail``: in the detail stage too, at the video's size. PixelWizard's detail network was not
+    trained so, and gets the anchor in any case.
+    """
+
+    detail: bool = False

@@ -16,7 +16,7 @@ from typing import Any
 
 from pixelwizard.config.generate import GenerateConfig, SamplingSettings
 from pixelwizard.config.output import VideoSettings
-from pixelwizard.config.refine import RefineSettings
+from pixelwizard.config.refine import ImageSettings, RefineSettings
 from pixelwizard.config.schema import ConfigError, show
 from pixelwizard.data.source_files import Source, size_of, source_of
 from pixelwizard.data.table import (
@@ -45,7 +45,8 @@ DEMO_PROMPTS = (
 class Prompt:
     """One video to make: ``id`` is its file name, both seeds are final.
 
-    With a ``source`` it begins with that file in place of noise alone, and ``text`` may be empty.
+    With a ``source`` it begins with that file in place of noise alone, and ``text`` may be empty:
+    a ``clip`` is refined, a picture becomes the first frame.
     """
 
     id: str
@@ -54,6 +55,11 @@ class Prompt:
     anchor_seed: int
     detail_seed: int
     source: Source | None = None
+
+    @property
+    def clip(self) -> Source | None:
+        """The clip that is refined, if it is made of one."""
+        return self.source if self.source and self.source.kind == "video" else None
 
     @property
     def title(self) -> str:
@@ -72,7 +78,7 @@ def prompts_of(config: GenerateConfig) -> list[Prompt]:
         _prompt(_safe_id(name, row.place), row, index, config.seed, negative, folder)
         for index, (name, row) in enumerate(zip(names, table.rows, strict=True))
     ]
-    _check_refining(config, prompts)
+    _check_sources(config, prompts)
     return prompts
 
 
@@ -80,8 +86,10 @@ def table_of(config: GenerateConfig) -> Table:
     """The prompts of a run as they were written. Raises ConfigError if they cannot be read."""
     if config.prompts is not None:
         return read_table(Path(config.prompts), "prompts", TAKES)
-    if clips := given_clips(config):
-        return _of_clips(clips, config.prompt)
+    if files := given_clips(config):
+        return _of_files("clip", files, config.prompt)
+    if files := [("--image", Path(file)) for file in config.from_image]:
+        return _of_files("image", files, config.prompt)
     if config.prompt:
         return Table([_typed(text, number) for number, text in enumerate(config.prompt, start=1)])
     return Table([Row("", "", (text,)) for text in DEMO_PROMPTS])
@@ -96,21 +104,22 @@ def given_clips(config: SamplingSettings) -> list[tuple[str, Path]]:
     return clips
 
 
-def _of_clips(clips: Sequence[tuple[str, Path]], texts: Sequence[str]) -> Table:
-    """A row for each clip, with the one text of all, its own, or none."""
-    if texts and len(texts) not in (1, len(clips)):
+def _of_files(kind: str, files: Sequence[tuple[str, Path]], texts: Sequence[str]) -> Table:
+    """A row for each clip or image, with the one text of all, its own, or none."""
+    if texts and len(texts) not in (1, len(files)):
         raise ConfigError(
-            f"there are {len(texts)} --prompt for {len(clips)} clips; give each clip its own, all"
-            " of them one, or none"
+            f"there are {len(texts)} --prompt for {len(files)} {kind}s; give each {kind} its own,"
+            " all of them one, or none"
         )
     rows, taken = [], Counter[str]()
-    for number, (place, path) in enumerate(clips):
+    for number, (place, path) in enumerate(files):
         text = _typed(texts[number % len(texts)], number + 1).texts[0] if texts else ""
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("_-")[:90] or "clip"
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("_-")[:90] or kind
         taken[name.lower()] += 1
         if (number_of_name := taken[name.lower()]) > 1:
             name += f"-{number_of_name}"
-        rows.append(Row(place, "", (text,), id=name, clip=str(path)))
+        given = {kind: str(path)}
+        rows.append(Row(place, "", (text,), id=name, **given))
     return Table(rows)
 
 
@@ -122,7 +131,8 @@ def named(rows: Sequence[Row], key: str) -> list[Any]:
     names: list[Any] = []
     taken: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        slug = re.sub(r"[^a-z0-9]+", "-", row.texts[0].lower())[:48].strip("-")
+        words = row.texts[0] or Path(row.image).stem
+        slug = re.sub(r"[^a-z0-9]+", "-", words.lower())[:48].strip("-")
         name = f"{number:03d}-{slug}".rstrip("-") if row.name is None else row.name
         first = taken.setdefault(str(name).lower(), number)
         if first != number:
@@ -166,11 +176,16 @@ def _typed(text: str, number: int) -> Row:
     return Row(f"--prompt number {number}", "", (text.strip(),))
 
 
-def _check_refining(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
-    """Nothing that is for clips without one, nothing that they would ignore."""
-    clips = [prompt for prompt in prompts if prompt.source]
-    for source in (prompt.source for prompt in clips if prompt.source):
+def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
+    """Nothing that is for given files without one, nothing that they would ignore."""
+    clips = [prompt for prompt in prompts if prompt.clip]
+    pictures = [prompt for prompt in prompts if prompt.source and not prompt.clip]
+    for source in (prompt.source for prompt in prompts if prompt.source):
         size_of(config.resolution, source)
+    if not pictures and config.image != ImageSettings():
+        raise ConfigError(
+            "image is for given pictures; name one with --image FILE or a column image"
+        )
     if not clips and config.refine != RefineSettings():
         raise ConfigError(
             "refine is for given clips; name one with --video FILE, videos=DIR or a column video"
@@ -191,15 +206,20 @@ def _prompt(
     if row.negative_prompt is not None and not isinstance(row.negative_prompt, str):
         given = show(row.negative_prompt)
         raise ConfigError(f"{row.place}: negative_prompt={given} must be text")
-    clip = folder / row.clip if row.clip else None
+    if row.clip and row.image:
+        raise ConfigError(
+            f"{row.place}: video={show(row.clip)} and image={show(row.image)} exclude each other: a"
+            " video either refines a clip or begins with a picture; leave one empty"
+        )
+    file = folder / (row.clip or row.image) if row.starts else None
     text = row.texts[0]
-    if clip is not None and not text:
-        text = written(clip, "prompt") or text_beside(clip, row.place)
+    if file is not None and not text:
+        text = written(file, "prompt") or text_beside(file, row.place)
     return Prompt(
         id=id,
         text=text,
         negative_prompt=negative if row.negative_prompt is None else row.negative_prompt,
         anchor_seed=seed + (index + 1) * 100,
         detail_seed=seed + index * 100 + 10000,
-        source=source_of("video", clip, row.place) if clip else None,
+        source=source_of("video" if row.clip else "image", file, row.place) if file else None,
     )

@@ -14,22 +14,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, nearest_frames
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import file_digest
+from pixelwizard.io.image import ImageError, cover, image_size, read_image
 from pixelwizard.io.video import VideoError
 
 if TYPE_CHECKING:
     import numpy as np
 
-Kind = Literal["video"]
+Kind = Literal["video", "image"]
 FEWEST = 5
 """Frames of the shortest clip: two frames of a latent."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A clip to be refined, as it was found: size as shown, ``frames`` at ``fps`` a second.
+    """A picture that a video begins with, or a clip to be refined, as it was found.
 
-    ``sound`` is the codec of its sound, "" without any; the file begins ``delay`` seconds before
-    the first frame.
+    Size as shown, ``frames`` at ``fps`` a second. ``sound`` is the codec of a clip's sound, ""
+    without any; the file begins ``delay`` seconds before the first frame.
     """
 
     kind: Kind
@@ -61,12 +62,14 @@ def source_of(kind: Kind, path: Path, place: str) -> Source:
         raise ConfigError(f"{place}: {path} does not exist; name a file that does") from None
     except OSError as error:
         raise ConfigError(f"{place}: {path} cannot be read ({error.strerror})") from None
-    except VideoError as error:
+    except (VideoError, ImageError) as error:
         raise ConfigError(f"{place}: {error}") from None
 
 
 @cache
 def _found(kind: Kind, path: Path, size: int, modified_ns: int) -> Source:
+    if kind == "image":
+        return Source(kind, path, file_digest(path), *image_size(path))
     from pixelwizard.io.reading import probe
 
     info = probe(path, count=True)
@@ -80,10 +83,13 @@ def _found(kind: Kind, path: Path, size: int, modified_ns: int) -> Source:
 
 
 def size_of(size: ResolutionSettings, source: Source) -> ResolutionSettings:
-    """The sizes of the video that a source becomes: its shape, its frames filled up to 4n+1.
+    """The sizes of the video that a source becomes.
 
-    Raises ConfigError for a shape that is too extreme.
+    It has the shape of the source, and of a clip the frames, filled up to 4n+1. Raises ConfigError
+    for a shape that is too extreme.
     """
+    if source.kind == "image":
+        return size.begun_with(source.width, source.height)
     low, high = nearest_frames(source.frames)
     shaped = size.shaped(source.width, source.height)
     return replace(shaped, frames=low if low == source.frames else high)
@@ -97,8 +103,14 @@ def frames_of(
     So sizes of slightly different ratios show the same. ``enlarging``, bicubic or lanczos, is the
     filter of those that become larger. A clip's frames follow each other at its average rate, and
     its last one is repeated until there are ``size.frames``. Raises VideoError if the file cannot
-    be read to its end.
+    be read to its end, ImageError if a picture is not any more the one that was found.
     """
+    if source.kind == "image":
+        if file_digest(source.path) != source.sha256:
+            raise ImageError(f"{source.path} has changed since the run began; start the run again")
+        pixels = read_image(source.path)
+        yield cover(pixels, (size.width, size.height), (shape.width, shape.height))
+        return
     from pixelwizard.io.reading import ENLARGING, covering
 
     times = [number / source.fps for number in range(min(source.frames, size.frames))]

@@ -28,12 +28,14 @@ COLUMNS = {
     "negative_prompt": ("negative_prompt",),
     "seed": ("seed",),
     "clip": ("video", "input_video"),
+    "image": ("image", "image_path", "input_image", "frame_path", "first_frame"),
 }
-"""What a column may be called; of several in a row the first counts. ``image`` is reserved.
+"""What a column may be called; of several in a row the first counts.
 
-A ``clip`` is refined by ``generate``, to which the other names of a ``video`` are only names.
+A ``clip`` is refined by ``generate``, to which the other names of a ``video`` are only names; an
+``image`` is the picture that a video begins with.
 """
-STARTS = ("clip",)
+STARTS = ("clip", "image")
 """Columns for the files that a prompt can start from; it may then do without a text."""
 ANCHOR = ".anchor"
 """Ends the names, without suffix, of the anchors that a run writes next to its videos."""
@@ -51,6 +53,7 @@ class Row:
     negative_prompt: Any = None
     seed: Any = None
     clip: str = ""
+    image: str = ""
 
     @property
     def starts(self) -> bool:

@@ -1,7 +1,7 @@
 """What ends a run: contact sheets, and the scores by the code of evaluate.
 
 A sheet has a row of frames per video, under its prompt and the frames of what it was made of: of
-the clip that is refined, of the anchor.
+the clip that is refined or of the picture that it begins with, of the anchor.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pixelwizard.evaluation.score_cache import (
     wants_scores,
 )
 from pixelwizard.io.files import atomic
+from pixelwizard.io.image import read_image
 from pixelwizard.io.reading import read_stills
 from pixelwizard.io.terminal import Display
 from pixelwizard.io.video import VideoError
@@ -73,11 +74,21 @@ def strip(video: Path) -> np.ndarray:
     return np.concatenate([gap, *pieces], axis=1)
 
 
+def still(picture: Path) -> np.ndarray:
+    """A picture at the left of a strip."""
+    pixels = Image.fromarray(read_image(picture))
+    high = max(1, round(FRAME_WIDTH * pixels.height / pixels.width))
+    row = np.full((high, COLUMNS * (FRAME_WIDTH + MARGIN) + MARGIN, 3), 255, np.uint8)
+    row[:, MARGIN : MARGIN + FRAME_WIDTH] = np.asarray(pixels.resize((FRAME_WIDTH, high)))
+    return row
+
+
 def _block(label: str, video: Path, source: Source | None) -> np.ndarray:
     """One row of the sheet, uint8 [H, W, 3]."""
     anchor = video.with_name(f"{video.stem}.anchor{video.suffix}")
-    files = [*([source.path] if source else []), anchor, video]
-    strips = [strip(file) for file in files if file.is_file()]
+    strips = [strip(file) for file in (anchor, video) if file.is_file()]
+    if source and source.path.is_file():
+        strips.insert(0, still(source.path) if source.kind == "image" else strip(source.path))
     lines = textwrap.wrap(label, LETTERS, max_lines=2) or [""]
     width = strips[0].shape[1]
     image = Image.new("RGB", (width, MARGIN + LINE * len(lines)), "white")

@@ -215,6 +215,12 @@ class SamplingLoop(StageLoop):
         first, second = (self.store.load("text", key)["embedding"].to(self.device) for key in keys)
         return first, second
 
+    def first_frame(self, job: Job) -> Tensor | None:
+        """The latent [C, 1, h, w] of the picture that this stage begins with, if there is one."""
+        if job.prompt.clip or self.name not in job.encoded:
+            return None
+        return self.store.load("encode", job.encode_key)[self.name].to(self.device)
+
     def resume(self, key: str) -> SolverState | None:
         """The state that an interrupted run left for this result.
 
@@ -272,10 +278,11 @@ class AnchorLoop(SamplingLoop):
         with self.attempt(job) as result:
             state = self.resume(job.anchor_key)
             latent = self.stage(
-                self.noise(self.config.resolution.anchor_geometry, job.prompt.anchor_seed),
+                self.noise(job.size.anchor_geometry, job.prompt.anchor_seed),
                 *self.texts(job),
                 state=state,
                 on_step=self.keep(job.anchor_key, state, self.stage.schedule),
+                first_frame=self.first_frame(job),
             )
             result.tensors["anchor", job.anchor_key] = {"latent": latent}
         return result
@@ -298,6 +305,7 @@ class DetailLoop(SamplingLoop):
                 *self.texts(job),
                 state=state,
                 on_step=self.keep(job.detail_key, state, stage.schedule),
+                first_frame=self.first_frame(job),
             )
             result.tensors["detail", job.detail_key] = {"latent": latent}
         return result
@@ -383,7 +391,7 @@ class DecodeLoop(StageLoop):
 
     def _of_clip(self, job: Job) -> tuple[float | None, Sound | None]:
         """The frame rate and the sound of a clip that is refined."""
-        clip = None if job.anchor_key else job.prompt.source
+        clip = job.prompt.clip
         if clip is None:
             return None, None
         if not clip.sound:

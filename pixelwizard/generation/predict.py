@@ -171,6 +171,8 @@ class Prediction:
         if needs & {"anchor", "detail"}:
             if not all(there("text", k) for k in (job.text_key, job.negative_key)):
                 needs.add("text")
+            if job.encode_key and not there("encode", job.encode_key):
+                needs.add("encode")
         return needs
 
     def _is_whole(self, kind: str, key: str) -> bool:

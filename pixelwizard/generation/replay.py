@@ -87,7 +87,8 @@ def repetition(
     own |= {"metrics": {"enabled": False}, "tracker": {}}
     settings = determining(from_plain({**record.config, **own}))
     settings |= {"prompt": [record.prompt], "prompts": None, "seed": record.seed}
-    settings |= {"from_video": [], "videos": None, **_source_of(video, record, source)}
+    settings |= {"from_video": [], "from_image": [], "videos": None}
+    settings |= _source_of(video, record, source)
     config: GenerateConfig = from_plain(
         {**settings, **own, "negative_prompt": record.negative_prompt}
     )
@@ -119,7 +120,7 @@ def _source_of(video: Path, record: Record, given: str | None) -> dict[str, Any]
             f" not it ({found[:40]}); name that file with source=FILE"
         )
     text = {"prompt": [record.prompt] if record.prompt else []}
-    return {**text, "from_video": [path]}
+    return {**text, f"from_{record.source.get('kind')}": [path]}
 
 
 def _with_classes(config: GenerateConfig) -> GenerateConfig:

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -29,6 +28,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def read_image(path: Path) -> np.ndarray:
     """The picture, the first of several. Raises ImageError."""
+    import numpy as np
     from PIL import Image, ImageOps
 
     with _explained(path), Image.open(path) as file:
@@ -43,6 +43,7 @@ def cover(pixels: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> 
     Wan2.2's rule (``WanTI2V.i2v``), where both are the same: scaled by Lanczos to cover the size,
     sides rounded, and the middle taken.
     """
+    import numpy as np
     from PIL import Image
 
     height, width, _ = pixels.shape
@@ -55,6 +56,7 @@ def cover(pixels: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> 
 
 
 def _rgb(image: Image) -> Image:
+    import numpy as np
     from PIL import Image
 
     if image.mode in SIXTEEN_BITS:

@@ -11,7 +11,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Job:
     @property
     def frames(self) -> int:
         """Frames of the finished video: those of its clip, or all that are made."""
-        clip = None if self.anchor_key else self.prompt.source
+        clip = self.prompt.clip
         return clip.frames if clip else self.size.frames
 
     @property
@@ -79,10 +79,8 @@ def make_jobs(
 ) -> list[Job]:
     """The jobs of a run; ``digests`` are those of the weights, by part of the backbone."""
     recipes = _recipes(config, digests)
-    return [
-        _refining(config, prompt, recipes) if prompt.source else _job(config, prompt, recipes)
-        for prompt in prompts
-    ]
+    make = {"text": _job, "video": _refining, "image": _beginning}
+    return [make[p.source.kind if p.source else "text"](config, p, recipes) for p in prompts]
 
 
 def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -140,6 +138,34 @@ def _job(config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[s
     return Job(prompt, config.resolution, text, negative, anchor, detail, video)
 
 
+def _beginning(
+    config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]
+) -> Job:
+    """The job of a picture: what its file holds is in the keys, not where it lies."""
+    source = prompt.source
+    assert source is not None
+    text, negative = texts = _text_keys(prompt, recipes)
+    size = size_of(config.resolution, source)
+    low, shape = size.anchor_geometry, [size.width, size.height]
+    encoded = {"anchor": replace(low, frames=1)}
+    if config.image.detail:
+        encoded["detail"] = replace(size.geometry, frames=1)
+
+    def picture(*names: str) -> str:
+        sizes = {name: astuple(encoded[name]) for name in names}
+        return key(source=source.sha256, latents=sizes, shape=shape, **recipes["encode"])
+
+    video = [low.width, low.height, size.frames, size.anchor_shift]
+    recipe = {**recipes["anchor"], "video": video, "first_frame": picture("anchor")}
+    anchor = key(texts=texts, seed=prompt.anchor_seed, **recipe)
+    recipe = {**recipes["detail"], "video": [*shape, size.frames, size.shift]}
+    if config.image.detail:
+        recipe["first_frame"] = picture("detail")
+    detail = key(texts=texts, anchor=anchor, seed=prompt.detail_seed, **recipe)
+    made = key(detail=detail, **recipes["decode"])
+    return Job(prompt, size, text, negative, anchor, detail, made, picture(*encoded), encoded)
+
+
 def _refining(
     config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]
 ) -> Job:
@@ -195,7 +221,7 @@ class Provenance:
         stages = stage_schedules(config.anchor, config.schedule, config.resolution)
         refining = stage_schedules(None, config.schedule, config.resolution, config.refine.sigma)
         settings = determining(config)
-        for name in ("prompt", "prompts", "from_video", "videos"):
+        for name in ("prompt", "prompts", "from_video", "from_image", "videos"):
             del settings[name]
         own = {
             k: {"class": t.path, "sha256": source_digest(t.path)}

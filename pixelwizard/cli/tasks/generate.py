@@ -25,6 +25,7 @@ EXAMPLES = """\
   pixelwizard --prompt "a red circle moves left over a gray background"
   pixelwizard prompts=prompts.csv seed=7             .txt, .csv, .jsonl ...: one video per row
   pixelwizard --video clip.mp4 --prompt "a dog"      this clip at a higher resolution
+  pixelwizard --image dog.png --prompt "a dog runs"  a video that begins with this picture
   pixelwizard schedule=euler4 schedule.steps=6       another schedule, another number of steps
   pixelwizard metrics=tiny reference=DIR             FVD and others against real videos
   pixelwizard -m schedule=shortcut4,euler4 seed=0,1  every combination, in sweep_dir=FOLDER
@@ -75,7 +76,7 @@ def _check_passes(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
         for p in prompts
     ]
     passes = {
-        (len(windows_of(length, window)), config.refine.sigma if prompt.source else None)
+        (len(windows_of(length, window)), config.refine.sigma if prompt.clip else None)
         for prompt, length in zip(prompts, lengths, strict=True)
     }
     if config.parallel.shard == "all" and len(passes) > 1:
