@@ -15,13 +15,15 @@ from pixelwizard.comparison.tables import legend, to_json
 from pixelwizard.comparison.variants import Video
 from pixelwizard.config.schema import ConfigError, listed, show
 from pixelwizard.io.files import atomic
+from pixelwizard.io.image import ImageError, write_thumbnail
 from pixelwizard.io.video import VideoError, write_preview
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
 SCRIPTS = ("plot.js", "player.js", "page.js")
 PAGE, MOST_LINES = "index.html", 2160
-VIDEO = r"videos/\d+-[\w-]*-\d{3,}\.mp4"
-"""The names of the page's videos."""
+FILE = r"videos/(\d+-[\w-]*-\d{3,}\.mp4|picture-\d{3,}\.jpg)"
+"""The names of the page's videos, and of the pictures that they begin with."""
+PICTURE_WIDTH = 480
 
 
 def write_page(comparison: Comparison, folder: Path) -> list[str]:
@@ -30,7 +32,9 @@ def write_page(comparison: Comparison, folder: Path) -> list[str]:
     with atomic(folder) as part:
         (part / "videos").mkdir(parents=True)
         files = _copy_videos(comparison, part, missing)
-        (part / PAGE).write_text(_html(comparison, files, missing), encoding="utf-8")
+        pictures = _copy_pictures(comparison, part, missing)
+        text = _html(comparison, files, pictures, missing)
+        (part / PAGE).write_text(text, encoding="utf-8")
     return missing
 
 
@@ -39,7 +43,7 @@ def check_own(folder: Path) -> None:
     if not folder.exists():
         return
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
-    foreign = [name for name in found if name != PAGE and not re.fullmatch(VIDEO, name)]
+    foreign = [name for name in found if name != PAGE and not re.fullmatch(FILE, name)]
     if foreign or PAGE not in found:
         what = f"holds {listed(foreign)}" if foreign else "is not a report"
         raise ConfigError(
@@ -67,6 +71,23 @@ def _copy_videos(comparison: Comparison, folder: Path, missing: list[str]) -> li
     return found
 
 
+def _copy_pictures(comparison: Comparison, folder: Path, missing: list[str]) -> list[str]:
+    """The picture that each sample begins with, as a path in the folder; empty without one."""
+    found = []
+    for number, sample in enumerate(comparison.samples):
+        source = comparison.rows[0].variant.videos[sample].record.get("source", {})
+        place = ""
+        if source.get("kind") == "image":
+            place = f"videos/picture-{number:03}.jpg"
+            try:
+                write_thumbnail(Path(source["path"]), folder / place, PICTURE_WIDTH)
+            except ImageError as error:
+                missing.append(f"a picture cannot be shown: {error}")
+                place = ""
+        found.append(place)
+    return found
+
+
 def _copy(video: Video, place: Path) -> None:
     """A copy if every browser can play it, else 8-bit h264."""
     settings = video.record["config"]["video"]
@@ -76,12 +97,15 @@ def _copy(video: Video, place: Path) -> None:
         write_preview(video.path, place, MOST_LINES)
 
 
-def _html(comparison: Comparison, files: list[list[str]], missing: list[str]) -> str:
+def _html(
+    comparison: Comparison, files: list[list[str]], pictures: list[str], missing: list[str]
+) -> str:
     video = next(iter(comparison.rows[0].variant.videos.values())).record["config"]
     data = {
         **to_json(comparison),
         "legend": legend(comparison),
         "files": files,
+        "pictures": pictures,
         "fps": video["video"]["fps"],
         "frames": video["resolution"]["frames"],
         "size": [video["resolution"]["width"], video["resolution"]["height"]],

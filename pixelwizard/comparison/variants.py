@@ -32,10 +32,14 @@ NEEDED = ("prompt", "seed", "weights", "device", "detail", "stages", "config")
 
 @dataclass(frozen=True, order=True)
 class Sample:
-    """What runs are joined by: the same text and the same noise."""
+    """What runs are joined by: the same text, the same noise and the same ``source``.
+
+    That is the sha256 of the clip or the picture that a video is made of.
+    """
 
     prompt: str
     seed: int
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def read_variants(folders: Sequence[Path]) -> tuple[list[Variant], list[str]]:
             key = short_hash([base, weights])
             variant = variants.setdefault(key, Variant(run.label, {**base, "weights": weights}))
             variant.directions |= _directions(run.folder)
-            sample = Sample(video.record["prompt"], video.record["seed"])
+            source = video.record.get("source", {}).get("sha256", "")
+            sample = Sample(video.record["prompt"], video.record["seed"], source)
             variant.videos.setdefault(sample, video)
     _name_apart(variants)
     return list(variants.values()), notes

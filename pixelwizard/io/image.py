@@ -55,6 +55,15 @@ def cover(pixels: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> 
     return np.asarray(scaled.crop((left, top, left + size[0], top + size[1]))).copy()
 
 
+def write_thumbnail(picture: Path, place: Path, width: int) -> None:
+    """The picture as a JPEG of at most that width. Raises ImageError."""
+    from PIL import Image
+
+    image = Image.fromarray(read_image(picture))
+    image.thumbnail((width, 4 * width))
+    image.save(place, quality=90)
+
+
 def _rgb(image: Image) -> Image:
     import numpy as np
     from PIL import Image

@@ -65,6 +65,13 @@ function film(path, label) {
   return video;
 }
 
+/** What a video begins with; its box is that of a video, so that the rows align. */
+function picture(path) {
+  const place = node("div", { class: "picture" });
+  place.append(node("img", { src: path, alt: "the picture that the videos begin with", loading: "lazy" }), node("figcaption", {}, "picture"));
+  return place;
+}
+
 const absent = () => node("div", { class: "absent" }, "video missing");
 const described = (sample) => `${sample.prompt} (seed ${sample.seed})`;
 
@@ -98,6 +105,7 @@ function fillRows() {
       place.append(node("div", { class: "absent" }), node("figcaption", {}, swatch(data, index), arm.name));
       return place;
     });
+    if (data.pictures[number]) films.unshift(picture(data.pictures[number]));
     const row = node("div", { class: "row" }, node("h3", {}, described(sample)), node("div", { class: "films" }, ...films));
     byId("rows").append(row);
     near.observe(row);
