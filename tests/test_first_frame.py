@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from test_golden import TOLERANCE, GoldenDiT, relative_error
 from torch import Tensor
 
 from pixelwizard.config.objective import FlowSettings
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import Modulation, WanDiT, spans
 from pixelwizard.training.first_frame import first_frames
@@ -151,3 +153,9 @@ def test_the_share_of_given_first_frames_is_drawn_by_the_step() -> None:
     assert torch.equal(found.given_B, again.given_B)
     assert not torch.equal(found.given_B, other.given_B)
     assert first_frames(torch.zeros(4000, 1, 2, 2, 2), 0.0, 5) is None
+
+
+def test_a_given_frame_needs_frames_after_it(module: TrainedAnchor) -> None:
+    size = replace(module.config.resolution, frames=1)
+    with pytest.raises(ConfigError, match="first_frame=1.0 leaves nothing to learn"):
+        replace(module.config, resolution=size).check()

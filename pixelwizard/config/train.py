@@ -268,6 +268,11 @@ class TrainConfig(StagesSettings):
         """Refuse values that cannot work together; raises ConfigError."""
         check_objective(self.objective, self.stage)
         check_channels(self.objective.flow, self.backbone.dit.in_dim)
+        if self.objective.flow.first_frame and self.resolution.frames == 1:
+            raise ConfigError(
+                f"objective.flow.first_frame={self.objective.flow.first_frame} leaves nothing to"
+                " learn of clips of resolution.frames=1; use more frames, nearest: 5"
+            )
         check_data(self.data, self.resolution, self.part)
         check_training_ranks(self)
         check_adapter(self.adapter, self.part, self.objective, self.checkpoint.container)
