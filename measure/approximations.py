@@ -1,8 +1,8 @@
 """Latents of approximate arms against a run of many steps or an exact one, from the same noise.
 
-``python measure/approximations.py detail|anchor|window|quantize [--prompts 8] [--seeds 3]``: behind the tables
-of docs/approximations.md. No video is written; ``experiments/skip_*.yaml`` and ``window_detail.yaml``
-make the videos of the same arms.
+``python measure/approximations.py detail|anchor|window|quantize`` is behind the tables of
+docs/approximations.md. It writes no video; the experiments ``skip_*`` and ``window_detail``
+make the videos of such arms.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ class BackboneSettings:
     ``lora``: files of low-rank weights that are added to the two stages' networks;
     ``ema``: whether a trainer's container gives its averaged weights (``auto``: if it has them).
     ``detail_network`` is a subclass of ShortcutDiT with another step-size conditioning or adapter.
+    ``quantize``: the linears of both transformers' blocks in 8 bits (None: in ``dtype``).
     The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
     """
 
@@ -92,6 +93,7 @@ class BackboneSettings:
     lora: List[LoRASettings] = setting([])
     ema: Literal["auto", "true", "false"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: Optional[Literal["fp8", "int8"]] = setting(None, later=True)
     negative_prompt: str = ""
     anchor_guidance: float = setting(5.0, low=0.0)
     detail_guidance: float = setting(5.0, low=0.0)

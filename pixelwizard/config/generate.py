@@ -124,6 +124,15 @@ class StagesSettings(RunSettings):
     attention: Part = setting("exact", later=True, door=ATTENTION)
 
 
+def refuse_quantised(backbone: BackboneSettings, task: str) -> None:
+    """Refuse weights of 8 bits where they have no meaning; raises ConfigError."""
+    if backbone.quantize is not None:
+        raise ConfigError(
+            f"backbone.quantize={backbone.quantize} is for generate, plan and convert, which change"
+            f" no weight; leave it out of {task}"
+        )
+
+
 @dataclass(frozen=True)
 class MemorySettings:
     """Where the weights of a stage are, and how much device memory a stage may use.
@@ -176,6 +185,11 @@ class SamplingSettings(StagesSettings):
                 f"parallel.shard={self.parallel.shard} keeps slices of the weights on the devices,"
                 f" not in host memory as memory={self.memory.mode} does; use memory=auto or"
                 " parallel.shard=none"
+            )
+        if self.parallel.shard != "none" and self.backbone.quantize is not None:
+            raise ConfigError(
+                f"backbone.quantize={self.backbone.quantize} is for whole weights, not for slices;"
+                f" leave it out or use parallel.shard=none, not {self.parallel.shard}"
             )
         self.decode.check_tiles(self.resolution.geometry)
 
@@ -261,6 +275,8 @@ class PlanConfig(SamplingSettings):
                 raise ConfigError(
                     f"skip=search samples in this process; leave {other}={given[other]} out"
                 )
+        if self.train is not None:
+            refuse_quantised(self.backbone, "train")
         if self.train is None and self.gpus != [1, 8]:
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.train is None and self.adapter.used:
@@ -300,6 +316,7 @@ class BenchConfig(StagesSettings):
 
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
+        refuse_quantised(self.backbone, "bench")
         for whole in self.wholes():
             whole.check()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import RunSettings, StagesSettings
+from pixelwizard.config.generate import RunSettings, StagesSettings, refuse_quantised
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, ResolutionSettings
 from pixelwizard.config.lora import AdapterSettings, check_adapter
 from pixelwizard.config.objective import (
@@ -266,6 +266,7 @@ class TrainConfig(StagesSettings):
 
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
+        refuse_quantised(self.backbone, "train")
         check_objective(self.objective, self.stage)
         check_channels(self.objective.flow, self.backbone.dit.in_dim)
         if self.objective.flow.first_frame and self.resolution.frames == 1:

@@ -47,6 +47,12 @@ from pixelwizard.models.wan.files import open_weights, save
 from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
 from pixelwizard.models.wan.lazy import Weight, read
 from pixelwizard.models.wan.quantised import FLOAT8
+from pixelwizard.models.wan.quantised_linear import (
+    quantise_linears,
+    quantised,
+    quantised_names,
+    scale_name,
+)
 from pixelwizard.models.wan.recognise import recognised
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
@@ -69,7 +75,7 @@ def load_anchor(
 
     Raises ValueError if its files are missing, broken or others'.
     """
-    return fill_transformer(*open_anchor(backbone), device, dtype, mesh)
+    return fill_transformer(*open_anchor(backbone), device, dtype, mesh, backbone.quantize)
 
 
 def load_detail(
@@ -84,7 +90,7 @@ def load_detail(
     other names from the settings. Raises ValueError if its file is missing, broken or another
     network's.
     """
-    return fill_transformer(*open_detail(backbone), device, dtype, mesh)
+    return fill_transformer(*open_detail(backbone), device, dtype, mesh, backbone.quantize)
 
 
 def load_vae(
@@ -277,10 +283,27 @@ def fill_transformer(
     device: torch.device | str,
     dtype: torch.dtype,
     mesh: DeviceMesh | None,
+    quantize: str | None = None,
 ) -> Transformer:
-    """``fill`` with all weights, or with this rank's slices where there is a ``mesh``."""
+    """``fill`` with all weights, or with this rank's slices where there is a ``mesh``.
+
+    ``quantize``: the linears of the blocks in 8 bits, one weight at a time.
+    """
     if mesh is None:
-        return fill(network, tensors, device, dtype)
+        if quantize is None:
+            return fill(network, tensors, device, dtype)
+        names = quantised_names(network)
+        quantise_linears(network, quantize)
+        state: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if name in names:
+                whole = read(tensor, device, torch.float32)
+                state[name], scale = quantised(whole, quantize)
+                state[scale_name(name)] = scale.to(dtype)
+            else:
+                state[name] = read(tensor, device, dtype)
+        network.load_state_dict(state, strict=True, assign=True)
+        return frozen(network)
     shard(network, mesh)
     fill_slices(network, tensors, device, dtype)
     return frozen(network)

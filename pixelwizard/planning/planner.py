@@ -173,6 +173,7 @@ def _stage(name: str, config: Settings, mesh: Mesh) -> Sampling:
         residual=getattr(torch, config.memory.residual),
         attention=config.attention,
         network=backbone.detail_network,
+        quantize=backbone.quantize,
         mesh=mesh,
     )
 

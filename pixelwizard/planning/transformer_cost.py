@@ -27,6 +27,7 @@ from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.models.wan.quantised_linear import quantise_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.passes import CFGParallel, Ulysses
 from pixelwizard.planning.device import META, Trace, Work
@@ -82,6 +83,7 @@ class Sampling:
     residual: torch.dtype
     attention: Part = "exact"
     network: Part | None = None
+    quantize: str | None = None
     mesh: Mesh = SINGLE
 
 
@@ -259,7 +261,10 @@ def _network(stage: Sampling, layers: int) -> WanDiT:
         anchor = SteppedDiT(sizes) if stepped else WanDiT(sizes)
         network = make_detail(stage.network, sizes, [0]) if stage.anchor else anchor
     network.attention = ATTENTION.make(stage.attention, "attention")
-    return network.to(stage.dtype).requires_grad_(False)
+    network = network.to(stage.dtype).requires_grad_(False)
+    if stage.quantize is not None:
+        quantise_linears(network, stage.quantize)
+    return network
 
 
 def _all_but_blocks(network: WanDiT) -> Iterator[Tensor]:

@@ -89,6 +89,8 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
     passes: dict[str, Any] = {"residual": config.memory.residual}
     if config.attention != "exact":  # older keys know of no other
         passes["attention"] = identity(config.attention)
+    if backbone.quantize is not None:
+        passes["quantize"] = backbone.quantize
     network = {}
     if backbone.detail_network is not None:
         network["network"] = identity(backbone.detail_network)

@@ -23,6 +23,7 @@ EXAMPLES = """\
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/last backbone.ema=false
   pixelwizard convert out=outputs/tiny dtype=float32
   pixelwizard convert backbone=wan2_2_ti2v_5b backbone.anchor=5B-Q8_0.gguf out=checkpoints/gguf
+  pixelwizard convert backbone=wan2_2_ti2v_5b backbone.quantize=fp8 out=checkpoints/fp8
 
 Every part of the backbone is converted; the result is a complete backbone folder:
 backbone.folder=checkpoints/bf16."""

@@ -1,6 +1,6 @@
 """A backbone's weights in any layout -> the official layout as safetensors of one data type.
 
-Quantised weights are dequantised, and LoRAs are added.
+Quantised weights are dequantised, LoRAs are added, and ``backbone.quantize`` quantises the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
 from pixelwizard.models.wan.files import save
 from pixelwizard.models.wan.lazy import Weight
+from pixelwizard.models.wan.quantised_linear import quantised_names, quantised_weights
 from pixelwizard.models.weights import (
     copy_tokenizer,
     open_anchor,
@@ -31,8 +32,8 @@ def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16"
     A tensor at a time is in memory. Raises ValueError for files that do not fit the backbone.
     """
     folder = Path(out)
-    parts = [(part, _tensors(backbone, part)) for part in available_parts(backbone)]
-    for part, tensors in parts:
+    parts = [(part, *_opened(backbone, part)) for part in available_parts(backbone)]
+    for part, weights, types in parts:
         if part == "anchor":
             write_config(backbone.dit, folder)
         if part == "vae":
@@ -40,13 +41,18 @@ def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16"
         if part == "text_encoder":
             copy_tokenizer(tokenizer_folder(backbone), folder)
         path = folder / NAMES[part][0]
-        save(tensors, path, getattr(torch, dtype))
+        save(weights, path, getattr(torch, dtype), types=types)
         yield path
 
 
-def _tensors(backbone: BackboneSettings, part: str) -> Mapping[str, Weight]:
-    """The weights of a part under their official names."""
+def _opened(
+    backbone: BackboneSettings, part: str
+) -> tuple[Mapping[str, Weight], Mapping[str, torch.dtype]]:
+    """The weights of a part under their official names; types of the quantised."""
     if part == "text_encoder":
-        return open_text_encoder(backbone)
+        return open_text_encoder(backbone), {}
     openers = {"anchor": open_anchor, "detail": open_detail, "vae": open_vae}
-    return openers[part](backbone)[1]
+    network, weights = openers[part](backbone)
+    if backbone.quantize is None or part == "vae":
+        return weights, {}
+    return quantised_weights(weights, quantised_names(network), backbone.quantize)

@@ -365,7 +365,7 @@ class Block(nn.Module):
         if torch.is_grad_enabled() or length <= chunk:
             return self._whole(x, rotary, six, text, attend)
         shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
-        keys, values = (self.ffn[0].weight.new_empty(shape) for _ in range(2))
+        keys, values = (self.norm3.weight.new_empty(shape) for _ in range(2))
         for span in spans(length, chunk, border):
             hidden = self._attention_input(x[:, span], six.of(span))
             pair = self.self_attn.keys_values(hidden, rotary.table(span.start, span.stop))
@@ -424,7 +424,7 @@ class Block(nn.Module):
         """``forward`` for the tokens of this rank; those of the others count in its attention."""
         assert not torch.is_grad_enabled(), "ranks share a sequence without gradients only"
         length, own = math.prod(rotary.grid), x.shape[1]
-        packed = ulysses.packed(x, self.self_attn.heads, self.ffn[0].weight.dtype)
+        packed = ulysses.packed(x, self.self_attn.heads, self.norm3.weight.dtype)
         for span in spans(own, chunk, six.border):
             hidden, table = (
                 self._attention_input(x[:, span], six.of(span)),
@@ -447,7 +447,7 @@ class Block(nn.Module):
 
     def _attention_input(self, x: Tensor, six: tuple[Tensor, ...]) -> Tensor:
         shift, scale = six[0], six[1]
-        return modulated_norm(x.float(), shift, scale, self.eps).to(self.ffn[0].weight.dtype)
+        return modulated_norm(x.float(), shift, scale, self.eps).to(self.norm3.weight.dtype)
 
     def _branches(
         self, x: Tensor, attended: Tensor, six: tuple[Tensor, ...], text: tuple[Tensor, Tensor]

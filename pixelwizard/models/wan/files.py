@@ -38,6 +38,7 @@ _BEGINNINGS = {
 }
 """What files begin with that are no weights, and what they are."""
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPES |= {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3"}
 _ALIGNMENT = 8
 _GGUF, _PICKLED = b"GGUF", (b"PK\x03\x04", b"\x80\x02")
 
@@ -110,12 +111,17 @@ def save(
     path: Path,
     dtype: torch.dtype,
     metadata: Mapping[str, str] | None = None,
+    types: Mapping[str, torch.dtype] | None = None,
 ) -> None:
-    """Write weights as one safetensors file in ``dtype``, names cleaned of wrappers."""
+    """Write weights as one safetensors file, names cleaned of wrappers.
+
+    They have the type ``dtype``, those named in ``types`` their own.
+    """
     cleaned = unwrap(tensors, path)
-    size = sum(tensor.numel() for tensor in cleaned.values()) * dtype.itemsize
+    written = {name: (weight, (types or {}).get(name, dtype)) for name, weight in cleaned.items()}
+    size = sum(weight.numel() * kind.itemsize for weight, kind in written.values())
     with atomic(path, size) as part:
-        _write_safetensors(part, cleaned, dtype, {"format": "pt", **(metadata or {})})
+        _write_safetensors(part, written, {"format": "pt", **(metadata or {})})
 
 
 def save_pickle(value: object, path: Path) -> None:
@@ -177,12 +183,12 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 
 
 def _write_safetensors(
-    path: Path, tensors: Mapping[str, Weight], dtype: torch.dtype, metadata: Mapping[str, str]
+    path: Path, tensors: Mapping[str, tuple[Weight, torch.dtype]], metadata: Mapping[str, str]
 ) -> None:
     """The format of safetensors: the header's length, the header, the bytes; a tensor at a time."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
-    for name, tensor in tensors.items():
+    for name, (tensor, dtype) in tensors.items():
         start, end = end, end + tensor.numel() * dtype.itemsize
         shape = list(tensor.shape)
         header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
@@ -191,7 +197,7 @@ def _write_safetensors(
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for tensor in tensors.values():
+        for tensor, dtype in tensors.values():
             _write_bytes(file, read(tensor, "cpu", dtype))
         file.flush()
         os.fsync(file.fileno())

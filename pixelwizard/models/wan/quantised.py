@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pixelwizard.models.wan.lazy import LazyTensor, Weight
+from pixelwizard.models.wan.lazy import LazyTensor, Weight, read
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 METADATA = "_quantization_metadata"
@@ -84,7 +84,10 @@ def _formats(
 
 
 def _scaled(name: str, weight: Weight, scale: Weight, path: Path) -> Weight:
-    """A float8 weight times its scale; others keep a scale of 1, which some files give to all."""
+    """An 8-bit weight times its scale, one for all or one a row; others keep a scale of 1."""
+    if scale.numel() == len(weight) > 1:
+        factors = read(scale, "cpu", torch.float32).reshape(-1, *[1] * (len(weight.shape) - 1))
+        return LazyTensor(weight.shape, lambda rows: weight[rows].float() * factors[rows])
     if scale.numel() != 1:
         raise ValueError(
             f"{path} has {scale.numel()} scales for {name}, not one: take the version in fp16,"
