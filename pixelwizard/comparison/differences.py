@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import stdev
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from pixelwizard.comparison.distance import compared_stage, distances, target_of
 from pixelwizard.comparison.variants import SAMPLERS, SCORES, Sample, Variant
 from pixelwizard.config.evaluate import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
-from pixelwizard.evaluation.score import Score, mean_with_interval
+from pixelwizard.evaluation.score import Score, detectable, mean_with_interval
 
 COSTS = ("seconds", "nfe")
 BESIDE = ("skipped", "all-seconds")
@@ -26,12 +27,18 @@ Sign = Literal["better", "worse", "unclear", "equal"]
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences from the baseline, and whether its interval excludes 0."""
+    """The mean of paired differences from the baseline, and whether its interval excludes 0.
+
+    ``deviation`` is that of the differences; ``detectable`` the smallest mean that this many pairs
+    show with 80 % power.
+    """
 
     value: float
     low: float
     high: float
     sign: Sign
+    deviation: float
+    detectable: float
 
 
 @dataclass(frozen=True)
@@ -290,11 +297,14 @@ def _paired(
     ours, theirs = table[name][variant.name], table[name][base.name]
     pairs = [ours.values[sample] - theirs.values[sample] for sample in samples]
     mean, low, high = mean_with_interval(torch.tensor(pairs, dtype=torch.float64))
+    spread = stdev(pairs) if len(pairs) > 1 else 0.0
     if low == high == 0:
-        return Difference(mean, low, high, "equal")
-    if low <= 0 <= high:
-        return Difference(mean, low, high, "unclear")
-    return Difference(mean, low, high, "better" if (mean > 0) == ours.higher else "worse")
+        sign: Sign = "equal"
+    elif low <= 0 <= high:
+        sign = "unclear"
+    else:
+        sign = "better" if (mean > 0) == ours.higher else "worse"
+    return Difference(mean, low, high, sign, spread, detectable(spread, len(pairs)))
 
 
 def _beats(ours: Mapping[str, Score], theirs: Mapping[str, Score], quality: str, cost: str) -> bool:

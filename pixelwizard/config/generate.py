@@ -252,6 +252,8 @@ class PlanConfig(SamplingSettings):
     network by an ``objective``, or of a LoRA of it (``adapter``), in place of a run, on each number
     of ``gpus``. ``skip=search`` runs the demo prompts here and finds which steps of both samplers
     to skip.
+    ``power`` are folders as ``compare`` takes them: which differences of their scores ``n`` pairs
+    of prompt and seed would show.
     """
 
     task: Literal["plan"] = "plan"
@@ -260,6 +262,8 @@ class PlanConfig(SamplingSettings):
     train: Optional[Stage] = None
     objective: ObjectiveSettings = setting(ObjectiveSettings, door=OBJECTIVES)
     gpus: List[int] = setting([1, 8], low=1)
+    power: List[str] = setting([], path=True)
+    n: Optional[int] = setting(None, low=2)
     adapter: AdapterSettings = setting(AdapterSettings)
     skip: Optional[Literal["search"]] = None
     format: Literal["text", "json"] = setting("text", incidental=True)
@@ -277,6 +281,8 @@ class PlanConfig(SamplingSettings):
                 )
         if self.train is not None:
             refuse_quantised(self.backbone, "train")
+        if self.n is not None and not self.power:
+            raise ConfigError(f"n={self.n} is for power=[FOLDER]: name the runs to plan from")
         if self.train is None and self.gpus != [1, 8]:
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.train is None and self.adapter.used:

@@ -22,6 +22,7 @@ EXAMPLES = """\
   pixelwizard plan train=detail "gpus=[1,8]"          a step of training the detail network
   pixelwizard plan backbone=tiny resolution=demo schedule=unipc8 skip=search
                                                       which steps to skip, by sampling here
+  pixelwizard plan power=[outputs/schedules] n=48     the smallest differences that 48 pairs show
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a plot"""
 
 
@@ -33,6 +34,8 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     """Print plan and schedules; returns 2 if a stage does not fit, and says what would."""
     if config.train is not None:
         return _train(config, config.train)
+    if config.power:
+        return _power(config)
     if config.skip is not None:
         return _search(config)
     from pixelwizard.planning.planner import (  # torch: only where something is traced
@@ -56,6 +59,20 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
         draw_schedules(schedules, Path(config.plot))
     if plan.refusal:
         raise ValueError(plan.refusal)
+    return 0
+
+
+def _power(config: PlanConfig) -> int:
+    from pixelwizard.comparison.differences import compare
+    from pixelwizard.comparison.power import power, power_table
+    from pixelwizard.comparison.variants import read_variants
+
+    comparison = compare(*read_variants([Path(folder) for folder in config.power]))
+    found = power(comparison, config.n)
+    if config.format == "json":
+        print(json.dumps({"power": [asdict(one) for one in found]}), flush=True)
+    else:
+        print(power_table(found), flush=True)
     return 0
 
 
