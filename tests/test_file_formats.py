@@ -13,11 +13,12 @@ import pytest
 import stand_ins
 import torch
 from safetensors.torch import load_file, save_file
-from small import BACKBONE, write_backbone
+from small import BACKBONE, small_config, write_backbone
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
+from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import available_parts, require_weights, weights_digest
 from pixelwizard.models.shortcut.convert import convert
@@ -314,6 +315,20 @@ def test_weights_that_need_another_attention_are_refused_by_their_name(backbone,
     save_file(state_of(backbone, "anchor"), path)
     with pytest.raises(ValueError, match="is T3-Video, .* name your class in attention._target_"):
         load_anchor(replace(backbone, anchor=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("Wan2.2-TI2V-5B-Turbo.pt", "1000,750,500,250"), ("FastWan2.2-FullAttn", "1000,757,522")],
+)
+def test_a_distilled_network_is_told_how_to_be_sampled(name, steps, tmp_path, capsys):
+    config = small_config(replace(BACKBONE, anchor=f"/x/{name}"), tmp_path)
+    generate._tell_distilled(replace(config, anchor=replace(config.anchor, guidance=5.0)))
+    said = capsys.readouterr().err
+    assert f"anchor.timesteps=[{steps}] anchor.guidance=1" in said and said.count("\n") == 1
+    generate._tell_distilled(replace(config, anchor=replace(config.anchor, guidance=1.0)))
+    generate._tell_distilled(replace(config, backbone=BACKBONE))
+    assert not capsys.readouterr().err
 
 
 BROKEN = {

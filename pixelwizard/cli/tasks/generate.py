@@ -15,8 +15,10 @@ from pixelwizard.data.source_files import size_of
 from pixelwizard.data.table import find_videos
 from pixelwizard.diffusion.schedules import stage_schedules
 from pixelwizard.evaluation.names import require, resolve_auto
+from pixelwizard.io.terminal import say
 from pixelwizard.launch.devices import mesh_of
-from pixelwizard.models.checkpoints import require_weights, weights_digests
+from pixelwizard.models.checkpoints import require_weights, weights_digests, weights_folder
+from pixelwizard.models.wan.recognise import advice
 from pixelwizard.records import provenance
 from pixelwizard.records.provenance import make_jobs
 
@@ -44,6 +46,7 @@ def check(config: GenerateConfig) -> None:
     _check_schedules(config)
     _check_passes(config, prompts)
     require_weights(config.backbone)
+    _tell_distilled(config)
     if config.parallel.launch:
         mesh_of(config)
     if config.reference is not None:
@@ -51,6 +54,15 @@ def check(config: GenerateConfig) -> None:
     if config.metrics.enabled:
         settings = resolve_auto(config.metrics, config.backbone.name)
         require(settings, config.reference is not None)
+
+
+def _tell_distilled(config: GenerateConfig) -> None:
+    """Say how an anchor network is sampled that was distilled, if it is guided like others."""
+    anchor = config.backbone.anchor
+    place = Path(anchor) if anchor else weights_folder(config.backbone)
+    found = advice(place.name)
+    if found and config.anchor.guidance > 1:
+        say(found)
 
 
 def _check_schedules(config: GenerateConfig) -> None:

@@ -44,6 +44,25 @@ _PUBLISHED = (
 """Networks with the base's very names and shapes, by their file's name."""
 
 
+_DISTILLED = (
+    (r"turbo", "Turbo", [1000, 750, 500, 250]),
+    (r"fast[-_]?wan", "FastWan", [1000, 757, 522]),
+)
+"""Networks with the base's names and shapes that were trained for few steps without guidance."""
+
+
+def advice(name: str) -> str | None:
+    """How to sample a distilled network, which only the ``name`` of its file or folder tells."""
+    for pattern, model, steps in _DISTILLED:
+        if re.search(pattern, name, re.IGNORECASE):
+            times = str(steps).replace(" ", "")
+            return (
+                f"{name} is {model} by its name, made for {len(steps)} steps without guidance; use"
+                f" anchor.timesteps={times} anchor.guidance=1"
+            )
+    return None
+
+
 def refuse_published(path: Path) -> None:
     """Raise ValueError for a file that would load but not work, which only its name tells."""
     for pattern, what, remedy in _PUBLISHED:
