@@ -313,7 +313,7 @@ def test_a_file_of_something_else_is_recognised(case, backbone, tmp_path):
 def test_weights_that_need_another_attention_are_refused_by_their_name(backbone, tmp_path):
     path = tmp_path / "T3-Video-Wan2.2-T2V-5B.safetensors"
     save_file(state_of(backbone, "anchor"), path)
-    with pytest.raises(ValueError, match="is T3-Video, .* name your class in attention._target_"):
+    with pytest.raises(ValueError, match="is T3-Video, .* set attention=t3"):
         load_anchor(replace(backbone, anchor=str(path)))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ranks import free_port, start, trainings
 from safetensors.torch import load_file
-from small import small_training, write_backbone, write_config
+from small import FEW_STEP, few_step, small_training, write_backbone, write_config
 from test_golden import relative_error
 from torch import Tensor
 
@@ -119,6 +119,42 @@ def test_a_step_of_ranks_is_one_on_the_joined_batch(trained: Path, name: str, st
         for key, value in values.items():
             if isinstance(value, Tensor) and value.any():
                 assert relative_error(other["state"][index][key], value) < 1e-4, (index, key)
+
+
+@pytest.fixture(scope="module")
+def few_steps(backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every few-step objective: one process on all batches, and two ranks with slices."""
+    folder = tmp_path_factory.mktemp("few")
+    folders = []
+    for name in FEW_STEP:
+        alone = few_step_config(backbone, folder, name, "joined", ParallelSettings())
+        with pytest.MonkeyPatch.context() as patch:
+            train_joined(alone, patch)
+        sliced = few_step_config(backbone, folder, name, "slices", FSDP)
+        folders.append((str(write_config(sliced)), free_port()))
+    assert start(RANKS, trainings, folders) == [0] * RANKS
+    return folder
+
+
+def few_step_config(
+    backbone: BackboneSettings, folder: Path, name: str, how: str, parallel: ParallelSettings
+) -> TrainConfig:
+    run, data = folder / f"{name} {how}", folder / "data"
+    config = small_training(backbone, run, data, "detail", **few_step(name))
+    trainer = TrainerSettings(max_steps=STEPS, log_every_n_steps=1)
+    every = CheckpointSettings(every=STEPS)
+    return replace(config, parallel=parallel, trainer=trainer, checkpoint=every)
+
+
+@pytest.mark.parametrize("name", FEW_STEP)
+def test_a_few_step_objective_of_ranks_is_one_on_the_joined_batch(
+    few_steps: Path, name: str
+) -> None:
+    expected, actual = (state_of(few_steps / f"{name} {h}", STEPS) for h in ("joined", "slices"))
+    assert expected["state_dict"].keys() == actual["state_dict"].keys()
+    for key, weight in expected["state_dict"].items():
+        if weight.any():
+            assert relative_error(actual["state_dict"][key].float(), weight.float()) < 1e-4, key
 
 
 @pytest.mark.parametrize("name", ["copies", "slices"])

@@ -38,7 +38,7 @@ _PUBLISHED = (
     (
         r"t3[-_]?video",
         "T3-Video, whose weights are made for its windowed attention and give noise without it",
-        "take the base weights, or rename the file and name your class in attention._target_",
+        "take the base weights, or rename the file and set attention=t3",
     ),
 )
 """Networks with the base's very names and shapes, by their file's name."""
