@@ -82,6 +82,20 @@ def test_experiments_are_found_beside_the_groups_too(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("run: {dir: mine}", "hydra.run.dir in a file has no effect; give run_dir on the command"),
+        ("verbose: true", "hydra.verbose in a file has no effect; give verbose on the command"),
+        ("job: {chdir: true}", "hydra.job.chdir: a run never changes the working directory"),
+    ],
+)
+def test_what_a_file_says_to_hydra_itself_is_refused(place: Path, said: str, sentence: str) -> None:
+    write(place / "experiments/mine.yaml", f"# @package _global_\nhydra:\n  {said}\n")
+    with pytest.raises(ConfigError, match=sentence):
+        composed("experiment=mine")
+
+
+@pytest.mark.parametrize(
     ("folder", "sentence"),
     [
         ("none", "--config-dir=none is not a folder; name one laid out like conf/"),
@@ -167,3 +181,11 @@ def test_a_whole_float_is_an_integer(place: Path) -> None:
 def test_a_value_beyond_reason_is_refused_at_once(place: Path, word: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         compose("generate", [word], sweep=True)
+
+
+def test_a_group_of_ones_own_over_a_part_leaves_the_shipped_names(place: Path) -> None:
+    write(place / "conf/attention/near.yaml", "name: window\n")
+    assert composed("attention=near").attention == "window"
+    assert composed("attention=exact").attention == "exact"
+    with pytest.raises(ConfigError, match="attention=exat must be one of exact, near, window"):
+        composed("attention=exat")

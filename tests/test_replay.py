@@ -18,7 +18,7 @@ from pixelwizard import worker
 from pixelwizard.config.generate import GenerateConfig, StoreSettings
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.targets import Target
+from pixelwizard.config.targets import Target, source_digest
 from pixelwizard.generation.replay import changed_versions, provenance_of, repetition
 from pixelwizard.io.reading import comment_of
 from pixelwizard.io.video import VideoWriter
@@ -71,7 +71,8 @@ def test_other_weights_or_code_are_refused(
     record = provenance_of(videos[0])
     monkeypatch.setattr("pixelwizard.generation.replay.provenance_of", lambda _: record)
     record.versions.update({"torch": "1.0"})
-    assert [text.split(" -> ")[0] for text in changed_versions(videos[0])] == ["torch 1.0"]
+    changed = changed_versions(videos[0], repetition(videos[0], None))
+    assert [text.split(" -> ")[0] for text in changed] == ["torch 1.0"]
     record.weights.update({"vae": "0" * 64})
     with pytest.raises(ConfigError, match="the weights of vae are not those"):
         repetition(videos[0], None)
@@ -136,6 +137,20 @@ def test_a_video_that_names_a_class_runs_it_only_where_it_is_trusted(
     config = repetition(video, None, trust=True)
     assert config.schedule.solver == Target("mine.Mine")
     assert config.search == [str(tmp_path)] and (tmp_path / "it-ran").exists()
+    assert f"mine.Mine unknown -> {source_digest('mine.Mine')[:8]}" in changed_versions(
+        video, config
+    )
+
+
+def test_an_edited_class_is_named_with_both_digests(says: Callable[..., Path]) -> None:
+    def edited(record: dict[str, Any]) -> None:
+        record["config"]["schedule"].update(solver=MINE)
+        record["targets"] = {"schedule.solver": {"class": "mine.Mine", "sha256": "0123456789ab"}}
+
+    video = says(edited)
+    config = repetition(video, None, trust=True)
+    named = [text for text in changed_versions(video, config) if text.startswith("mine.Mine")]
+    assert named == [f"mine.Mine 01234567 -> {source_digest('mine.Mine')[:8]}"]
 
 
 @pytest.mark.parametrize(

@@ -78,13 +78,17 @@ def _parents(key: str) -> list[str]:
     return [key[:end] for end, letter in enumerate(key) if letter == "."]
 
 
-def fills_node(task: str, override: str) -> bool:
-    """Whether a checked override gives a node to a key that takes one, or a key below such a one.
+def sets_part(task: str, override: str, own: Sequence[Path]) -> bool:
+    """Whether a checked override gives a part to a key: a node, a key below one, a shipped name.
 
-    Hydra would merge it into what the node was before.
+    Hydra would merge the nodes into what they were before, and a name is no option of a group of
+    the user's.
     """
     leaves = schema.leaves(tasks.roots()[task])
     key, value = override.split("=", 1)
+    name = value.strip("'\"")
+    if name in part_names(task, key) and name not in tasks.options(key, own):
+        return True
     keys = [*_parents(key), *([key] if value.lstrip().startswith("{") else [])]
     return any(schema.takes_node(leaves.get(key)) for key in keys)
 
@@ -144,6 +148,12 @@ def quoted(value: str) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
 
 
+def part_names(task: str, key: str) -> list[str]:
+    """The shipped parts that a key can name; a group of the user's may have the same key."""
+    found = schema.marked(tasks.roots()[task], schema.DOOR).get(key)
+    return found.names if found else []
+
+
 def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     """Refuse an option that its group does not have, before Hydra does at length."""
     group, value = override.split("=", 1)
@@ -151,7 +161,7 @@ def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     hint = schema.leaves(tasks.roots()[task]).get(group.replace("/", "."))
     several = group == tasks.EXPERIMENTS or get_origin(hint) is dict
     several = several and (value == "null" or value.startswith("["))
-    known = tasks.options(group, own)
+    known = [*tasks.options(group, own), *part_names(task, group)]
     if group in HYDRA_GROUPS and value not in (known := ["basic", *known]):
         raise ConfigError(schema.choice(group, value, known))
     if group in tasks.groups(task, own) and not several and value not in known:

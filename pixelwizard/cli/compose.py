@@ -28,12 +28,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard.cli.arguments import (
     HYDRA_PARTS,
+    RENAMED,
     SEARCH_PATH,
     check_option,
     checked,
-    fills_node,
+    sets_part,
     split_folders,
 )
+from pixelwizard.cli.habits import habit
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
 from pixelwizard.config.schema import ConfigError, marked
@@ -44,6 +46,11 @@ from pixelwizard.models.checkpoints import own_statistics
 from pixelwizard.records.run_folder import config_hash
 
 PENDING = "pending"
+OURS = (
+    *("hydra.launcher", "hydra.sweeper", "hydra.overrides", "hydra.runtime", "hydra.searchpath"),
+    "hydra.job.override_dirname",
+)
+"""What a composition may change of Hydra's own configuration."""
 BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 has to be told that it behaves like itself; 1.4 does not want to hear it."""
 
@@ -134,16 +141,28 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The composition of checked overrides; a user's nodes replace earlier values."""
-        nodes = [override for override in overrides if fills_node(self.task, override)]
-        options = [override for override in overrides if override not in nodes]
+        nodes = [word for word in overrides if sets_part(self.task, word, self.own)]
+        options = [word for word in overrides if word not in nodes]
         for option in options:
             check_option(self.task, option, self.own)
         words = [self._of_group(option) for option in options]
         words += self._left_out(words, nodes)
         composed = hydra.compose(self.task, words, return_hydra_config=True)
+        if self.own or composed.hydra.runtime.choices.get(tasks.EXPERIMENTS):
+            self._refuse_hydras_own(composed)
         for node in parsed(nodes):
             OmegaConf.update(composed, node.key_or_group, node.value(), merge=False, force_add=True)
         return composed
+
+    def _refuse_hydras_own(self, composed: DictConfig) -> None:
+        """Refuse what a user's file says to Hydra and only Hydra's own start would heed."""
+        plain = hydra.compose(self.task, return_hydra_config=True)
+        before, after = (OmegaConf.to_container(one.hydra) for one in (plain, composed))
+        for key in schema.differences(before, after, "hydra"):
+            if not schema.is_below(key, OURS):
+                own = RENAMED.get(key)
+                rule = f"give {own} on the command line" if own else "leave it out"
+                raise ConfigError(habit(key) or f"{key} in a file has no effect; {rule}")
 
     def _of_group(self, override: str) -> str:
         """The selection of a user's own group, added to the task's defaults."""
@@ -173,8 +192,7 @@ class Composer:
         values: Any = OmegaConf.to_container(ours, resolve=True)
         if prompts:
             values["prompt"] = list(prompts)
-        for key, words in marked(tasks.roots()[self.task], "path").items():
-            _make_absolute(values, key, () if words is True else words)
+        schema.make_paths_absolute(values, tasks.roots()[self.task])
         _take_statistics(values, composed.hydra.overrides.task)
         if "run_dir" not in values:
             return self._with_targets(tasks.from_plain(values))
@@ -221,23 +239,6 @@ def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
     for name, numbers in found.items():
         if f"backbone.vae.{name}" not in named:
             backbone["vae"][name] = numbers
-
-
-def _make_absolute(values: dict[str, Any], key: str, words: Sequence[str]) -> None:
-    *groups, name = key.split(".")
-    for group in groups:
-        values = values.get(group, {})
-        if not isinstance(values, dict):
-            return
-    path = values.get(name)
-    if isinstance(path, list):
-        values[name] = [str(Path.cwd() / Path(str(one)).expanduser()) for one in path]
-    elif isinstance(path, str) and path in words:
-        return
-    elif isinstance(path, str) and path.strip():
-        values[name] = str(Path.cwd() / Path(path).expanduser())
-    elif path is not None and not isinstance(path, (int, float)):
-        raise ConfigError(f"{key} is empty; give a path or leave it out")
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:

@@ -24,6 +24,7 @@ import math
 import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -263,6 +264,29 @@ def marked(settings: type, mark: str, prefix: str = "") -> dict[str, Any]:
         elif dataclasses.is_dataclass(hints[field.name]):
             found |= marked(hints[field.name], mark, key)
     return found
+
+
+def make_paths_absolute(values: dict[str, Any], settings: type) -> None:
+    """Make the paths in the plain ``values`` of some settings absolute. Raises ConfigError."""
+    for key, words in marked(settings, "path").items():
+        _make_absolute(values, key, () if words is True else words)
+
+
+def _make_absolute(values: dict[str, Any], key: str, words: Sequence[str]) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        values = values.get(group, {})
+        if not isinstance(values, dict):
+            return
+    path = values.get(name)
+    if isinstance(path, list):
+        values[name] = [str(Path.cwd() / Path(str(one)).expanduser()) for one in path]
+    elif isinstance(path, str) and path in words:
+        return
+    elif isinstance(path, str) and path.strip():
+        values[name] = str(Path.cwd() / Path(path).expanduser())
+    elif path is not None and not isinstance(path, (int, float)):
+        raise ConfigError(f"{key} is empty; give a path or leave it out")
 
 
 def is_below(key: str, keys: Iterable[str]) -> bool:

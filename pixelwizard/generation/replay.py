@@ -6,13 +6,13 @@ configuration, and it cannot choose where results are written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Dict, Optional
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError, build
-from pixelwizard.config.targets import check_doors, search_in, targets
+from pixelwizard.config.targets import check_doors, search_in, source_digest, targets
 from pixelwizard.config.tasks import from_plain, parse_json
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.terminal import reason
@@ -38,6 +38,7 @@ class Record:
     versions: Dict[str, str]
     key: Optional[str] = None
     source: Optional[Dict[str, Any]] = None
+    targets: Dict[str, Dict[str, str]] = field(default_factory=dict)
 
 
 def provenance_of(video: Path) -> Record:
@@ -131,9 +132,16 @@ def _with_classes(config: GenerateConfig) -> GenerateConfig:
     return replace(config, search=search)
 
 
-def changed_versions(video: Path) -> list[str]:
-    """What has another version than when the video was made, as ``name then -> now``."""
-    then, now = provenance_of(video).versions, versions()
+def changed_versions(video: Path, config: GenerateConfig) -> list[str]:
+    """What has another version than when the video was made, as ``name then -> now``.
+
+    ``config`` is its repetition; the version of a user's class is the sha256 of its source.
+    """
+    record, now = provenance_of(video), versions()
+    then = dict(record.versions)
+    for key, target in targets(config).items():
+        then[target.path] = record.targets.get(key, {}).get("sha256", "unknown")[:8]
+        now[target.path] = source_digest(target.path)[:8]
     return [
         f"{name} {old} -> {now.get(name)}" for name, old in then.items() if old != now.get(name)
     ]

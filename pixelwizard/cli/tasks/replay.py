@@ -34,9 +34,9 @@ def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
 
     assert config.file is not None
     video = Path(config.file)
-    if changed := changed_versions(video):
-        print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
     again = repetition(video, config.out, config.trust, config.source)
+    if changed := changed_versions(video, again):
+        print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
     return run_in_workers(again, command_line)
 
 
