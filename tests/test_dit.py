@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.attention.exact import attention
-from pixelwizard.models.wan.dit import Rotary, WanDiT, patchify, rotate, unpatchify
+from pixelwizard.models.wan.dit import Rotary, WanDiT, patchify, unpatchify
+from pixelwizard.models.wan.kernels import rotate
 
 SIZES = DiTSizes(
     in_dim=4,

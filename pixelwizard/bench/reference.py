@@ -23,13 +23,14 @@ from pixelwizard.models.wan.dit import (
     Block,
     Grid,
     Projections,
+    RMSNorm,
     WanDiT,
     affine_norm,
     in_float32,
-    modulated_norm,
     patchify,
     unpatchify,
 )
+from pixelwizard.models.wan.kernels import modulated
 
 
 @torch.no_grad()
@@ -71,11 +72,11 @@ def reference_block(
     """Tokens [B, L, E] -> float32 [B, L, E]; ``context``: embedded text [B, text_len, E]."""
     dtype, eps = block.ffn[0].weight.dtype, block.eps
     six = (block.modulation.float() + modulation_BL6E).unbind(2)
-    hidden = modulated_norm(x.float(), six[0], six[1], eps)
+    hidden = modulated(x, six[0], six[1], eps, torch.float32)
     x = x + _self_attention(block.self_attn, hidden.to(dtype), angles) * six[2]
     keys, values = block.cross_attn.keys_values(context)
     x = x + block.cross_attn(affine_norm(block.norm3, x).to(dtype), keys, values)
-    hidden = modulated_norm(x.float(), six[3], six[4], eps)
+    hidden = modulated(x, six[3], six[4], eps, torch.float32)
     return x + block.ffn(hidden.to(dtype)) * six[5]
 
 
@@ -97,14 +98,18 @@ def _self_attention(layer: Projections, hidden: Tensor, angles: Tensor) -> Tenso
     query, key, value = (
         part.unflatten(-1, (layer.heads, -1))
         for part in (
-            layer.norm_q(layer.q(hidden)),
-            layer.norm_k(layer.k(hidden)),
+            _rms_norm(layer.norm_q, layer.q(hidden)),
+            _rms_norm(layer.norm_k, layer.k(hidden)),
             layer.v(hidden),
         )
     )
     query, key = _rotated(query, angles), _rotated(key, angles)
     out = attention(query.to(value.dtype), key.to(value.dtype), value)
     return layer.o(out.flatten(2))
+
+
+def _rms_norm(norm: RMSNorm, x: Tensor) -> Tensor:
+    return F.rms_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.eps)
 
 
 def _rotated(x_BLND: Tensor, angles: Tensor) -> Tensor:
@@ -127,4 +132,4 @@ def _context(network: WanDiT, embeddings: Sequence[Tensor]) -> Tensor:
 def _head(network: WanDiT, x: Tensor, time_BLE: Tensor) -> Tensor:
     head = network.head
     shift, scale = (head.modulation.float() + time_BLE.unsqueeze(2)).unbind(2)
-    return in_float32(head.head, modulated_norm(x.float(), shift, scale, head.eps))
+    return in_float32(head.head, modulated(x, shift, scale, head.eps, torch.float32))

@@ -115,13 +115,18 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class StagesSettings(RunSettings):
-    """The base of tasks with both stages; ``attention`` is that of both transformers."""
+    """The base of tasks with both stages; ``attention`` is that of both transformers.
+
+    ``compile``: one kernel for the elementwise work between two matrix products; ``auto`` on a
+    GPU, ``on`` also on a CPU, where compiling takes about a minute and saves a few percent.
+    """
 
     backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
     resolution: ResolutionSettings = setting(ResolutionSettings, names_run=2)
     anchor: SamplerSettings = setting(SamplerSettings)
     schedule: SamplerSettings = setting(SamplerSettings, names_run=3)
     attention: Part = setting("exact", later=True, door=ATTENTION)
+    compile: Literal["auto", "on", "off"] = setting("auto", incidental=True)
 
 
 def refuse_quantised(backbone: BackboneSettings, task: str) -> None:
@@ -328,7 +333,8 @@ class BenchConfig(StagesSettings):
 
     def wholes(self) -> Iterator[PlanConfig]:
         """What is measured, with whole schedules: one size after the other."""
-        names = ("run_dir", "backbone", "anchor", "schedule", "memory", "decode", "attention")
+        names = ["run_dir", "backbone", "anchor", "schedule", "memory", "decode", "attention"]
+        names.append("compile")
         shared: dict[str, Any] = {name: getattr(self, name) for name in names}
         for size in (self.resolution, self.second):
             if size is not None:

@@ -16,6 +16,7 @@ from pixelwizard.config.geometry import Tiles
 from pixelwizard.io.process import GB, available
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, WanDiT
+from pixelwizard.models.wan.kernels import chosen
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.planning.decode_cost import Settings, allowed, surely_whole
@@ -130,6 +131,7 @@ class ModelLoader:
             network.residual = getattr(torch, self.config.memory.residual)
             network.ulysses = self.rank.ulysses
             network.attention = self.attention
+            network.use(chosen(self.config.compile, self.rank.device.type == "cuda"))
         if isinstance(network, ShortcutDiT):
             network.features_on_host = stage in self.planned
         return network

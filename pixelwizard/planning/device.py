@@ -8,6 +8,7 @@ never count as memory. Rates are those measured by ``bench``, else published one
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from collections import Counter
@@ -22,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from pixelwizard.io.files import read_json
+from pixelwizard.models.wan.kernels import Fused
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,15 @@ ALLOCATION = 512
 """Bytes that the CUDA allocator rounds every tensor up to."""
 ROWS = {"index_select": 0, "index_copy_": 3}
 """Operations that read some rows and write as many: which argument has them (0: the result)."""
+
+
+@register_flop_formula([torch.ops.aten._addmm_activation, torch.ops.mkldnn._linear_pointwise])
+def _linear_flops(*shapes: Any, out_shape: Any = None, **others: Any) -> int:
+    """(bias, x, weight) or (x, weight, bias): twice the outputs times the inner dimension."""
+    inner = next(shape for shape in shapes if len(shape) > 1)[-1]
+    return int(2 * math.prod(out_shape) * inner)
+
+
 KINDS = {"addmm": "matmul", "mm": "matmul", "bmm": "matmul", "convolution": "conv"}
 
 
@@ -137,6 +148,7 @@ class Trace(TorchDispatchMode):
         self.moved = 0
         self.flops: Counter[str] = Counter()
         self._sizes: dict[int, int] = {}
+        self._within = False
         self._attention = nullcontext() if computing else _Attention(self)
 
     def __enter__(self) -> Trace:
@@ -156,7 +168,7 @@ class Trace(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func.is_view:
+        if func.is_view or self._within:
             return out
         outputs = _tensors(out if isinstance(out, (tuple, list)) else (out,))
         packet = func._overloadpacket
@@ -168,6 +180,19 @@ class Trace(TorchDispatchMode):
             self.moved += 2 * (args[place] if place else out).nbytes
         else:
             self.moved += sum(tensor.nbytes for tensor in [*_tensors(args), *outputs])
+        for tensor in outputs:
+            self.allocated(tensor)
+        return out
+
+    def fused(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Run a function that is one kernel: it moves its arguments and results, nothing else."""
+        self._within = True
+        try:
+            out = function(*arguments)
+        finally:
+            self._within = False
+        outputs = _tensors(out if isinstance(out, tuple) else (out,))
+        self.moved += sum(tensor.nbytes for tensor in [*_tensors(arguments), *outputs])
         for tensor in outputs:
             self.allocated(tensor)
         return out
@@ -212,7 +237,7 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 
 
 class _Attention(TorchFunctionMode):
-    """Replaces fused attention by its output and its count."""
+    """Replaces fused attention by its output and its count; counts fused functions as one."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -225,6 +250,8 @@ class _Attention(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if isinstance(func, Fused):
+            return self.trace.fused(func.function, args)
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         query, key, _ = args

@@ -22,6 +22,7 @@ from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES, aligned
 from pixelwizard.models.wan.dit import CHUNK
+from pixelwizard.models.wan.kernels import PLAIN, Kernels, chosen
 from pixelwizard.planning.decode_cost import Settings, choose_tiles
 from pixelwizard.planning.device import DeviceRates, find
 from pixelwizard.planning.transformer_cost import (
@@ -118,14 +119,16 @@ def make_plan(
     rates = find(device)
     budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, rates)
     limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
+    kernels = chosen(config.compile, device != "auto" or torch.cuda.is_available())
     stages = tuple(
-        _choose(execution_modes(name, config, mesh, limit), rates, limit, mesh) for name in only
+        _choose(execution_modes(name, config, mesh, limit, kernels), rates, limit, mesh)
+        for name in only
     )
     return Plan(rates.name, budget_gb, stages, _refusal(config, stages, budget_gb), mesh)
 
 
 def execution_modes(
-    stage: str, config: Settings, mesh: Mesh, limit: float
+    stage: str, config: Settings, mesh: Mesh, limit: float, kernels: Kernels = PLAIN
 ) -> Iterator[ExecutionMode]:
     """How one rank of ``mesh`` could run a stage (text, anchor, detail, decode).
 
@@ -135,7 +138,7 @@ def execution_modes(
         return _text(config)
     if stage == "decode":
         return _decode(config, mesh, limit)
-    return _sampling(stage, config, mesh)
+    return _sampling(_stage(stage, config, mesh, kernels), stage, config)
 
 
 def _text(config: Settings) -> Iterator[ExecutionMode]:
@@ -147,17 +150,16 @@ def _text(config: Settings) -> Iterator[ExecutionMode]:
         )
 
 
-def _sampling(name: str, config: Settings, mesh: Mesh) -> Iterator[ExecutionMode]:
+def _sampling(stage: Sampling, name: str, config: Settings) -> Iterator[ExecutionMode]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
-    stage = _stage(name, config, mesh)
     chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
-    for mode in ("sharded",) if mesh.shards > 1 else _modes(config):
+    for mode in ("sharded",) if stage.mesh.shards > 1 else _modes(config):
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
             yield ExecutionMode(name, stage.geometry.tokens, mode, cost, chunk)
 
 
-def _stage(name: str, config: Settings, mesh: Mesh) -> Sampling:
+def _stage(name: str, config: Settings, mesh: Mesh, kernels: Kernels) -> Sampling:
     size, backbone, detail = config.resolution, config.backbone, name == "detail"
     sampler = config.schedule if detail else config.anchor
     return Sampling(
@@ -175,6 +177,7 @@ def _stage(name: str, config: Settings, mesh: Mesh) -> Sampling:
         network=backbone.detail_network,
         quantize=backbone.quantize,
         mesh=mesh,
+        kernels=kernels,
     )
 
 

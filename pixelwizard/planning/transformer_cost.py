@@ -27,6 +27,7 @@ from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.models.wan.kernels import PLAIN, Kernels
 from pixelwizard.models.wan.quantised_linear import quantise_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.passes import CFGParallel, Ulysses
@@ -70,7 +71,7 @@ def shard_bytes(weights: int, ranks: int) -> int:
 class Sampling:
     """One sampling stage: network, sizes, schedule. ``anchor``: of the detail stage's condition.
 
-    ``mesh``: the ranks that share it, of which one is looked at.
+    ``mesh``: the ranks that share it, of which one is looked at. ``kernels``: compiled or not.
     """
 
     sizes: DiTSizes
@@ -85,6 +86,7 @@ class Sampling:
     network: Part | None = None
     quantize: str | None = None
     mesh: Mesh = SINGLE
+    kernels: Kernels = PLAIN
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
             for weight in _all_but_blocks(network):
                 trace.allocated(weight)
         network.chunk, network.residual = chunk, stage.residual
+        network.use(stage.kernels)
         network.ulysses = _Ulysses(stage.mesh.sequence) if stage.mesh.sequence > 1 else None
         weights = trace.live
         trace.restart_peak()

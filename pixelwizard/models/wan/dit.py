@@ -31,6 +31,7 @@ from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.attention.base import Attention, Grid, Place
 from pixelwizard.models.attention.exact import Exact, attention
+from pixelwizard.models.wan.kernels import PLAIN, Kernels, linear
 from pixelwizard.models.wan.streaming import BlockStream
 from pixelwizard.parallel.passes import Ulysses
 
@@ -74,20 +75,16 @@ class Rotary:
     def table(self, start: int, stop: int) -> Tensor:
         """cos and sin of the angles of tokens start..stop, float32 [2, stop - start, D/2].
 
-        The table of all own tokens is kept: those who ask for it ask again in every block.
+        Those of all own tokens are kept: every block asks for them.
         """
-        whole = (start, stop) == (0, self.own.stop - self.own.start)
-        if whole and self._whole is not None:
-            return self._whole
-        with torch.inference_mode(False):  # a kept table must also serve a later backward
-            token = torch.arange(start, stop, device=self.device) + self.own.start
-            row = token // self.grid[2]
-            places = (row // self.grid[1], row % self.grid[1], token % self.grid[2])
-            parts = [axis[:, place] for axis, place in zip(self.axes, places, strict=True)]
-            table = torch.cat(parts, dim=-1)
-        if whole:
-            self._whole = table
-        return table
+        if self._whole is None:
+            with torch.inference_mode(False):  # a kept table must also serve a later backward
+                token = torch.arange(self.own.start, self.own.stop, device=self.device)
+                row = token // self.grid[2]
+                places = (row // self.grid[1], row % self.grid[1], token % self.grid[2])
+                parts = [axis[:, place] for axis, place in zip(self.axes, places, strict=True)]
+                self._whole = torch.cat(parts, dim=-1)
+        return self._whole[:, start:stop]
 
 
 def _axis_table(size: int, pairs: int) -> Tensor:
@@ -95,13 +92,6 @@ def _axis_table(size: int, pairs: int) -> Tensor:
     frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
     angle = torch.outer(torch.arange(size, dtype=torch.float64), frequency)
     return torch.stack((angle.cos(), angle.sin())).float()
-
-
-def rotate(x_BLND: Tensor, table_2LP: Tensor) -> Tensor:
-    """Rotates each pair of adjacent channels of ``x`` by its token's angle, in ``x``'s dtype."""
-    cos, sin = table_2LP[:, None, :, None, :].to(x_BLND.dtype)
-    even, odd = x_BLND.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 @dataclass(frozen=True)
@@ -189,6 +179,12 @@ class WanDiT(nn.Module):
             if name != "blocks":
                 child.to(device)
         self._stream = BlockStream(list(self.blocks), device, asynchronous)
+
+    def use(self, kernels: Kernels) -> None:
+        """Compute what lies between the attentions by these functions, plain or compiled ones."""
+        for module in self.modules():
+            if isinstance(module, (Block, Projections, Head)):
+                module.kernels = kernels
 
     def _each_block(self) -> Iterable[Block]:
         """The blocks in order, on the device; a streamed one only until the next is taken."""
@@ -339,6 +335,7 @@ class Block(nn.Module):
             nn.Linear(dim, sizes.ffn_dim), nn.GELU("tanh"), nn.Linear(sizes.ffn_dim, dim)
         )
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+        self.kernels = PLAIN
 
     def forward(
         self,
@@ -386,13 +383,20 @@ class Block(nn.Module):
     ) -> Tensor:
         """``forward`` for all tokens together; their linears run once for each time."""
         length = x.shape[1]
-        parts, table = list(spans(length, length, six.border)), rotary.table(0, length)
-        hidden = joined([self._attention_input(x[:, part], six.of(part)) for part in parts])
-        keys, values = self.self_attn.keys_values(hidden, table)
-        attended = self.self_attn(hidden, keys, values, table, attend)
+        parts = list(spans(length, length, six.border))
+        attended = self._attended(x, rotary, six, attend, parts)
         return joined(
             [self._branches(x[:, part], attended[:, part], six.of(part), text) for part in parts]
         )
+
+    def _attended(
+        self, x: Tensor, rotary: Rotary, six: Modulation, attend: Attend, parts: list[slice]
+    ) -> Tensor:
+        """The branch of the self-attention, before its gate; nothing else stays alive."""
+        table = rotary.table(0, x.shape[1])
+        hidden = joined([self._attention_input(x[:, part], six.of(part)) for part in parts])
+        keys, values = self.self_attn.keys_values(hidden, table)
+        return self.self_attn(hidden, keys, values, table, attend)
 
     def _chunk(
         self,
@@ -437,7 +441,7 @@ class Block(nn.Module):
         attended = ulysses.attend(packed, length, attend)
         del packed
         for span in spans(own, chunk, six.border):
-            branch = self.self_attn.o(attended[:, span].flatten(2))
+            branch = linear(self.self_attn.o, attended[:, span].flatten(2))
             x[:, span] = self._branches(x[:, span], branch, six.of(span), text)
         return x
 
@@ -446,19 +450,18 @@ class Block(nn.Module):
         return self.cross_attn.keys_values(context_BSE)
 
     def _attention_input(self, x: Tensor, six: tuple[Tensor, ...]) -> Tensor:
-        shift, scale = six[0], six[1]
-        return modulated_norm(x.float(), shift, scale, self.eps).to(self.norm3.weight.dtype)
+        return self.kernels.modulated(x, six[0], six[1], self.eps, self.norm3.weight.dtype)
 
     def _branches(
         self, x: Tensor, attended: Tensor, six: tuple[Tensor, ...], text: tuple[Tensor, Tensor]
     ) -> Tensor:
         """The three residual branches of some tokens, the first of them given."""
         _, _, gate1, shift2, scale2, gate2 = six
-        residual, dtype = x.dtype, attended.dtype
-        x = x.float() + gate1 * attended
-        x = x + self.cross_attn(affine_norm(self.norm3, x).to(dtype), *text)
-        hidden = modulated_norm(x, shift2, scale2, self.eps).to(dtype)
-        return (x + gate2 * self.ffn(hidden)).to(residual)
+        kernels, norm, residual = self.kernels, self.norm3, x.dtype
+        x, hidden = kernels.after_attention(x, attended, gate1, norm.weight, norm.bias, norm.eps)
+        x, hidden = kernels.after_text(x, self.cross_attn(hidden, *text), shift2, scale2, self.eps)
+        hidden = linear(self.ffn[2], linear(self.ffn[0], hidden, gelu=True))
+        return kernels.after_feed_forward(x, hidden, gate2, residual)
 
 
 class Projections(nn.Module):
@@ -473,10 +476,12 @@ class Projections(nn.Module):
         self.o = nn.Linear(dim, dim)
         self.norm_q = RMSNorm(dim, eps)
         self.norm_k = RMSNorm(dim, eps)
+        self.kernels = PLAIN
 
     def keys_values(self, x: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Keys (normed, rotated) and values of tokens [B, S, E], each [B, S, N, D]."""
-        return self._heads(self.k(x), self.norm_k, rotary), self._split(self.v(x))
+        values = linear(self.v, x).unflatten(-1, (self.heads, -1))
+        return self._heads(linear(self.k, x), self.norm_k, rotary), values
 
     def forward(
         self,
@@ -487,32 +492,24 @@ class Projections(nn.Module):
         attend: Attend = attention,
     ) -> Tensor:
         """Attends from tokens [B, L, E] to the given keys and values -> [B, L, E]."""
-        return self.o(attend(self.queries(x, rotary), keys, values).flatten(2))
+        return linear(self.o, attend(self.queries(x, rotary), keys, values).flatten(2))
 
     def queries(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """Queries (normed, rotated) of tokens [B, L, E] -> [B, L, N, D]."""
-        return self._heads(self.q(x), self.norm_q, rotary)
+        return self._heads(linear(self.q, x), self.norm_q, rotary)
 
     def _heads(self, x: Tensor, norm: RMSNorm, rotary: Tensor | None) -> Tensor:
-        heads = self._split(norm(x))
-        if rotary is not None:
-            heads = rotate(heads, rotary)
-        return heads.to(x.dtype)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1))
+        heads: Tensor = self.kernels.normed_heads(x, norm.weight, norm.eps, self.heads, rotary)
+        return heads
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis, computed and returned in float32."""
+    """The weight of a root-mean-square norm over the last axis."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps)
 
 
 class Head(nn.Module):
@@ -523,6 +520,7 @@ class Head(nn.Module):
         self.eps = sizes.eps
         self.head = nn.Linear(sizes.dim, sizes.out_dim * PATCH * PATCH)
         self.modulation = nn.Parameter(torch.randn(1, 2, sizes.dim) / math.sqrt(sizes.dim))
+        self.kernels = PLAIN
 
     def forward(self, x: Tensor, time_BRE: Tensor, chunk: int = CHUNK, border: int = 0) -> Tensor:
         """Tokens [B, L, E] -> float32 [B, L, patch_h * patch_w * C]."""
@@ -531,7 +529,7 @@ class Head(nn.Module):
         parts = []
         for span in spans(length, length if torch.is_grad_enabled() else chunk, border):
             shift, scale = pair.of(span)
-            hidden = modulated_norm(x[:, span].float(), shift, scale, self.eps)
+            hidden = self.kernels.modulated(x[:, span], shift, scale, self.eps, torch.float32)
             parts.append(in_float32(self.head, hidden))
         return joined(parts)
 
@@ -587,11 +585,6 @@ def in_float32(module: nn.Module, x: Tensor) -> Tensor:
     kind = x.device.type
     with torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext():
         return F.linear(x.float(), module.weight.float(), module.bias.float())
-
-
-def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without parameters, then x (1 + scale) + shift, in float32."""
-    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
 
 
 def affine_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -1,0 +1,139 @@
+"""What a block computes between its attentions: elementwise functions, and linears.
+
+An elementwise function compiled by ``torch.compile`` is one kernel: it reads its arguments and
+writes its results once. Uncompiled, the same code runs operation by operation.
+
+Letters of shapes: B samples, L tokens, E model channels, N heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
+
+Function = Callable[..., Any]
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """LayerNorm of tokens [B, L, E] without parameters, then x (1 + scale) + shift, in float32."""
+    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).to(dtype)
+
+
+def normed_heads(x: Tensor, weight: Tensor, eps: float, heads: int, table: Tensor | None) -> Tensor:
+    """RMS norm of tokens [B, L, E] over all heads together, rotated -> [B, L, N, D] like ``x``."""
+    y = F.rms_norm(x.float(), x.shape[-1:], weight.float(), eps).unflatten(-1, (heads, -1))
+    return (y if table is None else rotate(y, table)).to(x.dtype)
+
+
+def rotate(x_BLND: Tensor, table_2LP: Tensor) -> Tensor:
+    """Rotates each pair of adjacent channels of ``x`` by its token's angle, in ``x``'s dtype."""
+    cos, sin = table_2LP[:, None, :, None, :].to(x_BLND.dtype)
+    even, odd = x_BLND.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+def after_attention(
+    x: Tensor, attended: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The residual stream in float32, and the input of the cross-attention like ``attended``."""
+    x = x.float() + gate * attended
+    hidden = F.layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
+    return x, hidden.to(attended.dtype)
+
+
+def after_text(
+    x: Tensor, attended: Tensor, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The residual stream in float32, and the feed-forward's input like ``attended``."""
+    x = x + attended
+    return x, modulated(x, shift, scale, eps, attended.dtype)
+
+
+def after_feed_forward(x: Tensor, fed: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
+    """The residual stream as it waits for the next block."""
+    return (x + gate * fed).to(dtype)
+
+
+class Fused:
+    """A function compiled at its first call, for all sizes at once.
+
+    Where it cannot be compiled (no C++ compiler, no Triton) a warning says so once and the
+    function runs as it is. A trace of costs sees one operation.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self._run: Function = torch.compile(function, dynamic=True)
+
+    def __call__(self, *arguments: Any) -> Any:
+        tensors = tuple(a for a in arguments if isinstance(a, Tensor))
+        if has_torch_function(tensors):
+            return handle_torch_function(self, tensors, *arguments)
+        if self._run is self.function:
+            return self.function(*arguments)
+        try:
+            return self._run(*arguments)
+        except Exception as error:  # every backend has its own errors
+            self._run = self.function
+            result = self.function(*arguments)  # an error of the arguments comes again here
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"{self.function.__name__} is not compiled: {reason}", stacklevel=2)
+            return result
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The elementwise functions of a block, as they are or compiled."""
+
+    modulated: Function = modulated
+    normed_heads: Function = normed_heads
+    after_attention: Function = after_attention
+    after_text: Function = after_text
+    after_feed_forward: Function = after_feed_forward
+
+
+PLAIN = Kernels()
+
+
+@cache
+def compiled() -> Kernels:
+    """All of them fused; one compilation serves every network, block and size of a process."""
+    return Kernels(*(Fused(getattr(PLAIN, field.name)) for field in fields(Kernels)))
+
+
+def chosen(compile: str, on_gpu: bool) -> Kernels:
+    """The functions that ``compile`` (auto, on or off) means on a device."""
+    return compiled() if compile == "on" or (compile == "auto" and on_gpu) else PLAIN
+
+
+def linear(layer: nn.Module, x: Tensor, gelu: bool = False) -> Tensor:
+    """A linear of tokens [B, L, E], then tanh GELU if asked.
+
+    Without gradients a CPU takes oneDNN, a tenth faster than its default for float32, and a GPU
+    the epilogue of cuBLASLt: there GELU needs no pass and no memory.
+    """
+    if torch.is_grad_enabled() or type(layer) is not nn.Linear or layer.bias is None:
+        return F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
+    weight, bias = layer.weight, layer.bias
+    if x.device.type == "cpu" and _onednn(x, weight):
+        after, how = ("gelu", "tanh") if gelu else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], how)
+    if gelu and x.device.type in ("cuda", "meta") and x.dtype == weight.dtype:
+        y = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+        return y.unflatten(0, x.shape[:-1])
+    y = F.linear(x, weight, bias)
+    return F.gelu(y, approximate="tanh") if gelu else y
+
+
+def _onednn(x: Tensor, weight: Tensor) -> bool:
+    dtypes = (torch.float32, torch.bfloat16)
+    usable = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return usable and x.dtype == weight.dtype and x.dtype in dtypes
