@@ -281,7 +281,7 @@ def test_a_video_of_a_picture_is_made_again(backbone: BackboneSettings, tmp_path
     assert prompt.source == source_of("image", file, "") and prompt.text == "a red circle"
     assert again.image.detail
     picture(file, seed=1)
-    with pytest.raises(ConfigError, match=r"was made of a\.png with the sha256 .* source=FILE"):
+    with pytest.raises(ConfigError, match=r"was made of a\.png with the sha256 .* given=FILE"):
         repetition(video, None)
 
 

@@ -274,7 +274,7 @@ def test_a_refined_video_is_replayed_from_its_clip_and_from_no_other(
     assert worker.run(claim(again, ["pixelwizard"])) == 0
     assert record(again, "a")["key"] == record(config, "a")["key"]
     moved = clip.rename(tmp_path / "moved.mp4")
-    with pytest.raises(ConfigError, match="was made of a.mp4 with the sha256 .* source=FILE"):
+    with pytest.raises(ConfigError, match="was made of a.mp4 with the sha256 .* given=FILE"):
         repetition(video, None)
     assert repetition(video, None, source=str(moved)).from_video == [str(moved)]
     write_clip(moved, frames=6)

@@ -365,7 +365,7 @@ def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
 class ReplayConfig:
     """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
 
-    ``trust``: users' classes that the file names may run. ``source``: where the clip or picture
+    ``trust``: users' classes that the file names may run. ``given``: where the clip or picture
     that it was made of is now (None: where it was).
     """
 
@@ -373,4 +373,4 @@ class ReplayConfig:
     file: Optional[str] = setting(None, path=True)
     out: Optional[str] = setting(None, path=True)
     trust: bool = False
-    source: Optional[str] = setting(None, path=True)
+    given: Optional[str] = setting(None, path=True)

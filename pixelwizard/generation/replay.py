@@ -107,7 +107,7 @@ def _source_of(video: Path, record: Record, given: str | None) -> dict[str, Any]
     """The settings that name the file that a video was made of, if it was made of one."""
     if record.source is None:
         if given is not None:
-            raise ConfigError(f"{video} was made of a text alone; leave source={given} out")
+            raise ConfigError(f"{video} was made of a text alone; leave given={given} out")
         return {}
     path, digest = (str(record.source.get(name)) for name in ("path", "sha256"))
     path = given or path
@@ -118,7 +118,7 @@ def _source_of(video: Path, record: Record, given: str | None) -> dict[str, Any]
     if found != digest:
         raise ConfigError(
             f"{video} was made of {Path(path).name} with the sha256 {digest[:12]}..., and {path} is"
-            f" not it ({found[:40]}); name that file with source=FILE"
+            f" not it ({found[:40]}); name that file with given=FILE"
         )
     text = {"prompt": [record.prompt] if record.prompt else []}
     return {**text, f"from_{record.source.get('kind')}": [path]}

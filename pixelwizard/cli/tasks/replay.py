@@ -13,7 +13,7 @@ from pixelwizard.config.schema import ConfigError
 EXAMPLES = """\
   pixelwizard replay outputs/RUN/videos/ID.mp4           into a new folder in outputs/
   pixelwizard replay VIDEO.mp4 out=FOLDER
-  pixelwizard replay VIDEO.mp4 source=clip.mp4           where the clip is now that was refined
+  pixelwizard replay VIDEO.mp4 given=clip.mp4            where the clip is now that was refined
 
 On the same machine with the same versions, the latents are bit-equal. They come from the store if
 it still has them. The weights must be the same files."""
@@ -25,7 +25,7 @@ def check(config: ReplayConfig) -> None:
 
     if config.file is None:
         raise ConfigError("no video is named; write it behind the task: replay VIDEO.mp4")
-    repetition(Path(config.file), config.out, config.trust, config.source)
+    repetition(Path(config.file), config.out, config.trust, config.given)
 
 
 def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
@@ -34,7 +34,7 @@ def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
 
     assert config.file is not None
     video = Path(config.file)
-    again = repetition(video, config.out, config.trust, config.source)
+    again = repetition(video, config.out, config.trust, config.given)
     if changed := changed_versions(video, again):
         print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
     return run_in_workers(again, command_line)
