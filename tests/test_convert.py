@@ -14,6 +14,7 @@ from small import write_backbone
 
 from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.models.checkpoints import own_statistics
 from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.files import save
@@ -41,7 +42,7 @@ def test_the_converted_backbone_is_the_same_in_bfloat16(backbone, tmp_path):
     assert own_statistics(tmp_path / "to") == {"latent_mean": [0.0] * 4, "latent_std": [1.0] * 4}
     assert not list((tmp_path / "to").rglob("*.part"))
     converted = replace(backbone, folder=str(tmp_path / "to"), detail=None)
-    check_weights(converted)
+    check_weights(converted, SamplerSettings())
     for load in (load_anchor, load_detail, load_vae, load_text_encoder):
         before, after = (load(b).state_dict() for b in (backbone, converted))
         assert before.keys() == after.keys()

@@ -20,6 +20,7 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.models.checkpoints import available_parts, require_weights, weights_digest
 from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.files import open_weights
@@ -310,11 +311,11 @@ def test_a_file_of_something_else_is_recognised(case, backbone, tmp_path):
     assert "\n" not in str(error.value) and "odd.safetensors" in str(error.value)
 
 
-def test_weights_that_need_another_attention_are_refused_by_their_name(backbone, tmp_path):
-    path = tmp_path / "T3-Video-Wan2.2-T2V-5B.safetensors"
-    save_file(state_of(backbone, "anchor"), path)
-    with pytest.raises(ValueError, match="is T3-Video, .* set attention=t3"):
-        load_anchor(replace(backbone, anchor=str(path)))
+def test_weights_that_need_another_attention_are_refused_by_their_name(tmp_path):
+    config = small_config(replace(BACKBONE, anchor="/x/T3-Video-Wan2.2-T2V-5B.pt"), tmp_path)
+    with pytest.raises(ValueError, match="is T3-Video by its name, .*; use attention=t3"):
+        generate._check_published(config)
+    generate._check_published(replace(config, attention="t3"))
 
 
 @pytest.mark.parametrize(
@@ -323,11 +324,11 @@ def test_weights_that_need_another_attention_are_refused_by_their_name(backbone,
 )
 def test_a_distilled_network_is_told_how_to_be_sampled(name, steps, tmp_path, capsys):
     config = small_config(replace(BACKBONE, anchor=f"/x/{name}"), tmp_path)
-    generate._tell_distilled(replace(config, anchor=replace(config.anchor, guidance=5.0)))
+    generate._check_published(replace(config, anchor=replace(config.anchor, guidance=5.0)))
     said = capsys.readouterr().err
     assert f"anchor.timesteps=[{steps}] anchor.guidance=1" in said and said.count("\n") == 1
-    generate._tell_distilled(replace(config, anchor=replace(config.anchor, guidance=1.0)))
-    generate._tell_distilled(replace(config, backbone=BACKBONE))
+    generate._check_published(replace(config, anchor=replace(config.anchor, guidance=1.0)))
+    generate._check_published(replace(config, backbone=BACKBONE))
     assert not capsys.readouterr().err
 
 
@@ -431,7 +432,7 @@ def test_a_tokenizer_without_its_vocabulary_is_a_sentence(backbone, folder, tmp_
         require_weights(odd)
     (tokenizer / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer in .* cannot be read"):
-        check_weights(odd)
+        check_weights(odd, SamplerSettings())
         load_text_encoder(odd)
 
 

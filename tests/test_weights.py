@@ -13,6 +13,7 @@ from small import save_text_encoder
 from torch import Tensor, nn
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.models.checkpoints import INDEX, MissingWeights, require_weights, weights_digest
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
@@ -197,10 +198,10 @@ def test_differing_names_and_shapes_are_named(backbone):
 
 @pytest.mark.parametrize("part", LOADERS)
 def test_the_gate_refuses_any_part_that_does_not_fit(part, backbone):
-    check_weights(backbone)
+    check_weights(backbone, SamplerSettings())
     edit(Path(backbone.folder) / FILES[part], **{"extra.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="unexpected extra.weight"):
-        check_weights(backbone)
+        check_weights(backbone, SamplerSettings())
 
 
 def test_quantised_weights_are_refused(backbone):

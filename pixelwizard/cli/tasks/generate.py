@@ -18,7 +18,7 @@ from pixelwizard.evaluation.names import require, resolve_auto
 from pixelwizard.io.terminal import say
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.models.checkpoints import require_weights, weights_digests, weights_folder
-from pixelwizard.models.wan.recognise import advice
+from pixelwizard.models.wan.recognise import advice, refuse_exact
 from pixelwizard.records import provenance
 from pixelwizard.records.provenance import make_jobs
 
@@ -46,7 +46,7 @@ def check(config: GenerateConfig) -> None:
     _check_schedules(config)
     _check_passes(config, prompts)
     require_weights(config.backbone)
-    _tell_distilled(config)
+    _check_published(config)
     if config.parallel.launch:
         mesh_of(config)
     if config.reference is not None:
@@ -56,10 +56,12 @@ def check(config: GenerateConfig) -> None:
         require(settings, config.reference is not None)
 
 
-def _tell_distilled(config: GenerateConfig) -> None:
-    """Say how an anchor network is sampled that was distilled, if it is guided like others."""
+def _check_published(config: GenerateConfig) -> None:
+    """Refuse an anchor network that needs its own attention; say how a distilled one is sampled."""
     anchor = config.backbone.anchor
     place = Path(anchor) if anchor else weights_folder(config.backbone)
+    if config.attention == "exact":
+        refuse_exact(place.name)
     found = advice(place.name)
     if found and config.anchor.guidance > 1:
         say(found)

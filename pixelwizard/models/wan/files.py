@@ -27,7 +27,6 @@ from pixelwizard.models.wan.gguf_file import read_gguf
 from pixelwizard.models.wan.layouts import without_prefix
 from pixelwizard.models.wan.lazy import LazyTensor, Weight, read
 from pixelwizard.models.wan.quantised import dequantised
-from pixelwizard.models.wan.recognise import refuse_published
 
 # Segments that trainers and wrappers put into names; no published name has them.
 _WRAPPERS = {"model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -48,7 +47,6 @@ def open_weights(path: Path, part: str, ema: str = "auto") -> dict[str, Weight]:
 
     ``ema`` as for ``unwrap``. Raises ValueError for a file that is broken or cannot be read.
     """
-    refuse_published(path)
     loaded = dequantised(unwrap(read_tensors(path), path, ema), path, read_metadata(path))
     try:
         return without_prefix(loaded, part)

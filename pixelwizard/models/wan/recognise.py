@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -34,16 +33,6 @@ _BY_NAME = (
 )
 """What only another network has in a name, what that is, and what to do."""
 
-_PUBLISHED = (
-    (
-        r"t3[-_]?video",
-        "T3-Video, whose weights are made for its windowed attention and give noise without it",
-        "take the base weights, or rename the file and set attention=t3",
-    ),
-)
-"""Networks with the base's very names and shapes, by their file's name."""
-
-
 _DISTILLED = (
     (r"turbo", "Turbo", [1000, 750, 500, 250]),
     (r"fast[-_]?wan", "FastWan", [1000, 757, 522]),
@@ -63,11 +52,16 @@ def advice(name: str) -> str | None:
     return None
 
 
-def refuse_published(path: Path) -> None:
-    """Raise ValueError for a file that would load but not work, which only its name tells."""
-    for pattern, what, remedy in _PUBLISHED:
-        if re.search(pattern, path.name, re.IGNORECASE):
-            raise ValueError(f"{path} is {what}, by its name; {remedy}")
+def refuse_exact(name: str) -> None:
+    """Raise ValueError for weights that exact attention would turn into noise.
+
+    T3-Video's have the base's names and shapes: only the ``name`` of their file or folder tells.
+    """
+    if re.search(r"t3[-_]?video", name, re.IGNORECASE):
+        raise ValueError(
+            f"{name} is T3-Video by its name, whose weights need their own attention; use"
+            " attention=t3"
+        )
 
 
 def recognised(shapes: Shapes, expected: Shapes) -> str | None:
