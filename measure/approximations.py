@@ -172,7 +172,7 @@ def main() -> None:
     arms = window_arms() if given.what == "window" else skip_arms(stage)
     if given.what == "quantize":
         kinds = ("fp8", "int8")
-        arms = {"bfloat16": []} | {kind: [f"backbone.quantize={kind}"] for kind in kinds}
+        arms = {"unquantised": []} | {kind: [f"backbone.quantize={kind}"] for kind in kinds}
     print("\n".join(markdown(rows(bench, stage, arms, given.frames))))
 
 
