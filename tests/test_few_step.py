@@ -16,6 +16,7 @@ from test_objectives import SHAPE, SPREAD, draw, exact
 from test_train import fixed_batch
 from torch import Tensor
 
+from pixelwizard.cli.tasks.train import check as check_command
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.few_step import (
     ConsistencySettings,
@@ -377,6 +378,16 @@ def test_a_teacher_of_another_size_is_refused_before_a_step(
     objective = replace(config.objective, teacher=str(empty))
     with pytest.raises(ValueError, match="objective.teacher=.* has no detail network"):
         make_module(replace(config, objective=objective))
+
+
+def test_a_teacher_that_is_not_there_is_refused_before_anything_is_written(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    rule = dict(few_step("consistency"), teacher=str(tmp_path / "none"))
+    config = small_training(backbone, tmp_path / "run", tmp_path, "detail", **rule)
+    with pytest.raises(ConfigError, match="none is neither a file nor a folder"):
+        check_command(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_is_a_file_or_a_folder(backbone: BackboneSettings, tmp_path: Path) -> None:

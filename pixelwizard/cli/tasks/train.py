@@ -36,6 +36,12 @@ def check(config: TrainConfig) -> None:
             needed |= {"text_encoder", "vae"}
         elif config.samples.every:
             needed |= {"vae"}
+    teacher = config.objective.teacher
+    if teacher is not None and not Path(teacher).exists():
+        raise ConfigError(
+            f"objective.teacher={teacher} is neither a file nor a folder; name weights of the"
+            f" {config.part} network"
+        )
     require_weights(config.backbone, [part for part in PARTS if part in needed])
 
 
