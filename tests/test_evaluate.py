@@ -78,6 +78,7 @@ def test_every_score_of_a_folder_has_recipe_and_interval(
     assert evaluate.evaluate(config) == 0
     found = values(tmp_path)
     names = {"clip", "frame-consistency", "hd-mse", "hd-mse-noise", "flicker", "fvd", "hd-fvd"}
+    names |= {"high-frequency"}
     names |= {"video-mmd", "si", "ti", "warping-error", "blur", "blockiness"}
     assert set(found) == names | set(paired.available())
     for name, score in found.items():

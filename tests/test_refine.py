@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 from small import SIZE, small_config, write_backbone, write_config
 
+import pixelwizard as pw
 from pixelwizard import worker
 from pixelwizard.cli.arguments import parse
 from pixelwizard.cli.compose import compose
+from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks.generate import check
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
@@ -28,6 +30,7 @@ from pixelwizard.data.source_files import frames_of, source_of
 from pixelwizard.diffusion.sampling import initial_noise, sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.diffusion.windows import blended
+from pixelwizard.evaluation.metrics.high_frequency import high_frequency
 from pixelwizard.generation import predict
 from pixelwizard.generation.replay import repetition
 from pixelwizard.io.process import Interrupted
@@ -350,3 +353,62 @@ def test_a_run_may_have_clips_and_texts(backbone: BackboneSettings, tmp_path: Pa
     sizes = [probe(Path(config.run_dir) / "videos" / f"{id}.mp4") for id in ("one", "two")]
     assert [(size.width, size.height) for size in sizes] == [(64, 128), (SIZE.width, SIZE.height)]
     assert set(record(config, "two")["keys"]) == {"text", "anchor", "detail"}
+
+
+def test_a_plan_of_a_clip_has_no_anchor_stage_and_counts_every_window(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for frames in (17, 50):
+        clip = write_clip(tmp_path / f"{frames}.mp4", frames=frames)
+        words = ["plan", "backbone=tiny", "resolution=demo", "format=json", "--video", str(clip)]
+        assert main(words) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    for plan in found:
+        assert [stage["name"] for stage in plan["stages"]] == ["text", "encode", "detail", "decode"]
+        assert list(plan["schedules"]) == ["detail"]
+    short, long = ({s["name"]: s for s in plan["stages"]} for plan in found)
+    assert found[1]["clip"]["frames"] == 53
+    assert long["detail"]["tokens"] == short["detail"]["tokens"]
+    assert 3.9 < long["detail"]["tflop"] / short["detail"]["tflop"] < 4.6  # features of each window
+    assert long["encode"]["tflop"] > 2.5 * short["encode"]["tflop"]
+    assert long["detail"]["peak_gb"] < 1.3 * short["detail"]["peak_gb"]
+
+
+def test_a_comparison_has_the_enlarged_clips_as_arms(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4", frames=17)
+    config = refining(backbone, tmp_path, clip, resolution=replace(SIZE, frames=17))
+    assert run(config) == 0
+    out = tmp_path / "out"
+    words = [f"out={out}", "baseline=bicubic", "arms=[lanczos]", "tracker=none"]
+    report = pw.compare([config.run_dir], words)
+    rows = {row.variant.name: row for row in report.comparison.rows}
+    assert set(rows) == {"run", "bicubic", "lanczos"} and report.comparison.baseline == "bicubic"
+    for row in rows.values():
+        assert {"high-frequency", "flicker", "hd-mse"} <= set(row.scores)
+    assert rows["bicubic"].scores["nfe"].value == 0 < rows["run"].scores["nfe"].value
+    assert rows["bicubic"].differences["high-frequency"].sign == "equal"
+    (video,) = (out / "enlarged" / "lanczos" / "videos").glob("*.mp4")
+    info = probe(video, count=True)
+    assert (info.width, info.height, info.frames, info.fps) == (128, 64, 17, 12.0)
+    before = video.stat().st_mtime_ns
+    pw.compare([config.run_dir], words)
+    assert video.stat().st_mtime_ns == before
+    clip.unlink()
+    with pytest.raises(ConfigError, match="a.mp4: .* does not exist"):
+        pw.compare([config.run_dir], words)
+
+
+def test_high_frequencies_are_what_a_smaller_frame_cannot_hold() -> None:
+    draw = torch.Generator().manual_seed(0)
+    noise = (torch.randn(96, 150, 1, generator=draw) * 20 + 128).round().clamp(0, 255)
+    noisy = noise.to(torch.uint8).expand(-1, -1, 3)
+    assert abs(high_frequency(noisy) - 20 * 0.75**0.5) < 1
+    small = noise[::2, ::2].permute(2, 0, 1)[None]
+    large = torch.nn.functional.interpolate(small, (96, 150), mode="bicubic")[0].permute(1, 2, 0)
+    enlarged = large.round().clamp(0, 255).to(torch.uint8).expand(-1, -1, 3)
+    assert high_frequency(enlarged) < 0.6 * high_frequency(noisy)
+    ramp = torch.arange(96)[:, None, None].expand(96, 150, 3).to(torch.uint8)
+    assert high_frequency(ramp) < 0.05

@@ -27,7 +27,7 @@ from pixelwizard.records.run_folder import claim
 
 IDS = ("001-a-red-circle", "002-a-blue-square-moves-left")
 TINY = MetricsSettings(video="tiny-video", clip="tiny-clip")
-OF_A_VIDEO = {"clip", "frame-consistency", "hd-mse", "hd-mse-noise", "flicker"}
+OF_A_VIDEO = {"clip", "frame-consistency", "hd-mse", "hd-mse-noise", "high-frequency", "flicker"}
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pixelwizard.comparison import table_files
 from pixelwizard.comparison.differences import Comparison, compare
+from pixelwizard.comparison.enlarged import enlarged
 from pixelwizard.comparison.page import check_own, write_page
 from pixelwizard.comparison.plot import draw_pareto
 from pixelwizard.comparison.scored import scored_rows
 from pixelwizard.comparison.table import Table, make_table
 from pixelwizard.comparison.tables import to_csv, to_markdown
 from pixelwizard.comparison.variants import read_variants
-from pixelwizard.config.evaluate import CompareConfig, TableConfig
+from pixelwizard.config.evaluate import FILTERS, CompareConfig, TableConfig
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.io.files import write_text
 from pixelwizard.io.terminal import Line, reason
@@ -24,6 +25,10 @@ PICTURE, CSV, MARKDOWN = "pareto.png", "comparison.csv", "comparison.md"
 def comparison_of(config: CompareConfig) -> Comparison:
     """The comparison that a configuration asks for. Raises ConfigError if there is none."""
     variants, notes = read_variants([Path(run) for run in config.runs])
+    known = [variant.name for variant in variants]
+    arms = dict.fromkeys([*config.arms, *[name for name in FILTERS if name == config.baseline]])
+    made = [name for name in arms if name not in known]
+    variants += [enlarged(variants, name, out_folder(config)) for name in made]
     return compare(
         variants,
         notes,

@@ -37,6 +37,8 @@ class EvaluateConfig(RunSettings):
 
 
 DISTANCE = "distance"
+FILTERS = ("bicubic", "lanczos")
+"""Arms of clips that are only enlarged."""
 AGAINST_REAL = ("psnr", "ssim", "vmaf")
 TARGET_STEPS = 32
 """The fewest steps of a target: from here on all targets rank alike (docs/schedules.md)."""
@@ -49,14 +51,16 @@ class CompareConfig:
     ``runs`` are folders of sweeps and of single runs. ``quality`` is the score of the plots:
     ``distance`` to the latent that the ``target``, by default the run of the most steps, made of
     the same noise, or a score of the videos; by default distance, where a run can be its target.
-    Differences are from the ``baseline`` (by default the first run). ``out`` is the output folder,
-    by default the sweep's.
+    Differences are from the ``baseline`` (by default the first run). ``arms`` adds the clips that
+    runs refine, enlarged by a filter; so does the name of one as ``baseline``. ``out`` is the
+    output folder, by default the sweep's.
     """
 
     task: Literal["compare"] = "compare"
     runs: List[str] = setting([], path=True)
     out: Optional[str] = setting(None, path=True)
     baseline: Optional[str] = None
+    arms: List[Literal["bicubic", "lanczos"]] = setting([])
     target: Optional[str] = None
     quality: Optional[str] = None
     tracker: TrackerSettings = setting(TrackerSettings)

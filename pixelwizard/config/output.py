@@ -169,8 +169,9 @@ class MetricsSettings:
 
         Those of IMPORTED read result files of other programs.
         """
-        standard = ["hd_mse", "hd_mse_noise", *["hd_lpips"] * self.lpips, "niqe", "si"]
-        standard += ["blur", "blockiness", "banding", "ti", "flicker", "warping_error"]
+        standard = ["hd_mse", "hd_mse_noise", *["hd_lpips"] * self.lpips]
+        standard += ["high_frequency", "niqe", "si", "blur", "blockiness", "banding", "ti"]
+        standard += ["flicker", "warping_error"]
         standard += ["frame_consistency", "clip", "fvd", "hd_fvd", "video_mmd"]
         standard += ["patch_fid", "patch_kid", "frame_mmd", "psnr", "ssim", "vmaf"]
         named: Dict[str, Part] = {name.replace("_", "-"): name for name in standard}

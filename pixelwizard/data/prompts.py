@@ -176,9 +176,17 @@ def _typed(text: str, number: int) -> Row:
     return Row(f"--prompt number {number}", "", (text.strip(),))
 
 
+def need_clips(config: SamplingSettings, clips: Sequence[Source]) -> None:
+    """Raises ConfigError where ``refine`` is set and there is nothing to refine."""
+    if not clips and config.refine != RefineSettings():
+        raise ConfigError(
+            "refine is for given clips; name one with --video FILE, videos=DIR or a column video"
+        )
+
+
 def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
     """Nothing that is for given files without one, nothing that they would ignore."""
-    clips = [prompt for prompt in prompts if prompt.clip]
+    clips = [prompt.clip for prompt in prompts if prompt.clip]
     pictures = [prompt for prompt in prompts if prompt.source and not prompt.clip]
     for source in (prompt.source for prompt in prompts if prompt.source):
         size_of(config.resolution, source)
@@ -186,10 +194,7 @@ def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
         raise ConfigError(
             "image is for given pictures; name one with --image FILE or a column image"
         )
-    if not clips and config.refine != RefineSettings():
-        raise ConfigError(
-            "refine is for given clips; name one with --video FILE, videos=DIR or a column video"
-        )
+    need_clips(config, clips)
     if len(clips) == len(prompts) and config.video.fps != VideoSettings().fps:
         raise ConfigError(
             f"video.fps={config.video.fps} is for videos of a text; a refined clip keeps its own"

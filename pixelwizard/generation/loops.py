@@ -177,11 +177,9 @@ class EncodeLoop(StageLoop):
         source, shape = job.prompt.source, job.size.geometry
         assert source is not None
         with self.attempt(job) as result:
-            latents = {
-                name: self.stage(frames_of(source, size, shape))
-                for name, size in job.encoded.items()
-            }
-            name, size = next(iter(job.encoded.items()))
+            sizes = job.encoded.items()
+            latents = {n: self.stage(frames_of(source, size, shape)) for n, size in sizes}
+            name, size = next(iter(sizes))
             psnr = self.stage.fidelity(latents[name], frames_of(source, size, shape))
             result.facts["reconstruction_psnr"] = round(psnr, 2)
             if psnr < FAITHFUL:

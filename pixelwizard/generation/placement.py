@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import Tiles
 from pixelwizard.io.process import GB, available
+from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, WanDiT
 from pixelwizard.models.wan.kernels import chosen
@@ -21,6 +23,7 @@ from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.planning.decode_cost import Settings, allowed, surely_whole
 from pixelwizard.planning.planner import Plan, make_plan
+from pixelwizard.records.provenance import Job
 
 Network = TypeVar("Network", bound=nn.Module)
 Load = Callable[..., Network]
@@ -34,22 +37,29 @@ SHARDED = ("anchor", "detail")
 log = logging.getLogger(__name__)
 
 
-def plan_of(config: Settings, rank: Rank | None = None) -> Plan | None:
+def plan_of(config: Settings, rank: Rank | None = None, jobs: Sequence[Job] = ()) -> Plan | None:
     """The plan of a rank; None on a CPU without a budget, where the system manages memory.
 
+    It holds for the largest of the ``jobs`` (none: for a text), with the stages that any needs.
     There ``decode=auto`` is still planned, for the memory left free by the clip, unless whole
     frames easily fit; nothing is refused. Otherwise raises ValueError if a stage cannot fit.
     """
     rank = rank or Rank()
+    sizes = [config.resolution, *(job.size for job in jobs if job.encode_key)]
+    largest = max(sizes[1:] or sizes, key=lambda size: (size.width * size.height, size.frames))
+    needed = {kind for job in jobs for kind, _ in job.results} | {"decode"} if jobs else STAGES
+    only = [stage for stage in ("text", "encode", "anchor", "detail", "decode") if stage in needed]
+    clip = largest if len(sizes) > 1 else None
     if torch.cuda.is_available() or config.memory.budget_gb is not None:
-        plan = make_plan(config, mesh=rank.mesh)
+        plan = make_plan(config, only=only, mesh=rank.mesh, clip=clip)
         if plan.refusal:
             raise ValueError(plan.refusal)
     else:
-        free = max(1, available() // rank.local - config.resolution.geometry.clip_bytes)
-        if config.decode.mode != "auto" or surely_whole(config, free):
+        whole = replace(config, resolution=largest)
+        free = max(1, available() // rank.local - largest.geometry.clip_bytes)
+        if config.decode.mode != "auto" or surely_whole(whole, free):
             return None
-        plan = make_plan(config, budget_gb=free / GB, only=["decode"], mesh=rank.mesh)
+        plan = make_plan(whole, budget_gb=free / GB, only=["decode"], mesh=rank.mesh)
     for stage in plan.stages:
         log.info("plan: %s", stage)
     return plan

@@ -73,7 +73,7 @@ class Prediction:
             check_weights(config.backbone, config.anchor)
         self.folder, self.jobs = Path(config.run_dir), {job.id: job for job in jobs}
         self.display = Display(list(self.jobs), None if self.rank.is_first else io.StringIO())
-        plan = self.rank.everyone.from_first(plan_of(config, self.rank))
+        plan = self.rank.everyone.from_first(plan_of(config, self.rank, jobs))
         self.networks = ModelLoader(config, plan, self.rank)
         self.store = Store(config.store.dir, self.display.line)
         self.provenance = Provenance(config, digests, device_name())

@@ -143,6 +143,25 @@ def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
     )
 
 
+def cost_of_encode(config: Settings, sizes: Sequence[Geometry]) -> Cost:
+    """The cost of a clip at several sizes, and of decoding the first of them again."""
+    first = replace(config.resolution, width=sizes[0].width, height=sizes[0].height)
+    again = cost_of_decode(replace(config, resolution=first), WHOLE)
+    with META:
+        vae = WanVAE(config.backbone.vae).to(precision(config))
+    work, peak = Work(again.flops, again.moved), again.peak - again.weights
+    for size in sizes:
+        marks, traced = [], (1 + TEMPORAL_STRIDE, 1 + 2 * TEMPORAL_STRIDE)
+        for frames in traced:
+            trace, shape = Trace(), (1, 3, 1, size.height, size.width)
+            with torch.no_grad(), trace:
+                vae.encode_stream(torch.empty(shape, device=META) for _ in range(frames))
+            marks.append(trace.work)
+            peak = max(peak, trace.peak)
+        work += marks[0] + (size.latent_grid[0] - 2) * (marks[1] - marks[0])
+    return Cost(again.weights, again.weights + peak, work.flops, work.moved)
+
+
 def strip_bytes(turns: Sequence[Sequence[int]], frames: int) -> int:
     """The decode of a clip: the uint8 pixels of the busiest rank but the first, which writes.
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from pixelwizard.config.geometry import Tiles
+from pixelwizard.config.geometry import Geometry, ResolutionSettings, Tiles
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES, aligned
 from pixelwizard.models.wan.dit import CHUNK
 from pixelwizard.models.wan.kernels import PLAIN, Kernels, chosen
-from pixelwizard.planning.decode_cost import Settings, choose_tiles
+from pixelwizard.planning.decode_cost import Settings, choose_tiles, cost_of_encode
 from pixelwizard.planning.device import DeviceRates, find
 from pixelwizard.planning.transformer_cost import (
     SINGLE,
@@ -35,6 +35,8 @@ from pixelwizard.planning.transformer_cost import (
 
 CONTEXT = 0.7e9
 CHUNKS = (CHUNK, CHUNK // 4)
+REFINING = ("text", "encode", "detail", "decode")
+"""The stages of a given clip."""
 
 log = logging.getLogger(__name__)
 
@@ -108,37 +110,50 @@ def make_plan(
     config: Settings,
     device: str = "auto",
     budget_gb: float | None = None,
-    only: Collection[str] = STAGES,
+    only: Collection[str] | None = None,
     mesh: Mesh = SINGLE,
+    clip: ResolutionSettings | None = None,
 ) -> Plan:
     """The first way to run each stage that fits into the budget, else its leanest way.
 
     ``budget_gb``, of each rank of ``mesh``, holds where ``config.memory.budget_gb`` says nothing;
-    with neither, what the device has.
+    with neither, what the device has. ``clip``: the sizes of a given clip's video, which passes in
+    windows of the configuration's length. ``only`` these stages (None: those of a text or a clip).
     """
+    if only is None:
+        only = REFINING if clip else STAGES
     rates = find(device)
     budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, rates)
     limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
     kernels = chosen(config.compile, device != "auto" or torch.cuda.is_available())
     stages = tuple(
-        _choose(execution_modes(name, config, mesh, limit, kernels), rates, limit, mesh)
+        _choose(execution_modes(name, config, mesh, limit, kernels, clip), rates, limit, mesh)
         for name in only
     )
     return Plan(rates.name, budget_gb, stages, _refusal(config, stages, budget_gb), mesh)
 
 
 def execution_modes(
-    stage: str, config: Settings, mesh: Mesh, limit: float, kernels: Kernels = PLAIN
+    stage: str,
+    config: Settings,
+    mesh: Mesh,
+    limit: float,
+    kernels: Kernels = PLAIN,
+    clip: ResolutionSettings | None = None,
 ) -> Iterator[ExecutionMode]:
-    """How one rank of ``mesh`` could run a stage (text, anchor, detail, decode).
+    """How one rank of ``mesh`` could run a stage (text, encode, anchor, detail, decode).
 
     The decode has only one way in the end: the one that needs at most ``limit`` bytes.
     """
     if stage == "text":
         return _text(config)
+    whole = config if clip is None else replace(config, resolution=clip)
+    if stage == "encode":
+        return _encode(whole)
     if stage == "decode":
-        return _decode(config, mesh, limit)
-    return _sampling(_stage(stage, config, mesh, kernels), stage, config)
+        return _decode(whole, mesh, limit)
+    clip = clip if stage == "detail" else None
+    return _sampling(_stage(stage, config, mesh, kernels, clip), stage, config)
 
 
 def _text(config: Settings) -> Iterator[ExecutionMode]:
@@ -150,26 +165,42 @@ def _text(config: Settings) -> Iterator[ExecutionMode]:
         )
 
 
+def _encode(config: Settings) -> Iterator[ExecutionMode]:
+    """A clip at the sizes that its refining needs."""
+    sizes = [config.resolution.anchor_geometry]
+    sizes += [config.resolution.geometry] * (config.refine.sigma is not None)
+    cells = sum(math.prod(size.latent_grid) for size in sizes)
+    yield ExecutionMode("encode", cells, "resident", cost_of_encode(config, sizes))
+
+
 def _sampling(stage: Sampling, name: str, config: Settings) -> Iterator[ExecutionMode]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
     chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
     for mode in ("sharded",) if stage.mesh.shards > 1 else _modes(config):
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
-            yield ExecutionMode(name, stage.geometry.tokens, mode, cost, chunk)
+            yield ExecutionMode(name, stage.passing.tokens, mode, cost, chunk)
 
 
-def _stage(name: str, config: Settings, mesh: Mesh, kernels: Kernels) -> Sampling:
-    size, backbone, detail = config.resolution, config.backbone, name == "detail"
-    sampler = config.schedule if detail else config.anchor
+def _stage(
+    name: str,
+    config: Settings,
+    mesh: Mesh,
+    kernels: Kernels,
+    clip: ResolutionSettings | None = None,
+) -> Sampling:
+    size, backbone, detail = clip or config.resolution, config.backbone, name == "detail"
+    sampler, shift = config.anchor, size.anchor_shift
+    if detail:
+        sampler, shift = config.schedule, size.shift
+    start = config.refine.sigma if clip else None
+    window = Geometry(size.width, size.height, min(size.frames, config.resolution.frames))
     return Sampling(
         sizes=backbone.detail_dit if detail else backbone.dit,
         controlled=len(backbone.control_blocks) if detail else 0,
         geometry=size.geometry if detail else size.anchor_geometry,
         anchor=size.anchor_geometry if detail else None,
-        schedule=make_schedule(
-            sampler, size.shift if detail else size.anchor_shift, "schedule" if detail else "anchor"
-        ),
+        schedule=make_schedule(sampler, shift, "schedule" if detail else "anchor", start),
         guidance=sampler.guidance,
         dtype=getattr(torch, backbone.dtype),
         residual=getattr(torch, config.memory.residual),
@@ -178,6 +209,7 @@ def _stage(name: str, config: Settings, mesh: Mesh, kernels: Kernels) -> Samplin
         quantize=backbone.quantize,
         mesh=mesh,
         kernels=kernels,
+        window=window if clip else None,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.parallel import Mesh, ParallelSettings, resolve
 from pixelwizard.io.terminal import aligned
 from pixelwizard.planning.decode_cost import Settings
-from pixelwizard.planning.planner import make_plan
+from pixelwizard.planning.planner import Plan, make_plan
 
 COUNTS = (1, 2, 4, 8, 16)
 NOTE = "predicted for parallel=auto, from rates of kernels and links that are not measured here:"
@@ -34,18 +35,26 @@ class Scale:
     fits: bool
 
 
-def scaling(config: Settings, device: str, counts: Sequence[int] = COUNTS) -> list[Scale]:
-    """A row for each number of devices; the first is what the others are compared with."""
+def scaling(
+    config: Settings,
+    device: str,
+    counts: Sequence[int] = COUNTS,
+    clip: ResolutionSettings | None = None,
+) -> list[Scale]:
+    """A row for each number of devices; the first is what the others are compared with.
+
+    ``clip`` as for ``make_plan``.
+    """
     rows: list[Scale] = []
     heads, shard = config.backbone.dit.num_heads, config.parallel.shard
     for count in counts:
         mesh = resolve(ParallelSettings("auto", shard=shard), heads, count, config.guided)
-        rows.append(_scale(config, device, count, mesh, rows[0] if rows else None))
+        plan = make_plan(config, device, mesh=mesh, clip=clip)
+        rows.append(_scale(plan, count, mesh, rows[0] if rows else None))
     return rows
 
 
-def _scale(config: Settings, device: str, count: int, mesh: Mesh, first: Scale | None) -> Scale:
-    plan = make_plan(config, device, mesh=mesh)
+def _scale(plan: Plan, count: int, mesh: Mesh, first: Scale | None) -> Scale:
     speedup = mesh.prompts * first.seconds / plan.seconds if first else 1.0
     return Scale(
         devices=count,

@@ -72,6 +72,7 @@ class Sampling:
     """One sampling stage: network, sizes, schedule. ``anchor``: of the detail stage's condition.
 
     ``mesh``: the ranks that share it, of which one is looked at. ``kernels``: compiled or not.
+    ``window``: what of a longer clip passes through the network at once.
     """
 
     sizes: DiTSizes
@@ -87,6 +88,12 @@ class Sampling:
     quantize: str | None = None
     mesh: Mesh = SINGLE
     kernels: Kernels = PLAIN
+    window: Geometry | None = None
+
+    @property
+    def passing(self) -> Geometry:
+        """What goes through the network at once."""
+        return self.window or self.geometry
 
 
 @dataclass(frozen=True)
@@ -152,14 +159,15 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
 
 def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
     """Bytes that a rank sends in ``calls`` forwards, by the axis of the mesh that they go along."""
-    mesh, sizes, tokens = stage.mesh, stage.sizes, stage.geometry.tokens
+    mesh, sizes, tokens = stage.mesh, stage.sizes, stage.passing.tokens
     layer = ulysses_bytes(tokens, sizes.dim, mesh.sequence, stage.dtype.itemsize)
     patches = tokens_per_rank(tokens, mesh.sequence) * sizes.out_dim * PATCH**2
     forward = sizes.num_layers * layer + gather_bytes(patches, mesh.sequence)
     guided = sum(step.nfe for step in stage.schedule.steps if step.guided) // 2
+    whole = stage.geometry.tokens * sizes.out_dim * PATCH**2
     return Counter(
         sequence=calls * forward,
-        guidance=(mesh.guidance > 1) * guided * guidance_bytes(tokens * sizes.out_dim * PATCH**2),
+        guidance=(mesh.guidance > 1) * guided * guidance_bytes(whole),
         shards=calls * shard_bytes(weights, mesh.shards),
     )
 
@@ -314,7 +322,7 @@ def _run(stage: Sampling, network: Any) -> None:
         Anchor(*way)(noise, text, negative)
         return
     anchor = torch.empty(stage.sizes.in_dim, *stage.anchor.latent_grid, device=META)
-    Detail(*way)(noise, anchor, text, negative)
+    Detail(*way, stage.passing.latent_grid[0])(noise, anchor, text, negative)
 
 
 def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:

@@ -15,6 +15,7 @@ EXAMPLES = """\
   pixelwizard compare outputs/schedules                    a sweep, as far as it is finished
   pixelwizard compare outputs/a outputs/b baseline=a       single runs, differences from a
   pixelwizard compare outputs/schedules quality=clip-score target=unipc50
+  pixelwizard compare outputs/refined baseline=bicubic     against the clips, only enlarged
   pixelwizard compare outputs/schedules format=json        one JSON object on stdout
 
 report/index.html opens in a browser from disk. pareto.png, comparison.csv and .md go with it."""

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import PlanConfig
-from pixelwizard.data.prompts import DEMO_PROMPTS
+from pixelwizard.config.geometry import TEMPORAL_STRIDE, ResolutionSettings, windows_of
+from pixelwizard.data.prompts import DEMO_PROMPTS, given_clips, need_clips
+from pixelwizard.data.source_files import Source, size_of, source_of
 from pixelwizard.diffusion.schedules import draw_schedules, schedule_table, stage_schedules
 from pixelwizard.launch.devices import planned_mesh
 
@@ -23,11 +25,32 @@ EXAMPLES = """\
   pixelwizard plan backbone=tiny resolution=demo schedule=unipc8 skip=search
                                                       which steps to skip, by sampling here
   pixelwizard plan power=[outputs/schedules] n=48     the smallest differences that 48 pairs show
+  pixelwizard plan --video clip.mp4 resolution=4k     a clip to be refined, in its windows
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a plot"""
 
 
 def check(config: PlanConfig) -> None:
-    """Nothing beyond the settings."""
+    """Refuse clips that cannot be read. Raises ConfigError."""
+    _largest(config)
+
+
+def _largest(config: PlanConfig) -> tuple[Source, ResolutionSettings] | None:
+    """The clip whose video has most pixels in a frame, then most frames, and that video's sizes."""
+    clips = [source_of("video", path, place) for place, path in given_clips(config)]
+    need_clips(config, clips)
+    sized = [(clip, size_of(config.resolution, clip)) for clip in clips]
+    return max(sized, key=lambda one: (one[1].width * one[1].height, one[1].frames), default=None)
+
+
+def _described(clip: Source, size: ResolutionSettings, window: int) -> str:
+    """A clip and what it becomes, in a line."""
+    geometry = size.geometry
+    count = len(windows_of(geometry.latent_grid[0], (window - 1) // TEMPORAL_STRIDE + 1))
+    windows = f", in {count} windows of {window}" if count > 1 else ""
+    return (
+        f"{clip.path.name}, {clip.width}x{clip.height}, {clip.frames} frames ->"
+        f" {size.width}x{size.height}{windows}"
+    )
 
 
 def run(config: PlanConfig, command_line: Sequence[str]) -> int:
@@ -45,15 +68,21 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     from pixelwizard.planning.scaling import scaling, scaling_table
 
     mesh, several = planned_mesh(config), config.parallel.mode != "single"
-    schedules = stage_schedules(config.anchor, config.schedule, config.resolution)
-    plan = make_plan(config, config.device, mesh=mesh)
-    scales = scaling(config, config.device) if several else []
+    found_clip = _largest(config)
+    clip = found_clip[1] if found_clip else None
+    anchor = None if clip else config.anchor
+    schedules = stage_schedules(anchor, config.schedule, config.resolution, config.refine.sigma)
+    plan = make_plan(config, config.device, mesh=mesh, clip=clip)
+    scales = scaling(config, config.device, clip=clip) if several else []
     if config.format == "json":
         found = {**plan.to_json(), "scaling": [asdict(scale) for scale in scales]}
+        found |= {"clip": asdict(clip)} if clip else {}
         found["schedules"] = {stage.stage: stage.to_json() for stage in schedules}
         print(json.dumps(found), flush=True)
     else:
         parts = [schedule_table(schedules), table(plan)]
+        if found_clip:
+            parts.insert(0, _described(*found_clip, config.resolution.frames))
         print("\n\n".join([*parts, *([scaling_table(scales)] if scales else [])]), flush=True)
     if config.plot is not None:
         draw_schedules(schedules, Path(config.plot))

@@ -11,16 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pixelwizard.evaluation.luma import luma
 from pixelwizard.evaluation.metrics.base import VideoMetric
-
-BT709 = (0.2126, 0.7152, 0.0722)
 
 
 def high_frequency(frame_HWC: Tensor) -> float:
     """The energy of one uint8 frame."""
-    grey = torch.zeros(frame_HWC.shape[:2])
-    for channel, weight in enumerate(BT709):
-        grey += weight * frame_HWC[..., channel]
+    grey = luma(frame_HWC)
     height, width = grey.shape
     window = torch.hann_window(height, periodic=False)[:, None]
     window = window * torch.hann_window(width, periodic=False)
