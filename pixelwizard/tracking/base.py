@@ -58,9 +58,11 @@ def figures(record: dict[str, Any]) -> dict[str, float]:
 def score_figures(scores: dict[str, Any]) -> dict[str, float]:
     """The scores of the set, flat, under their recipes: ``metrics/flicker/mae255/all/n=4``.
 
-    Beside each are the ends of its interval, ``.../low`` and ``.../high``.
+    Beside each are the ends of its interval, ``.../low`` and ``.../high``. ``metrics/flicker`` is
+    the value again, for a search that must know its goal before the run.
     """
-    return {
+    plain = {f"metrics/{score['name']}": score["value"] for score in scores["set"]}
+    return plain | {
         f"metrics/{score['recipe']}{suffix}": score[key]
         for score in scores["set"]
         for suffix, key in (("", "value"), ("/low", "low"), ("/high", "high"))
