@@ -21,7 +21,7 @@ from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.targets import search_in
 from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import remove_unfinished, write_text
-from pixelwizard.io.process import Interrupted, interruptible, settle_streams
+from pixelwizard.io.process import Interrupted, importing, interruptible, settle_streams
 from pixelwizard.io.terminal import reason, say
 from pixelwizard.io.video import VideoError
 from pixelwizard.records.run_folder import (
@@ -109,7 +109,9 @@ def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]
 def _worked(config: Any, rank: Rank | None) -> int:
     """Do the task of a configuration. Raises WorkStopped where a process that helps was lost."""
     try:
-        return work_of(config)(config, rank)
+        with importing():
+            work = work_of(config)
+        return work(config, rank)
     except VideoError as error:
         raise WorkStopped(f"{error}; the same command continues") from error
     except RuntimeError as error:

@@ -28,6 +28,7 @@ from pixelwizard.evaluation.score_cache import (
 )
 from pixelwizard.io.files import atomic
 from pixelwizard.io.image import read_image
+from pixelwizard.io.process import importing
 from pixelwizard.io.reading import read_stills
 from pixelwizard.io.terminal import Display
 from pixelwizard.io.video import VideoError
@@ -138,7 +139,8 @@ def score_run(
 def _computed(
     config: GenerateConfig, videos: Mapping[str, Path], display: Display
 ) -> dict[str, Any]:
-    from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
+    with importing():  # its networks' libraries
+        from pixelwizard.evaluation.evaluate import Evaluation
 
     display.enter("metrics", len(videos))
     paths = list(videos.values())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
+from pixelwizard.io.process import importing
 from pixelwizard.io.terminal import say
 from pixelwizard.models.checkpoints import weights_digests
 from pixelwizard.records.provenance import check_names, finished, make_jobs
@@ -46,7 +47,8 @@ def generate(config: GenerateConfig, rank: Rank | None = None) -> int:
         if first:
             Status(folder / "status.json", videos).done(*videos)
     else:
-        from pixelwizard.generation.predict import Prediction
+        with importing():
+            from pixelwizard.generation.predict import Prediction
 
         with Prediction(config, jobs, digests, agreed(records), rank) as prediction:
             for loop, loader in prediction.loops():

@@ -125,6 +125,26 @@ def interruptible() -> Iterator[None]:
             sys.unraisablehook = unraisable
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Within it a worker imports libraries: their objects stay, so no collection looks at them.
+
+    torch and Lightning make a million; to walk through them takes half a second each time. Another
+    process than a worker is left alone: its garbage would stay too.
+    """
+    from multiprocessing import parent_process  # the command line does without it
+
+    if parent_process() is None:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 GB = 1e9
 SAMPLE_SECONDS = 0.02
 
