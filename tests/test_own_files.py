@@ -187,5 +187,7 @@ def test_a_group_of_ones_own_over_a_part_leaves_the_shipped_names(place: Path) -
     write(place / "conf/attention/near.yaml", "name: window\n")
     assert composed("attention=near").attention == "window"
     assert composed("attention=exact").attention == "exact"
-    with pytest.raises(ConfigError, match="attention=exat must be one of .*near, .*did you mean exact"):
+    with pytest.raises(
+        ConfigError, match="attention=exat must be one of .*near, .*did you mean exact"
+    ):
         composed("attention=exat")

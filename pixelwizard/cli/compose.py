@@ -48,7 +48,7 @@ from pixelwizard.records.run_folder import config_hash
 PENDING = "pending"
 OURS = (
     *("hydra.launcher", "hydra.sweeper", "hydra.overrides", "hydra.runtime", "hydra.searchpath"),
-    "hydra.job.override_dirname",
+    *("hydra.job.override_dirname", "hydra.mode"),
 )
 """What a composition may change of Hydra's own configuration."""
 BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
