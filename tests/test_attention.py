@@ -114,7 +114,10 @@ def test_only_another_attention_is_part_of_the_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("attention=exakt", "attention=exakt must be one of exact, window; did you mean exact?"),
+        (
+            "attention=exakt",
+            "attention=exakt must be one of exact, t3, window; did you mean",
+        ),
         ("attention._target_=torch.nn.Linear", "must be a subclass of"),
         ("attention._target_=nowhere.Window", "there is no module nowhere"),
     ],
@@ -165,4 +168,4 @@ def test_a_training_learns_with_it() -> None:
     made(latent, torch.tensor([500.0]), text).square().mean().backward()
     gradient = made.blocks[0].self_attn.q.weight.grad
     assert gradient is not None and gradient.abs().sum() > 0
-    assert ATTENTION.names == ["exact", "window"]
+    assert ATTENTION.names == ["exact", "t3", "window"]

@@ -148,7 +148,7 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["+schedule.stepz=3"], "did you mean schedule.steps?"),
         (["++schedule.stepz=3"], "did you mean schedule.steps?"),
         (["+sedule.steps=3"], "did you mean schedule.steps?"),
-        (["objective=vae"], "objective is a key of train, not of generate"),
+        (["objective=vae"], "objective is a key of train and plan, not of generate"),
         (["schedule.steps=abc"], "schedule.steps=abc must be an integer"),
         (["schedule.steps="], "schedule.steps= must be an integer"),
         (["schedule.steps=0"], "schedule.steps=0 must be at least 1"),

@@ -374,8 +374,8 @@ WRONG_SCALES = {
     ),
     "no scale": (lambda t: t.pop(f"{Q}weight_scale"), f"but no scale for {Q}weight"),
     "many scales": (
-        lambda t: t.update({f"{Q}weight_scale": torch.ones(64, 1)}),
-        f"has 64 scales for {Q}weight",
+        lambda t: t.update({f"{Q}weight_scale": torch.ones(7, 1)}),
+        f"has 7 scales for {Q}weight",
     ),
     "no weight": (lambda t: t.pop(f"{Q}weight"), "has a scale for .*q.weight, but not that weight"),
 }

@@ -19,7 +19,6 @@ from pixelwizard.cli.main import main
 from pixelwizard.cli.sweeps import search
 from pixelwizard.cli.sweeps.launchers import CLUSTERS, launcher_of, on_node, submit
 from pixelwizard.cli.sweeps.ledger import SweepJob, in_turn, run_sweep
-from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.schema import ConfigError
@@ -164,11 +163,11 @@ def test_optuna_weighs_quality_against_passes_and_goes_on(
     monkeypatch.chdir(tmp_path)
     ran: list[str] = []
 
-    def launch(folder: Path, ranks: int) -> int:
+    def launch(folder: Path, ranks: int = 1) -> int:
         ran.append(folder.name)
         return worker.run(folder)
 
-    monkeypatch.setattr(generate, "launch", launch)
+    monkeypatch.setattr("pixelwizard.launch.launch.launch", launch)
     words = [*QUICK, "-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "sweep_dir=found"]
     words += ["schedule.steps=range(2,5)", "schedule.shift=interval(2.0,8.0)"]
     words += ["hydra.sweeper.target=schedule=unipc50", "--prompt", "a red circle grows"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -53,8 +54,10 @@ def test_the_installed_package_answers_from_anywhere(installed: Path, tmp_path: 
     assert __version__ in run(installed, tmp_path, "--version").stdout
     composed = yaml.safe_load(run(installed, tmp_path, "--cfg", "job").stdout)
     assert composed["backbone"]["name"] == "tiny"
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    commands = dict(re.findall(r"^\| `(\w+)` .*\| `pixelwizard ([^`]+)` \|", text, re.MULTILINE))
     for name in tasks.options("experiments"):
-        task = "generate" if name.startswith("compare") else "train"
+        task = "train" if commands[name].startswith("train ") else "generate"
         run(installed, tmp_path, task, f"experiments={name}", "--cfg", "job")
 
 

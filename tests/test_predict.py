@@ -264,7 +264,7 @@ def test_many_videos_get_several_sheets(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(closing, "ROWS", 2)
     with video.VideoWriter(tmp_path / "a.mp4", 64, 32, VideoSettings()) as writer:
         writer.write(np.zeros((3, 32, 64, 3), np.uint8))
-    rows = [(f"prompt {n}", tmp_path / "a.mp4") for n in range(5)]
+    rows = [(f"prompt {n}", tmp_path / "a.mp4", None) for n in range(5)]
     assert closing.write_contact_sheets(tmp_path, rows) == tmp_path / "contact_sheet.png"
     assert len(list(tmp_path.glob("contact_sheet*.png"))) == 3
     closing.write_contact_sheets(tmp_path, rows[:1])

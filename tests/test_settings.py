@@ -103,7 +103,7 @@ def test_the_hash_ignores_where_results_lie_and_sees_what_they_depend_on() -> No
         (
             {"task": "trian"},
             "task=trian must be one of bench, compare, convert, encode, evaluate, fetch, generate,"
-            " plan, replay, train;"
+            " plan, replay, table, train;"
             " did you mean train?",
         ),
         ({"run_dir": None}, "run_dir=null must be text"),

@@ -75,7 +75,7 @@ def play(tracker: Tracker, config: GenerateConfig, paths: list[Path]) -> None:
     for number, path in enumerate(paths):
         tracker.stage(path.stem, "detail", COSTS["detail"])
         tracker.video(path, record(number))
-    rows = [(path.stem, path) for path in paths]
+    rows = [(path.stem, path, None) for path in paths]
     sheet = write_contact_sheets(Path(config.run_dir), rows)
     tracker.finish(sheet)
 
@@ -93,10 +93,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_contact_sheet_has_a_row_per_video(made: tuple[GenerateConfig, list[Path]]) -> None:
     config, paths = made
     folder = Path(config.run_dir)
-    sheet = write_contact_sheets(folder, list(zip(PROMPTS, paths, strict=True)))
+    sheet = write_contact_sheets(folder, [(*row, None) for row in zip(PROMPTS, paths, strict=True)])
     assert sheet == folder / "contact_sheet.png"
     image = Image.open(sheet).convert("RGB")
-    write_contact_sheets(folder, [(PROMPTS[0], paths[0])])
+    write_contact_sheets(folder, [(PROMPTS[0], paths[0], None)])
     assert image.width == 5 * 256 + 6 * 8 and image.height == 2 * Image.open(sheet).height
     middle = image.height // 4 + 14
     assert max(image.getpixel((image.width // 2, middle))) < 10

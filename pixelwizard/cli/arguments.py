@@ -18,7 +18,7 @@ from pixelwizard.config.sweep import LauncherSettings, SweeperSettings
 OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 SWEPT = re.compile(r",|(range|glob|choice)\(")
 SEARCH_PATH = "hydra.searchpath"
-FILES = {"backbone.vae": "backbone.vae_file"}
+FILE_KEYS = {"backbone.vae": "backbone.vae_file"}
 """Groups that a file may be given for, and the keys that take it."""
 HYDRA_PARTS: dict[str, type] = {"launcher": LauncherSettings, "sweeper": SweeperSettings}
 HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler")
@@ -60,7 +60,7 @@ def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> 
         return _of_sweep(key, value)
     key = tasks.EXPERIMENTS if key == "experiment" else key
     node = value.lstrip().startswith("{")
-    key = key if node else FILES.get(key, key)
+    key = key if node else FILE_KEYS.get(key, key)
     if key in groups and not node:
         return f"{key}={value}"
     if key in HABITS and not (key in leaves and value.lstrip().startswith(("{", "["))):

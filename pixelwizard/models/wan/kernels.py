@@ -45,7 +45,7 @@ def after_attention(
 ) -> tuple[Tensor, Tensor]:
     """The residual stream in float32, and the input of the cross-attention like ``attended``."""
     x = x.float() + gate * attended
-    hidden = F.layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
+    hidden = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps)
     return x, hidden.to(attended.dtype)
 
 
