@@ -20,6 +20,7 @@ from pixelwizard.evaluation.efficientnet import load_efficientnet
 from pixelwizard.evaluation.files import inspect
 from pixelwizard.evaluation.kernel import Kernel, KernelDistance
 from pixelwizard.evaluation.look import look, raised
+from pixelwizard.evaluation.measure import Measure
 from pixelwizard.evaluation.metrics.banding import CAMBI
 from pixelwizard.evaluation.metrics.base import Given, Sampling
 from pixelwizard.evaluation.metrics.blockiness import BlockDetect
@@ -32,6 +33,7 @@ from pixelwizard.evaluation.metrics.ti import TemporalInformation
 from pixelwizard.evaluation.metrics.warping_error import warping_error
 from pixelwizard.evaluation.names import IMAGE, NETWORKS, network_folder
 from pixelwizard.evaluation.networks import ImageNetwork
+from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.video import VideoWriter
 
 CPU = torch.device("cpu")
@@ -245,6 +247,16 @@ def test_filters_of_ffmpeg_see_what_they_are_made_for(kind: type, tmp_path: Path
         values.append(float(metric.compute()))
     print(kind.__name__, values)
     assert values[1] > 1.05 * values[0] + 0.01
+
+
+def test_a_clip_without_edges_has_no_blur_and_says_why(tmp_path: Path) -> None:
+    if not ffmpeg.has_filter("blurdetect"):
+        pytest.skip("no blurdetect in this ffmpeg")
+    flat = inspect(written(tmp_path / "flat.mkv", np.full((4, 64, 96, 3), 90, np.uint8)))
+    measure = Measure("blur", "blur", Given(MetricsSettings(), CPU, [flat]))
+    measure.take("flat", Unavailable("it takes no frames"), {"clip": flat})
+    with pytest.raises(Unavailable, match="^flat: blurdetect finds nothing to measure"):
+        measure.score()
 
 
 def test_the_warping_error_sees_flicker_and_not_motion() -> None:

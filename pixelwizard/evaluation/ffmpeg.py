@@ -40,9 +40,13 @@ class OfFilter(VideoMetric):
         raise NotImplementedError
 
     def update(self, clip: Clip) -> None:  # type: ignore[override]
-        """Take a video."""
+        """Take a video. Raises Unavailable where the filter has a figure of no frame."""
         found = self.figures(clip, chosen(self.sampling, clip.frames))
-        super().update(torch.tensor(found, dtype=torch.float64))
+        figures = torch.tensor(found, dtype=torch.float64)
+        figures = figures[figures.isfinite()]  # blurdetect says nan of a frame without edges
+        if not len(figures):
+            raise Unavailable(f"{self.filter} finds nothing to measure in its frames")
+        super().update(figures)
 
 
 def chosen(sampling: Sampling, frames: int) -> str:

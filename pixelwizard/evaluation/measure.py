@@ -71,6 +71,8 @@ class Measure:
             if self.metric.per_video:
                 (self.values[id],) = self._computed()
             self.videos += 1
+        except Unavailable as error:
+            self.short.append(f"{id}: {error}")
         except Exception as error:
             log.exception("%s failed for %s", self.name, id)
             self.failed[id] = _reason(error)
