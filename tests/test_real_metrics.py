@@ -160,6 +160,12 @@ class Fed(KernelDistance):
         self.real = self.summary(iter(real))
         self.values = list(ours)
 
+    def look_with(self, given: Given) -> str:
+        return "samples"
+
+    def features(self, seen: Tensor) -> Tensor:
+        return seen
+
 
 def videos(count: int, samples: int, seed: int, shift: float = 0.0) -> list[Tensor]:
     draw = torch.Generator().manual_seed(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -35,9 +36,9 @@ class OfFilter(VideoMetric):
             raise Unavailable(f"this ffmpeg was built without {self.filter}")
         self.convention = f"ffmpeg-{type(self).__name__.lower()}/{self.sampling}/n={{n}}"
 
+    @abstractmethod
     def figures(self, clip: Clip, chosen: str) -> list[float]:
         """A figure of each frame; ``chosen`` is the filter that drops the others."""
-        raise NotImplementedError
 
     def update(self, clip: Clip) -> None:  # type: ignore[override]
         """Take a video. Raises Unavailable where the filter has a figure of no frame."""

@@ -7,6 +7,7 @@ of the video without suffix.
 from __future__ import annotations
 
 import csv
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,9 +46,9 @@ class Imported(VideoMetric):
         if not self.found:
             raise Unavailable(f"{self.pattern} in results has no value for any of the videos")
 
+    @abstractmethod
     def read(self, files: Sequence[Path]) -> dict[str, float]:
         """The values by the name of the video."""
-        raise NotImplementedError
 
     def update(self, clip: Clip) -> None:  # type: ignore[override]
         """Take the value of a video. Raises ValueError where there is none."""

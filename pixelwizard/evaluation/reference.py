@@ -6,6 +6,7 @@ The kept tensors go by recipe; they hold for these very files and this way of re
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,17 +41,17 @@ class SetDistance(VideoMetric):
             raise Unavailable("needs reference=DIR")
         self.real = self._of_reference(given, self.look_with(given))
 
+    @abstractmethod
     def look_with(self, given: Given) -> str:
         """Choose the network and set ``look``; how recipes call that."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, seen: Tensor) -> Tensor:
         """The samples [M, D] of one video, from what was seen of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summary(self, features: Iterator[Tensor]) -> Tensors:
         """What is needed of the real videos' samples, by name."""
-        raise NotImplementedError
 
     def update(self, seen: Tensor) -> None:
         """Take what was seen of a video."""
