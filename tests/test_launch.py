@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from pixelwizard.io.process import Interrupted
 from pixelwizard.launch import devices, processes
 from pixelwizard.launch.devices import usable_cores
-from pixelwizard.launch.launch import crew, launch, worker_environment
-from pixelwizard.records.run_folder import Failure, read_failure, write_failure
+from pixelwizard.launch.launch import Crew, crew, launch, worker_environment
+from pixelwizard.records.run_folder import LOCK, Failure, locked, read_failure, write_failure
 
 TESTS = Path(__file__).parent
 PARENT = """
@@ -86,6 +89,27 @@ def waits(folder: Path) -> int:
     (folder / "pid").write_text(str(os.getpid()))
     time.sleep(60)
     return 0
+
+
+def first_rank_stops_late(folder: Path) -> int:
+    """At a signal the second rank ends at once, the first one has something to finish."""
+    if os.environ["RANK"] == "1":
+        time.sleep(60)
+    with locked(folder):
+        (folder / "pid").write_text(str(os.getpid()))
+        try:
+            time.sleep(60)
+        except Interrupted:
+            time.sleep(0.3)
+            (folder / "finished").touch()
+            raise
+    return 0
+
+
+def killed_while_writing(folder: Path) -> int:
+    with locked(folder):
+        (folder / f"video.{platform.node()}.{os.getpid()}.part").touch()
+        return killed(folder)
 
 
 def computes(folder: Path) -> int:
@@ -212,6 +236,37 @@ def test_an_interrupt_reaches_the_worker_once_and_waits_for_it(
     assert launcher.wait(20) == 128 + number
     assert (tmp_path / "got").read_text().split() == [str(int(number))]
     assert not alive(worker)
+
+
+def test_an_interrupted_rank_may_finish_though_another_has_ended(
+    bare_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixelwizard.launch.launch.GRACE_SECONDS", 0.0)
+
+    def interrupt(ours: Crew) -> None:
+        wait_for(tmp_path / "pid")
+        ours.stop(signal.SIGINT)
+
+    with crew() as ours:
+        threading.Thread(target=interrupt, args=[ours]).start()
+        assert launch(tmp_path, ranks=2, work=first_rank_stops_late) == 130
+    assert (tmp_path / "finished").exists() and not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_signal_waits_until_a_new_worker_can_answer(
+    bare_server: None, tmp_path: Path, forked: bool
+) -> None:
+    environment = worker_environment(0, 1, 0)
+    worker = processes.start(partial(ends, 0), tmp_path, environment, None, forked)
+    os.kill(worker.pid or 0, signal.SIGINT)
+    worker.join(20)
+    assert worker.exitcode == 130
+
+
+def test_the_lock_and_half_written_files_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
+    assert launch(tmp_path, work=killed_while_writing) == 128 + signal.SIGKILL
+    assert not list(tmp_path.glob("*.part")) and not (tmp_path / LOCK).exists()
 
 
 def test_a_worker_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:

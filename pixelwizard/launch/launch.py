@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.process import on_interrupt
 from pixelwizard.io.terminal import say
 from pixelwizard.launch import processes
@@ -25,6 +26,7 @@ from pixelwizard.records.run_folder import (
     CONFIG,
     Failure,
     forget_failure,
+    locked,
     read_failure,
     write_failure,
 )
@@ -176,19 +178,22 @@ def _attempt(ours: Crew, work: Work, run_dir: Path, ranks: int) -> tuple[int, in
         return SERVER_GONE, 0
     finally:
         _end(started)
+        if any(worker.exitcode in (-signal.SIGKILL, SERVER_GONE) for worker in started):
+            _clear(run_dir)
         for worker in started:
             ours.workers.remove(worker)
 
 
 def _watch(workers: Sequence[BaseProcess], ours: Crew) -> tuple[int, int]:
-    """Wait until all have ended or one has failed: (exit code, rank), code < 0 for a signal."""
+    """Wait until all have ended or one has failed: (exit code, rank), code < 0 for a signal.
+
+    After an interruption each may end in its own time.
+    """
     while True:
         codes = [worker.exitcode for worker in workers]
         failed = [(code, rank) for rank, code in enumerate(codes) if code]
-        if failed:
-            return min(failed)  # one that was killed comes before those who miss it
-        if all(code is not None for code in codes):
-            return 0, 0
+        if all(code is not None for code in codes) or (failed and not ours.stopped):
+            return min(failed, default=(0, 0))  # a killed one comes before those who miss it
         ours.kill_late()
         wait([worker.sentinel for worker in workers if worker.exitcode is None], POLL_SECONDS)
 
@@ -210,6 +215,12 @@ def _end(workers: Sequence[BaseProcess]) -> None:
     _send(workers, signal.SIGKILL)
     for worker in workers:
         worker.join()
+
+
+def _clear(folder: Path) -> None:
+    """Remove the lock and the half-written files of killed workers; a lock in use stays."""
+    with suppress(ConfigError, OSError), locked(folder):
+        remove_unfinished(folder, "**/*")
 
 
 def _explain(code: int, rank: int, ranks: int, run_dir: Path) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -45,14 +45,24 @@ def start(
     process: BaseProcess = context.Process(target=_work, args=given)  # type: ignore[attr-defined]
     with _starting, _apart(environment):
         resource_tracker.ensure_running()  # starting it later would unblock signals
-        if not forked:  # the worker hears of signals once it can answer
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
+        with _blocked():  # the worker, or the server and all its workers, can answer only later
+            if forked:
+                forkserver.ensure_running()
+            else:
+                process.start()
+        if forked:  # this waits for the server's imports, so not while signals are blocked
             process.start()
-        finally:
-            if not forked:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return process
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Within it this thread, and what it starts, keeps signals for later."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def search_path() -> list[str]:
