@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import WHOLE, Tiles
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.spatial import GroupPeers, RowShard
+from pixelwizard.parallel.exchange import GroupPeers, RowShard
 from pixelwizard.planning.device import Trace
 from pixelwizard.stages.decode import Decode
 

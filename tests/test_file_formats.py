@@ -31,7 +31,7 @@ from pixelwizard.models.wan.layouts import (
     official_text,
     official_vae,
 )
-from pixelwizard.models.wan.lazy import VALUES, LazyTensor, read
+from pixelwizard.models.wan.quantised import VALUES, LazyTensor, read
 from pixelwizard.models.weights import (
     check_weights,
     load_anchor,

@@ -16,7 +16,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.models.shortcut.convert import convert
-from pixelwizard.models.wan.quantised_linear import QuantisedLinear, quantised
+from pixelwizard.models.wan.quantised import QuantisedLinear, quantised
 from pixelwizard.models.wan.streaming import BlockStream
 from pixelwizard.models.weights import load_anchor, load_detail
 from pixelwizard.planning.planner import execution_modes

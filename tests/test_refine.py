@@ -27,9 +27,8 @@ from pixelwizard.config.refine import RefineSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.data.source_files import frames_of, source_of
-from pixelwizard.diffusion.sampling import initial_noise, sample
+from pixelwizard.diffusion.sampling import blended, initial_noise, sample
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.diffusion.windows import blended
 from pixelwizard.evaluation.metrics.high_frequency import high_frequency
 from pixelwizard.generation import predict
 from pixelwizard.generation.replay import repetition

@@ -3,6 +3,10 @@
 Time convention of the whole project: sigma runs from 1 (pure noise) to 0 (data), the timestep is
 t = 1000 sigma, the path is x = (1 - sigma) x0 + sigma noise, and networks predict its derivative
 v = dx/dsigma = noise - x0. The state of a sampling run can be saved at every step.
+
+A latent longer than the network was trained for goes through it in overlapping windows of time.
+Every step asks in each window of one shared latent, which begins as one shared noise, and blends
+the answers. So the solver, its history and a skip rule see a single latent.
 """
 
 from __future__ import annotations
@@ -15,9 +19,10 @@ from typing import Sequence, TypeVar
 import torch
 from torch import Tensor
 
+from pixelwizard.config.geometry import windows_of
 from pixelwizard.diffusion.schedules import SKIP, SOLVER, TRAIN_TIMESTEPS, Schedule, Step
 from pixelwizard.diffusion.skip.base import Moment, Skip
-from pixelwizard.parallel.passes import CFGParallel
+from pixelwizard.parallel.exchange import CFGParallel
 
 FloatOrTensor = TypeVar("FloatOrTensor", float, Tensor)
 
@@ -209,3 +214,42 @@ class _Instead:
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         return self.skip.velocity(self.moment, step.sigma, self.kept)
+
+
+Join = Callable[[Callable[[slice], Tensor], int, int], Tensor]
+"""Asks in every window of so many frames, each of a length, and makes one answer of theirs."""
+
+
+def blended(ask: Callable[[slice], Tensor], frames: int, window: int) -> Tensor:
+    """The answers ``[B, C, window, H, W]`` of all windows as one ``[B, C, frames, H, W]``, float32.
+
+    ``ask(span)`` answers for the latent frames of ``span``. Where windows overlap, their weights
+    rise and fall linearly and are divided by their sum; a latent that fits is asked for at once.
+    """
+    spans = windows_of(frames, window)
+    if len(spans) == 1:
+        return ask(spans[0])
+    total: Tensor | None = None
+    weights = [_weights(span, frames) for span in spans]
+    share = torch.stack(weights).sum(0)
+    for span, weight in zip(spans, weights, strict=True):
+        answer = ask(span).float()
+        if total is None:
+            total = answer.new_zeros(*answer.shape[:2], frames, *answer.shape[3:])
+        part = (weight / share)[span].to(answer.device, torch.float32)
+        total[:, :, span] += answer * part.view(-1, 1, 1)
+    assert total is not None
+    return total
+
+
+def side_by_side(ask: Callable[[slice], Tensor], frames: int, window: int) -> Tensor:
+    """The answers ``[B, L, E]`` of all windows, one after another."""
+    return torch.cat([ask(span) for span in windows_of(frames, window)], dim=1)
+
+
+def _weights(span: slice, frames: int) -> Tensor:
+    """The weight of a window in every latent frame: 0 outside, falling towards its inner ends."""
+    place = torch.arange(frames, dtype=torch.float64)
+    rise = place - span.start + 1 if span.start else torch.full_like(place, frames)
+    fall = span.stop - place if span.stop < frames else torch.full_like(place, frames)
+    return torch.minimum(rise, fall).clamp_min(0)

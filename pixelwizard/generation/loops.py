@@ -33,8 +33,7 @@ from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
 from pixelwizard.records.store import Store
 from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.encode_video import EncodeVideo
-from pixelwizard.stages.latents import Anchor, Detail, EncodeText
+from pixelwizard.stages.latents import Anchor, Detail, EncodeText, EncodeVideo
 
 FAITHFUL = 28.0
 """Decibels below which a clip is far from what its autoencoder knows."""

@@ -44,16 +44,16 @@ from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import open_weights, save
-from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae
-from pixelwizard.models.wan.lazy import Weight, read
-from pixelwizard.models.wan.quantised import FLOAT8
-from pixelwizard.models.wan.quantised_linear import (
+from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae, recognised
+from pixelwizard.models.wan.quantised import (
+    FLOAT8,
+    Weight,
     quantise_linears,
     quantised,
     quantised_names,
+    read,
     scale_name,
 )
-from pixelwizard.models.wan.recognise import recognised
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
 from pixelwizard.models.wan.vae import WanVAE
 

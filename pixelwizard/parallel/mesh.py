@@ -21,8 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from pixelwizard.config.parallel import AXES, Mesh
 from pixelwizard.io.terminal import reason
-from pixelwizard.parallel import spatial
-from pixelwizard.parallel.passes import CFGParallel, Ulysses
+from pixelwizard.parallel.exchange import NO_PEERS, CFGParallel, GroupPeers, Peers, Ulysses
 
 Value = TypeVar("Value")
 
@@ -58,9 +57,9 @@ class Group:
         """Wait for the group."""
         self.gather(None)
 
-    def peers(self) -> spatial.Peers:
+    def peers(self) -> Peers:
         """The group as those who decode a clip together."""
-        return spatial.GroupPeers(self.axis.get_group()) if self.axis else spatial.ALONE
+        return GroupPeers(self.axis.get_group()) if self.axis else NO_PEERS
 
 
 ALONE = Group()

@@ -25,7 +25,7 @@ from pixelwizard.config.geometry import (
     part_sizes,
 )
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.spatial import Peers, RowShard
+from pixelwizard.parallel.exchange import Peers, RowShard
 from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.planning.transformer_cost import Cost
 from pixelwizard.stages.decode import spans, stream_pixels

@@ -28,9 +28,9 @@ from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.kernels import PLAIN, Kernels
-from pixelwizard.models.wan.quantised_linear import quantise_linears
+from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
-from pixelwizard.parallel.passes import CFGParallel, Ulysses
+from pixelwizard.parallel.exchange import CFGParallel, Ulysses
 from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.stages.latents import Anchor, Detail
 

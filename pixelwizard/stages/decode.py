@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, WHOLE, Tiles, cuts
 from pixelwizard.models.wan.vae import WanVAE, to_pixels
-from pixelwizard.parallel.spatial import ALONE, Peers, RowShard
+from pixelwizard.parallel.exchange import NO_PEERS, Peers, RowShard
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def stream_pixels(
     return map(lambda frame: to_pixels(frame[0])[0], vae.decode_stream(latent_BCTHW, rows))
 
 
-def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = ALONE) -> Iterator[np.ndarray]:
+def whole_frames(
+    vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = NO_PEERS
+) -> Iterator[np.ndarray]:
     """Frames of one clip as uint8 ``[H, W, 3]``, in order of time, for the rank that writes.
 
     Each rank decodes some of the rows; of a latent that has fewer rows than ranks, one decodes all.
@@ -74,7 +76,7 @@ def whole_frames(vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = ALONE) -> Ite
 
 
 def tiled_frames(
-    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, peers: Peers = ALONE
+    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, peers: Peers = NO_PEERS
 ) -> Iterator[np.ndarray]:
     """The same in tiles, as many at a time as there are ranks.
 
@@ -170,7 +172,7 @@ class Decode:
     exhausted all the same, as every rank waits for the others.
     """
 
-    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE, peers: Peers = ALONE) -> None:
+    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE, peers: Peers = NO_PEERS) -> None:
         self.vae, self.tiles, self.peers = vae, tiles, peers
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.files import open_weights
 from pixelwizard.models.wan.layouts import official_dit
-from pixelwizard.models.wan.lazy import Weight
+from pixelwizard.models.wan.quantised import Weight
 from pixelwizard.training.adapters import adapt, twin
 from pixelwizard.training.data import Examples
 from pixelwizard.training.draws import generator

@@ -18,7 +18,7 @@ from pixelwizard.evaluation.names import require, resolve_auto
 from pixelwizard.io.terminal import say
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.models.checkpoints import require_weights, weights_digests, weights_folder
-from pixelwizard.models.wan.recognise import advice, refuse_exact
+from pixelwizard.models.wan.layouts import advice, refuse_exact
 from pixelwizard.records import provenance
 from pixelwizard.records.provenance import make_jobs
 

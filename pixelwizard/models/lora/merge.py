@@ -33,7 +33,7 @@ from pixelwizard.models.lora.names import (
     split,
 )
 from pixelwizard.models.wan.files import read_metadata, read_tensors
-from pixelwizard.models.wan.lazy import LazyTensor, Weight
+from pixelwizard.models.wan.quantised import LazyTensor, Weight
 
 STAGE = "pixelwizard.stage"
 """The metadata that says which stage's network a file was trained for."""

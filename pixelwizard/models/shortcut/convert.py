@@ -13,8 +13,7 @@ import torch
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
 from pixelwizard.models.wan.files import save
-from pixelwizard.models.wan.lazy import Weight
-from pixelwizard.models.wan.quantised_linear import quantised_names, quantised_weights
+from pixelwizard.models.wan.quantised import Weight, quantised_names, quantised_weights
 from pixelwizard.models.weights import (
     copy_tokenizer,
     open_anchor,

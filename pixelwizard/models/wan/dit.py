@@ -33,7 +33,7 @@ from pixelwizard.models.attention.base import Attention, Grid, Place
 from pixelwizard.models.attention.exact import Exact, attention
 from pixelwizard.models.wan.kernels import PLAIN, Kernels, linear
 from pixelwizard.models.wan.streaming import BlockStream
-from pixelwizard.parallel.passes import Ulysses
+from pixelwizard.parallel.exchange import Ulysses
 
 Attend = Callable[..., Tensor]
 """The self-attention of one layer: (queries, keys, values, first query = 0) -> [B, L, N, D]."""

@@ -25,8 +25,7 @@ from pixelwizard.io.terminal import reason
 from pixelwizard.models.checkpoints import PICKLES, weight_files
 from pixelwizard.models.wan.gguf_file import read_gguf
 from pixelwizard.models.wan.layouts import without_prefix
-from pixelwizard.models.wan.lazy import LazyTensor, Weight, read
-from pixelwizard.models.wan.quantised import dequantised
+from pixelwizard.models.wan.quantised import LazyTensor, Weight, dequantised, read
 
 # Segments that trainers and wrappers put into names; no published name has them.
 _WRAPPERS = {"model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}

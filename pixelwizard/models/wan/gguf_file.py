@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.io.terminal import reason
-from pixelwizard.models.wan.lazy import LazyTensor, Weight
+from pixelwizard.models.wan.quantised import LazyTensor, Weight
 
 ARCHITECTURES = ("wan", "t5", "t5encoder")
 _ARCHITECTURE, _SHAPE = "general.architecture", "comfy.gguf.orig_shape."

@@ -1,21 +1,98 @@
-"""Float8 weights and their scales -> weights that are dequantised as they are read.
+"""Weights that are computed as they are read, and weights of 8 bits in files and in networks.
 
-Source of the names: ComfyUI ``comfy/utils.py`` (``convert_old_quants``) and ``comfy/ops.py``. The
-old form has a tensor ``scaled_fp8`` in the file and ``scale_weight`` beside each weight; the new
-one has ``weight_scale``, and says the format in a tensor ``comfy_quant`` (JSON) beside the weight
-or in the file's metadata. A weight is the float8 one times its scale; the scale of its input
-serves float8 arithmetic, which is not used here. Float8 weights without any of this were cast.
+Weights are computed in blocks of rows (the first axis), in float32, and rounded once into the
+wanted type, so neither a whole network nor a whole weight is ever there twice.
+
+Source of the names in float8 files: ComfyUI ``comfy/utils.py`` (``convert_old_quants``) and
+``comfy/ops.py``. The old form has a tensor ``scaled_fp8`` in the file and ``scale_weight`` beside
+each weight; the new one has ``weight_scale``, and says the format in a tensor ``comfy_quant``
+(JSON) beside the weight or in the file's metadata. A weight is the float8 one times its scale; the
+scale of its input serves float8 arithmetic, which is not used here. Float8 weights without any of
+this were cast.
+
+``backbone.quantize`` rounds the linears of transformer blocks to int8 or float8 (e4m3), divided by
+a scale for every output, which takes the largest value of the row to the largest of the type. The
+product runs in the type of the input, so any device serves; nothing is faster, a block's weights
+take half the memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Union
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from pixelwizard.models.wan.lazy import LazyTensor, Weight, read
+VALUES = 1 << 22
+"""How many values are computed together: 16 MB in float32."""
+
+
+class LazyTensor:
+    """A weight of a file that is computed when it is read.
+
+    ``rows`` gives some rows of the first axis as float32 on the CPU. The blocks do not depend on
+    what is asked for, so every reader gets the same bits: a whole network, or a rank's slice.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, shape: Sequence[int], rows: Callable[[slice], Tensor]) -> None:
+        self.shape = torch.Size(shape)
+        self._rows = rows
+        self._step = max(1, VALUES // max(1, math.prod(self.shape[1:])))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def numel(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    def to(
+        self, device: torch.device | str, dtype: torch.dtype, rows: slice = slice(None)
+    ) -> Tensor:
+        """The weight, or some neighbouring ``rows`` of it, computed."""
+        start, stop, _ = rows.indices(len(self))
+        count = max(0, stop - start)
+        made = torch.empty((count, *self.shape[1:]), dtype=dtype, device=device)
+        for first, block in self._blocks(start, stop):
+            low, high = max(start, first), min(stop, first + len(block))
+            made[low - start : high - start] = block[low - first : high - first]
+        return made
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.to("cpu", torch.float32, rows)
+
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """The first row and the values of every block that overlaps start..stop."""
+        for first in range(start - start % self._step, stop, self._step):
+            yield first, self._rows(slice(first, min(first + self._step, len(self))))
+
+
+Weight = Union[Tensor, LazyTensor]
+"""A weight of a file, mapped or computed."""
+
+
+def read(
+    weight: Weight, device: torch.device | str, dtype: torch.dtype, rows: slice | None = None
+) -> Tensor:
+    """A weight on ``device`` in ``dtype``; some ``rows`` of it are a copy.
+
+    A mapped one that is there already stays mapped.
+    """
+    if isinstance(weight, LazyTensor):
+        return weight.to(device, dtype, rows or slice(None))
+    weight = weight.detach()
+    if rows is None:
+        return weight.to(device, dtype)
+    return weight[rows].to(device, dtype, copy=True)
+
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 METADATA = "_quantization_metadata"
@@ -101,3 +178,78 @@ def _scaled(name: str, weight: Weight, scale: Weight, path: Path) -> Weight:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
+
+
+TYPES = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
+"""The type of each kind, and the largest value that is used of it."""
+SCALE = "weight_scale"
+
+
+class QuantisedLinear(nn.Module):
+    """``nn.Linear`` with ``weight`` [out, in] in 8 bits and ``weight_scale`` [out, 1], frozen."""
+
+    def __init__(self, linear: nn.Linear, kind: str) -> None:
+        super().__init__()
+        like, dtype = linear.weight, TYPES[kind][0]
+        self.weight = nn.Parameter(torch.empty_like(like, dtype=dtype), requires_grad=False)
+        self.weight_scale = nn.Parameter(like.new_empty(len(like), 1), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ``nn.Linear``, in the type of ``x``."""
+        return F.linear(x, self.weight.to(x.dtype) * self.weight_scale.to(x.dtype), self.bias)
+
+
+def quantise_linears(network: nn.Module, kind: str) -> None:
+    """Replace the linears of a transformer's blocks; their weights are then to be filled in."""
+    for module, name in list(_linears(network)):
+        setattr(module, name, QuantisedLinear(getattr(module, name), kind))
+
+
+def quantised_names(network: nn.Module) -> set[str]:
+    """The names of the weights that ``quantise_linears`` replaces."""
+    owners = {id(module): name for name, module in network.named_modules()}
+    return {f"{owners[id(module)]}.{name}.weight" for module, name in _linears(network)}
+
+
+def quantised(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """A weight [out, in] in 8 bits and its scales [out, 1], float32."""
+    dtype, most = TYPES[kind]
+    rows = weight.float()
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / most
+    scaled = (rows / scale).clamp_(-most, most)
+    return (scaled.round_() if kind == "int8" else scaled).to(dtype), scale
+
+
+def quantised_weights(
+    tensors: Mapping[str, Weight], names: Collection[str], kind: str
+) -> tuple[dict[str, Weight], dict[str, torch.dtype]]:
+    """Weights with those of ``names`` in 8 bits and their scales, and the types of these."""
+    found: dict[str, Weight] = {}
+    types: dict[str, torch.dtype] = {}
+    for name, weight in tensors.items():
+        if name not in names:
+            found[name] = weight
+            continue
+        for part, (own, width) in enumerate(((name, weight.shape[1]), (scale_name(name), 1))):
+            found[own] = LazyTensor((len(weight), width), partial(_rows, weight, kind, part))
+            types[own] = torch.float32 if part else TYPES[kind][0]
+    return found, types
+
+
+def scale_name(weight: str) -> str:
+    """The name of the scales of a weight."""
+    return f"{weight.rpartition('.')[0]}.{SCALE}"
+
+
+def _rows(weight: Weight, kind: str, part: int, rows: slice) -> Tensor:
+    return quantised(read(weight, "cpu", torch.float32, rows), kind)[part].float()
+
+
+def _linears(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Every linear of the blocks, by its owner and its name there."""
+    for name, module in network.named_modules():
+        if name.startswith("blocks."):
+            for own, child in module.named_children():
+                if type(child) is nn.Linear:
+                    yield module, own

@@ -22,29 +22,13 @@ from torch.nn.utils.rnn import pad_sequence
 from pixelwizard.config.backbone import TextSizes
 from pixelwizard.io.terminal import reason
 from pixelwizard.models.checkpoints import TOKENIZER_CONFIG, check_tokenizer
+from pixelwizard.models.wan.layouts import official_names
 from pixelwizard.models.wan.streaming import BlockStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
-
-_ENDS = {
-    "token_embedding.weight": "shared.weight",
-    "norm.weight": "encoder.final_layer_norm.weight",
-}
-_BLOCK = {
-    "norm1": "layer.0.layer_norm",
-    "attn.q": "layer.0.SelfAttention.q",
-    "attn.k": "layer.0.SelfAttention.k",
-    "attn.v": "layer.0.SelfAttention.v",
-    "attn.o": "layer.0.SelfAttention.o",
-    "pos_embedding.embedding": "layer.0.SelfAttention.relative_attention_bias",
-    "norm2": "layer.1.layer_norm",
-    "ffn.gate.0": "layer.1.DenseReluDense.wi_0",
-    "ffn.fc1": "layer.1.DenseReluDense.wi_1",
-    "ffn.fc2": "layer.1.DenseReluDense.wo",
-}
 
 
 def clean(text: str) -> str:
@@ -108,15 +92,6 @@ def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
     pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
     spans = [span for token, span in pairs if token == tokenizer.unk_token_id]
     return list(dict.fromkeys(text[start:end] for start, end in spans))
-
-
-def official_names(num_layers: int) -> dict[str, str]:
-    """Map every official weight name to its name in ``UMT5EncoderModel`` (one to one)."""
-    names = dict(_ENDS)
-    for layer in range(num_layers):
-        for official, other in _BLOCK.items():
-            names[f"blocks.{layer}.{official}.weight"] = f"encoder.block.{layer}.{other}.weight"
-    return names
 
 
 def official_shapes(sizes: TextSizes) -> dict[str, list[int]]:

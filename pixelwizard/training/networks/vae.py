@@ -18,7 +18,7 @@ from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.files import open_weights
 from pixelwizard.models.wan.layouts import official_vae
-from pixelwizard.models.wan.lazy import Weight
+from pixelwizard.models.wan.quantised import Weight
 from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.models.weights import save_network
 from pixelwizard.records.run_folder import WorkStopped
