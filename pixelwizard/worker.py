@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from pixelwizard.config import tasks
 from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.generate import BenchConfig, GenerateConfig
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.targets import search_in
+from pixelwizard.config.tasks import BenchConfig
 from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import remove_unfinished, write_text
 from pixelwizard.io.process import Interrupted, importing, interruptible, settle_streams

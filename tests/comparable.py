@@ -16,10 +16,10 @@ from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.io.files import write_json
+from pixelwizard.io.store import Store
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.provenance import Provenance, make_jobs
 from pixelwizard.records.run_folder import claim
-from pixelwizard.records.store import Store
 
 PROMPTS = ("a red circle moves left over a gray background", "a blue square <b>grows</b>")
 DIGESTS = {part: "0" * 64 for part in ("text_encoder", "anchor", "detail", "vae")}

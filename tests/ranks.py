@@ -36,7 +36,7 @@ from pixelwizard.models.weights import fill_transformer, load_anchor
 from pixelwizard.parallel.mesh import Rank, joined
 from pixelwizard.records.provenance import Job
 from pixelwizard.stages.latents import Anchor, Detail
-from pixelwizard.tracking.base import Tracker
+from pixelwizard.tracking import Tracker
 from pixelwizard.training.samples import Samples
 from pixelwizard.training.sharded import gather_full
 

@@ -24,7 +24,7 @@ LIGHT = (
     *("data.prompts", "data.table", "models.checkpoints"),
     *("diffusion.schedules", *(f"diffusion.solvers.{name}" for name in SOLVER.names)),
     *("records.run_folder", "records.provenance"),
-    *("evaluation.names", "evaluation.files", "evaluation.score_cache", "generation.replay"),
+    *("evaluation.names", "evaluation.files", "generation.replay"),
     *("launch.launch", "launch.processes", "launch.devices"),
     *("cli.arguments", "cli.completion", "cli.habits"),
     *("cli.main", "cli.compose"),

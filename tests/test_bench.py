@@ -21,8 +21,9 @@ from pixelwizard.bench.reference import complex_angles, reference_block, referen
 from pixelwizard.bench.run import bench
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.backbone import DiTSizes
-from pixelwizard.config.generate import BenchConfig, BenchSettings, SamplerSettings, first_steps
+from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
+from pixelwizard.config.tasks import BenchConfig, BenchSettings, first_steps
 from pixelwizard.io import terminal
 from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.shortcut.network import ShortcutDiT

@@ -25,8 +25,8 @@ from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import Target
 from pixelwizard.io.files import file_digest, write_json
+from pixelwizard.io.store import Store
 from pixelwizard.records.run_folder import locked
-from pixelwizard.records.store import Store
 
 SHORTCUT = SamplerSettings(steps=4, step_sizes="raw")
 EULER = SamplerSettings(solver="euler", steps=4)

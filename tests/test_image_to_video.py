@@ -19,9 +19,8 @@ from pixelwizard import worker
 from pixelwizard.cli.arguments import parse
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import GenerateConfig, SamplerSettings
+from pixelwizard.config.generate import GenerateConfig, ImageSettings, SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings, picture_size
-from pixelwizard.config.refine import ImageSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.data.prompts import prompts_of
@@ -30,9 +29,10 @@ from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.generation import predict
 from pixelwizard.generation.replay import repetition
-from pixelwizard.io.image import ImageError, cover, image_size, read_image
+from pixelwizard.io.image import cover, image_size, read_image
 from pixelwizard.io.process import Interrupted
 from pixelwizard.io.reading import probe
+from pixelwizard.io.video import ImageError
 from pixelwizard.models.weights import load_vae
 from pixelwizard.stages.latents import Anchor, Detail
 

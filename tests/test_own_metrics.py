@@ -20,7 +20,7 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.evaluation.evaluate import SOME_SKIPPED, evaluate
-from pixelwizard.evaluation.score_cache import identity
+from pixelwizard.evaluation.files import identity
 
 SOURCE = """
 import torch

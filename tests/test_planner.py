@@ -20,11 +20,11 @@ from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning import transformer_cost
-from pixelwizard.planning.decode_cost import allowed, choose_tiles, cost_of_decode, surely_whole
+from pixelwizard.planning.decode_cost import choose_tiles, cost_of_decode
 from pixelwizard.planning.device import META, Trace
 from pixelwizard.planning.planner import CHUNKS, Plan, StagePlan, make_plan, table
 from pixelwizard.planning.transformer_cost import Sampling, cost_of_sampling
-from pixelwizard.stages.decode import Decode
+from pixelwizard.stages.decode import Decode, allowed, surely_whole
 from pixelwizard.stages.latents import Detail
 
 SMALL = PlanConfig("none", backbone=BACKBONE, resolution=SIZE)

@@ -29,7 +29,7 @@ from pixelwizard.config.geometry import WHOLE
 from pixelwizard.config.output import DecodeSettings, VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
-from pixelwizard.generation import closing, placement, predict
+from pixelwizard.generation import contact_sheet, placement, predict
 from pixelwizard.io import video
 from pixelwizard.io.reading import comment_of, probe, read_frames
 from pixelwizard.io.terminal import Display, clock
@@ -261,13 +261,13 @@ NAMES = ("x", "X.mp4")
 
 
 def test_many_videos_get_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(closing, "ROWS", 2)
+    monkeypatch.setattr(contact_sheet, "ROWS", 2)
     with video.VideoWriter(tmp_path / "a.mp4", 64, 32, VideoSettings()) as writer:
         writer.write(np.zeros((3, 32, 64, 3), np.uint8))
     rows = [(f"prompt {n}", tmp_path / "a.mp4", None) for n in range(5)]
-    assert closing.write_contact_sheets(tmp_path, rows) == tmp_path / "contact_sheet.png"
+    assert contact_sheet.write_contact_sheets(tmp_path, rows) == tmp_path / "contact_sheet.png"
     assert len(list(tmp_path.glob("contact_sheet*.png"))) == 3
-    closing.write_contact_sheets(tmp_path, rows[:1])
+    contact_sheet.write_contact_sheets(tmp_path, rows[:1])
     assert [path.name for path in tmp_path.glob("*.png")] == ["contact_sheet.png"]
 
 

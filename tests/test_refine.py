@@ -20,10 +20,9 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks.generate import check
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import GenerateConfig, SamplerSettings
+from pixelwizard.config.generate import GenerateConfig, RefineSettings, SamplerSettings
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, windows_of
 from pixelwizard.config.output import VideoSettings
-from pixelwizard.config.refine import RefineSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.data.source_files import frames_of, source_of

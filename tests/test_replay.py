@@ -21,9 +21,9 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, source_digest
 from pixelwizard.generation.replay import changed_versions, provenance_of, repetition
 from pixelwizard.io.reading import comment_of
+from pixelwizard.io.store import Store
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
-from pixelwizard.records.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings, TrackerSettings, VideoSettings
 from pixelwizard.evaluation import names
 from pixelwizard.evaluation.evaluate import evaluate
-from pixelwizard.generation import closing, predict
+from pixelwizard.generation import predict, scoring
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
 
@@ -141,7 +141,7 @@ def test_other_metrics_leave_the_videos_alone(
     assert {row["flicker"] for row in found["per_video"].values()} <= values
     logged = (Path(config.run_dir) / "csv" / "hparams.yaml").read_text()
     assert "recipe/video/flicker: flicker/mae255/all/n=1" in logged
-    monkeypatch.setattr(closing, "_computed", None)
+    monkeypatch.setattr(scoring, "_computed", None)
     assert rerun(replace(other, metrics=MetricsSettings(enabled=False))) == 0
     assert read(Path(config.run_dir) / "metrics.json") == found and videos(config) == before
 

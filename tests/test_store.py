@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.data.prompts import Prompt
+from pixelwizard.io.store import Store
 from pixelwizard.records.provenance import key, make_jobs
-from pixelwizard.records.store import Store
 
 TENSORS = {"latent": torch.arange(6.0).view(2, 3), "step": torch.tensor(3)}
 
@@ -91,7 +91,7 @@ def test_a_failed_write_leaves_the_old_result(
     def full(*_: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("pixelwizard.io.hashed.save_file", full)
+    monkeypatch.setattr("pixelwizard.io.store.save_file", full)
     with pytest.raises(ValueError, match="store.dir=.* cannot be written .the disk is full"):
         store.save("anchor", "ab12", {"latent": torch.zeros(1)}, {})
     assert torch.equal(store.load("anchor", "ab12")["latent"], TENSORS["latent"])

@@ -20,11 +20,11 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings, VideoSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
-from pixelwizard.generation.closing import write_contact_sheets
+from pixelwizard.generation.contact_sheet import write_contact_sheets
 from pixelwizard.io.reading import probe
 from pixelwizard.io.video import VideoWriter
-from pixelwizard.tracking import open_tracker, wandb_run, wandb_session
-from pixelwizard.tracking.base import Tracker, figures
+from pixelwizard.tracking import Tracker, figures, wandb_run, wandb_session
+from pixelwizard.tracking.fallback import open_tracker
 from pixelwizard.tracking.loggers import CSVRows
 from pixelwizard.tracking.wandb_run import WandbRun
 from pixelwizard.tracking.wandb_session import wanted_mode

@@ -12,13 +12,11 @@ import pytest
 import torch
 from small import small_training, write_backbone
 
-from pixelwizard import tracking
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ShortcutSettings
 from pixelwizard.config.train import SampleSettings
-from pixelwizard.io.tables import StepTable
-from pixelwizard.tracking.base import Tracker
-from pixelwizard.tracking.loggers import CSVRows
+from pixelwizard.tracking import Tracker, fallback
+from pixelwizard.tracking.loggers import CSVRows, StepTable
 from pixelwizard.training import stopwatch
 from pixelwizard.training.objectives.shortcut import CONSISTENCY
 from pixelwizard.training.samples import Samples
@@ -193,7 +191,7 @@ def test_samples_and_all_figures_go_to_the_tracker_and_into_tables(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     recorder = Recorder(tmp_path / "csv")
-    monkeypatch.setattr(tracking, "makers", lambda *_: {"recorder": lambda: recorder})
+    monkeypatch.setattr(fallback, "makers", lambda *_: {"recorder": lambda: recorder})
     shortcut = ShortcutSettings(probability=0.5)
     config = small_training(backbone, tmp_path, tmp_path / "latents", "detail", shortcut=shortcut)
     assert train(replace(config, samples=SampleSettings(every=3, count=2))) == 0

@@ -26,9 +26,8 @@ from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES
-from pixelwizard.planning.decode_cost import precision
 from pixelwizard.planning.planner import Plan
-from pixelwizard.stages.decode import Decode
+from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail
 
 SEED = 0
@@ -144,7 +143,7 @@ class Pipeline:
         self, stage: str, make: Any, run: Callable[[Any, Clock], None]
     ) -> tuple[Clock, int, nn.Module]:
         """The stage's clock, its peak in bytes and its network, created here so it counts."""
-        dtype = precision(self.case.short) if stage == "decode" else self.dtype
+        dtype = decode_dtype(self.case.short) if stage == "decode" else self.dtype
         with torch.no_grad():
             with Peak(self.device) as peak:
                 network = self.networks.load(stage, make, self.device, dtype)

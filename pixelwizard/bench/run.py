@@ -13,8 +13,9 @@ import torch
 from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_rates
 from pixelwizard.bench.report import BenchResult, SizeResult, markdown, peers_markdown
-from pixelwizard.config.generate import BenchConfig, PlanConfig
+from pixelwizard.config.generate import PlanConfig
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import BenchConfig
 from pixelwizard.generation.placement import device_name
 from pixelwizard.io.files import write_json, write_text
 from pixelwizard.io.terminal import Remaining

@@ -12,7 +12,7 @@ from pixelwizard.comparison.variants import Sample, Variant, Video
 from pixelwizard.config.evaluate import why_no_target
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation.paired import MOST_PSNR, similarity
-from pixelwizard.records.store import Store
+from pixelwizard.io.store import Store
 
 Values = dict[str, dict[Sample, float]]
 

@@ -15,13 +15,13 @@ from pixelwizard.config.geometry import Geometry, nearest_frames
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.data.source_files import Source, frames_of, source_of
-from pixelwizard.generation.closing import score_run
+from pixelwizard.generation.scoring import score_run
 from pixelwizard.io.files import content_digest, read_json, write_json
 from pixelwizard.io.reading import probe
 from pixelwizard.io.terminal import Display
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import CONFIG
-from pixelwizard.tracking.base import Tracker
+from pixelwizard.tracking import Tracker
 
 COPIED = ("prompt", "seed", "device", "config", "source")
 """What the record of an enlarged clip has of the video's that was refined from it."""

@@ -15,8 +15,8 @@ from pixelwizard.comparison.tables import legend, to_json
 from pixelwizard.comparison.variants import Video
 from pixelwizard.config.schema import ConfigError, listed, show
 from pixelwizard.io.files import atomic
-from pixelwizard.io.image import ImageError, write_thumbnail
-from pixelwizard.io.video import VideoError, write_preview
+from pixelwizard.io.image import write_thumbnail
+from pixelwizard.io.video import ImageError, VideoError, write_preview
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
 SCRIPTS = ("plot.js", "player.js", "page.js")

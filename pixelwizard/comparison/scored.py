@@ -16,9 +16,15 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.data.table import find_videos
-from pixelwizard.evaluation.files import backbone_of, find_captions, ids_of
+from pixelwizard.evaluation.files import (
+    JSON,
+    backbone_of,
+    find_captions,
+    identity_of,
+    ids_of,
+    kept_scores,
+)
 from pixelwizard.evaluation.names import resolve_auto
-from pixelwizard.evaluation.score_cache import JSON, identity_of, kept_scores
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.terminal import Line, reason
 from pixelwizard.records.run_folder import CONFIG, LEDGER

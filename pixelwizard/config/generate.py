@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, List, Literal, Optional
+from dataclasses import dataclass
+from typing import List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import ResolutionSettings
@@ -17,18 +16,61 @@ from pixelwizard.config.objective import (
     check_objective,
 )
 from pixelwizard.config.output import (
+    SCORED_FRAMES,
     DecodeSettings,
     MetricsSettings,
     TrackerSettings,
     VideoSettings,
 )
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.refine import ImageSettings, RefineSettings
 from pixelwizard.config.schema import ConfigError, check_range, setting
 from pixelwizard.config.targets import Door, Part, door, title
 from pixelwizard.config.trainer import PredictionSettings
 
 DIFFUSION = "pixelwizard.diffusion"
+NOISE = "noise"
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How given clips are refined: a clip at the anchor's size takes the place of the anchor.
+
+    ``start`` is ``noise``, as in the method, or a sigma: the clip is enlarged and encoded at the
+    video's size too, gets noise of that level, and goes through what is left of the schedule from
+    there. ``anchor_noise`` is the level of gaussian noise on the anchor's latent, of unit variance
+    (training: up to 0.1, in half of the samples).
+    """
+
+    start: str = NOISE
+    anchor_noise: float = setting(0.0, low=0.0, high=1.0)
+
+    @property
+    def sigma(self) -> Optional[float]:
+        """Where the schedule is entered; None: at its start, from noise alone."""
+        return None if self.start == NOISE else float(self.start)
+
+    def check(self, key: str) -> None:
+        """``noise`` or a number between 0 and 1; raises ConfigError."""
+        try:
+            fits = self.sigma is None or 0 < self.sigma < 1
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ConfigError(
+                f"{key}.start={self.start} must be noise, or a sigma between 0 (the clip itself)"
+                " and 1, like 0.85"
+            )
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Where a given picture is the first latent frame: in the anchor, as in Wan2.2.
+
+    ``detail``: in the detail stage too, at the video's size. PixelWizard's detail network was not
+    trained so, and gets the anchor in any case.
+    """
+
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -233,6 +275,11 @@ class GenerateConfig(SamplingSettings):
     save_anchor: bool = setting(False, incidental=True)
     reference: Optional[str] = setting(None, path=True, incidental=True)
 
+    @property
+    def scored(self) -> bool:
+        """Whether the videos are scored."""
+        return self.metrics.enabled and self.resolution.frames >= SCORED_FRAMES
+
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
         super().check()
@@ -300,77 +347,3 @@ class PlanConfig(SamplingSettings):
             check_objective(self.objective, self.train)
         if self.plot is not None and not self.plot.endswith(".png"):
             raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """How many steps of each schedule are run; the others are counted from them."""
-
-    anchor_steps: int = setting(5, low=1)
-    detail_steps: int = setting(2, low=1)
-
-
-@dataclass(frozen=True)
-class BenchConfig(StagesSettings):
-    """Everything that determines one ``bench``: networks of random weights at one or two sizes.
-
-    ``against=diffusers`` measures networks of fixed sizes beside diffusers' instead of the stages.
-    """
-
-    task: Literal["bench"] = "bench"
-    second: Optional[ResolutionSettings] = None
-    memory: MemorySettings = setting(MemorySettings)
-    decode: DecodeSettings = setting(DecodeSettings)
-    bench: BenchSettings = setting(BenchSettings, names_run=0)
-    against: Literal["reference", "diffusers"] = "reference"
-    format: Literal["text", "json"] = setting("text", incidental=True)
-
-    def check(self, key: str = "") -> None:
-        """Refuse values that cannot work together; raises ConfigError."""
-        refuse_quantised(self.backbone, "bench")
-        for whole in self.wholes():
-            whole.check()
-
-    def wholes(self) -> Iterator[PlanConfig]:
-        """What is measured, with whole schedules: one size after the other."""
-        names = ["run_dir", "backbone", "anchor", "schedule", "memory", "decode", "attention"]
-        names.append("compile")
-        shared: dict[str, Any] = {name: getattr(self, name) for name in names}
-        for size in (self.resolution, self.second):
-            if size is not None:
-                yield PlanConfig(**shared, resolution=size)
-
-    def shortened(self, whole: PlanConfig) -> PlanConfig:
-        """The same with the few steps that are run."""
-        return replace(
-            whole,
-            anchor=first_steps(whole.anchor, self.bench.anchor_steps),
-            schedule=first_steps(whole.schedule, self.bench.detail_steps),
-        )
-
-
-def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
-    """A sampler with at most ``count`` steps, none skipped, guided where its first steps are."""
-    times, guided = sampler.timesteps, sampler.guided_steps
-    return replace(
-        sampler,
-        skip="none",
-        steps=min(sampler.steps, count),
-        timesteps=None if times is None else times[:count],
-        guided_steps=None if guided is None else [step for step in guided if step < count],
-    )
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
-
-    ``trust``: users' classes that the file names may run. ``given``: where the clip or picture
-    that it was made of is now (None: where it was).
-    """
-
-    task: Literal["replay"] = "replay"
-    file: Optional[str] = setting(None, path=True)
-    out: Optional[str] = setting(None, path=True)
-    trust: bool = False
-    given: Optional[str] = setting(None, path=True)

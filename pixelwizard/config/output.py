@@ -117,6 +117,11 @@ class TrackerSettings:
     mode: Literal["auto", "offline", "online"] = setting("auto", only_for=WANDB)
     artifact: bool = setting(False, only_for=WANDB)
 
+    @property
+    def records(self) -> bool:
+        """Whether there is any tracker."""
+        return self.kind != "none" or self.logger is not None
+
     def check(self, key: str) -> None:
         """No W&B settings with another kind of tracker; raises ConfigError."""
         check_kind(self, key, self.kind)

@@ -9,18 +9,102 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Literal, Optional, Union
 
 import yaml
 
 from pixelwizard.config.backbone import ConvertConfig, FetchConfig
 from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig, TableConfig
-from pixelwizard.config.generate import BenchConfig, GenerateConfig, PlanConfig, ReplayConfig
-from pixelwizard.config.schema import ConfigError, build, check, choice, leaves
+from pixelwizard.config.generate import (
+    GenerateConfig,
+    MemorySettings,
+    PlanConfig,
+    SamplerSettings,
+    StagesSettings,
+    refuse_quantised,
+)
+from pixelwizard.config.geometry import ResolutionSettings
+from pixelwizard.config.output import DecodeSettings
+from pixelwizard.config.schema import ConfigError, build, check, choice, leaves, setting
 from pixelwizard.config.targets import check_names
 from pixelwizard.config.train import EncodeConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How many steps of each schedule are run; the others are counted from them."""
+
+    anchor_steps: int = setting(5, low=1)
+    detail_steps: int = setting(2, low=1)
+
+
+@dataclass(frozen=True)
+class BenchConfig(StagesSettings):
+    """Everything that determines one ``bench``: networks of random weights at one or two sizes.
+
+    ``against=diffusers`` measures networks of fixed sizes beside diffusers' instead of the stages.
+    """
+
+    task: Literal["bench"] = "bench"
+    second: Optional[ResolutionSettings] = None
+    memory: MemorySettings = setting(MemorySettings)
+    decode: DecodeSettings = setting(DecodeSettings)
+    bench: BenchSettings = setting(BenchSettings, names_run=0)
+    against: Literal["reference", "diffusers"] = "reference"
+    format: Literal["text", "json"] = setting("text", incidental=True)
+
+    def check(self, key: str = "") -> None:
+        """Refuse values that cannot work together; raises ConfigError."""
+        refuse_quantised(self.backbone, "bench")
+        for whole in self.wholes():
+            whole.check()
+
+    def wholes(self) -> Iterator[PlanConfig]:
+        """What is measured, with whole schedules: one size after the other."""
+        names = ["run_dir", "backbone", "anchor", "schedule", "memory", "decode", "attention"]
+        names.append("compile")
+        shared: dict[str, Any] = {name: getattr(self, name) for name in names}
+        for size in (self.resolution, self.second):
+            if size is not None:
+                yield PlanConfig(**shared, resolution=size)
+
+    def shortened(self, whole: PlanConfig) -> PlanConfig:
+        """The same with the few steps that are run."""
+        return replace(
+            whole,
+            anchor=first_steps(whole.anchor, self.bench.anchor_steps),
+            schedule=first_steps(whole.schedule, self.bench.detail_steps),
+        )
+
+
+def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
+    """A sampler with at most ``count`` steps, none skipped, guided where its first steps are."""
+    times, guided = sampler.timesteps, sampler.guided_steps
+    return replace(
+        sampler,
+        skip="none",
+        steps=min(sampler.steps, count),
+        timesteps=None if times is None else times[:count],
+        guided_steps=None if guided is None else [step for step in guided if step < count],
+    )
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
+
+    ``trust``: users' classes that the file names may run. ``given``: where the clip or picture
+    that it was made of is now (None: where it was).
+    """
+
+    task: Literal["replay"] = "replay"
+    file: Optional[str] = setting(None, path=True)
+    out: Optional[str] = setting(None, path=True)
+    trust: bool = False
+    given: Optional[str] = setting(None, path=True)
+
 
 DEEPEST, MOST = 64, 50_000
 """Levels of a file, and values that it may expand to."""

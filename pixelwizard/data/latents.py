@@ -29,7 +29,7 @@ from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe, Unusable, example
 from pixelwizard.data.loading import Loader
 from pixelwizard.io.files import remove
-from pixelwizard.io.hashed import Damaged, read_hashed, write_hashed
+from pixelwizard.io.store import Damaged, read_hashed, write_hashed
 from pixelwizard.io.terminal import say
 
 CAPTIONS = "captions"

@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.generate import GenerateConfig, SamplingSettings
+from pixelwizard.config.generate import (
+    GenerateConfig,
+    ImageSettings,
+    RefineSettings,
+    SamplingSettings,
+)
 from pixelwizard.config.output import VideoSettings
-from pixelwizard.config.refine import ImageSettings, RefineSettings
 from pixelwizard.config.schema import ConfigError, show
 from pixelwizard.data.source_files import Source, size_of, source_of
 from pixelwizard.data.table import (

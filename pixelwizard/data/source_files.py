@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, nearest_frames
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import file_digest
-from pixelwizard.io.image import ImageError, cover, image_size, read_image
-from pixelwizard.io.video import VideoError
+from pixelwizard.io.image import cover, image_size, read_image
+from pixelwizard.io.video import ImageError, VideoError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,6 +21,7 @@ from pixelwizard.evaluation.files import (
     Clip,
     backbone_of,
     find_captions,
+    identity_of,
     ids_of,
     inspect,
 )
@@ -31,7 +32,6 @@ from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.evaluation.report import Report
 from pixelwizard.evaluation.score import Unavailable
-from pixelwizard.evaluation.score_cache import identity_of
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.terminal import Line, in_threads
 from pixelwizard.io.video import VideoError

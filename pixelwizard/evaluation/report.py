@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pixelwizard.evaluation.files import JSON
 from pixelwizard.evaluation.names import FeatureNetwork
 from pixelwizard.evaluation.score import Score
-from pixelwizard.evaluation.score_cache import JSON
 from pixelwizard.io.files import write_json, write_text
 from pixelwizard.io.terminal import aligned, markdown
 

@@ -23,16 +23,15 @@ from pixelwizard.diffusion.sampling import SolverState, add_noise, initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import PeakMemory
+from pixelwizard.io.store import Store
 from pixelwizard.io.terminal import Display
 from pixelwizard.io.video import Sound, VideoError, VideoWriter
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
-from pixelwizard.planning.decode_cost import precision
 from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
-from pixelwizard.records.store import Store
-from pixelwizard.stages.decode import Decode
+from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText, EncodeVideo
 
 FAITHFUL = 28.0
@@ -170,7 +169,9 @@ class EncodeLoop(StageLoop):
     name = "encode"
 
     def load(self, device: torch.device, dtype: torch.dtype) -> EncodeVideo:
-        return EncodeVideo(self.networks.load(self.name, load_vae, device, precision(self.config)))
+        return EncodeVideo(
+            self.networks.load(self.name, load_vae, device, decode_dtype(self.config))
+        )
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         source, shape = job.prompt.source, job.size.geometry
@@ -345,7 +346,7 @@ class DecodeLoop(StageLoop):
         return self.rank.prompt
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
-        vae = self.networks.load(self.name, load_vae, device, precision(self.config))
+        vae = self.networks.load(self.name, load_vae, device, decode_dtype(self.config))
         return Decode(vae, self.networks.tiles, self.group.peers())
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:

@@ -7,12 +7,12 @@ import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
-from pixelwizard.config.generate import ATTENTION
+from pixelwizard.config.generate import ATTENTION, SamplingSettings
 from pixelwizard.config.geometry import Tiles
 from pixelwizard.io.process import GB, available
 from pixelwizard.io.terminal import STAGES
@@ -21,9 +21,11 @@ from pixelwizard.models.wan.dit import CHUNK, WanDiT
 from pixelwizard.models.wan.kernels import chosen
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.mesh import Rank
-from pixelwizard.planning.decode_cost import Settings, allowed, surely_whole
-from pixelwizard.planning.planner import Plan, make_plan
 from pixelwizard.records.provenance import Job
+from pixelwizard.stages.decode import allowed, surely_whole
+
+if TYPE_CHECKING:
+    from pixelwizard.planning.planner import Plan
 
 Network = TypeVar("Network", bound=nn.Module)
 Load = Callable[..., Network]
@@ -37,7 +39,9 @@ SHARDED = ("anchor", "detail")
 log = logging.getLogger(__name__)
 
 
-def plan_of(config: Settings, rank: Rank | None = None, jobs: Sequence[Job] = ()) -> Plan | None:
+def plan_of(
+    config: SamplingSettings, rank: Rank | None = None, jobs: Sequence[Job] = ()
+) -> Plan | None:
     """The plan of a rank; None on a CPU without a budget, where the system manages memory.
 
     It holds for the largest of the ``jobs`` (none: for a text), with the stages that any needs.
@@ -50,15 +54,18 @@ def plan_of(config: Settings, rank: Rank | None = None, jobs: Sequence[Job] = ()
     needed = {kind for job in jobs for kind, _ in job.results} | {"decode"} if jobs else STAGES
     only = [stage for stage in ("text", "encode", "anchor", "detail", "decode") if stage in needed]
     clip = largest if len(sizes) > 1 else None
-    if torch.cuda.is_available() or config.memory.budget_gb is not None:
+    limited = torch.cuda.is_available() or config.memory.budget_gb is not None
+    whole = replace(config, resolution=largest)
+    free = max(1, available() // rank.local - largest.geometry.clip_bytes)
+    if not limited and (config.decode.mode != "auto" or surely_whole(whole, free)):
+        return None
+    from pixelwizard.planning.planner import make_plan  # only where something is traced
+
+    if limited:
         plan = make_plan(config, only=only, mesh=rank.mesh, clip=clip)
         if plan.refusal:
             raise ValueError(plan.refusal)
     else:
-        whole = replace(config, resolution=largest)
-        free = max(1, available() // rank.local - largest.geometry.clip_bytes)
-        if config.decode.mode != "auto" or surely_whole(whole, free):
-            return None
         plan = make_plan(whole, budget_gb=free / GB, only=["decode"], mesh=rank.mesh)
     for stage in plan.stages:
         log.info("plan: %s", stage)
@@ -79,7 +86,9 @@ class ModelLoader:
     stage uses are copies of them on the device. ``rank``: this process among others.
     """
 
-    def __init__(self, config: Settings, plan: Plan | None, rank: Rank | None = None) -> None:
+    def __init__(
+        self, config: SamplingSettings, plan: Plan | None, rank: Rank | None = None
+    ) -> None:
         self.config, self.rank = config, rank or Rank()
         self.planned = plan.by_name if plan else {}
         self.attention = ATTENTION.make(config.attention, "attention")

@@ -17,14 +17,10 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.config.trainer import culprit, own_callbacks
 from pixelwizard.diffusion.schedules import as_taken
-from pixelwizard.generation.closing import (
-    check_reference,
-    remove_contact_sheets,
-    score_run,
-    write_contact_sheets,
-)
+from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
 from pixelwizard.generation.loops import (
     AnchorLoop,
     DecodeLoop,
@@ -36,15 +32,14 @@ from pixelwizard.generation.loops import (
 )
 from pixelwizard.generation.placement import ModelLoader, device_name, plan_of
 from pixelwizard.io.files import write_json
+from pixelwizard.io.store import Store
 from pixelwizard.io.terminal import Display, reason, silence_lightning
 from pixelwizard.io.video import check_ffmpeg
 from pixelwizard.models.weights import check_weights
 from pixelwizard.parallel.mesh import MeshStrategy, Rank, trainer_options
 from pixelwizard.records.provenance import Job, Provenance, finished, written_files
 from pixelwizard.records.run_folder import Status, WorkStopped, sentence
-from pixelwizard.records.store import Store
-from pixelwizard.tracking import open_tracker
-from pixelwizard.tracking.base import Tracker
+from pixelwizard.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +63,10 @@ class Prediction:
         self.config, self.rank = config, rank or Rank()
         silence_lightning()
         check_ffmpeg()
-        check_reference(config)
+        if config.scored:
+            from pixelwizard.generation.scoring import check_reference
+
+            check_reference(config)
         if self.rank.is_first:
             check_weights(config.backbone, config.anchor)
         self.folder, self.jobs = Path(config.run_dir), {job.id: job for job in jobs}
@@ -87,7 +85,9 @@ class Prediction:
         self.elsewhere: list[list[str]] = []
 
     def __enter__(self) -> Prediction:
-        if self.rank.is_first:
+        if self.rank.is_first and self.config.tracker.records:
+            from pixelwizard.tracking.fallback import open_tracker
+
             self.tracker = open_tracker(self.config, self.display.line)
         for id, record in self.records.items():
             if record:
@@ -241,8 +241,16 @@ class Prediction:
             prompts = {id: self.jobs[id].prompt for id in made}
             rows = [(prompts[id].title, path, prompts[id].source) for id, path in made.items()]
             self.sheet = write_contact_sheets(self.folder, rows)
-            score_run(self.config, made, self.tracker, self.display)
+            self._score(made)
         return self.status.failed
+
+    def _score(self, videos: Mapping[str, Path]) -> None:
+        if videos and self.config.scored:
+            from pixelwizard.generation.scoring import score_run
+
+            score_run(self.config, videos, self.tracker, self.display)
+        elif videos and self.config.metrics.enabled:
+            self.display.line(f"no scores: they need at least {SCORED_FRAMES} frames")
 
     def _comment(self, job: Job) -> str:
         return json.dumps(self.provenance.of(job), ensure_ascii=False)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.data.prompts import prompts_of
-from pixelwizard.evaluation.score_cache import kept_scores, wants_scores
 from pixelwizard.io.process import importing
 from pixelwizard.io.terminal import say
 from pixelwizard.models.checkpoints import weights_digests
@@ -42,8 +41,7 @@ def generate(config: GenerateConfig, rank: Rank | None = None) -> int:
     videos = {job.id: folder / "videos" / f"{job.id}{config.video.suffix}" for job in jobs}
     records = {job.id: finished(config, job) for job in jobs} if first else {}
     complete = all(records.values()) and (folder / SHEET).is_file()
-    scored = complete and (not wants_scores(config) or kept_scores(config, videos) is not None)
-    if agreed(scored):
+    if agreed(complete and _is_scored(config, videos)):
         if first:
             Status(folder / "status.json", videos).done(*videos)
     else:
@@ -57,6 +55,15 @@ def generate(config: GenerateConfig, rank: Rank | None = None) -> int:
     if first:
         _report(folder, videos, failed)
     return SOME_FAILED if first and failed else 0  # what failed is the first rank's to say
+
+
+def _is_scored(config: GenerateConfig, videos: Mapping[str, Path]) -> bool:
+    """Whether the scores of these very videos are there, if there are to be any."""
+    if not config.scored:
+        return True
+    from pixelwizard.evaluation.files import kept_scores
+
+    return kept_scores(config, videos) is not None
 
 
 def _report(folder: Path, videos: Mapping[str, Path], failed: Mapping[str, str]) -> None:

@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pixelwizard.io.video import ImageError
+
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Gray of 0..65535, which Pillow would cut off at 255."""
-
-
-class ImageError(ValueError):
-    """A picture that cannot be used; the text names its file."""
 
 
 def image_size(path: Path) -> tuple[int, int]:

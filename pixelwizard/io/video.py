@@ -29,6 +29,10 @@ BT709 = (
 )
 
 
+class ImageError(ValueError):
+    """A picture that cannot be used; the text names its file."""
+
+
 class VideoError(RuntimeError):
     """A video file cannot be read or written; the text is one sentence with ffmpeg's reason."""
 

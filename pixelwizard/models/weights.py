@@ -40,7 +40,6 @@ from pixelwizard.models.checkpoints import (
     require_weights,
     tokenizer_folder,
 )
-from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import open_weights, save
@@ -125,7 +124,7 @@ def open_anchor(backbone: BackboneSettings) -> tuple[WanDiT, dict[str, Weight]]:
     with torch.device("meta"):
         network = SteppedDiT(backbone.dit) if has_steps(tensors) else WanDiT(backbone.dit)
     check(tensors, shapes_of(network), path)
-    return network, merged(backbone, "anchor", tensors)
+    return network, with_loras(backbone, "anchor", tensors)
 
 
 def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Weight]]:
@@ -148,7 +147,18 @@ def open_detail(backbone: BackboneSettings) -> tuple[ShortcutDiT, dict[str, Weig
             backbone.detail_network, backbone.detail_dit, blocks or backbone.control_blocks
         )
     check(tensors, shapes_of(network), path)
-    return network, merged(backbone, "detail", tensors)
+    return network, with_loras(backbone, "detail", tensors)
+
+
+def with_loras(
+    backbone: BackboneSettings, stage: str, tensors: dict[str, Weight]
+) -> dict[str, Weight]:
+    """The weights of a stage's network with its LoRAs, added as they are read."""
+    if all(lora.stage != stage for lora in backbone.lora):
+        return tensors
+    from pixelwizard.models.lora.merge import merged
+
+    return merged(backbone, stage, tensors)
 
 
 def open_vae(backbone: BackboneSettings) -> tuple[WanVAE, dict[str, Weight]]:

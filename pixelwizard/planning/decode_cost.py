@@ -5,37 +5,34 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
-from typing import Union
 
 import torch
 from torch import Tensor
 
-from pixelwizard.config.generate import GenerateConfig, PlanConfig
+from pixelwizard.config.generate import SamplingSettings
 from pixelwizard.config.geometry import (
     SPATIAL_STRIDE,
     TEMPORAL_STRIDE,
     WHOLE,
     Geometry,
     Tiles,
-    most_tiles,
     part_sizes,
 )
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.exchange import Peers, RowShard
 from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.planning.transformer_cost import Cost
-from pixelwizard.stages.decode import spans, stream_pixels
+from pixelwizard.stages.decode import allowed, decode_dtype, spans, stream_pixels
 
 TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""
-Settings = Union[GenerateConfig, PlanConfig]
 
 
-def choose_tiles(config: Settings, limit: float, ranks: int = 1) -> tuple[Tiles, Cost]:
+def choose_tiles(config: SamplingSettings, limit: float, ranks: int = 1) -> tuple[Tiles, Cost]:
     """The fewest tiles that need at most ``limit`` bytes, else the smallest; and their cost.
 
     Smaller tiles need less, so a bisection finds them. ``ranks`` decode a clip together.
@@ -48,50 +45,6 @@ def choose_tiles(config: Settings, limit: float, ranks: int = 1) -> tuple[Tiles,
 
     place = 0 if fits(grids[0]) else bisect_left(grids, True, hi=len(grids) - 1, key=fits)
     return grids[place], cost(grids[place])
-
-
-def allowed(config: Settings) -> list[Tiles]:
-    """The grids of tiles that ``decode.mode`` allows, the largest tiles first."""
-    decode = config.decode
-    if decode.mode == "tiled":
-        rows, columns = decode.tiles
-        return [Tiles(rows, columns, decode.overlap)]
-    if decode.mode == "seamless":
-        return [WHOLE]
-    return list(candidates(config.resolution.geometry, decode.overlap))
-
-
-def candidates(geometry: Geometry, overlap: int) -> Iterator[Tiles]:
-    """Grids of decreasing tiles, as square as possible; the first is the whole frame."""
-    _, height, width = geometry.latent_grid
-    rows, columns = 1, 1
-    most = most_tiles(height, overlap), most_tiles(width, overlap)
-    while True:
-        yield WHOLE if rows * columns == 1 else Tiles(rows, columns, overlap)
-        wide = width / columns >= height / rows
-        if columns < most[1] and (wide or rows == most[0]):
-            columns += 1
-        elif rows < most[0]:
-            rows += 1
-        else:
-            return
-
-
-def surely_whole(config: Settings, limit: float) -> bool:
-    """Whether the largest tiles allowed need far less than ``limit`` bytes, found without a trace.
-
-    Four frames are counted for each layer, all as wide as the widest and as large as the largest.
-    """
-    sizes, clip = config.backbone.vae, config.resolution.geometry
-    layers = 4 * len(sizes.dim_mult) * (sizes.num_res_blocks + 2)
-    frame = sizes.dec_dim * max(sizes.dim_mult) * clip.width * clip.height // 4
-    return layers * 4 * frame * precision(config).itemsize <= limit
-
-
-def precision(config: Settings) -> torch.dtype:
-    """The data type of the decode."""
-    dtype: torch.dtype = getattr(torch, config.decode.dtype or config.backbone.dtype)
-    return dtype
 
 
 class _Rehearsed(Peers):
@@ -113,12 +66,12 @@ class _Rehearsed(Peers):
         return [torch.empty_like(x) for _ in range(self.size)]
 
 
-def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
+def cost_of_decode(config: SamplingSettings, tiles: Tiles, ranks: int = 1) -> Cost:
     """The cost of one clip for the busiest of the ``ranks`` that decode it together.
 
     Tiles that take several turns also hold the clip as uint8 on the host, which is not in it.
     """
-    clip, dtype = config.resolution.geometry, precision(config)
+    clip, dtype = config.resolution.geometry, decode_dtype(config)
     frames, height, _ = clip.latent_grid
     turns = _turns(clip, tiles, ranks)
     peers = _Rehearsed(len(turns[0]), height)
@@ -143,12 +96,12 @@ def cost_of_decode(config: Settings, tiles: Tiles, ranks: int = 1) -> Cost:
     )
 
 
-def cost_of_encode(config: Settings, sizes: Sequence[Geometry]) -> Cost:
+def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry]) -> Cost:
     """The cost of a clip at several sizes, and of decoding the first of them again."""
     first = replace(config.resolution, width=sizes[0].width, height=sizes[0].height)
     again = cost_of_decode(replace(config, resolution=first), WHOLE)
     with META:
-        vae = WanVAE(config.backbone.vae).to(precision(config))
+        vae = WanVAE(config.backbone.vae).to(decode_dtype(config))
     work, peak = Work(again.flops, again.moved), again.peak - again.weights
     for size in sizes:
         marks, traced = [], (1 + TEMPORAL_STRIDE, 1 + 2 * TEMPORAL_STRIDE)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pixelwizard.config.generate import SamplingSettings
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, Tiles
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
@@ -23,7 +24,7 @@ from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES, aligned
 from pixelwizard.models.wan.dit import CHUNK
 from pixelwizard.models.wan.kernels import PLAIN, Kernels, chosen
-from pixelwizard.planning.decode_cost import Settings, choose_tiles, cost_of_encode
+from pixelwizard.planning.decode_cost import choose_tiles, cost_of_encode
 from pixelwizard.planning.device import DeviceRates, find
 from pixelwizard.planning.transformer_cost import (
     SINGLE,
@@ -107,7 +108,7 @@ class Plan:
 
 
 def make_plan(
-    config: Settings,
+    config: SamplingSettings,
     device: str = "auto",
     budget_gb: float | None = None,
     only: Collection[str] | None = None,
@@ -135,7 +136,7 @@ def make_plan(
 
 def execution_modes(
     stage: str,
-    config: Settings,
+    config: SamplingSettings,
     mesh: Mesh,
     limit: float,
     kernels: Kernels = PLAIN,
@@ -156,7 +157,7 @@ def execution_modes(
     return _sampling(_stage(stage, config, mesh, kernels, clip), stage, config)
 
 
-def _text(config: Settings) -> Iterator[ExecutionMode]:
+def _text(config: SamplingSettings) -> Iterator[ExecutionMode]:
     sizes, length = config.backbone.text, config.backbone.dit.text_len
     dtype = getattr(torch, config.backbone.dtype)
     for mode in _modes(config):
@@ -165,7 +166,7 @@ def _text(config: Settings) -> Iterator[ExecutionMode]:
         )
 
 
-def _encode(config: Settings) -> Iterator[ExecutionMode]:
+def _encode(config: SamplingSettings) -> Iterator[ExecutionMode]:
     """A clip at the sizes that its refining needs."""
     sizes = [config.resolution.anchor_geometry]
     sizes += [config.resolution.geometry] * (config.refine.sigma is not None)
@@ -173,7 +174,7 @@ def _encode(config: Settings) -> Iterator[ExecutionMode]:
     yield ExecutionMode("encode", cells, "resident", cost_of_encode(config, sizes))
 
 
-def _sampling(stage: Sampling, name: str, config: Settings) -> Iterator[ExecutionMode]:
+def _sampling(stage: Sampling, name: str, config: SamplingSettings) -> Iterator[ExecutionMode]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
     chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
     for mode in ("sharded",) if stage.mesh.shards > 1 else _modes(config):
@@ -184,7 +185,7 @@ def _sampling(stage: Sampling, name: str, config: Settings) -> Iterator[Executio
 
 def _stage(
     name: str,
-    config: Settings,
+    config: SamplingSettings,
     mesh: Mesh,
     kernels: Kernels,
     clip: ResolutionSettings | None = None,
@@ -213,13 +214,13 @@ def _stage(
     )
 
 
-def _modes(config: Settings) -> tuple[str, ...]:
+def _modes(config: SamplingSettings) -> tuple[str, ...]:
     """Where the weights of a network of blocks may be."""
     wanted = config.memory.mode
     return ("resident", "stream") if wanted == "auto" else (wanted,)
 
 
-def _decode(config: Settings, mesh: Mesh, limit: float) -> Iterator[ExecutionMode]:
+def _decode(config: SamplingSettings, mesh: Mesh, limit: float) -> Iterator[ExecutionMode]:
     """Whole or in tiles; the autoencoder, no chain of equal blocks, is on the device whole.
 
     Positions of the latent are to the decode what tokens are to a transformer.
@@ -238,7 +239,7 @@ def _memory_gb(device: str, rates: DeviceRates) -> float | None:
 
 
 def _refusal(
-    config: Settings, stages: Collection[StagePlan], budget_gb: float | None
+    config: SamplingSettings, stages: Collection[StagePlan], budget_gb: float | None
 ) -> str | None:
     """The sentence about the stage that needs most, if not all fit."""
     tight = [stage for stage in stages if not stage.fits]

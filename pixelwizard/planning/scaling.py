@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pixelwizard.config.generate import SamplingSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.parallel import Mesh, ParallelSettings, resolve
 from pixelwizard.io.terminal import aligned
-from pixelwizard.planning.decode_cost import Settings
 from pixelwizard.planning.planner import Plan, make_plan
 
 COUNTS = (1, 2, 4, 8, 16)
@@ -36,7 +36,7 @@ class Scale:
 
 
 def scaling(
-    config: Settings,
+    config: SamplingSettings,
     device: str,
     counts: Sequence[int] = COUNTS,
     clip: ResolutionSettings | None = None,

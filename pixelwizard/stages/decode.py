@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, WHOLE, Tiles, cuts
+from pixelwizard.config.generate import SamplingSettings
+from pixelwizard.config.geometry import (
+    SPATIAL_STRIDE,
+    TEMPORAL_STRIDE,
+    WHOLE,
+    Geometry,
+    Tiles,
+    cuts,
+    most_tiles,
+)
 from pixelwizard.models.wan.vae import WanVAE, to_pixels
 from pixelwizard.parallel.exchange import NO_PEERS, Peers, RowShard
 
@@ -158,6 +167,50 @@ def _blend(old: np.ndarray, new: np.ndarray, shared: int, axis: int) -> None:
     phase = (np.arange(shared, dtype=np.float32) + np.float32(0.5)) / np.float32(max(shared, 1))
     ramp = (0.5 - 0.5 * np.cos(np.pi * phase)).astype(np.float32)[:, None, None]
     old[:shared] = np.rint(old[:shared] * (1 - ramp) + new[:shared] * ramp)
+
+
+def allowed(config: SamplingSettings) -> list[Tiles]:
+    """The grids of tiles that ``decode.mode`` allows, the largest tiles first."""
+    decode = config.decode
+    if decode.mode == "tiled":
+        rows, columns = decode.tiles
+        return [Tiles(rows, columns, decode.overlap)]
+    if decode.mode == "seamless":
+        return [WHOLE]
+    return list(candidates(config.resolution.geometry, decode.overlap))
+
+
+def candidates(geometry: Geometry, overlap: int) -> Iterator[Tiles]:
+    """Grids of decreasing tiles, as square as possible; the first is the whole frame."""
+    _, height, width = geometry.latent_grid
+    rows, columns = 1, 1
+    most = most_tiles(height, overlap), most_tiles(width, overlap)
+    while True:
+        yield WHOLE if rows * columns == 1 else Tiles(rows, columns, overlap)
+        wide = width / columns >= height / rows
+        if columns < most[1] and (wide or rows == most[0]):
+            columns += 1
+        elif rows < most[0]:
+            rows += 1
+        else:
+            return
+
+
+def surely_whole(config: SamplingSettings, limit: float) -> bool:
+    """Whether the largest tiles allowed need far less than ``limit`` bytes, found without a trace.
+
+    Four frames are counted for each layer, all as wide as the widest and as large as the largest.
+    """
+    sizes, clip = config.backbone.vae, config.resolution.geometry
+    layers = 4 * len(sizes.dim_mult) * (sizes.num_res_blocks + 2)
+    frame = sizes.dec_dim * max(sizes.dim_mult) * clip.width * clip.height // 4
+    return layers * 4 * frame * decode_dtype(config).itemsize <= limit
+
+
+def decode_dtype(config: SamplingSettings) -> torch.dtype:
+    """The data type of the decode."""
+    dtype: torch.dtype = getattr(torch, config.decode.dtype or config.backbone.dtype)
+    return dtype
 
 
 class Decode:

@@ -1,130 +1,78 @@
-"""Trackers, which record a run besides its folder: W&B, CSV files, or any Lightning logger."""
+"""Trackers, which record a run besides its folder: W&B, CSV files, or any Lightning logger.
+
+Here are the interface, by a tracker that records nothing, and the figures that all of them take.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.train import TrainConfig
-from pixelwizard.io.terminal import reason
-from pixelwizard.tracking.base import Tracker
 
-log = logging.getLogger(__name__)
-RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_checkpoint")
-"""What a trainer tells a logger."""
+class Tracker:
+    """Gets stages and videos as they finish, the scores of all videos, and the end of the run.
 
-
-def open_tracker(
-    config: GenerateConfig | TrainConfig, warn: Callable[[str], None] = print
-) -> Tracker:
-    """The trackers of ``config.tracker``, opened at first use; their errors never end the run.
-
-    The first error is passed to ``warn`` as one sentence, its traceback to the log. W&B then goes
-    on offline, of others nothing more is recorded; the run folder has everything all the same.
+    ``loggers`` are Lightning's, to be attached to a trainer: they take the figures of a training.
     """
-    return FallbackTracker(config, warn)
 
-
-def makers(
-    config: GenerateConfig | TrainConfig, warn: Callable[[str], None]
-) -> dict[str, Callable[[], Tracker]]:
-    """The constructor of each tracker of a run, by its setting."""
-    found: dict[str, Callable[[], Tracker]] = {}
-    if config.tracker.kind == "wandb":
-        from pixelwizard.tracking.wandb_run import WandbRun
-
-        found["tracker=wandb"] = partial(WandbRun, config, warn)
-    if config.tracker.kind == "csv" or config.tracker.logger is not None:
-        from pixelwizard.tracking.loggers import CSVRows, LoggerRun, own_logger
-
-        if config.tracker.kind == "csv":
-            found["tracker=csv"] = lambda: LoggerRun(config, CSVRows(Path(config.run_dir, "csv")))
-        if config.tracker.logger is not None:
-            found["tracker.logger"] = lambda: LoggerRun(config, own_logger(config))
-    return found
-
-
-class FallbackTracker(Tracker):
-    """Several trackers; one that fails is replaced or dropped, the others continue."""
-
-    def __init__(self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None]) -> None:
-        self.config, self.warn = config, warn
-        self._opened: dict[str, Tracker] | None = None
-
-    @property
-    def loggers(self) -> Sequence[Logger]:  # type: ignore[override]
-        """Loggers for a trainer; their errors end neither the trainer nor the run."""
-        return [logger for tracker in self._open().values() for logger in tracker.loggers]
+    loggers: Sequence[Logger] = ()
 
     def stage(self, id: str, name: str, cost: dict[str, float]) -> None:
-        self._tell("stage", id, name, cost)
+        """A stage of prompt ``id`` has ended; ``cost`` has ``seconds`` and ``peak_gb``."""
 
     def video(self, path: Path, record: dict[str, Any]) -> None:
-        self._tell("video", path, record)
+        """A video is finished; ``record`` is its provenance, with the cost of every stage."""
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
-        self._tell("earlier", path, record)
+        """A video that an earlier, interrupted call for this run folder finished."""
 
     def scores(self, scores: dict[str, Any]) -> None:
-        self._tell("scores", scores)
+        """The videos were scored; ``scores`` is the content of ``metrics.json``."""
 
     def sample(self, path: Path, caption: str, step: int) -> None:
-        self._tell("sample", path, caption, step)
+        """A sample video of a training after ``step`` steps."""
+
+    def recover(self) -> bool:
+        """Continue in another way after an error; False if nothing more can be recorded."""
+        return False
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
-        if self._opened is not None:  # a run in which nothing happened leaves no record
-            self._tell("finish", sheet, done)
+        """The run is over; ``sheet`` is the contact sheet, if it has one.
 
-    def _open(self) -> dict[str, Tracker]:
-        if self._opened is None:
-            self._opened = {}
-            for name, make in makers(self.config, self.warn).items():
-                try:
-                    self._opened[name] = make()
-                except Exception as error:
-                    self._give_up(name, error)
-                else:
-                    self._guard(name)
-        return self._opened
+        ``done``: it has ended well without one.
+        """
 
-    def _guard(self, name: str) -> None:
-        """What a trainer tells the loggers of a tracker goes the same careful way."""
-        for logger in self._open()[name].loggers:
-            for action in RECORDING:
-                careful = partial(self._attempt, name, getattr(logger, action))
-                setattr(logger, action, careful)
 
-    def _tell(self, action: str, *arguments: Any) -> None:
-        for name, tracker in list(self._open().items()):
-            self._attempt(name, getattr(tracker, action), *arguments)
+def figures(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a video, flat: ``anchor/seconds``, ``detail/peak_gb``, ``detail/nfe``, ..."""
+    costs = {
+        f"{stage}/{name}": value
+        for stage, cost in record["stages"].items()
+        for name, value in cost.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    stages = [stage for stage in ("anchor", "detail") if stage in record]
+    return costs | {f"{stage}/nfe": record[stage]["nfe"] for stage in stages}
 
-    def _attempt(self, name: str, act: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        """Once more where the tracker recovers."""
-        for _ in range(2):
-            if name not in self._open():
-                return
-            try:
-                act(*arguments, **named)
-                return
-            except Exception as error:
-                log.exception("%s failed", name)
-                if not self._recovers(name):
-                    self._give_up(name, error)
 
-    def _recovers(self, name: str) -> bool:
-        try:
-            return self._open()[name].recover()
-        except Exception:
-            log.exception("nor can %s go on", name)
-            return False
+def score_figures(scores: dict[str, Any]) -> dict[str, float]:
+    """The scores of the set, flat, under their recipes: ``metrics/flicker/mae255/all/n=4``.
 
-    def _give_up(self, name: str, error: Exception) -> None:
-        log.warning("%s is given up", name, exc_info=error)
-        self._open().pop(name, None)
-        self.warn(f"{name} failed ({reason(error)}); the run goes on without it")
+    Beside each are the ends of its interval, ``.../low`` and ``.../high``. ``metrics/flicker`` is
+    the value again, for a search that must know its goal before the run.
+    """
+    plain = {f"metrics/{score['name']}": score["value"] for score in scores["set"]}
+    return plain | {
+        f"metrics/{score['recipe']}{suffix}": score[key]
+        for score in scores["set"]
+        for suffix, key in (("", "value"), ("/low", "low"), ("/high", "high"))
+    }
+
+
+def score_recipes(scores: dict[str, Any]) -> dict[str, str]:
+    """The recipe of each score, flat: ``set/fvd`` of all videos, ``video/clip`` of one."""
+    whole = {f"set/{score['name']}": score["recipe"] for score in scores["set"]}
+    return whole | {f"video/{name}": recipe for name, recipe in scores["recipes"].items()}

@@ -13,7 +13,7 @@ from pixelwizard.io.reading import probe
 from pixelwizard.io.video import write_preview
 from pixelwizard.records.provenance import git_revision
 from pixelwizard.records.run_folder import OVERRIDES
-from pixelwizard.tracking.base import Tracker, figures
+from pixelwizard.tracking import Tracker, figures
 from pixelwizard.tracking.wandb_session import STEP, Session
 
 PREVIEW_HEIGHT = 720

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.io.files import write_text
 from pixelwizard.records.run_folder import LEDGER, short_hash
-from pixelwizard.tracking.base import score_figures, score_recipes
+from pixelwizard.tracking import score_figures, score_recipes
 
 log = logging.getLogger(__name__)
 

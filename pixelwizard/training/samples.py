@@ -19,11 +19,11 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Source
 from pixelwizard.diffusion.sampling import initial_noise
 from pixelwizard.evaluation.names import resolve_auto
-from pixelwizard.io.tables import StepTable
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.models.weights import load_vae
 from pixelwizard.stages.decode import Decode
-from pixelwizard.tracking.base import Tracker
+from pixelwizard.tracking import Tracker
+from pixelwizard.tracking.loggers import StepTable
 from pixelwizard.training.velocity import VelocityNetwork
 
 COLUMNS = ("step", "score", "value", "low", "high", "recipe")

@@ -19,8 +19,8 @@ from pixelwizard.io.files import write_json
 from pixelwizard.io.terminal import reason, silence_lightning
 from pixelwizard.parallel.mesh import Rank, trainer_options
 from pixelwizard.records.run_folder import WorkStopped
-from pixelwizard.tracking import open_tracker
-from pixelwizard.tracking.base import Tracker
+from pixelwizard.tracking import Tracker
+from pixelwizard.tracking.fallback import open_tracker
 from pixelwizard.training.checkpointing import (
     OURS,
     CheckpointFiles,

@@ -15,9 +15,8 @@ from typing import Any
 import lightning as L
 
 from pixelwizard.io.process import PeakMemory
-from pixelwizard.io.tables import StepTable
 from pixelwizard.io.terminal import Line, clock
-from pixelwizard.tracking.loggers import CSVRows
+from pixelwizard.tracking.loggers import CSVRows, StepTable
 from pixelwizard.training.networks.base import TrainedNetwork
 
 COLUMNS = (

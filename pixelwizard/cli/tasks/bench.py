@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from pixelwizard.cli.tasks import Command
-from pixelwizard.config.generate import BenchConfig
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import BenchConfig
 
 EXAMPLES = """\
   pixelwizard bench                                   the miniature's sizes, about a minute

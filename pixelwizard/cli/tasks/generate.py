@@ -14,7 +14,6 @@ from pixelwizard.data.prompts import Prompt, prompts_of, table_of
 from pixelwizard.data.source_files import size_of
 from pixelwizard.data.table import find_videos
 from pixelwizard.diffusion.schedules import stage_schedules
-from pixelwizard.evaluation.names import require, resolve_auto
 from pixelwizard.io.terminal import say
 from pixelwizard.launch.devices import mesh_of
 from pixelwizard.models.checkpoints import require_weights, weights_digests, weights_folder
@@ -51,7 +50,9 @@ def check(config: GenerateConfig) -> None:
         mesh_of(config)
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
-    if config.metrics.enabled:
+    if config.scored:
+        from pixelwizard.evaluation.names import require, resolve_auto
+
         settings = resolve_auto(config.metrics, config.backbone.name)
         require(settings, config.reference is not None)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command, run_in_workers
-from pixelwizard.config.generate import ReplayConfig
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.tasks import ReplayConfig
 
 EXAMPLES = """\
   pixelwizard replay outputs/RUN/videos/ID.mp4           into a new folder in outputs/

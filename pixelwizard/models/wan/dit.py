@@ -19,7 +19,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, Sequence, cast
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,10 @@ from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.attention.base import Attention, Grid, Place
 from pixelwizard.models.attention.exact import Exact, attention
 from pixelwizard.models.wan.kernels import PLAIN, Kernels, linear
-from pixelwizard.models.wan.streaming import BlockStream
 from pixelwizard.parallel.exchange import Ulysses
+
+if TYPE_CHECKING:
+    from pixelwizard.models.wan.streaming import BlockStream
 
 Attend = Callable[..., Tensor]
 """The self-attention of one layer: (queries, keys, values, first query = 0) -> [B, L, N, D]."""
@@ -178,6 +180,8 @@ class WanDiT(nn.Module):
         for name, child in self.named_children():
             if name != "blocks":
                 child.to(device)
+        from pixelwizard.models.wan.streaming import BlockStream
+
         self._stream = BlockStream(list(self.blocks), device, asynchronous)
 
     def use(self, kernels: Kernels) -> None:

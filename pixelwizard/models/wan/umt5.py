@@ -23,7 +23,6 @@ from pixelwizard.config.backbone import TextSizes
 from pixelwizard.io.terminal import reason
 from pixelwizard.models.checkpoints import TOKENIZER_CONFIG, check_tokenizer
 from pixelwizard.models.wan.layouts import official_names
-from pixelwizard.models.wan.streaming import BlockStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -184,6 +183,8 @@ class TextEncoder(nn.Module):
         block while one computes (CUDA). The results are the same bits as with all on the device.
         """
         stack = self.model.encoder
+        from pixelwizard.models.wan.streaming import BlockStream
+
         stream = BlockStream(list(stack.block), device, asynchronous)
         del stack.block  # a module's place is for modules alone
         stack.block = stream  # type: ignore[assignment]

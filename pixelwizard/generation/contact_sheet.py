@@ -1,4 +1,4 @@
-"""What ends a run: contact sheets, and the scores by the code of evaluate.
+"""Contact sheets of a run.
 
 A sheet has a row of frames per video, under its prompt and the frames of what it was made of: of
 the clip that is refined or of the picture that it begins with, of the anchor.
@@ -7,32 +7,16 @@ the clip that is refined or of the picture that it begins with, of the anchor.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.data.source_files import Source
-from pixelwizard.evaluation.files import find_captions, inspect
-from pixelwizard.evaluation.score_cache import (
-    JSON,
-    keep_scores,
-    kept_scores,
-    reference_of,
-    settings_of,
-    wants_scores,
-)
 from pixelwizard.io.files import atomic
 from pixelwizard.io.image import read_image
-from pixelwizard.io.process import importing
 from pixelwizard.io.reading import read_stills
-from pixelwizard.io.terminal import Display
-from pixelwizard.io.video import VideoError
-from pixelwizard.tracking.base import Tracker
 
 COLUMNS = 5
 ROWS = 50
@@ -98,58 +82,3 @@ def _block(label: str, video: Path, source: Source | None) -> np.ndarray:
         draw.text((MARGIN, MARGIN // 2 + LINE * number), line, fill="black", font=font)
     gap = np.full((MARGIN, width, 3), 255, np.uint8)
     return np.concatenate([np.asarray(image), *(p for s in strips for p in (s, gap))], axis=0)
-
-
-def check_reference(config: GenerateConfig) -> None:
-    """Raises ValueError if the reference of a run has no video that can be used."""
-    why = ""
-    for path in reference_of(config):
-        try:
-            inspect(path, SCORED_FRAMES)
-            return
-        except VideoError as error:
-            why = why or f"{path.name}: {error}"
-    if why:
-        raise ValueError(f"reference={config.reference}: no video there can be used; {why}")
-
-
-def score_run(
-    config: GenerateConfig, videos: Mapping[str, Path], tracker: Tracker, display: Display
-) -> None:
-    """Score the videos, by prompt id, unless that was done; tell the tracker in any case.
-
-    One process does this when all videos are finished. The values go into ``metrics.json`` and each
-    ``videos/ID.json``. Raises ValueError where nothing can be scored.
-    """
-    if not videos or not config.metrics.enabled:
-        return
-    if not wants_scores(config):
-        display.line(f"no scores: they need at least {SCORED_FRAMES} frames")
-        return
-    scores = kept_scores(config, videos)
-    if scores is None:
-        scores = _computed(config, videos, display)
-        keep_scores(config, videos, scores)
-    for name, why in scores.get("failed", {}).items():
-        display.line(f"metrics.extra.{name}: {why}")
-    tracker.scores(scores)
-    display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
-
-
-def _computed(
-    config: GenerateConfig, videos: Mapping[str, Path], display: Display
-) -> dict[str, Any]:
-    with importing():  # its networks' libraries
-        from pixelwizard.evaluation.evaluate import Evaluation
-
-    display.enter("metrics", len(videos))
-    paths = list(videos.values())
-    captions, _ = find_captions(paths, None)
-    evaluation = Evaluation(
-        paths, captions, settings_of(config), reference_of(config), display.terminal
-    )
-    return evaluation.run().to_json()
-
-
-def _in_short(scores: dict[str, Any]) -> str:
-    return ", ".join(f"{score['name']} {score['value']:.4g}" for score in scores["set"])

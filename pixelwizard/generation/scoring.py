@@ -1,0 +1,73 @@
+"""The scores of a run, by the code of evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.output import SCORED_FRAMES
+from pixelwizard.evaluation.files import (
+    JSON,
+    find_captions,
+    inspect,
+    keep_scores,
+    kept_scores,
+    reference_of,
+    settings_of,
+)
+from pixelwizard.io.process import importing
+from pixelwizard.io.terminal import Display
+from pixelwizard.io.video import VideoError
+from pixelwizard.tracking import Tracker
+
+
+def check_reference(config: GenerateConfig) -> None:
+    """Raises ValueError if the reference of a run has no video that can be used."""
+    why = ""
+    for path in reference_of(config):
+        try:
+            inspect(path, SCORED_FRAMES)
+            return
+        except VideoError as error:
+            why = why or f"{path.name}: {error}"
+    if why:
+        raise ValueError(f"reference={config.reference}: no video there can be used; {why}")
+
+
+def score_run(
+    config: GenerateConfig, videos: Mapping[str, Path], tracker: Tracker, display: Display
+) -> None:
+    """Score the videos, by prompt id, unless that was done; tell the tracker in any case.
+
+    One process does this when all videos are finished, if ``config.scored``. The values go into
+    ``metrics.json`` and each ``videos/ID.json``. Raises ValueError where nothing can be scored.
+    """
+    scores = kept_scores(config, videos)
+    if scores is None:
+        scores = _computed(config, videos, display)
+        keep_scores(config, videos, scores)
+    for name, why in scores.get("failed", {}).items():
+        display.line(f"metrics.extra.{name}: {why}")
+    tracker.scores(scores)
+    display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
+
+
+def _computed(
+    config: GenerateConfig, videos: Mapping[str, Path], display: Display
+) -> dict[str, Any]:
+    with importing():  # its networks' libraries
+        from pixelwizard.evaluation.evaluate import Evaluation
+
+    display.enter("metrics", len(videos))
+    paths = list(videos.values())
+    captions, _ = find_captions(paths, None)
+    evaluation = Evaluation(
+        paths, captions, settings_of(config), reference_of(config), display.terminal
+    )
+    return evaluation.run().to_json()
+
+
+def _in_short(scores: dict[str, Any]) -> str:
+    return ", ".join(f"{score['name']} {score['value']:.4g}" for score in scores["set"])
