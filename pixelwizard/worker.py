@@ -22,7 +22,13 @@ from pixelwizard.config.targets import search_in
 from pixelwizard.config.tasks import BenchConfig
 from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import remove_unfinished, write_text
-from pixelwizard.io.process import Interrupted, importing, interruptible, settle_streams
+from pixelwizard.io.process import (
+    Interrupted,
+    ProcessLost,
+    importing,
+    interruptible,
+    settle_streams,
+)
 from pixelwizard.io.terminal import reason, say
 from pixelwizard.io.video import VideoError
 from pixelwizard.records.run_folder import (
@@ -113,7 +119,7 @@ def _worked(config: Any, rank: Rank | None) -> int:
         with importing():
             work = work_of(config)
         return work(config, rank)
-    except VideoError as error:
+    except (VideoError, ProcessLost) as error:
         raise WorkStopped(f"{error}; the same command continues") from error
     except RuntimeError as error:
         if not is_lost_reader(error):

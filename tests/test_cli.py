@@ -14,12 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 from small import BACKBONE, small_config, write_config
 
-from pixelwizard import worker
+from pixelwizard import __main__, worker
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks import TASKS, command
 from pixelwizard.cli.tasks import generate as generate_command
@@ -94,6 +95,15 @@ assert not {"torch", "lightning", "wandb", "transformers"} & set(sys.modules)
         check=True,
         stdout=subprocess.DEVNULL,
     )
+
+
+def test_an_interrupt_during_the_imports_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "pixelwizard.cli.main", Interrupting("main"))
+    assert __main__.main() == 130
 
 
 @pytest.mark.parametrize("task", TASKS)

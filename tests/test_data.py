@@ -29,13 +29,16 @@ from pixelwizard.config.train import DataSettings, DegradationSettings, EncodeCo
 from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
+from pixelwizard.data.cache import Cache
 from pixelwizard.data.crops import CropBatches, clip_of
 from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder, scan
 from pixelwizard.data.latents import GrowingExamples, Shards
 from pixelwizard.data.loading import Loader
 from pixelwizard.data.sources import PROBED, open_sources
+from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.reading import ReadFailed, probe, read_clip
+from pixelwizard.io.terminal import Line
 from pixelwizard.io.video import VideoError, VideoWriter
 from pixelwizard.records.run_folder import WorkStopped, claim
 from pixelwizard.training.encode import encode
@@ -336,15 +339,25 @@ def test_a_process_that_reads_and_is_killed_ends_the_job_with_a_sentence(
         worker._worked(None, None)
 
 
-def test_a_sample_that_cannot_be_written_ends_the_job_with_a_sentence(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("kind", [VideoError, ProcessLost])
+def test_a_lost_ffmpeg_ends_the_job_with_a_sentence(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(*_: object) -> int:
-        raise VideoError("ffmpeg was killed")
+        raise kind("ffmpeg was killed")
 
     monkeypatch.setattr(worker, "work_of", lambda config: lost)
     with pytest.raises(WorkStopped, match="ffmpeg was killed; the same command continues"):
         worker._worked(None, None)
+
+
+def test_encoding_processes_that_were_killed_are_missed(tmp_path: Path) -> None:
+    cache = object.__new__(Cache)
+    cache.fillings, cache.line, cache.processes = (), Line(), [multiprocessing.Process()]
+    cache.failures, failed = multiprocessing.Pipe(duplex=False)
+    failed.close()  # as when the last of them ends
+    with pytest.raises(ProcessLost, match="that encode the training clips were killed"):
+        cache.wait(tmp_path / "shard")
 
 
 def tensors_of(path: Path) -> bytes:

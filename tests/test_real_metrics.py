@@ -34,6 +34,7 @@ from pixelwizard.evaluation.metrics.warping_error import warping_error
 from pixelwizard.evaluation.names import IMAGE, NETWORKS, network_folder
 from pixelwizard.evaluation.networks import ImageNetwork
 from pixelwizard.evaluation.score import Unavailable
+from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.video import VideoWriter
 
 CPU = torch.device("cpu")
@@ -253,6 +254,21 @@ def test_filters_of_ffmpeg_see_what_they_are_made_for(kind: type, tmp_path: Path
         values.append(float(metric.compute()))
     print(kind.__name__, values)
     assert values[1] > 1.05 * values[0] + 0.01
+
+
+def test_a_killed_ffmpeg_says_nothing_of_a_video_or_of_its_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = inspect(written(tmp_path / "a.mkv", frames(count=4)))
+    measure = Measure("blockiness", "blockiness", Given(MetricsSettings(), CPU, [clip]))
+    deadly = tmp_path / "ffmpeg"
+    deadly.write_text("#!/bin/sh\nkill -9 $$\n")
+    deadly.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(deadly))
+    with pytest.raises(ProcessLost, match="^SIGKILL ended ffmpeg: its filters are not known"):
+        ffmpeg.has_filter("another")
+    with pytest.raises(ProcessLost, match="^SIGKILL ended ffmpeg: a.mkv cannot be measured"):
+        measure.take("a", Unavailable("it takes no frames"), {"clip": clip})
 
 
 def test_a_clip_without_edges_has_no_blur_and_says_why(tmp_path: Path) -> None:

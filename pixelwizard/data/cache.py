@@ -20,9 +20,11 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe
 from pixelwizard.data.latents import Shards, fill
+from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.terminal import Line, reason
 
 POLL_SECONDS = 0.2
+KILLED = "the processes that encode the training clips were killed, perhaps for want of memory"
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,16 @@ class Cache:
             self.processes[-1].start()
 
     def wait(self, path: Path) -> None:
-        """Return once ``path`` exists. Raises ValueError with the reason if it never will."""
+        """Return once ``path`` exists. Raises ValueError with the reason if it never will,
+        ProcessLost if nobody is left to write it.
+        """
         while not path.exists():
             if self.processes and self.failures.poll():
-                raise ValueError(f"the training clips cannot be encoded: {self.failures.recv()}")
+                with contextlib.suppress(EOFError):  # they all have ended without a word
+                    why = self.failures.recv()
+                    raise ValueError(f"the training clips cannot be encoded: {why}")
             if not any(process.is_alive() for process in self.processes) and not path.exists():
-                raise RuntimeError("the processes that encode the training clips were killed")
+                raise ProcessLost(KILLED)
             self._show()
             time.sleep(POLL_SECONDS)
 

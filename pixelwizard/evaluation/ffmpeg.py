@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import torch
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
 from pixelwizard.evaluation.score import Unavailable
+from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.video import VideoError
 
 LINES = 400
@@ -82,14 +84,7 @@ def cambi(clip: Clip, filters: str) -> list[float]:
 
 def described(arguments: Sequence[str], what: str, lines: int = LINES) -> str:
     """What ffmpeg says in one call. Raises VideoError, which begins with ``what``, if it fails."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-v", "info"]
-    done = subprocess.run(
-        [*command, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    done = _called(["-v", "info", *arguments], what)
     said = done.stderr.decode(errors="replace").replace("\r", "\n").splitlines()[-lines:]
     if done.returncode:
         last = [line.strip() for line in said if line.strip()] or [f"code {done.returncode}"]
@@ -100,6 +95,22 @@ def described(arguments: Sequence[str], what: str, lines: int = LINES) -> str:
 @cache
 def has_filter(name: str) -> bool:
     """Whether this ffmpeg was built with a filter."""
-    tool = imageio_ffmpeg.get_ffmpeg_exe()
-    done = subprocess.run([tool, "-hide_banner", "-filters"], capture_output=True, text=True)
-    return any(line.split()[1:2] == [name] for line in done.stdout.splitlines())
+    listed = _called(["-filters"], "its filters are not known").stdout.decode(errors="replace")
+    return any(line.split()[1:2] == [name] for line in listed.splitlines())
+
+
+def _called(arguments: Sequence[str], what: str) -> subprocess.CompletedProcess[bytes]:
+    """One call of ffmpeg. Raises ProcessLost if there is none or a signal ended it."""
+    try:
+        tool = imageio_ffmpeg.get_ffmpeg_exe()  # tries whether it runs
+    except RuntimeError as error:
+        raise ProcessLost(f"ffmpeg cannot be started: {error}") from error
+    done = subprocess.run(
+        [tool, "-hide_banner", "-nostdin", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        start_new_session=True,
+    )
+    if done.returncode < 0:
+        raise ProcessLost(f"{signal.Signals(-done.returncode).name} ended ffmpeg: {what}")
+    return done

@@ -16,6 +16,7 @@ from pixelwizard.evaluation.look import TooShort, raised
 from pixelwizard.evaluation.metrics.base import Given, VideoMetric, completed
 from pixelwizard.evaluation.score import NO_PAIRS, Score, Unavailable, mean_with_interval
 from pixelwizard.evaluation.signature import asked, check_metric
+from pixelwizard.io.process import ProcessLost
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Measure:
             self.videos += 1
         except Unavailable as error:
             self.short.append(f"{id}: {error}")
+        except ProcessLost:  # this says nothing of the video
+            raise
         except Exception as error:
             log.exception("%s failed for %s", self.name, id)
             self.failed[id] = _reason(error)

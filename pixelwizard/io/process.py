@@ -62,6 +62,10 @@ AGAIN_SECONDS = 0.02
 """How soon a signal that was dropped is sent again."""
 
 
+class ProcessLost(RuntimeError):
+    """A process that helps was ended by a signal; the text is one sentence."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to stop. Not an Exception, so no prompt fails by it."""
 

@@ -167,7 +167,7 @@ class Trace(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = _result(func, args, kwargs or {})
         if func.is_view or self._within:
             return out
         outputs = _tensors(out if isinstance(out, (tuple, list)) else (out,))
@@ -230,6 +230,48 @@ class Trace(TorchDispatchMode):
 
     def _forget(self, number: int) -> None:
         self.live -= self._sizes.pop(number, 0)
+
+
+_shapes: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
+"""An operation and what its arguments are -> the result's shape, stride and type."""
+
+
+def _result(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation; one on meta tensors is worked out once and then remembered.
+
+    torch finds shapes in Python, which takes most of a trace, and a trace repeats itself.
+    """
+    if func.is_view:
+        return func(*args, **kwargs)
+    if func._schema.is_mutable:
+        within = torch.Tag.pointwise in func.tags and func._schema.name.endswith("_")
+        return args[0] if within and args[0].is_meta else func(*args, **kwargs)
+    key = (func, _described(args), _described(kwargs.items()))
+    if key in _shapes:
+        shape, stride, dtype = _shapes[key]
+        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
+    out = func(*args, **kwargs)
+    if (
+        isinstance(out, Tensor)
+        and out.is_meta
+        and _storage(out) not in map(_storage, _tensors(args))
+    ):
+        _shapes[key] = out.shape, out.stride(), out.dtype
+    return out
+
+
+def _storage(tensor: Tensor) -> int:
+    """The number of a tensor's memory, which views share."""
+    return tensor.untyped_storage()._cdata
+
+
+def _described(value: Any) -> Any:
+    """All of an argument that the shape of a result depends on."""
+    if isinstance(value, Tensor):
+        return value.device, value.shape, value.stride(), value.dtype
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return type(value), value
+    return tuple(map(_described, value))
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:
