@@ -6,8 +6,9 @@
 Every method trains from the same weights (``experiments/compare_objectives.yaml``) under two
 budgets: ``samples``, as many clips as the others, and ``work``, as many passes as ``flow`` makes
 for those clips, a pass with gradient counted as three (``measure/step_time.py``: passes give the
-time). A cell is a method, a budget and a seed; cells that are done are not repeated, those broken
-off continue, and all methods of a seed come before the next seed.
+time). The rate is constant, so ``work`` is an earlier step of the same training. A cell is a
+method, a seed and a budget; cells that are done are not repeated, those broken off continue, and
+all methods of a seed come before the next seed.
 
 Given the encoded anchor of real held-out clips and the same noise, each network samples with 1 to
 16 passes. ``distance`` is the mean square distance to the STARTING network's 50-step latent, in
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -101,7 +103,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a method under a budget from a seed, at most ``steps`` of ``flow`` long."""
+    """A method's training from a seed, up to a budget; ``samples`` continues from ``work``."""
 
     method: str
     budget: str
@@ -113,19 +115,22 @@ class Cell:
     @property
     def folder(self) -> Path:
         name = "".join(c if c.isalnum() else "_" for c in self.method)
-        return self.out / f"{self.samples}" / name / self.budget / f"{self.seed}"
+        return self.out / f"{self.samples}" / name / f"{self.seed}" / self.budget
+
+    @property
+    def training(self) -> Path:
+        return self.folder.parent / "training"
 
     @cached_property
     def config(self) -> TrainConfig:
         given = [RECIPE, *METHODS[self.method].overrides, *self.overrides]
-        given += [f"seed={self.seed}", f"run_dir={self.folder}", "tracker=none"]
+        given += [f"seed={self.seed}", f"run_dir={self.training}", "tracker=none"]
         config: TrainConfig = compose("train", given)[0].config
         steps = max(1, self.samples // config.objective.batch)
         if self.budget == "work":
             steps = max(1, round(steps * WITH_GRADIENT / work(self.method, config)))
         trainer = replace(config.trainer, max_steps=steps)
-        every = min(config.checkpoint.every, steps)
-        return replace(config, trainer=trainer, checkpoint=replace(config.checkpoint, every=every))
+        return replace(config, trainer=trainer)
 
     @property
     def export(self) -> Path:
@@ -133,7 +138,7 @@ class Cell:
 
     @property
     def is_trained(self) -> bool:
-        return (self.folder / "trained").is_file()
+        return self.export.is_dir()
 
     def train(self) -> None:
         """Train in a child process, whose memory goes with it; continues what was broken off."""
@@ -146,7 +151,9 @@ class Cell:
                 os._exit(1)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
             raise SystemExit(f"{self.folder}: the training failed")
-        (self.folder / "trained").touch()
+        part = self.folder / "export.part"
+        shutil.copytree(self.training / "export", part, dirs_exist_ok=True)
+        part.rename(self.export)
 
 
 def work(method: str, config: TrainConfig) -> float:
@@ -238,10 +245,10 @@ class Measured:
 
 
 def cells(given: argparse.Namespace) -> Iterator[Cell]:
-    """All methods of a seed and a budget, then the next budget, then the next seed."""
-    for seed in range(given.seeds):
-        for budget in ("samples", "work"):
-            for method in given.methods:
+    """All methods of a seed, then the next seed."""
+    for seed in given.seeds:
+        for method in given.methods:
+            for budget in ("work", "samples"):
                 if method == "flow" and budget == "work":
                     continue  # it is its own measure
                 yield Cell(method, budget, seed, given.samples, given.out, tuple(given.overrides))
@@ -346,7 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=800, help="clips that a training sees")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--decoded", type=int, nargs="*", default=[4])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
