@@ -3,20 +3,23 @@
     python measure/objectives.py --out outputs/objectives --samples 800
     python measure/objectives.py --out outputs/objectives --samples 800 --report-only
 
-Every method trains from the same weights (``experiments/compare_objectives.yaml``) under two
-budgets: ``samples``, as many clips as the others, and ``work``, as many passes as ``flow`` makes
-for those clips, a pass with gradient counted as three (``measure/step_time.py``: passes give the
-time). The rate is constant, so ``work`` is an earlier step of the same training. A cell is a
-method, a seed and a budget; cells that are done are not repeated, those broken off continue, and
-all methods of a seed come before the next seed.
+Every method trains from the same weights, the starting network: the shipped detail network after
+some flow matching at the recipe's size, with both projections of the step size held at what they
+are for 0, so that it is a flow and knows nothing of step sizes. ``shipped`` is the shipped network.
+Two budgets: ``samples``, as many clips as the others, and ``work``, as many passes as ``flow``
+makes for those clips, a pass with gradient counted as three (``measure/step_time.py``: passes give
+the time). The rate is constant (``experiments/compare_objectives.yaml``), so ``work`` is an earlier
+step of the same training. A cell is a method, a seed and a budget; cells that are done are not
+repeated, those broken off continue, and all methods of a seed come before the next seed.
 
 Given the encoded anchor of real held-out clips and the same noise, each network samples with 1 to
 16 passes. ``distance`` is the mean square distance to the STARTING network's 50-step latent, in
 thousandths: a network that collapsed is near its own many steps, and not near those. With
-``--decoded`` passes also PSNR to the real clip, the distance of ``tiny-video`` features of all
-clips (FVD; read differences only) and the share of properties that the judge sees right.
-Differences from ``--against`` are paired by clip and seed, intervals are 95 %, by resampling both.
-Page, figures and every clip's values are kept below ``--out``; ``--page`` is the page to write.
+``--decoded`` passes also PSNR to the real clip, the set distances frame-MMD (of EfficientNet's
+features to other real clips) and FVD (of ``tiny-video``'s; read differences only), and the share of
+properties that the judge sees right. Differences from ``--against`` are paired by clip and seed,
+intervals are 95 %, by resampling both. Tables (``objectives.md``), figures and every clip's values
+are kept below ``--out``.
 """
 
 from __future__ import annotations
@@ -33,23 +36,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import FRAMES, apart, distance_of_sets, in_thousandths, interval, mean_of, sampler
-from gates import Clip, Model, clips, judged, psnr
+from ablation import FRAMES, apart, sampler
+from gates import Clip, Model, clips, enlarge, judged, psnr
+from objectives_page import Row, differences, distances, draw, quality
 from step_time import DRAWN, WITH_GRADIENT, drawn
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.evaluation.names import ASSETS, NETWORKS
-from pixelwizard.evaluation.networks import VideoNetwork
-from pixelwizard.models.weights import load_detail
+from pixelwizard.evaluation.metrics.frame_mmd import FrameKernelDistance
+from pixelwizard.evaluation.names import ASSETS, IMAGE, NETWORKS, network_folder
+from pixelwizard.evaluation.networks import ImageNetwork, VideoNetwork
+from pixelwizard.models.checkpoints import NAMES
+from pixelwizard.models.wan.dit import sinusoid
+from pixelwizard.models.weights import load_detail, save_network
+from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.train import make_module, train
 
+FIRST_STEPS = 300
+"""Of flow matching that make the shipped network at home in the recipe's size."""
 PASSES = (1, 2, 4, 8, 16)
 MANY = 50
+EVERY, SEEN = 4, Geometry(224, 224, 1)
+"""The frames that the image network sees, and their size there."""
+LAST, REAL = 100, 24
+"""The real clips for the set distance come after so many that may be sampled."""
 JUDGED = ("colour", "background", "motion", "shape")
-START, RECIPE = "start", "experiments=compare_objectives"
-Row = dict[str, Any]
+START, SHIPPED, RECIPE = "start", "shipped", "experiments=compare_objectives"
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,8 @@ class Cell:
 
     @cached_property
     def config(self) -> TrainConfig:
-        given = [RECIPE, *METHODS[self.method].overrides, *self.overrides]
+        start = f"objective.init_from={start_folder(self.out, self.overrides) / NAMES['detail'][0]}"
+        given = [RECIPE, *METHODS[self.method].overrides, start, *self.overrides]
         given += [f"seed={self.seed}", f"run_dir={self.training}", "tracker=none"]
         config: TrainConfig = compose("train", given)[0].config
         steps = max(1, self.samples // config.objective.batch)
@@ -141,19 +157,57 @@ class Cell:
         return self.export.is_dir()
 
     def train(self) -> None:
-        """Train in a child process, whose memory goes with it; continues what was broken off."""
+        """Train up to the budget and keep the export."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        child = os.fork()
-        if not child:
-            try:
-                os._exit(train(self.config))
-            finally:
-                os._exit(1)
-        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-            raise SystemExit(f"{self.folder}: the training failed")
+        in_child(self.config)
         part = self.folder / "export.part"
         shutil.copytree(self.training / "export", part, dirs_exist_ok=True)
         part.rename(self.export)
+
+
+def rows_of(cell: Cell, measured: Measured, given: argparse.Namespace) -> list[Row]:
+    """A trained cell's figures of every clip."""
+    sizes = METHODS[cell.method].step_sizes
+    return measured.rows(cell.folder, cell.export, sizes, given.clips, given.decoded)
+
+
+def start_folder(out: Path, overrides: Sequence[str]) -> Path:
+    """The backbone of all trainings, made once: at home in their size, blind to step sizes."""
+    folder = (out / START / "export").resolve()
+    if not folder.exists():
+        run = out / START / "training"
+        given = [*METHODS["flow"].overrides, f"trainer.max_steps={FIRST_STEPS}"]
+        given += ["optimizer.decay=0.5", f"run_dir={run}", "tracker=none"]
+        config: TrainConfig = compose("train", [RECIPE, *overrides, *given])[0].config
+        in_child(config)
+        network = load_detail(replace(config.backbone, folder=str(run / "export")))
+        for projection in (network.dt_embedding, network.spatial_adapter.adapter_dt_proj):
+            hold(projection)
+        part = folder.with_suffix(".part")
+        save_network(network, "detail", part, torch.float32)
+        complete_backbone(config, part, network, network)
+        part.rename(folder)
+    return folder
+
+
+def in_child(config: TrainConfig) -> None:
+    """Train in a child process, whose memory goes with it; continues what was broken off."""
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(train(config))
+        finally:
+            os._exit(1)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise SystemExit(f"{config.run_dir}: the training failed")
+
+
+@torch.no_grad()
+def hold(projection: Any) -> None:
+    """Let a projection of step sizes answer all of them as it does 0."""
+    first, middle, last = projection
+    last.bias.copy_(last(middle(first(sinusoid(torch.zeros(1), first.in_features))))[0])
+    last.weight.zero_()
 
 
 def work(method: str, config: TrainConfig) -> float:
@@ -166,12 +220,20 @@ def work(method: str, config: TrainConfig) -> float:
 class Measured:
     """Sampling of held-out clips, the starting network's many steps kept on disk."""
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.model = out, Model(compose("generate", ["tracker=none"])[0].config)
+    def __init__(self, out: Path, overrides: Sequence[str]) -> None:
+        size = compose("train", [RECIPE, *overrides, "run_dir=unused"])[0].config.resolution
+        config = compose("generate", ["tracker=none"])[0].config
+        self.out, self.overrides = out, overrides
+        self.model = Model(replace(config, resolution=size))
 
     @cached_property
     def video(self) -> VideoNetwork:
         return VideoNetwork(NETWORKS["tiny-video"], ASSETS / "video", torch.device("cpu"))
+
+    @cached_property
+    def image(self) -> ImageNetwork:
+        facts = NETWORKS[IMAGE]
+        return ImageNetwork(facts, network_folder(facts, MetricsSettings()), torch.device("cpu"))
 
     def latent(self, clip: Clip, passes: int, step_sizes: str, solver: str = "euler") -> Tensor:
         """Sampled by the network in use from the clip's anchor and noise."""
@@ -185,14 +247,16 @@ class Measured:
         path = self.out / "goals" / f"{clip.number:03d}.pt"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            current = self.use(None)
-            torch.save(self.latent(clip, MANY, "none", "unipc"), path)
+            current = self.use(start_folder(self.out, self.overrides))
+            part = path.with_suffix(f".{os.getpid()}")
+            torch.save(self.latent(clip, MANY, "none", "unipc"), part)
+            part.rename(path)
             self.model.detail_network = current
         goal: Tensor = torch.load(path, weights_only=True)
         return goal
 
     def use(self, export: Path | None) -> Any:
-        """Sample with an export's network, or the starting one; returns the one before."""
+        """Sample with an export's network, or the shipped one; returns the one before."""
         before = self.model.__dict__.get("detail_network")
         backbone = self.model.config.backbone
         folder = backbone.folder if export is None else str(export.resolve())
@@ -234,9 +298,30 @@ class Measured:
             row |= {
                 "psnr": psnr(video, real),
                 "judge": float(np.mean(right)),
+                "features": self.features(video),
+                "real": self.features(real),
+                "images": self.images(video).tolist(),
             }
-            row |= {"features": self.features(video), "real": self.features(real)}
         return row
+
+    def images(self, frames: np.ndarray) -> Tensor:
+        """What the image network sees in some frames, stretched: their mean, their change."""
+        seen = self.image.embed(torch.from_numpy(enlarge(frames[::EVERY], SEEN)))
+        return FrameKernelDistance().features(seen[:, None])[0]
+
+    @cached_property
+    def real_images(self) -> Tensor:
+        """The same of real held-out clips that nothing else uses, [REAL, D]."""
+        path = self.out / "real_images.pt"
+        if not path.exists():
+            size = self.model.config.resolution.geometry
+            others = clips(LAST + REAL)[-REAL:]
+            seen = torch.stack([self.images(clip.render(size)) for clip in others])
+            part = path.with_suffix(f".{os.getpid()}")
+            torch.save(seen, part)
+            part.rename(path)
+        found: Tensor = torch.load(path, weights_only=True)
+        return found
 
     def features(self, frames: np.ndarray) -> list[float]:
         """What tiny-video sees in the first frames of a clip."""
@@ -254,98 +339,49 @@ def cells(given: argparse.Namespace) -> Iterator[Cell]:
                 yield Cell(method, budget, seed, given.samples, given.out, tuple(given.overrides))
 
 
-def columns(rows: Sequence[Sequence[Row]], passes: int, figure: str) -> np.ndarray:
-    """A figure of all seeds and clips, [S, C]."""
-    return np.array([[row[f"{passes}"][figure] for row in clip_rows] for clip_rows in rows])
-
-
-def table(found: dict[str, list[list[Row]]], against: str) -> list[str]:
-    """Distances by method and passes in thousandths, and where the paired difference is clear."""
-    lines = ["| method | seeds | " + " | ".join(f"{n} passes" for n in PASSES) + " |"]
-    lines.append("|---|---:|" + "---|" * len(PASSES))
-    base = found.get(against)
-    for method, rows in found.items():
-        cells = []
-        for n in PASSES:
-            own = columns(rows, n, "distance")
-            cell = in_thousandths(interval(own, mean_of))
-            if base is not None and method not in (against, START):
-                shared = min(len(base), len(own))
-                apart_ = own[:shared] - columns(base[:shared], n, "distance")
-                change = interval(apart_, mean_of)
-                clear = change["low"] > 0 or change["high"] < 0
-                cell += (" better" if change["high"] < 0 else " worse") if clear else " unclear"
-            cells.append(cell)
-        lines.append(f"| {method} | {len(rows)} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def quality(found: dict[str, list[list[Row]]], decoded: Sequence[int]) -> list[str]:
-    """PSNR, FVD and the judge at the passes that were decoded."""
-    lines = ["| method | passes | PSNR, dB | FVD | judge |", "|---|---:|---|---:|---:|"]
-    for method, rows in found.items():
-        for n in decoded:
-            if any("psnr" not in row[f"{n}"] for one in rows for row in one):
-                continue
-            quality = interval(columns(rows, n, "psnr"), mean_of)
-            both = np.array(
-                [[[r[f"{n}"]["features"], r[f"{n}"]["real"]] for r in one] for one in rows]
-            )
-            fvd = distance_of_sets(both, np.arange(both.shape[1]))
-            right = np.mean(columns(rows, n, "judge"))
-            value, low, high = (quality[key] for key in ("value", "low", "high"))
-            sharp = f"{value:.2f} ({low:.2f} to {high:.2f})"
-            lines.append(f"| {method} | {n} | {sharp} | {fvd:.2f} | {right:.2f} |")
-    return lines
-
-
-def drawn_figure(found: dict[str, list[list[Row]]], path: Path) -> None:
-    """Distance over passes, a line per method."""
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for method, rows in found.items():
-        values = [1000 * columns(rows, n, "distance").mean() for n in PASSES]
-        axis.plot(
-            PASSES, values, marker="o", label=method, color="black" if method == START else None
-        )
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    axis.set_xlabel("passes")
-    axis.set_ylabel(f"distance to the starting network's {MANY} steps, thousandths")
-    axis.legend(fontsize=7)
-    axis.grid(alpha=0.3)
-    figure.savefig(path)
-
-
 def report(given: argparse.Namespace, measured: Measured) -> None:
     """The page of what is there so far."""
-    lines = [
-        f"{given.samples} clips a training, {given.clips} held-out clips; distances in thousandths,"
-        f" better, worse or unclear against {given.against}."
-    ]
-    start = measured.rows(given.out / START, None, "raw", given.clips, given.decoded)
+    own = {START: start_folder(given.out, given.overrides), SHIPPED: None}
+    known = {
+        name: [measured.rows(given.out / name, folder, "raw", given.clips, given.decoded)]
+        for name, folder in own.items()
+    }
+    lines = costs(given)
     for budget in ("samples", "work"):
-        found: dict[str, list[list[Row]]] = {START: [start]}
-        for cell in cells(given):
-            shared = cell.budget == budget or cell.method == "flow"
-            if shared and cell.is_trained:
-                sizes = METHODS[cell.method].step_sizes
-                rows = measured.rows(cell.folder, cell.export, sizes, given.clips, given.decoded)
-                found.setdefault(cell.method, []).append(rows)
-        if len(found) > 1:
-            lines += [
-                "",
-                f"### Equal {budget}",
-                "",
-                *table(found, given.against),
-                "",
-                *quality(found, given.decoded),
-            ]
-            drawn_figure(found, given.out / f"objectives_{given.samples}_{budget}.svg")
+        found = {**known, **trained(given, measured, budget)}
+        if given.against in found:
+            against = f"Above {given.against}:"
+            lines += ["", f"### Equal {budget}", "", *distances(found, PASSES), "", against, ""]
+            lines += differences(found, PASSES, given.against)
+            for passes in given.decoded:
+                lines += ["", f"Decoded, {passes} passes:", ""]
+                lines += quality(found, passes, measured.real_images)
+            draw(found, list(known), PASSES, given.out / f"objectives_{budget}.svg")
     text = "\n".join(lines) + "\n"
-    (given.page or given.out / f"objectives_{given.samples}.md").write_text(text)
+    (given.out / "objectives.md").write_text(text)
     print(text, flush=True)
+
+
+def trained(given: argparse.Namespace, measured: Measured, budget: str) -> dict[str, list[Any]]:
+    """The rows of all cells of a budget that are done, by method and seed."""
+    found: dict[str, list[Any]] = {}
+    for cell in cells(given):
+        if cell.is_trained and (cell.budget == budget or cell.method == "flow"):
+            found.setdefault(cell.method, []).append(rows_of(cell, measured, given))
+    return found
+
+
+def costs(given: argparse.Namespace) -> list[str]:
+    """What a step of each method costs, and how many steps make equal work."""
+    lines = [
+        "| method | passes of a step beside `flow`'s | steps for equal work |",
+        "|---|---:|---:|",
+    ]
+    for method in given.methods:
+        cell = Cell(method, "work", 0, given.samples, given.out, tuple(given.overrides))
+        ratio = work(method, cell.config) / WITH_GRADIENT
+        lines.append(f"| {method} | {ratio:.2f} | {cell.config.trainer.max_steps} |")
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -358,7 +394,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decoded", type=int, nargs="*", default=[4])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--against", default="shortcut (paper)", choices=METHODS)
-    parser.add_argument("--page", type=Path, help="where the tables go")
     parser.add_argument("--report-only", action="store_true", help="train nothing")
     parser.add_argument(
         "--cells", type=int, default=10**6, help="train at most so many, then report"
@@ -366,13 +401,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="settings of train, as key=value")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    measured = Measured(given.out)
+    measured = Measured(given.out, given.overrides)
     missing = [cell for cell in cells(given) if not cell.is_trained]
     for cell in [] if given.report_only else missing[: given.cells]:
         print(f"{cell.folder}: {cell.config.trainer.max_steps} steps", flush=True)
         cell.train()
-        sizes = METHODS[cell.method].step_sizes
-        measured.rows(cell.folder, cell.export, sizes, given.clips, given.decoded)
+        rows_of(cell, measured, given)
     report(given, measured)
 
 

@@ -278,7 +278,7 @@ OTHERS = {
     "VSA": ("anchor", with_extra(blocks__0__to_gate_compress__weight=ONE), "is FastWan"),
     "VACE": ("anchor", with_extra(vace_blocks__0__x=ONE), "is Wan VACE"),
     "I2V": ("anchor", with_extra(img_emb__proj__0__bias=ONE), "is Wan2.1-I2V"),
-    "AnyFlow": ("anchor", with_extra(delta_embedder__x=ONE), "is AnyFlow"),
+    "FAR": ("anchor", with_extra(far_patch_embedding__bias=ONE), "is AnyFlow's causal network"),
     "bnb": ("anchor", with_extra(x__absmax=ONE), "is quantised in a way that cannot be read"),
     "detail": ("anchor", "detail", "is a detail network"),
     "anchor as detail": ("detail", "anchor", "is an anchor, not a detail network"),

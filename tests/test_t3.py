@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.models.attention.base import Place
 from pixelwizard.models.attention.t3 import SPLITS, T3, check_divides
+from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.weights import open_anchor, shapes_of
 
 GRID, SPLIT = (2, 4, 6), (2, 2, 3)
 
@@ -45,3 +53,25 @@ def test_published_splits_divide_the_published_grid_and_no_other() -> None:
         check_divides(SPLITS[1], (31, 67, 120))
     with pytest.raises(ConfigError, match="attention.splits=.* must be three whole numbers"):
         T3(splits=[[1, 2]])
+
+
+def test_published_weights_are_the_networks_by_name_and_size(tmp_path: Path) -> None:
+    """A file with the base's names and sizes and no content."""
+    with torch.device("meta"):
+        shapes = shapes_of(WanDiT(DiTSizes()))
+    path = tmp_path / "T3-Video-Wan2.2-T2V-5B.safetensors"
+    write_empty(path, shapes)
+    network, weights = open_anchor(BackboneSettings(name="5b", anchor=str(path), dit=DiTSizes()))
+    assert weights.keys() == shapes.keys() and len(network.blocks) == 30
+
+
+def write_empty(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """A sparse file of float32 weights of these shapes; it takes no room on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.schema import listed
-from pixelwizard.io.files import atomic, write_text
+from pixelwizard.io.files import atomic, read_json, write_text
 from pixelwizard.models.checkpoints import (
     CONFIG,
     NAMES,
@@ -40,7 +40,13 @@ from pixelwizard.models.checkpoints import (
     require_weights,
     tokenizer_folder,
 )
-from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
+from pixelwizard.models.shortcut.network import (
+    AnyFlowDiT,
+    ShortcutDiT,
+    SteppedAnchor,
+    SteppedDiT,
+    make_detail,
+)
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import open_weights, save
 from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae, recognised
@@ -122,7 +128,9 @@ def open_anchor(backbone: BackboneSettings) -> tuple[WanDiT, dict[str, Weight]]:
     if has_adapter(tensors):
         raise ValueError(f"{path} is a detail network (it has a spatial adapter), not an anchor")
     with torch.device("meta"):
-        network = SteppedDiT(backbone.dit) if has_steps(tensors) else WanDiT(backbone.dit)
+        network = anchor_class(tensors)(backbone.dit)
+    if isinstance(network, AnyFlowDiT):
+        check_flow_map(path)
     check(tensors, shapes_of(network), path)
     return network, with_loras(backbone, "anchor", tensors)
 
@@ -188,7 +196,7 @@ def check_weights(backbone: BackboneSettings, anchor: SamplerSettings) -> None:
     require_weights(backbone)
     open_text_encoder(backbone)
     network, _ = open_anchor(backbone)
-    if anchor.step_sizes != "none" and not isinstance(network, SteppedDiT):
+    if anchor.step_sizes != "none" and not isinstance(network, SteppedAnchor):
         raise ValueError(
             f"anchor.step_sizes={anchor.step_sizes} needs an anchor network that was trained with"
             f" step sizes, and {find_weights(backbone, 'anchor')} has no dt_embedding; train one"
@@ -236,9 +244,25 @@ def has_adapter(names: Iterable[str]) -> bool:
     return any(name.startswith("spatial_adapter.") for name in names)
 
 
-def has_steps(names: Iterable[str]) -> bool:
-    """Whether weights with these names are conditioned on the step size."""
-    return any(name.startswith("dt_embedding.") for name in names)
+def anchor_class(names: Iterable[str]) -> type[WanDiT]:
+    """The class of an anchor network with these names: Wan's, or one with step sizes."""
+    kinds = {"dt_embedding.": SteppedDiT, "delta_embedding.": AnyFlowDiT}
+    parts = {name.partition(".")[0] + "." for name in names}
+    return next((kind for part, kind in kinds.items() if part in parts), WanDiT)
+
+
+def check_flow_map(path: Path) -> None:
+    """Raise ValueError if the ``config.json`` beside AnyFlow's weights has another conditioning."""
+    if not (path.parent / CONFIG).is_file():
+        return
+    config = read_json(path.parent / CONFIG)
+    known = {"gate_value": AnyFlowDiT.gate, "deltatime_type": "r"}
+    for name, value in known.items():
+        if config.get(name, value) != value:
+            raise ValueError(
+                f"{path.parent / CONFIG} has {name}={config[name]}; AnyFlow's weights are read with"
+                f" {name}={value}, as published"
+            )
 
 
 def shapes_of(network: nn.Module) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Sequence
 
 import torch
@@ -150,8 +151,31 @@ class StepEmbedding(nn.Sequential):
         return in_float32(self, sinusoid(step_size_B, self[0].in_features))
 
 
-class SteppedDiT(WanDiT):
-    """Wan conditioned on the step size: the anchor network of few steps.
+class SteppedAnchor(WanDiT, ABC):
+    """Wan conditioned on the step size: an anchor network of few steps."""
+
+    def forward(
+        self,
+        latent_BCTHW: Tensor,
+        timestep: Tensor,
+        text: TextKeyValues,
+        step_size: Tensor | None = None,
+    ) -> Tensor:
+        """Velocity, float32 [B, C, T, H, W].
+
+        ``step_size`` in timesteps, shaped like ``timestep``; ``None`` is 0.
+        """
+        if step_size is None:
+            step_size = torch.zeros_like(timestep)
+        return self.denoise(latent_BCTHW, self.embed_step(timestep, step_size), text)
+
+    @abstractmethod
+    def embed_step(self, timestep: Tensor, step_size: Tensor) -> Tensor:
+        """What stands for the time embedding, float32: [B] -> [B, E], [B, 2] -> [B, 2, E]."""
+
+
+class SteppedDiT(SteppedAnchor):
+    """The time embedding plus an embedding of the step size: this project's own.
 
     At initialisation it equals Wan bit for bit.
     """
@@ -161,21 +185,28 @@ class SteppedDiT(WanDiT):
         self.dt_embedding = StepEmbedding(sizes.freq_dim, sizes.dim)
         self.dt_embedding.reset_parameters()
 
-    def forward(
-        self,
-        latent_BCTHW: Tensor,
-        timestep_B: Tensor,
-        text: TextKeyValues,
-        step_size_B: Tensor | None = None,
-    ) -> Tensor:
-        """Velocity, float32 [B, C, T, H, W]; ``step_size`` in timesteps, ``None`` is 0."""
-        return self.denoise(latent_BCTHW, self.embed_step(timestep_B, step_size_B), text)
+    def embed_step(self, timestep: Tensor, step_size: Tensor) -> Tensor:
+        steps = self.dt_embedding(step_size.flatten()).unflatten(0, step_size.shape)
+        return self.embed_time(timestep) + steps
 
-    def embed_step(self, timestep_B: Tensor, step_size_B: Tensor | None) -> Tensor:
-        """Time embedding plus step embedding, float32 [B, E]."""
-        if step_size_B is None:
-            step_size_B = torch.zeros_like(timestep_B)
-        return self.embed_time(timestep_B) + self.dt_embedding(step_size_B)
+
+class AnyFlowDiT(SteppedAnchor):
+    """AnyFlow's conditioning: a mixture of the embeddings of where a step starts and ends.
+
+    e = (1 - g) time(t) + g delta(t - dt) with g = 0.25 (arXiv 2605.13724; NVlabs/AnyFlow
+    ``transformer_far_wan_model.py``, ``deltatime_type`` r, Apache-2.0).
+    """
+
+    gate = 0.25
+
+    def __init__(self, sizes: DiTSizes) -> None:
+        super().__init__(sizes)
+        self.delta_embedding = time_mlp(sizes.freq_dim, sizes.dim)
+
+    def embed_step(self, timestep: Tensor, step_size: Tensor) -> Tensor:
+        ends = sinusoid((timestep - step_size).flatten(), self.sizes.freq_dim)
+        delta = in_float32(self.delta_embedding, ends).unflatten(0, step_size.shape)
+        return (1 - self.gate) * self.embed_time(timestep) + self.gate * delta
 
 
 class ShortcutDiT(WanDiT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.models.shortcut.network import SteppedDiT
+from pixelwizard.models.shortcut.network import AnyFlowDiT, SteppedDiT
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.models.weights import save_network
+from pixelwizard.models.wan.quantised import Weight
+from pixelwizard.models.weights import anchor_class, save_network
 from pixelwizard.stages.latents import Anchor
 from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.velocity import VelocityNetwork, objective_class
@@ -33,6 +35,15 @@ class TrainedAnchor(VelocityNetwork):
     def additions(self, network: nn.Module) -> set[str]:
         """The step embedding, which Wan's weights lack."""
         return {name for name in network.state_dict() if name.startswith("dt_embedding.")}
+
+    def published(self, path: Path) -> Mapping[str, Weight]:
+        weights = super().published(path)
+        if anchor_class(weights) is AnyFlowDiT:
+            raise ValueError(
+                f"{path} has AnyFlow's step-size conditioning, which can be sampled but not"
+                " trained; start from Wan's weights"
+            )
+        return weights
 
     def ask(
         self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
