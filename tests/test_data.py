@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import BACKBONE, SIZE, small_training, write_backbone
+from small import BACKBONE, FEW_STEP, SIZE, few_step, small_training, write_backbone
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -42,7 +42,7 @@ from pixelwizard.io.terminal import Line
 from pixelwizard.io.video import VideoError, VideoWriter
 from pixelwizard.records.run_folder import WorkStopped, claim
 from pixelwizard.training.encode import encode
-from pixelwizard.training.train import train
+from pixelwizard.training.train import make_module, train
 
 FRAMES = 8
 TABLE = """file,caption_long,caption
@@ -408,6 +408,8 @@ def test_encoded_clips_train_like_clips(
     (held_out,) = [name for name, part in split.items() if part == "heldout"]
     assert f"{held_out},{batch['caption'][0]}," in TABLE and batch["text"][0].shape[1] == 16
     assert train(from_latents) == 0
+    for data in (from_latents.data, clip_settings(videos)):
+        few_step_objectives_learn_from(replace(from_latents, data=data))
     assert train(training_on(backbone, tmp_path / "two", clip_settings(videos))) == 0
 
     flip(flipped)
@@ -421,6 +423,18 @@ def test_encoded_clips_train_like_clips(
         open_sources(other)
     with pytest.raises(ValueError, match="holds no complete set of latents"):
         open_sources(replace(other, data=replace(other.data, dir=str(videos))))
+
+
+def few_step_objectives_learn_from(config: TrainConfig) -> None:
+    """Every one of them gets gradients from a batch of the configuration's data."""
+    batch = next(iter(Batches(open_sources(config).train, 2, seed=0, first=0)))
+    for name in FEW_STEP:
+        module: Any = make_module(
+            replace(config, objective=ObjectiveSettings(batch=2, **few_step(name)))
+        )
+        module.loss(module.network, batch).backward()
+        found = [p.grad for n in module.trained for p in n[0].parameters() if p.grad is not None]
+        assert found and all(torch.isfinite(gradient).all() for gradient in found), name
 
 
 @pytest.mark.parametrize(

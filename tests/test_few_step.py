@@ -323,6 +323,28 @@ def test_gradients_reach_the_student_through_its_own_passes_alone(
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=2e-2)
 
 
+@pytest.mark.parametrize(("name", "number"), CASES)
+@pytest.mark.parametrize("part", ["anchor", "detail"])
+def test_what_networks_say_of_a_given_first_frame_changes_no_loss(
+    backbone: BackboneSettings, tmp_path: Path, name: str, number: int, part: str
+) -> None:
+    given = few_step(name)
+    given["flow"] = replace(given["flow"], first_frame=1.0)
+    config = small_training(backbone, tmp_path, tmp_path, part, **given)
+    module, losses = make_module(replace(config, stage=part)), []
+    kinds, ask = module.objective.kinds, module.ask
+    module.target_kind = lambda _: kinds[number % len(kinds)]
+    for said in (0.0, 9.0):
+
+        def saying(*inputs: Any, said: float = said) -> Tensor:
+            found = ask(*inputs)
+            return torch.cat([found[:, :, :1] + said, found[:, :, 1:]], dim=2)
+
+        module.ask = saying
+        losses.append(module.loss(module.network, fixed_batch()).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) and losses[0] > 0
+
+
 def test_a_student_becomes_the_next_teacher_when_its_stage_ends(
     backbone: BackboneSettings, tmp_path: Path
 ) -> None:

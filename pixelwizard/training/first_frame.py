@@ -30,7 +30,7 @@ class FirstFrames:
         )
         return torch.cat((first, x_t[:, :, 1:]), dim=2), times, sizes
 
-    def mean_error(self, error_BCTHW: Tensor) -> Tensor:
+    def mean(self, error_BCTHW: Tensor) -> Tensor:
         """The mean over each sample [B], without the frame that it was given."""
         generated_B = error_BCTHW[:, :, 1:].flatten(1).mean(1)
         return torch.where(self.given_B, generated_B, error_BCTHW.flatten(1).mean(1))

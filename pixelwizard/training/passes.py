@@ -36,6 +36,10 @@ class Conditions:
     anchor: Tensor | None = None
     first: FirstFrames | None = None
 
+    def mean(self, error_BCTHW: Tensor) -> Tensor:
+        """The mean over each sample [B], without a first frame that it was given."""
+        return self.first.mean(error_BCTHW) if self.first else error_BCTHW.flatten(1).mean(1)
+
 
 class Pass:
     """A network with its conditions. Texts and anchor are encoded once, at the first pass.

@@ -249,8 +249,7 @@ class VelocityNetwork(TrainedNetwork):
         if found is None:
             found = passes(target.x_t, target.timestep_B, target.step_size_B)
         error_BCTHW = (found.float() - target.velocity).square() * self.channels_C111
-        first = passes.conditions.first
-        error_B = first.mean_error(error_BCTHW) if first else error_BCTHW.flatten(1).mean(1)
+        error_B = passes.conditions.mean(error_BCTHW)
         if torch.is_grad_enabled():
             self.kind = kind
             self.remember(target, error_B.detach())

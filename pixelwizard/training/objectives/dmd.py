@@ -68,7 +68,7 @@ class DMD(Objective):
         sigma, none_B = per_sample(time_B / TRAIN_TIMESTEPS), torch.zeros_like(time_B)
         real = x_t - sigma * network.teacher.guided(self.settings.guidance, x_t, time_B, none_B)
         fake = x_t - sigma * network.score(x_t, time_B, none_B)
-        size_B = (clean - real).abs().flatten(1).mean(1).clamp(min=1e-6)
+        size_B = network.conditions.mean((clean - real).abs()).clamp(min=1e-6)
         return (fake - real) / per_sample(size_B)
 
     def rollout(
