@@ -162,14 +162,17 @@ def test_a_run_of_one_video_has_all_scores_but_fvd(config: GenerateConfig, tmp_p
     assert all("one video has no interval" in score["warnings"] for score in found["set"])
 
 
-def test_short_videos_are_not_scored_and_that_is_said(
+def test_short_videos_are_scored_only_if_that_is_asked_for(
     config: GenerateConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     short = replace(config, resolution=SIZE, metrics=MetricsSettings(), reference=None)
     short = replace(short, run_dir=str(tmp_path), prompt=["a red circle"])
-    assert rerun(replace(short, tracker=TrackerSettings(kind="none"))) == 0
-    assert "no scores: they need at least 16 frames" in capfd.readouterr().err
+    short = replace(short, tracker=TrackerSettings(kind="none"))
+    assert rerun(short) == 0
+    assert "no scores: under 16 frames only if asked for" in capfd.readouterr().err
     assert not (tmp_path / "metrics.json").exists()
+    assert rerun(replace(short, metrics=MetricsSettings(video=None, clip=None, image=None))) == 0
+    assert "si" in {score["name"] for score in read(tmp_path / "metrics.json")["set"]}
 
 
 def test_a_reference_that_cannot_be_used_is_refused_before_anything_is_computed(
@@ -208,7 +211,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_computed(
     said = refused(["metrics=none", "metrics.lpips=true"], capsys)
     assert "metrics.lpips=true asks for scores, and metrics=none" in said
     said = refused(["metrics=tiny", "resolution.frames=9"], capsys)
-    assert "resolution.frames=9 are too short for them; nearest: 17" in said
+    assert "metrics.video=tiny-video needs 16 frames" in said and "nearest: 17, or" in said
     assert not (tmp_path / "outputs").exists()
 
 

@@ -277,8 +277,9 @@ class GenerateConfig(SamplingSettings):
 
     @property
     def scored(self) -> bool:
-        """Whether the videos are scored."""
-        return self.metrics.enabled and self.resolution.frames >= SCORED_FRAMES
+        """Whether the videos are scored: short ones only if scores are asked for."""
+        asked = self.metrics.asked or self.reference
+        return self.metrics.enabled and bool(asked or self.resolution.frames >= SCORED_FRAMES)
 
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""

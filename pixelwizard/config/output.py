@@ -145,7 +145,7 @@ IMPORTED: Dict[str, Part] = {
 }
 """Scores that are read from result files, by name."""
 SCORED_FRAMES = 16
-"""Frames that the video networks need; shorter clips are not scored."""
+"""Frames that the video networks need; shorter clips are scored only if scores are asked for."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class MetricsSettings:
                 )
 
     def check_asked(self, reference: Optional[str], frames: int) -> None:
-        """No other metrics with ``metrics=none``, no scores of clips that are too short.
+        """No other metrics with ``metrics=none``, no video network for clips that are too short.
 
         Raises ConfigError.
         """
@@ -210,8 +210,9 @@ class MetricsSettings:
             raise ConfigError(
                 f"{asked} asks for scores, and metrics=none for no scores; leave one out"
             )
-        if asked and frames < SCORED_FRAMES:
+        if self.enabled and self.video not in (None, "auto") and frames < SCORED_FRAMES:
             raise ConfigError(
-                f"{asked} asks for scores, and videos of resolution.frames={frames} are too short"
-                f" for them; nearest: {SCORED_FRAMES + 1}"
+                f"metrics.video={self.video} needs {SCORED_FRAMES} frames, and videos of"
+                f" resolution.frames={frames} are too short; nearest: {SCORED_FRAMES + 1}, or"
+                " metrics.video=null"
             )

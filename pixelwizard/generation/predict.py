@@ -250,7 +250,9 @@ class Prediction:
 
             score_run(self.config, videos, self.tracker, self.display)
         elif videos and self.config.metrics.enabled:
-            self.display.line(f"no scores: they need at least {SCORED_FRAMES} frames")
+            self.display.line(
+                f"no scores: under {SCORED_FRAMES} frames only if asked for: metrics=real"
+            )
 
     def _comment(self, job: Job) -> str:
         return json.dumps(self.provenance.of(job), ensure_ascii=False)

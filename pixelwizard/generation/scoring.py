@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.evaluation.files import (
     JSON,
     find_captions,
@@ -28,7 +27,7 @@ def check_reference(config: GenerateConfig) -> None:
     why = ""
     for path in reference_of(config):
         try:
-            inspect(path, SCORED_FRAMES)
+            inspect(path, 1)
             return
         except VideoError as error:
             why = why or f"{path.name}: {error}"

@@ -81,7 +81,8 @@ class Samples(L.Callback):
                     writer.write(frames)
             captions[path.stem] = text
             self.tracker.sample(path, text, step)
-        if self.config.metrics.enabled and size.frames >= SCORED_FRAMES:
+        metrics = self.config.metrics
+        if metrics.enabled and (metrics.asked or size.frames >= SCORED_FRAMES):
             self._score(step, sorted(folder.glob("*.mp4")), captions)
 
     def _sampled(self, module: VelocityNetwork, examples: Batch, row: int) -> Tensor:

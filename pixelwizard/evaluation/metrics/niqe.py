@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.linalg import vecdot
 from torch.nn.functional import pad
 
 from pixelwizard.evaluation.luma import luma
@@ -98,11 +99,13 @@ def _halved(grey: Tensor) -> Tensor:
     )
     weights = torch.where(apart <= 1, near, far) / 2
     taps = [*weights.tolist(), *weights.flip(0).tolist()]
-    for dim in (0, 1):
-        last = grey.shape[dim] - REACH
-        ends = grey.narrow(dim, 0, REACH).flip(dim), grey.narrow(dim, last, REACH).flip(dim)
-        grey = _weighted(torch.cat([ends[0], grey, ends[1]], dim), taps, dim, 2)
-    return grey
+    places, halves = torch.arange(len(grey)), []
+    rows = torch.cat([places[:REACH].flip(0), places, places[-REACH:].flip(0)])
+    for top in range(0, len(grey), BLOCK):
+        strip = _weighted(grey[rows[top : top + BLOCK + 2 * REACH]], taps, 0, 2)
+        strip = torch.cat([strip[:, :REACH].flip(1), strip, strip[:, -REACH:].flip(1)], dim=1)
+        halves.append(_weighted(strip, taps, 1, 2))
+    return torch.cat(halves)
 
 
 def _sums(grey: Tensor, side: int) -> Tensor:
@@ -110,27 +113,43 @@ def _sums(grey: Tensor, side: int) -> Tensor:
 
     Five maps: the normalised pixels, then their products with four neighbours inside the block.
     """
-    window, found = _window(), []
-    padded = pad(grey[None, None], [REACH] * 4, mode="replicate")[0, 0] - 128  # for float32's sake
+    found, blocks = [], torch.empty(grey.shape[1] // side, side, side)
+    spare = torch.empty_like(blocks), torch.empty_like(blocks)  # fresh memory costs more than sums
     for top in range(0, len(grey), side):
-        strip = padded[top : top + side + 2 * REACH]
-        mean = _weighted(_weighted(strip, window, 0), window, 1)
-        square = _weighted(_weighted(strip.square(), window, 0), window, 1)
-        spread = square.sub_(mean.square()).abs_().sqrt_().add_(1)
-        centred = strip[REACH:-REACH, REACH:-REACH] - mean
-        blocks = centred.div_(spread).view(side, -1, side).transpose(0, 1).contiguous()
-        maps = [blocks, *(blocks * blocks.roll(shift, (1, 2)) for shift in NEIGHBOURS)]
-        found.append(torch.stack([_sides(each.flatten(1)) for each in maps], dim=1))
+        _normalise(grey, top, blocks)
+        ring = pad(blocks[:, None], [1, 1, 1, 0], mode="circular")[:, 0]
+        sums = [_sides(blocks, spare[1])]
+        for down, right in NEIGHBOURS:
+            near = ring[:, 1 - down : 1 - down + side, 1 - right : 1 - right + side]
+            sums.append(_sides(torch.mul(blocks, near, out=spare[0]), spare[1]))
+        found.append(torch.stack(sums, dim=1))
     return torch.cat(found)
 
 
-def _sides(values_NK: Tensor) -> Tensor:
+def _normalise(grey: Tensor, top: int, blocks: Tensor) -> None:
+    """Fill a row of blocks [N, side, side]: the pixels less their mean, by deviation plus 1."""
+    side, window = blocks.shape[1], _window()
+    rows = torch.arange(top - REACH, top + side + REACH).clamp_(0, len(grey) - 1)
+    strip = pad(grey[None, None, rows], [REACH, REACH, 0, 0], mode="replicate")[0, 0]
+    strip.sub_(128)  # for float32's sake
+    mean = _weighted(_weighted(strip, window, 0), window, 1)
+    square = _weighted(_weighted(strip.square(), window, 0), window, 1)
+    spread = square.addcmul_(mean, mean, value=-1).abs_().sqrt_().add_(1)
+    centred = torch.sub(strip[REACH:-REACH, REACH:-REACH], mean, out=mean)
+    torch.div(
+        *(part.view(side, -1, side).transpose(0, 1) for part in (centred, spread)), out=blocks
+    )
+
+
+def _sides(map_N: Tensor, spare: Tensor) -> Tensor:
     """[N, 5]: sums of squares and numbers of the positive and of the negative; of magnitudes."""
-    above, below = values_NK.clamp(min=0), values_NK.clamp(max=0)
-    squares = [torch.linalg.vector_norm(part, dim=1).square() for part in (above, below)]
-    counts = [part.sign().sum(dim=1).abs() for part in (above, below)]
-    magnitudes = above.sum(dim=1) - below.sum(dim=1)
-    return torch.stack([*squares, *counts, magnitudes], dim=1).double()
+    values, work = map_N.flatten(1), spare.flatten(1)
+    torch.abs(values, out=work)
+    squares, signed, magnitudes = vecdot(values, values), vecdot(values, work), work.sum(dim=1)
+    torch.sign(values, out=work)
+    counted, balance = vecdot(work, work), work.sum(dim=1)
+    twice = [squares + signed, squares - signed, counted + balance, counted - balance]
+    return torch.stack([*twice, 2 * magnitudes], dim=1).double() / 2
 
 
 def _features(sums: Tensor, pixels: int) -> Tensor:
