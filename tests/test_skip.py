@@ -50,7 +50,7 @@ class Rising(Skip):
     def asks(self, moment: Any, kept: tuple[Tensor, ...]) -> bool:
         return bool((moment.latent - kept[1]).abs().mean() > 0.1)
 
-    def told(self, moment: Any, velocity: Tensor, kept: Any) -> tuple[Tensor, ...]:
+    def remember(self, moment: Any, velocity: Tensor, kept: Any) -> tuple[Tensor, ...]:
         return velocity, moment.latent
 
 

@@ -51,15 +51,15 @@ class ReconstructionSettings:
 class FlowSettings:
     """Flow matching on 1000 noise levels, even in sigma before ``shift`` (None: the stage's).
 
-    The reference's training shifts are 5.5 (2K), 5.8 (4K) and 4.3 (anchor). The loss is weighted
+    Upstream's training shifts are 5.5 (2K), 5.8 (4K) and 4.3 (anchor). The loss is weighted
     over time by ``bell``, exp(-steepness ((t - centre) / 1000)^2) less its minimum with mean 1
-    (the reference: 2 and 500; it is 0 at t = 1000), by AnyFlow's ``beta``, sigma sqrt(1 - sigma)
+    (upstream: 2 and 500; it is 0 at t = 1000), by AnyFlow's ``beta``, sigma sqrt(1 - sigma)
     with mean 1, or not (``uniform``), and over the channels of
-    the latent by ``channels``, one weight each with mean 1 (none, the reference's: all alike). In a
-    share ``text_drop`` of the samples the text is dropped, and with it the anchor (reference: 0.1).
+    the latent by ``channels``, one weight each with mean 1 (none, as upstream: all alike). In a
+    share ``text_drop`` of the samples the text is dropped, and with it the anchor (upstream: 0.1).
     ``guidance`` other than 1 is trained into the network, which then samples without: its target is
     that of a conditional pass which guidance at this scale would give, with its own pass without
-    text held still (arXiv 2605.13724; 1: none, the reference's).
+    text held still (arXiv 2605.13724; 1: none, as upstream).
 
     A share ``first_frame`` of the samples teaches image to video: their first latent frame is kept
     clean, its tokens have timestep and step size 0, and it has no part in the loss (Wan2.2's
@@ -81,8 +81,8 @@ class ConditionSettings:
     """The anchor condition in the training of the detail network, and the initialisation.
 
     A share ``noisy`` of the samples has gaussian noise of a level up to ``noise`` on the anchor
-    latent (reference: half of them, up to 0.1). ``adapter_init_std`` initialises the
-    adapter's last layers (0, the reference's: identity); ``pass_through`` starts the
+    latent (upstream: half of them, up to 0.1). ``adapter_init_std`` initialises the
+    adapter's last layers (0, as upstream: identity); ``pass_through`` starts the
     network as the velocity v = x_t instead of zero.
     """
 
@@ -97,7 +97,7 @@ class ShortcutSettings:
     """Self-consistency steps: their frequency, (t, dt), target and weight.
 
     After the share ``start`` of the training, a step uses self-consistency with
-    ``probability`` (reference: 0 and 0.3). ``sampling`` selects the source of (t, dt):
+    ``probability`` (upstream: 0 and 0.3). ``sampling`` selects the source of (t, dt):
 
     ``reference``  t one of ``anchors`` (500 to 800), dt the anchor halved k times, k < ``halvings``
                    (6), drawn in proportion to exp(-``index_bias`` k): 0.7, the exponential index
@@ -107,7 +107,7 @@ class ShortcutSettings:
                    the others; a share ``reference_share`` still follows the rule above
 
     ``half_step`` is how the middle of the target is reached: along ``sigma`` to the grid point
-    nearest t - dt/2 (noise-span aligned, the reference), or by dt/2 in ``timestep`` to that very
+    nearest t - dt/2 (noise-span aligned, as upstream), or by dt/2 in ``timestep`` to that very
     time (arXiv 2410.12557). The weight of a sample is that of its t times (its noise span over the
     batch's mean) ^ ``span_exponent``, clamped to ``span_limits``: 0.5 and [0.1, 10], the adaptive
     noise-span calibration; 0 leaves it out.

@@ -34,7 +34,7 @@ class DegradationSettings:
     The clip is downscaled by a factor between the two of ``shrink`` (area; none: directly to the
     anchor's size) and resized to the anchor's size (bilinear). A share ``blurred`` of the clips is
     convolved with a gaussian of one of ``kernels`` taps and a ``deviation`` between the two, in
-    pixels of the anchor. Defaults as in the reference (``model_wan_trainer_upsample_shortcut.py``).
+    pixels of the anchor. Defaults as upstream (``model_wan_trainer_upsample_shortcut.py``).
     """
 
     shrink: List[float] = setting([8.0, 16.0])
@@ -204,8 +204,8 @@ class OptimizerSettings(OwnPart):
 class CheckpointSettings:
     """Every how many steps checkpoint, export and held-out loss are written.
 
-    The last ``keep`` checkpoints are kept. ``container`` also exports a ``model.pt`` like the
-    reference's, with the last weights (``generator``) and the EMA (``generator_ema``).
+    The last ``keep`` checkpoints are kept. ``container`` also exports a ``model.pt`` like
+    upstream's, with the last weights (``generator``) and the EMA (``generator_ema``).
     """
 
     every: int = setting(200, low=1)

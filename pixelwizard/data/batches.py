@@ -37,8 +37,8 @@ class Source(ABC):
         """How many examples step ``step`` may draw from, by rule and independent of progress."""
 
     @abstractmethod
-    def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:
-        """Some examples, what is random about them (which caption) from ``draw``."""
+    def batch(self, rows: Sequence[int], rng: random.Random) -> Batch:
+        """Some examples, what is random about them (which caption) from ``rng``."""
 
 
 class ClipExamples(Source):
@@ -54,14 +54,14 @@ class ClipExamples(Source):
     def size(self, step: int) -> int:
         return len(self.clips)
 
-    def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:
-        return joined([self._example(row, draw) for row in rows])
+    def batch(self, rows: Sequence[int], rng: random.Random) -> Batch:
+        return joined([self._example(row, rng) for row in rows])
 
-    def _example(self, row: int, draw: random.Random) -> Batch:
+    def _example(self, row: int, rng: random.Random) -> Batch:
         """The clip, or where it turns out to be damaged the next one that is not."""
         for number in range(row, row + len(self.clips)):
             number %= len(self.clips)
-            own = random.Random(draw.random())
+            own = random.Random(rng.random())
             try:
                 videos = example(self.clips, number, self.recipe, own)
             except Unusable as problem:
@@ -95,9 +95,9 @@ class Batches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         for step in steps(self.first):
             size, count = self.source.size(step), self.count * self.ranks
-            draw = random.Random(f"{self.seed} {step}")
+            rng = random.Random(f"{self.seed} {step}")
             enough = size >= count
-            rows = draw.sample(range(size), count) if enough else draw.choices(range(size), k=count)
+            rows = rng.sample(range(size), count) if enough else rng.choices(range(size), k=count)
             own = random.Random(f"{self.seed} {step} {self.rank}")
             yield {**self.source.batch(rows[self.rank :: self.ranks], own), "step": step}
 

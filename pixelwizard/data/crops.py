@@ -29,10 +29,10 @@ RADII = (0.5, 1.15)
 def clip_of(config: TrainConfig, seed: int, split: str) -> tuple[shapes.Scene, np.ndarray]:
     """A scene and its clip, uint8 [T, H, W, 3], of the kind that the seed says."""
     scene, size = shapes.scene(seed, split), config.resolution
-    draw, share = random.Random(f"kind {seed}").random(), config.data.anchor_share
-    geometry = size.anchor_geometry if draw < share / 2 else size.geometry
+    chance, share = random.Random(f"kind {seed}").random(), config.data.anchor_share
+    geometry = size.anchor_geometry if chance < share / 2 else size.geometry
     clip = shapes.render(scene, geometry.width, geometry.height, geometry.frames)
-    if not share / 2 <= draw < share:
+    if not share / 2 <= chance < share:
         return scene, clip
     video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
     rule, how = config.data.degradation, random.Random(f"degraded {seed}")
@@ -43,15 +43,15 @@ def crops_of(config: TrainConfig, seed: int, split: str) -> list[np.ndarray]:
     """Crops, uint8 [T, S, S, 3], of a clip."""
     side, length = config.data.crop, config.data.crop_frames
     scene, clip = clip_of(config, seed, split)
-    draw, (frames, height, width) = random.Random(seed), clip.shape[:3]
+    rng, (frames, height, width) = random.Random(seed), clip.shape[:3]
     crops = []
     for _ in range(config.data.crops):
-        first = draw.randrange(frames - length + 1)
-        left, top = draw.randrange(width - side + 1), draw.randrange(height - side + 1)
-        if draw.random() < EDGE_SHARE:
-            moment = (first + draw.randrange(length)) / max(frames - 1, 1)
+        first = rng.randrange(frames - length + 1)
+        left, top = rng.randrange(width - side + 1), rng.randrange(height - side + 1)
+        if rng.random() < EDGE_SHARE:
+            moment = (first + rng.randrange(length)) / max(frames - 1, 1)
             x, y, radius = shapes.placement(scene, width / height, moment)
-            angle, distance = draw.uniform(0, 2 * math.pi), radius * draw.uniform(*RADII)
+            angle, distance = rng.uniform(0, 2 * math.pi), radius * rng.uniform(*RADII)
             left = round((x + distance * math.cos(angle)) * height - side / 2)
             top = round((y + distance * math.sin(angle)) * height - side / 2)
             left = min(max(left, 0), width - side)
@@ -79,8 +79,8 @@ class CropBatches(IterableDataset):
             seeds = range(first, first + data.window)
             kept = {seed: window.get(seed) for seed in seeds}
             window = {seed: c or crops_of(self.config, seed, "train") for seed, c in kept.items()}
-            draw = random.Random(f"{self.config.seed} {step}")
-            picks = [draw.choice(window[draw.choice(seeds)]) for _ in range(batch)]
+            rng = random.Random(f"{self.config.seed} {step}")
+            picks = [rng.choice(window[rng.choice(seeds)]) for _ in range(batch)]
             yield {"video": stacked(picks), "step": step}
 
 

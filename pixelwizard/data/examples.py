@@ -40,7 +40,7 @@ class Clips(ABC):
         """The texts of a clip, at least one."""
 
     @abstractmethod
-    def clip(self, number: int, size: Geometry, draw: random.Random) -> np.ndarray:
+    def clip(self, number: int, size: Geometry, rng: random.Random) -> np.ndarray:
         """The frames of a clip. Raises Unusable."""
 
 
@@ -54,17 +54,17 @@ class Recipe:
     seed: int
 
 
-def example(clips: Clips, number: int, recipe: Recipe, draw: random.Random) -> dict[str, Tensor]:
+def example(clips: Clips, number: int, recipe: Recipe, rng: random.Random) -> dict[str, Tensor]:
     """``video``, uint8 [1, 3, T, H, W], for the detail network with its anchor ``small``, float32.
 
     Raises Unusable.
     """
     size = recipe.size.anchor_geometry if recipe.part == "anchor" else recipe.size.geometry
-    clip = clips.clip(number, size, draw)
+    clip = clips.clip(number, size, rng)
     video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]
     if recipe.part == "anchor":
         return {"video": video}
-    small = degraded(video, recipe.size.anchor_geometry, recipe.degradation, draw)
+    small = degraded(video, recipe.size.anchor_geometry, recipe.degradation, rng)
     return {"video": video, "small": small}
 
 
@@ -79,7 +79,7 @@ def as_float(video: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def degraded(
-    video: Tensor, size: Geometry, rule: DegradationSettings, draw: random.Random
+    video: Tensor, size: Geometry, rule: DegradationSettings, rng: random.Random
 ) -> Tensor:
     """The anchor of a video [1, 3, T, H, W]: smaller and blurred, as ``rule`` says; float32.
 
@@ -87,15 +87,15 @@ def degraded(
     """
     height, width = least = size.height, size.width
     if rule.shrink:
-        factor = draw.uniform(*rule.shrink)
+        factor = rng.uniform(*rule.shrink)
         least = (max(1, round(video.shape[3] / factor)), max(1, round(video.shape[4] / factor)))
     groups = video.split(FRAMES_AT_ONCE, dim=2)
     small = torch.cat([resized(as_float(group), least, "area") for group in groups], dim=2)
     if least != (height, width):
         small = resized(small, (height, width), "bilinear")
-    if draw.random() >= rule.blurred:
+    if rng.random() >= rule.blurred:
         return small
-    return blur(small, draw.choice(rule.kernels), draw.uniform(*rule.deviation))
+    return blur(small, rng.choice(rule.kernels), rng.uniform(*rule.deviation))
 
 
 def shrink(video: Tensor, size: Geometry) -> Tensor:

@@ -122,11 +122,11 @@ class FolderClips(Clips):
     def captions(self, number: int) -> list[str]:
         return list(self.clips[number][0].texts)
 
-    def clip(self, number: int, size: Geometry, draw: random.Random) -> np.ndarray:
+    def clip(self, number: int, size: Geometry, rng: random.Random) -> np.ndarray:
         row, found = self.clips[number]
         latest = max(0.0, found.seconds - size.frames / self.fps)
         try:
-            return read_clip(self.folder / row.video, size, self.fps, draw.uniform(0, latest))
+            return read_clip(self.folder / row.video, size, self.fps, rng.uniform(0, latest))
         except ReadFailed as error:
             raise ValueError(f"data.dir={self.folder}: {error}; repeat the command") from error
         except VideoError as error:

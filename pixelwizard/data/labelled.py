@@ -5,10 +5,10 @@ Clips are small, stretched to squares and uint8. Everything is drawn from (seed,
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
+from random import Random
 
 import numpy as np
 import torch
@@ -27,25 +27,24 @@ MOST_BLUR, MOST_NOISE = 3.0, 25.0
 _SEEDS = 2**40
 
 Batch = dict[str, object]
-Draw = random.Random
-Maker = Callable[[Draw, str], Batch]
+Maker = Callable[[Random, str], Batch]
 """Makes the batch of a step from random numbers, of a split."""
 
 
 class LabelledBatches(IterableDataset[Batch]):
-    """Endless batches, from ``first_step`` on; ``make(draw, split)`` makes the batch of a step."""
+    """Endless batches, from ``first_step`` on; ``make(rng, split)`` makes the batch of a step."""
 
     def __init__(self, make: Maker, seed: int, first_step: int) -> None:
         self.make, self.seed, self.first_step = make, seed, first_step
 
     def __iter__(self) -> Iterator[Batch]:
         for step in count(self.first_step):
-            yield {**self.make(Draw(f"{self.seed} {step}"), "train"), "step": step}
+            yield {**self.make(Random(f"{self.seed} {step}"), "train"), "step": step}
 
 
 def held_out(make: Maker, batches: int) -> list[Batch]:
     """Batches of held-out captions, always the same."""
-    return [{**make(Draw(f"held out {i}"), "heldout"), "step": i} for i in range(batches)]
+    return [{**make(Random(f"held out {i}"), "heldout"), "step": i} for i in range(batches)]
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,9 @@ class CaptionedFrames:
     batch: int
     side: int
 
-    def __call__(self, draw: Draw, split: str) -> Batch:
-        scenes = [shapes.scene(draw.randrange(_SEEDS), split) for _ in range(self.batch)]
-        frames = [_still(scene, draw.random(), draw.choice(HEIGHTS)) for scene in scenes]
+    def __call__(self, rng: Random, split: str) -> Batch:
+        scenes = [shapes.scene(rng.randrange(_SEEDS), split) for _ in range(self.batch)]
+        frames = [_still(scene, rng.random(), rng.choice(HEIGHTS)) for scene in scenes]
         image = torch.cat([stretched(frame, self.side) for frame in frames])
         return {"image": image, "caption": [shapes.caption(scene) for scene in scenes]}
 
@@ -76,13 +75,13 @@ class LabelledClips:
     side: int
     frames: int
 
-    def __call__(self, draw: Draw, split: str) -> Batch:
-        scenes = [shapes.scene(draw.randrange(_SEEDS), split) for _ in range(self.batch // 2)]
-        clean = [self._clip(scene, draw.choice(HEIGHTS)) for scene in scenes]
-        kinds = [draw.randrange(len(_DAMAGE)) for _ in scenes]
-        strengths = [draw.random() for _ in scenes]
+    def __call__(self, rng: Random, split: str) -> Batch:
+        scenes = [shapes.scene(rng.randrange(_SEEDS), split) for _ in range(self.batch // 2)]
+        clean = [self._clip(scene, rng.choice(HEIGHTS)) for scene in scenes]
+        kinds = [rng.randrange(len(_DAMAGE)) for _ in scenes]
+        strengths = [rng.random() for _ in scenes]
         damaged = [
-            _DAMAGE[kind](clip, strength, draw)
+            _DAMAGE[kind](clip, strength, rng)
             for clip, kind, strength in zip(clean, kinds, strengths, strict=True)
         ]
         damage = torch.zeros(2 * len(scenes), len(_DAMAGE))
@@ -106,7 +105,7 @@ def stretched(frames_THWC: np.ndarray, side: int) -> Tensor:
     return interpolate(frames, (side, side), mode="area").round().to(torch.uint8)
 
 
-def blurred(video_TCHW: Tensor, strength: float, draw: Draw) -> Tensor:
+def blurred(video_TCHW: Tensor, strength: float, rng: Random) -> Tensor:
     """Every frame under a Gaussian."""
     sigma = max(MOST_BLUR * strength, 1e-3)
     reach = torch.arange(-9, 10, dtype=torch.float32)
@@ -119,27 +118,27 @@ def blurred(video_TCHW: Tensor, strength: float, draw: Draw) -> Tensor:
     return video.round().to(torch.uint8)
 
 
-def noisy(video_TCHW: Tensor, strength: float, draw: Draw) -> Tensor:
+def noisy(video_TCHW: Tensor, strength: float, rng: Random) -> Tensor:
     """Independent Gaussian noise on every value."""
-    generator = torch.Generator().manual_seed(draw.randrange(_SEEDS))
+    generator = torch.Generator().manual_seed(rng.randrange(_SEEDS))
     noise = torch.randn(video_TCHW.shape, generator=generator) * MOST_NOISE * strength
     return (video_TCHW + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def shuffled(video_TCHW: Tensor, strength: float, draw: Draw) -> Tensor:
+def shuffled(video_TCHW: Tensor, strength: float, rng: Random) -> Tensor:
     """A share of the frames in another order among themselves."""
     frames = len(video_TCHW)
-    chosen = draw.sample(range(frames), max(2, round(strength * frames)))
+    chosen = rng.sample(range(frames), max(2, round(strength * frames)))
     order = list(range(frames))
     for place, frame in zip(chosen, [*chosen[1:], chosen[0]], strict=True):
         order[place] = frame
     return video_TCHW[order]
 
 
-def frozen(video_TCHW: Tensor, strength: float, draw: Draw) -> Tensor:
+def frozen(video_TCHW: Tensor, strength: float, rng: Random) -> Tensor:
     """A share of the frames replaced by the one before."""
     frames = len(video_TCHW)
-    held = set(draw.sample(range(1, frames), round(strength * (frames - 1))))
+    held = set(rng.sample(range(1, frames), round(strength * (frames - 1))))
     order: list[int] = []
     for frame in range(frames):
         order.append(order[-1] if frame in held else frame)

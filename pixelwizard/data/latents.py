@@ -82,9 +82,9 @@ class Pixels(Dataset[Union[dict[str, Tensor], str]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor] | str:
         number = self.numbers[index]
-        draw = random.Random(f"{self.recipe.seed} {number}")
+        rng = random.Random(f"{self.recipe.seed} {number}")
         try:
-            return example(self.clips, number, self.recipe, draw)
+            return example(self.clips, number, self.recipe, rng)
         except Unusable as problem:
             return str(problem)
 
@@ -168,8 +168,8 @@ class LatentExamples(Source):
     def size(self, step: int) -> int:
         return len(self.rows)
 
-    def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:
-        return joined([self._example(*self._place(row), draw) for row in rows])
+    def batch(self, rows: Sequence[int], rng: random.Random) -> Batch:
+        return joined([self._example(*self._place(row), rng) for row in rows])
 
     def _place(self, row: int) -> tuple[int, int]:
         return self.rows[row]
@@ -178,14 +178,14 @@ class LatentExamples(Source):
         self._file(shard)
         return len(self._captions[shard])
 
-    def _example(self, shard: int, row: int, draw: random.Random) -> Batch:
+    def _example(self, shard: int, row: int, rng: random.Random) -> Batch:
         file = self._file(shard)
         if shard not in self._whole:
             with _reading(self.shards.paths[shard]):
                 read_hashed(self.shards.paths[shard], CAPTIONS)
             self._whole.add(shard)
         captions = self._captions[shard][row]
-        column = draw.randrange(len(captions))
+        column = rng.randrange(len(captions))
         found: Batch = {
             name: file.get_slice(name)[row]
             for name in ("latent", "condition")

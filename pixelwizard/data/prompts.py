@@ -1,6 +1,6 @@
 """Prompts: texts of the command line, given clips, a table (data.table), or the built-in demo.
 
-Seeds follow the reference: with the run's seed s and the 0-based index i of a prompt, the anchor's
+Seeds are PixelWizard's: with the run's seed s and the 0-based index i of a prompt, the anchor's
 noise is drawn from s + (i+1)*100 and the detail's from s + i*100 + 10000. A prompt's own seed
 replaces s and counts as i = 0, so its video does not depend on its place in the file.
 """

@@ -89,8 +89,8 @@ def _combinations(split: str) -> tuple[Combination, ...]:
 
 def _shuffled(items: list[Combination], seed: int) -> list[Combination]:
     """The items sorted by draws of a generator whose stream Python guarantees."""
-    draw = random.Random(seed)
-    return [item for _, item in sorted((draw.random(), item) for item in items)]
+    rng = random.Random(seed)
+    return [item for _, item in sorted((rng.random(), item) for item in items)]
 
 
 _OF_SPLIT = {split: _combinations(split) for split in SPLITS}
@@ -151,24 +151,24 @@ def scene_for(text: str, seed: int) -> Scene:
 def _placed(combination: Combination, seed: int) -> Scene:
     """Draws sizes and places that make the motion large and plain to see."""
     colour, shape, motion, background = combination
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     vertical = motion in ("moves up", "moves down")
-    size = draw.uniform(0.24, 0.30 if vertical else 0.34)
-    radius, x, y = (size, size), (draw.random(),) * 2, (draw.random(),) * 2
+    size = rng.uniform(0.24, 0.30 if vertical else 0.34)
+    radius, x, y = (size, size), (rng.random(),) * 2, (rng.random(),) * 2
     if motion in ("grows", "shrinks"):
-        small = size / draw.uniform(1.7, 2.0)
+        small = size / rng.uniform(1.7, 2.0)
         radius = (small, size) if motion == "grows" else (size, small)
     elif vertical:
-        y = _path(draw, 0.62, 0.76, forwards=motion == "moves down")
+        y = _path(rng, 0.62, 0.76, forwards=motion == "moves down")
     else:
-        x = _path(draw, 0.46, 0.66, forwards=motion == "moves right")
+        x = _path(rng, 0.46, 0.66, forwards=motion == "moves right")
     return Scene(colour, shape, motion, background, radius, x, y)
 
 
-def _path(draw: random.Random, least: float, most: float, forwards: bool) -> tuple[float, float]:
+def _path(rng: random.Random, least: float, most: float, forwards: bool) -> tuple[float, float]:
     """Start and end within 0..1, between `least` and `most` apart."""
-    length = draw.uniform(least, most)
-    low = draw.uniform(0.0, 1.0 - length)
+    length = rng.uniform(least, most)
+    low = rng.uniform(0.0, 1.0 - length)
     return (low, low + length) if forwards else (low + length, low)
 
 

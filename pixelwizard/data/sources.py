@@ -84,7 +84,7 @@ class ShapeClips(Clips):
     def captions(self, number: int) -> list[str]:
         return [shapes.caption(self._scene(number))]
 
-    def clip(self, number: int, size: Geometry, draw: random.Random) -> np.ndarray:
+    def clip(self, number: int, size: Geometry, rng: random.Random) -> np.ndarray:
         return shapes.render(self._scene(number), size.width, size.height, size.frames)
 
     def _scene(self, number: int) -> shapes.Scene:
@@ -100,8 +100,8 @@ class Rows(Source):
     def size(self, step: int) -> int:
         return len(self.rows)
 
-    def batch(self, rows: Sequence[int], draw: random.Random) -> Batch:
-        return self.source.batch([self.rows[row] for row in rows], draw)
+    def batch(self, rows: Sequence[int], rng: random.Random) -> Batch:
+        return self.source.batch([self.rows[row] for row in rows], rng)
 
 
 def _own(config: TrainConfig, target: Target) -> Sources:

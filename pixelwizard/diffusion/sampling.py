@@ -166,7 +166,7 @@ def sample(
                 f" its evaluations() says {step.evaluations}"
             )
         if computed:
-            kept = skip.told(moment, ask.first, kept)
+            kept = skip.remember(moment, ask.first, kept)
         skipped = state.skipped if computed else (*state.skipped, index)
         latent = with_first(first, latent.float())
         state = SolverState(index + 1, latent, history, kept, skipped)

@@ -174,7 +174,7 @@ def step_sizes(timesteps: list[float], snapped: bool = False) -> list[int]:
 
 
 def trained_step_sizes() -> set[int]:
-    """Every step size of the reference's shortcut training."""
+    """Every step size of upstream's shortcut training."""
     rule = ShortcutSettings()
     return {size for anchor in rule.anchors for size in halved(anchor, rule.halvings)}
 

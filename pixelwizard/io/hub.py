@@ -173,9 +173,9 @@ def _keep_revision(source: SourceSettings, commit: str) -> None:
     """Remember which commit a name like ``main`` meant, as the client does."""
     if source.revision == commit:
         return
-    reference = _blobs(source.repo).parent / "refs" / source.revision
-    reference.parent.mkdir(parents=True, exist_ok=True)
-    reference.write_text(commit)
+    ref = _blobs(source.repo).parent / "refs" / source.revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(commit)
 
 
 def _blobs(repo: str) -> Path:

@@ -186,7 +186,7 @@ class RowShard:
         above, below = rows.get(rank - 1, nothing), rows.get(rank + 1, nothing)
         return torch.cat([above, frame, below], dim=2)
 
-    def whole(self, x: Tensor) -> Tensor:
+    def gather(self, x: Tensor) -> Tensor:
         """``[B, C, h, W]`` of latent rows -> ``[B, C, H, W]``."""
         most = max(self.counts)
         padded = torch.nn.functional.pad(x, (0, 0, 0, most - x.shape[2]))

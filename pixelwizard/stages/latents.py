@@ -112,11 +112,11 @@ class _Sampler:
         state: SolverState | None,
         on_step: OnStep | None,
         first_frame: Tensor | None,
-        told: Callable[[Step, slice], tuple[Tensor | None, ...]] = lambda step, span: (),
+        conditioning: Callable[[Step, slice], tuple[Tensor | None, ...]] = lambda step, span: (),
     ) -> Tensor:
         """From noise to data.
 
-        ``told``: what the network gets in a step, in a window of time, besides time and text.
+        ``conditioning``: what the network gets in a step and a window besides time and text.
         """
 
         def asking(
@@ -127,7 +127,7 @@ class _Sampler:
 
                 def in_window(span: slice) -> Tensor:
                     times = _times(latent, step.timestep, first_frame, span)
-                    return network(latent[:, :, span], times, text, *told(step, span))
+                    return network(latent[:, :, span], times, text, *conditioning(step, span))
 
                 frames = latent.shape[2]
                 return join(in_window, frames, self.window or frames)
@@ -172,12 +172,12 @@ class Anchor(_Sampler):
         ``first_frame``, float32 [C, 1, H, W], stays as it is, and the video begins with it.
         """
 
-        def told(step: Step, span: slice) -> tuple[Tensor, ...]:
+        def conditioning(step: Step, span: slice) -> tuple[Tensor, ...]:
             size = step.dt
             return () if size is None else (_times(noise_CTHW, float(size), first_frame, span),)
 
         texts = (text, negative_text)
-        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, told)
+        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, conditioning)
 
 
 class Detail(_Sampler):
@@ -202,13 +202,13 @@ class Detail(_Sampler):
         """
         features = self._features(anchor_CTHW.unsqueeze(0), noise_CTHW.shape[1:])
 
-        def told(step: Step, span: slice) -> tuple[Tensor | None, Tensor]:
+        def conditioning(step: Step, span: slice) -> tuple[Tensor | None, Tensor]:
             size = step.dt
             sizes = None if size is None else _times(noise_CTHW, float(size), first_frame, span)
             return sizes, features(span)
 
         texts = (text, negative_text)
-        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, told)
+        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, conditioning)
 
     def _features(self, anchor_BCTHW: Tensor, grid: Sequence[int]) -> Callable[[slice], Tensor]:
         """The anchor's features on the tokens of a window of the latent ``grid``.

@@ -32,7 +32,7 @@ class Moment:
 class Skip(ABC):
     """Decides which steps ask the network, and gives the velocity of the others.
 
-    An instance remembers nothing: what it needs of earlier steps are the tensors that ``told``
+    An instance remembers nothing: what it needs of earlier steps are the tensors that ``remember``
     returns, so an interrupted run continues to the same bits. Velocities are those after
     guidance, float32, shaped like the latent.
     """
@@ -48,7 +48,7 @@ class Skip(ABC):
         """Whether a step asks the network that the plan leaves open."""
         return True
 
-    def told(
+    def remember(
         self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """What to remember after a step that asked: ``velocity`` is the network's at its start."""

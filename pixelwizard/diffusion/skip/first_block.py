@@ -33,7 +33,7 @@ class FirstBlock(Skip):
         change = (moment.probe() - kept[1]).abs().mean()
         return bool(change > self.threshold * kept[1].abs().mean())
 
-    def told(
+    def remember(
         self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         return velocity, moment.probe()

@@ -28,7 +28,7 @@ class Mean(Mask):
         check_range("over", convert(self.over, int, "over"), 1)
         return super().planned(steps)
 
-    def told(
+    def remember(
         self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         place = velocity.new_tensor(moment.sigma)

@@ -17,7 +17,7 @@ class NoSkip(Skip):
     def planned(self, steps: int) -> Sequence[bool | None]:
         return [True] * steps
 
-    def told(
+    def remember(
         self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         return ()

@@ -27,7 +27,7 @@ class Taylor(Skip):
         check_range("first", first, 1)
         return [index < first or (index - first + 1) % every == 0 for index in range(steps)]
 
-    def told(
+    def remember(
         self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         return (velocity, velocity.new_tensor(moment.sigma), *kept[:2])

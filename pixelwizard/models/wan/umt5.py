@@ -31,7 +31,7 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
 def clean(text: str) -> str:
-    """Repair broken Unicode, unescape HTML twice, collapse white space (as the reference does)."""
+    """Repair broken Unicode, unescape HTML twice, collapse white space (as Wan2.2 does)."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return re.sub(r"\s+", " ", text).strip()
 

@@ -38,7 +38,7 @@ class Rows(Protocol):
     def with_halo(self, frame: Tensor) -> Tensor:
         """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
 
-    def whole(self, x: Tensor) -> Tensor:
+    def gather(self, x: Tensor) -> Tensor:
         """``[B, C, h, W]`` -> ``[B, C, H, W]``: the rows of all."""
 
 
@@ -175,7 +175,7 @@ class AttentionBlock(nn.Module):
         """Frames ``[N, C, H, W]`` plus what their positions see of each other."""
         query, keys_values = self.to_qkv(self.norm(frames)).split([self.dim, 2 * self.dim], dim=1)
         if rows:
-            keys_values = rows.whole(keys_values)
+            keys_values = rows.gather(keys_values)
         q = query.flatten(2).transpose(1, 2).unsqueeze(1)
         k, v = keys_values.flatten(2).transpose(1, 2).unsqueeze(1).chunk(2, dim=-1)
         parts = [F.scaled_dot_product_attention(p, k, v) for p in q.split(QUERY_CHUNK, dim=2)]

@@ -61,7 +61,7 @@ class Shortcut(Flow):
         return Target(x_t, time_B, size_B, velocity, weight_B.to(x0))
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Timesteps and step sizes [B], a share of them by the reference's rule."""
+        """Timesteps and step sizes [B], a share of them by upstream's rule."""
         chosen = sample_shortcuts(count, self.steps, self.settings, generator)
         share = self.settings.reference_share
         if not share:
