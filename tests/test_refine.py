@@ -10,8 +10,11 @@ import av
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from ranks import free_port, runs, start
 from safetensors.torch import load_file
 from small import SIZE, small_config, write_backbone, write_config
+from test_golden import GoldenDiT, relative_error
 
 import pixelwizard as pw
 from pixelwizard import worker
@@ -23,10 +26,13 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig, RefineSettings, SamplerSettings
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, windows_of
 from pixelwizard.config.output import VideoSettings
+from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import Target
+from pixelwizard.data.examples import to_video
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.data.source_files import frames_of, source_of
-from pixelwizard.diffusion.sampling import blended, initial_noise, sample
+from pixelwizard.diffusion.sampling import SolverState, blended, initial_noise, sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.evaluation.metrics.high_frequency import high_frequency
 from pixelwizard.generation import predict
@@ -34,8 +40,10 @@ from pixelwizard.generation.replay import repetition
 from pixelwizard.io.process import Interrupted
 from pixelwizard.io.reading import probe, read_frames
 from pixelwizard.io.video import VideoWriter
+from pixelwizard.models.attention.window import Window
 from pixelwizard.models.weights import load_vae
 from pixelwizard.records.run_folder import claim
+from pixelwizard.stages.latents import Detail
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +82,18 @@ def with_sound(path: Path, codec: str, container: str = "mp4") -> Path:
             out.mux(sound.encode(part))
         out.mux(sound.encode())
     return path
+
+
+def stop_after_a_detail_step(patch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes when the state of a detail step has been stored."""
+    save = predict.Store.save
+
+    def stopping(self: predict.Store, kind: str, *rest: object) -> None:
+        save(self, kind, *rest)  # type: ignore[arg-type]
+        if kind == "detail_state":
+            raise Interrupted(15)
+
+    patch.setattr(predict.Store, "save", stopping)
 
 
 def refining(
@@ -170,20 +190,87 @@ def test_a_long_clip_goes_through_in_windows_and_resumes_to_the_bit(
     assert info.frames == 18
     (first,) = Path(config.store.dir).glob("detail/*/*.safetensors")
     other = refining(backbone, tmp_path / "b", clip)
-    save = predict.Store.save
-
-    def stopping(self: predict.Store, kind: str, *rest: object) -> None:
-        save(self, kind, *rest)  # type: ignore[arg-type]
-        if kind == "detail_state":
-            raise Interrupted(15)
-
     with monkeypatch.context() as patch:
-        patch.setattr(predict.Store, "save", stopping)
+        stop_after_a_detail_step(patch)
         assert run(other) == 143
     assert run(other) == 0
     (second,) = Path(other.store.dir).glob("detail/*/*.safetensors")
     assert torch.equal(load_file(first)["latent"], load_file(second)["latent"])
     assert load_file(first)["latent"].shape[1] == 6
+
+
+SAMPLED = {
+    "euler, exact": ("euler", "none", None),
+    "unipc, mask": ("unipc", Target("mask", {"pattern": "110101"}), None),
+    "dpmpp, taylor": ("dpmpp", "taylor", None),
+    "unipc, first block": ("unipc", Target("first_block", {"threshold": 0.3}), None),
+    "unipc, window": ("unipc", Target("mean", {"pattern": "110101"}), Window([1, 1, 2])),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SAMPLED)
+def test_every_solver_skip_and_attention_goes_through_windows_and_resumes(
+    golden: Path, name: str
+) -> None:
+    solver, skip, attention = SAMPLED[name]
+    dit, draw = GoldenDiT(golden), torch.Generator().manual_seed(0)
+    network, sizes = dit.detail(), dit.sizes
+    sampler = SamplerSettings(solver=solver, steps=6, step_sizes="raw", skip=skip)
+    stage = Detail(network, make_schedule(sampler, 5.0), 3.0, window=3)
+    if attention is not None:
+        network.attention = attention
+    noise, anchor = (torch.randn(sizes.in_dim, 5, 4, 8, generator=draw) for _ in range(2))
+    texts = [torch.randn(3, sizes.text_dim, generator=draw) for _ in range(2)]
+    states: list[SolverState] = []
+    end = stage(noise, anchor, *texts, on_step=states.append)
+    assert torch.equal(stage(noise, anchor, *texts, state=states[2]), end)
+    stage.window = None
+    assert not torch.allclose(stage(noise, anchor, *texts), end, atol=1e-3)
+
+
+NEAR = Target("window", {"size": [1, 1, 2]})
+RANKS = {
+    "alone": (1, ParallelSettings()),
+    "guidance": (2, ParallelSettings("guidance")),
+    "ulysses": (2, ParallelSettings("ulysses", sequence=2)),
+    "sharded": (2, ParallelSettings("fsdp", prompts=2, shard="all")),
+}
+
+
+def test_every_layout_of_ranks_refines_as_one_process_and_continues_its_run(
+    backbone: BackboneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clips in windows, from a sigma on, with skipped steps and windows of attention."""
+    clips = [write_clip(tmp_path / f"{name}.mp4") for name in "ab"]
+    skip = Target("mean", {"pattern": "101"})
+    steps = SamplerSettings(solver="dpmpp", steps=3, step_sizes="raw", skip=skip)
+    how = {"schedule": steps, "refine": RefineSettings("0.95", agree="clip"), "attention": NEAR}
+    configs = {
+        name: refining(backbone, tmp_path / name, *clips, parallel=parallel, **how)
+        for name, (_, parallel) in RANKS.items()
+    }
+    with monkeypatch.context() as patch:
+        stop_after_a_detail_step(patch)
+        assert run(replace(configs["ulysses"], parallel=ParallelSettings())) == 143
+    assert list(Path(configs["ulysses"].store.dir).glob("detail_state/*/*"))
+    jobs = [
+        (str(write_config(config)), RANKS[name][0], free_port()) for name, config in configs.items()
+    ]
+    assert start(2, runs, jobs, tmp_path) == [0, 0]
+    expected = refined_latents(configs.pop("alone"))
+    for name, config in configs.items():
+        found = refined_latents(config)
+        assert found.keys() == expected.keys() and len(found) == 2, name
+        for key, latent in found.items():
+            assert relative_error(latent, expected[key]) < 1e-5, name
+        assert len(list(Path(config.run_dir).glob("videos/*.mp4"))) == 2, name
+        assert not list(Path(config.store.dir).glob("detail_state/*/*")), name
+
+
+def refined_latents(config: GenerateConfig) -> dict[str, torch.Tensor]:
+    files = Path(config.store.dir).glob("detail/*/*.safetensors")
+    return {file.stem: load_file(file)["latent"] for file in files}
 
 
 def test_windows_are_equal_and_share_a_third() -> None:
@@ -410,3 +497,31 @@ def test_high_frequencies_are_what_a_smaller_frame_cannot_hold() -> None:
     assert high_frequency(enlarged) < 0.6 * high_frequency(noisy)
     ramp = torch.arange(96)[:, None, None].expand(96, 150, 3).to(torch.uint8)
     assert high_frequency(ramp) < 0.05
+
+
+def test_a_refined_clip_agrees_with_its_source_as_it_is_told(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4")
+    plain = refining(backbone, tmp_path, clip)
+    shown = to_video(np.stack(list(read_frames(clip))))[0].transpose(0, 1)
+    far, keys = {}, []
+    for agree in ("none", "colour", "clip"):
+        folder = tmp_path / agree
+        config = replace(plain, run_dir=str(folder), refine=RefineSettings(agree=agree))
+        assert run(config) == 0
+        made = to_video(np.stack(list(read_frames(folder / "videos" / "a.mp4"))))[0].transpose(0, 1)
+        change = F.interpolate(made, (32, 64), mode="area") - shown
+        slow = F.avg_pool2d(change, 16)
+        far[agree] = [float(127.5 * x.abs().mean()) for x in (change, slow)]
+        keys.append((record(config, "a")["key"], record(config, "a")["keys"]["detail"]))
+    assert far["clip"][0] < 4 < far["colour"][0] / 2 and far["colour"][1] < far["none"][1] / 2
+    assert len(set(keys)) == 3 and len({detail for _, detail in keys}) == 1
+
+
+def test_a_clip_as_large_as_its_video_cannot_be_all_of_it(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", width=512, height=320)
+    words = parse(["--video", str(clip), "refine.agree=clip"])
+    config = compose("generate", words.all_overrides, words.prompts)[0].config
+    with pytest.raises(ConfigError, match="would make the clip itself of a.mp4: it has 512x320"):
+        check(config)

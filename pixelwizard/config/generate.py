@@ -38,11 +38,14 @@ class RefineSettings:
     ``start`` is ``noise``, as in the method, or a sigma: the clip is enlarged and encoded at the
     video's size too, gets noise of that level, and goes through what is left of the schedule from
     there. ``anchor_noise`` is the level of gaussian noise on the anchor's latent, of unit variance
-    (training: up to 0.1, in half of the samples).
+    (training: up to 0.1, in half of the samples). ``agree`` is what the decoded video takes from
+    the clip: its ``colour``, that is its slow variations; at the size of the ``clip`` everything,
+    for clips that are sharp and clean; or nothing (``none``).
     """
 
     start: str = NOISE
     anchor_noise: float = setting(0.0, low=0.0, high=1.0)
+    agree: Literal["none", "colour", "clip"] = "colour"
 
     @property
     def sigma(self) -> Optional[float]:

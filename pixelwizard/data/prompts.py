@@ -22,7 +22,7 @@ from pixelwizard.config.generate import (
 )
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.schema import ConfigError, show
-from pixelwizard.data.source_files import Source, size_of, source_of
+from pixelwizard.data.source_files import Source, own_size, size_of, source_of
 from pixelwizard.data.table import (
     STARTS,
     Row,
@@ -188,6 +188,18 @@ def need_clips(config: SamplingSettings, clips: Sequence[Source]) -> None:
         )
 
 
+def _check_agreement(config: GenerateConfig, clips: Sequence[Source]) -> None:
+    """A clip that a video shall agree with is smaller than it; raises ConfigError."""
+    for clip in clips if config.refine.agree == "clip" else ():
+        shape = size_of(config.resolution, clip).geometry
+        if own_size(clip, shape) == shape:
+            raise ConfigError(
+                f"refine.agree=clip would make the clip itself of {clip.path.name}: it has"
+                f" {clip.width}x{clip.height} pixels, its video {shape.width}x{shape.height};"
+                " use a larger resolution or refine.agree=colour"
+            )
+
+
 def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
     """Nothing that is for given files without one, nothing that they would ignore."""
     clips = [prompt.clip for prompt in prompts if prompt.clip]
@@ -199,6 +211,7 @@ def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
             "image is for given pictures; name one with --image FILE or a column image"
         )
     need_clips(config, clips)
+    _check_agreement(config, clips)
     if len(clips) == len(prompts) and config.video.fps != VideoSettings().fps:
         raise ConfigError(
             f"video.fps={config.video.fps} is for videos of a text; a refined clip keeps its own"

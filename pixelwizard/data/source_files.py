@@ -11,7 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pixelwizard.config.geometry import Geometry, ResolutionSettings, nearest_frames
+from pixelwizard.config.geometry import (
+    Geometry,
+    ResolutionSettings,
+    nearest_frames,
+    nearest_sizes,
+)
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.image import cover, image_size, read_image
@@ -93,6 +98,16 @@ def size_of(size: ResolutionSettings, source: Source) -> ResolutionSettings:
     low, high = nearest_frames(source.frames)
     shaped = size.shaped(source.width, source.height)
     return replace(shaped, frames=low if low == source.frames else high)
+
+
+def own_size(source: Source, shape: Geometry) -> Geometry:
+    """The size in its file of the part of a source that a ``shape`` shows; at most the shape's.
+
+    Rounded down to the grid, by which a frame may be squeezed.
+    """
+    kept = min(source.width / shape.width, source.height / shape.height, 1.0)
+    width, height = (nearest_sizes(round(n * kept))[0] for n in (shape.width, shape.height))
+    return replace(shape, width=width, height=height)
 
 
 def frames_of(

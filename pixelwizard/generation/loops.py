@@ -31,6 +31,7 @@ from pixelwizard.models.weights import load_anchor, load_detail, load_text_encod
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
+from pixelwizard.stages.agree import agreeing
 from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText, EncodeVideo
 
@@ -169,9 +170,8 @@ class EncodeLoop(StageLoop):
     name = "encode"
 
     def load(self, device: torch.device, dtype: torch.dtype) -> EncodeVideo:
-        return EncodeVideo(
-            self.networks.load(self.name, load_vae, device, decode_dtype(self.config))
-        )
+        dtype = decode_dtype(self.config)
+        return EncodeVideo(self.networks.load(self.name, load_vae, device, dtype))
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         source, shape = job.prompt.source, job.size.geometry
@@ -183,10 +183,9 @@ class EncodeLoop(StageLoop):
             psnr = self.stage.fidelity(latents[name], frames_of(source, size, shape))
             result.facts["reconstruction_psnr"] = round(psnr, 2)
             if psnr < FAITHFUL:
-                name = self.config.backbone.name
                 self.display.line(
-                    f"prompt {job.id}: the autoencoder of backbone={name} gives {source.path.name}"
-                    f" back at only {psnr:.1f} dB: it was not trained on the like, and it will show"
+                    f"prompt {job.id}: the autoencoder of {self.config.backbone.name} does not know"
+                    f" such clips: it gives {source.path.name} back at only {psnr:.1f} dB"
                 )
             result.tensors["encode", job.encode_key] = latents
         return result
@@ -372,10 +371,13 @@ class DecodeLoop(StageLoop):
             return None
         path = Path(self.config.run_dir) / "videos" / name
         fps, sound = self._of_clip(job)
-        shown = path, size.width, size.height, self.config.video, self.comment(job)
+        form = path, size.width, size.height, self.config.video, self.comment(job)
         try:
-            with VideoWriter(*shown, fps, sound) as writer:
-                for frames in islice(made, job.frames):
+            with VideoWriter(*form, fps, sound) as writer:
+                shown: Iterator[Any] = islice(made, job.frames)
+                if job.prompt.clip and kind == "detail":
+                    shown = agreeing(shown, job.prompt.clip, job.size, self.config.refine.agree)
+                for frames in shown:
                     writer.write(frames)
                     self.display.step(writer.frames, job.frames)
                 deque(made, maxlen=0)  # frames that only fill up the latent's last one
@@ -390,10 +392,8 @@ class DecodeLoop(StageLoop):
     def _of_clip(self, job: Job) -> tuple[float | None, Sound | None]:
         """The frame rate and the sound of a clip that is refined."""
         clip = job.prompt.clip
-        if clip is None:
-            return None, None
-        if not clip.sound:
-            return clip.fps, None
+        if clip is None or not clip.sound:
+            return (clip.fps if clip else None), None
         sound = Sound(clip.path, clip.sound, clip.delay, clip.frames / clip.fps)
         if not sound.is_copied(self.config.video.suffix):
             self.display.line(f"prompt {job.id}: its sound, {clip.sound}, becomes AAC")

@@ -192,7 +192,8 @@ def _refining(
         how["anchor_noise"] = [rule.anchor_noise, prompt.anchor_seed]
     recipe = {**recipes["detail"], "video": video, "refine": how}
     detail = key(texts=texts, anchor=clip, seed=prompt.detail_seed, **recipe)
-    made = key(detail=detail, source=source.sha256, **recipes["decode"])
+    agree = {"agree": rule.agree} if rule.agree != "none" else {}
+    made = key(detail=detail, source=source.sha256, **agree, **recipes["decode"])
     return Job(prompt, size, text, negative, "", detail, made, clip, encoded)
 
 
