@@ -146,7 +146,7 @@ def test_a_full_width_4k_decode_needs_the_same_for_17_and_121_frames(
 def test_the_traced_decode_is_the_measured_one() -> None:
     size = replace(SIZE, frames=17)
     config = replace(SMALL, resolution=size)
-    vae = WanVAE(BACKBONE.vae)
+    vae = WanVAE(BACKBONE.vae).lay_out()
     for tiles in (WHOLE, Tiles(1, 2, 1)):
         counted = cost_of_decode(config, tiles)
         with Trace() as trace:

@@ -1,6 +1,8 @@
 """The autoencoder: causal, streamed, and decoded whole or in tiles."""
 
+import copy
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +11,17 @@ from seams import decoded, seams, shipped_clip
 
 from pixelwizard.config.backbone import VAESizes
 from pixelwizard.config.geometry import WHOLE, Tiles
+from pixelwizard.models.wan.kernels import PLAIN, Fused, Kernels, compiled
 from pixelwizard.models.wan.vae import WanVAE, patchify, to_pixels, unpatchify
-from pixelwizard.planning.device import Trace
+from pixelwizard.planning.device import META, Trace
 from pixelwizard.stages.decode import spans, tiled_frames, whole_frames
+
+
+class Eager(Fused):
+    """A compiled function whose compiler changes nothing."""
+
+    def __init__(self, function) -> None:
+        self.function = self._run = function
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +62,30 @@ def test_streamed_decode_equals_the_whole_clip(vae: WanVAE) -> None:
     )
     whole = vae.reconstruct(latent * std + mean)
     torch.testing.assert_close(torch.cat(chunks, dim=2), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_decode_with_compiled_functions_and_any_layout_is_the_same(vae: WanVAE) -> None:
+    latent, other = torch.randn(1, 4, 3, 2, 3), copy.deepcopy(vae).lay_out()
+    expected = vae.decode(latent)
+    assert torch.allclose(other.decode(latent), expected, atol=1e-5)
+    other.use(Kernels(*(Eager(function) for function in vars(PLAIN).values())))
+    assert torch.allclose(other.decode(latent), expected, atol=1e-5)
+
+
+def test_a_decode_of_2k_moves_at_most_120_gb_a_latent_frame() -> None:
+    """Besides its convolutions; 367 GB before functions were fused."""
+    still = {"latent_mean": [0.0] * 48, "latent_std": [1.0] * 48}
+    moved, flops = [], []
+    with META:
+        network = WanVAE(replace(VAESizes(), **still)).to(torch.bfloat16).requires_grad_(False)
+    network.lay_out().use(compiled())
+    with torch.no_grad(), Trace() as trace:
+        for frame in network.decode_stream(torch.empty(1, 48, 3, 90, 160, device=META)):
+            moved.append(trace.moved)
+            flops.append(trace.flops["conv"])
+            del frame
+    assert 60e9 < moved[-1] - moved[-5] <= 120e9
+    assert flops[-1] - flops[-5] < 0.93 * 272e12, "an upsampling costs 4 of 9 multiplications"
 
 
 def test_no_frame_depends_on_a_later_one(vae: WanVAE) -> None:

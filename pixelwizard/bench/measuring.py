@@ -109,4 +109,8 @@ random_anchor = random_network(lambda backbone: WanDiT(backbone.dit))
 random_detail = random_network(
     lambda b: make_detail(b.detail_network, b.detail_dit, b.control_blocks)
 )
-random_vae = random_network(lambda backbone: WanVAE(backbone.vae))
+
+
+def random_vae(backbone: BackboneSettings, device: torch.device, dtype: torch.dtype) -> WanVAE:
+    """An autoencoder, laid out as a loaded one."""
+    return random_network(lambda b: WanVAE(b.vae))(backbone, device, dtype).lay_out()

@@ -25,6 +25,7 @@ from pixelwizard.bench.report import PeerResult
 from pixelwizard.config.backbone import DiTSizes, VAESizes
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.kernels import chosen
 from pixelwizard.models.wan.layouts import official_dit, official_vae
 from pixelwizard.models.wan.vae import WanVAE
 
@@ -39,7 +40,7 @@ class Pair(ABC):
     name: str
     size: str
     unit: int
-    ours: nn.Module
+    ours: WanDiT | WanVAE
     theirs: nn.Module
 
     @abstractmethod
@@ -89,7 +90,7 @@ class Autoencoders(Pair):
         self.size, self.unit = f"{width}x{height}, {frames} frames", 12 * frames * height * width
         still = {"latent_mean": [0.0] * sizes.z_dim, "latent_std": [1.0] * sizes.z_dim}
         self.sizes, self.grid = replace(sizes, **still), grid
-        self.ours, self.theirs = WanVAE(self.sizes), their_vae(self.sizes)
+        self.ours, self.theirs = WanVAE(self.sizes).lay_out(), their_vae(self.sizes)
 
     def official(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return official_vae(weights, self.sizes.num_res_blocks)
@@ -131,6 +132,7 @@ def compared(pair: Pair, device: torch.device, dtype: torch.dtype) -> PeerResult
     pair.theirs.load_state_dict(weights)
     place(pair.theirs, device, dtype)
     pair.ours.to(device, dtype).load_state_dict(pair.official(weights))
+    pair.ours.use(chosen("auto", device.type == "cuda"))
     calls = pair.calls(device, dtype)
     with _one_thread(device):
         (result, peak), (expected, their_peak) = (_once(call, device) for call in calls)

@@ -20,6 +20,7 @@ from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, WanDiT
 from pixelwizard.models.wan.kernels import chosen
 from pixelwizard.models.wan.umt5 import TextEncoder
+from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.records.provenance import Job
 from pixelwizard.stages.decode import allowed, surely_whole
@@ -143,13 +144,14 @@ class ModelLoader:
         return self._configured(stage, on_device(self._kept[stage], device))  # type: ignore[return-value]
 
     def _configured(self, stage: str, network: Network) -> Network:
-        """Tell a transformer how to use memory."""
+        """Tell a network how to use memory and which functions to compute with."""
         if isinstance(network, WanDiT):
             planned = self.planned[stage].chunk if stage in self.planned else None
             network.chunk = planned or self.config.memory.chunk or CHUNK
             network.residual = getattr(torch, self.config.memory.residual)
             network.ulysses = self.rank.ulysses
             network.attention = self.attention
+        if isinstance(network, (WanDiT, WanVAE)):
             network.use(chosen(self.config.compile, self.rank.device.type == "cuda"))
         if isinstance(network, ShortcutDiT):
             network.features_on_host = stage in self.planned

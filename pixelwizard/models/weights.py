@@ -104,7 +104,7 @@ def load_vae(
     dtype: torch.dtype = torch.float32,
 ) -> WanVAE:
     """Load the video autoencoder. Raises ValueError if its file is missing, broken or another's."""
-    return fill(*open_vae(backbone), device, dtype)
+    return fill(*open_vae(backbone), device, dtype).lay_out()
 
 
 def load_text_encoder(

@@ -183,7 +183,10 @@ class RowShard:
         incoming = {other: edge.shape for other, edge in outgoing.items()}
         rows = self.peers.exchange(outgoing, incoming, frame)
         nothing = torch.zeros_like(first)
-        above, below = rows.get(rank - 1, nothing), rows.get(rank + 1, nothing)
+        above, below = (
+            rows.get(other, nothing).contiguous(memory_format=torch.channels_last)
+            for other in (rank - 1, rank + 1)
+        )
         return torch.cat([above, frame, below], dim=2)
 
     def gather(self, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from pixelwizard.config.geometry import (
     Tiles,
     part_sizes,
 )
+from pixelwizard.models.wan.kernels import PLAIN, Kernels
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.exchange import Peers, RowShard
 from pixelwizard.planning.device import META, Trace, Work
@@ -32,13 +33,15 @@ TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""
 
 
-def choose_tiles(config: SamplingSettings, limit: float, ranks: int = 1) -> tuple[Tiles, Cost]:
+def choose_tiles(
+    config: SamplingSettings, limit: float, ranks: int = 1, kernels: Kernels = PLAIN
+) -> tuple[Tiles, Cost]:
     """The fewest tiles that need at most ``limit`` bytes, else the smallest; and their cost.
 
     Smaller tiles need less, so a bisection finds them. ``ranks`` decode a clip together.
     """
     grids = allowed(config)
-    cost = cache(lambda tiles: cost_of_decode(config, tiles, ranks))
+    cost = cache(lambda tiles: cost_of_decode(config, tiles, ranks, kernels))
 
     def fits(tiles: Tiles) -> bool:
         return bool(cost(tiles).peak <= limit)
@@ -66,9 +69,12 @@ class _Rehearsed(Peers):
         return [torch.empty_like(x) for _ in range(self.size)]
 
 
-def cost_of_decode(config: SamplingSettings, tiles: Tiles, ranks: int = 1) -> Cost:
+def cost_of_decode(
+    config: SamplingSettings, tiles: Tiles, ranks: int = 1, kernels: Kernels = PLAIN
+) -> Cost:
     """The cost of one clip for the busiest of the ``ranks`` that decode it together.
 
+    ``kernels``: the functions between the convolutions, compiled or not.
     Tiles that take several turns also hold the clip as uint8 on the host, which is not in it.
     """
     clip, dtype = config.resolution.geometry, decode_dtype(config)
@@ -78,7 +84,8 @@ def cost_of_decode(config: SamplingSettings, tiles: Tiles, ranks: int = 1) -> Co
     rows = RowShard(peers, height) if tiles.count == 1 < peers.size else None
     part = [max(size) for size in zip(*chain(*turns), strict=True)]
     with META:
-        vae = WanVAE(config.backbone.vae).to(dtype)
+        vae = WanVAE(config.backbone.vae).to(dtype).lay_out()
+    vae.use(kernels)
     weights = sum(weight.nbytes for weight in vae.parameters())
     trace, marks = Trace(), []
     with torch.no_grad(), trace:
@@ -101,7 +108,7 @@ def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry]) -> Cost:
     first = replace(config.resolution, width=sizes[0].width, height=sizes[0].height)
     again = cost_of_decode(replace(config, resolution=first), WHOLE)
     with META:
-        vae = WanVAE(config.backbone.vae).to(decode_dtype(config))
+        vae = WanVAE(config.backbone.vae).to(decode_dtype(config)).lay_out()
     work, peak = Work(again.flops, again.moved), again.peak - again.weights
     for size in sizes:
         marks, traced = [], (1 + TEMPORAL_STRIDE, 1 + 2 * TEMPORAL_STRIDE)

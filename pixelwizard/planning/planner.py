@@ -152,7 +152,7 @@ def execution_modes(
     if stage == "encode":
         return _encode(whole)
     if stage == "decode":
-        return _decode(whole, mesh, limit)
+        return _decode(whole, mesh, limit, kernels)
     clip = clip if stage == "detail" else None
     return _sampling(_stage(stage, config, mesh, kernels, clip), stage, config)
 
@@ -220,12 +220,14 @@ def _modes(config: SamplingSettings) -> tuple[str, ...]:
     return ("resident", "stream") if wanted == "auto" else (wanted,)
 
 
-def _decode(config: SamplingSettings, mesh: Mesh, limit: float) -> Iterator[ExecutionMode]:
+def _decode(
+    config: SamplingSettings, mesh: Mesh, limit: float, kernels: Kernels
+) -> Iterator[ExecutionMode]:
     """Whole or in tiles; the autoencoder, no chain of equal blocks, is on the device whole.
 
     Positions of the latent are to the decode what tokens are to a transformer.
     """
-    tiles, cost = choose_tiles(config, limit, mesh.per_prompt)
+    tiles, cost = choose_tiles(config, limit, mesh.per_prompt, kernels)
     cells = math.prod(config.resolution.geometry.latent_grid)
     mode = "offload" if config.memory.mode == "offload" else "resident"
     yield ExecutionMode("decode", cells, mode, cost, tiles=tiles)

@@ -1,4 +1,4 @@
-"""What a block computes between its attentions: elementwise functions, and linears.
+"""What lies between attentions and convolutions: elementwise functions; and linears.
 
 An elementwise function compiled by ``torch.compile`` is one kernel: it reads its arguments and
 writes its results once. Uncompiled, the same code runs operation by operation.
@@ -9,7 +9,7 @@ Letters of shapes: B samples, L tokens, E model channels, N heads, D channels of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
+
+from pixelwizard.models.wan.frames import Frames, Sum, Sums, activated, added, enlarged, entered
 
 Function = Callable[..., Any]
 
@@ -91,13 +93,35 @@ class Fused:
 
 @dataclass(frozen=True)
 class Kernels:
-    """The elementwise functions of a block, as they are or compiled."""
+    """The elementwise functions of a block and of a frame, as they are or compiled."""
 
     modulated: Function = modulated
     normed_heads: Function = normed_heads
     after_attention: Function = after_attention
     after_text: Function = after_text
     after_feed_forward: Function = after_feed_forward
+    activated: Function = activated
+    added: Function = added
+    entered: Function = entered
+    enlarged: Function = enlarged
+
+    def collected(self, parts: Iterable[Tensor]) -> Sum:
+        """The parts of a frame: for compiled functions as they are, which add them when they read.
+
+        Else each is added to the first as it comes, so that only one more is alive.
+        """
+        if isinstance(self.added, Fused):
+            return tuple(parts)
+        waiting = iter(parts)
+        total = next(waiting)
+        for part in waiting:
+            total += part
+            del part
+        return (total,)
+
+    def frames(self, sums: Sums) -> Frames:
+        """The frames themselves."""
+        return map(lambda parts: self.added(*parts) if len(parts) > 1 else parts[0], sums)
 
 
 PLAIN = Kernels()

@@ -14,8 +14,8 @@ memory does not depend on the length of the clip. The decoder's frames may be on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, starmap
 from typing import Protocol
 
 import torch
@@ -23,13 +23,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelwizard.config.backbone import VAESizes
+from pixelwizard.models.wan.frames import (
+    Frames,
+    Sums,
+    alone,
+    channels_last,
+    lay_out,
+    phase_weights,
+    taps,
+)
+from pixelwizard.models.wan.kernels import PLAIN, Kernels
 
 PIXEL_PATCH = 2
 QUERY_CHUNK = 4096
 """Positions of a frame whose attention is computed at once; bounds the memory of slow kernels."""
-
-Frames = Iterator[Tensor]
-"""The frames ``[B, C, H, W]`` of a clip in order of time."""
 
 
 class Rows(Protocol):
@@ -45,6 +52,8 @@ class Rows(Protocol):
 class CausalConv3d(nn.Conv3d):
     """3-D convolution that sees no later frame: zeros, or the frames before, are put in front."""
 
+    kernels = PLAIN
+
     def __init__(self, in_dim: int, out_dim: int, kernel: int) -> None:
         super().__init__(in_dim, out_dim, kernel, padding=(0, kernel // 2, kernel // 2))
         self.history = kernel - 1
@@ -52,7 +61,7 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 0, 0, 0, self.history, 0)) if self.history else x)
 
-    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+    def stream(self, frames: Frames, rows: Rows | None = None) -> Sums:
         pad = (self.padding[1], self.padding[2])
         if rows and pad[0]:
             frames, pad = map(rows.with_halo, frames), (0, pad[1])
@@ -60,32 +69,28 @@ class CausalConv3d(nn.Conv3d):
         for frame in frames:
             window.append(frame)
             del frame
-            yield _window_conv(self, window, pad)
+            parts = [self.kernels.collected(taps(self, window, padding=pad))]
+            _forget_oldest(window)
+            yield parts.pop()
 
 
 class TimeConv(nn.Conv3d):
     """Convolution over three frames only; the caller decides what stands in front."""
 
+    kernels = PLAIN
+
     def __init__(self, in_dim: int, out_dim: int, stride: int = 1) -> None:
         super().__init__(in_dim, out_dim, (3, 1, 1), stride=(stride, 1, 1))
 
+    def of(self, window: Sequence[Tensor], out: slice = slice(None)) -> Tensor:
+        """The channels ``out`` of the frame that comes of the window."""
+        return next(self.kernels.frames(iter([self.kernels.collected(taps(self, window, out))])))
 
-def _window_conv(
-    conv: nn.Conv3d, window: deque[Tensor], padding: tuple[int, int] = (0, 0)
-) -> Tensor:
-    """One output frame: the kernel's slices in time, each over its frame; missing ones are zero.
 
-    2-D convolutions of the frames as they lie, without a copy that joins them. The oldest frame
-    leaves a full window: no later output needs it.
-    """
-    kernel = conv.weight.shape[2]
-    total = F.conv2d(window[-1], conv.weight[:, :, -1], conv.bias, padding=padding)
-    for age, frame in enumerate(reversed(window)):
-        if age:
-            total += F.conv2d(frame, conv.weight[:, :, kernel - 1 - age], padding=padding)
+def _forget_oldest(window: deque[Tensor]) -> None:
+    """Drop the oldest frame of a full window: no later output needs it."""
     if len(window) == window.maxlen:
         window.popleft()
-    return total
 
 
 def _fork(frames: Frames) -> tuple[Frames, Frames]:
@@ -105,12 +110,10 @@ def _fork(frames: Frames) -> tuple[Frames, Frames]:
     return first(), second()
 
 
-def _add(x: Tensor, shortcut: Tensor) -> Tensor:
-    return x.add_(shortcut)
-
-
 class RMSNorm(nn.Module):
     """Scales each position to unit root mean square over its channels, times ``gamma``."""
+
+    kernels = PLAIN
 
     def __init__(self, dim: int, spatial_dims: int = 3) -> None:
         super().__init__()
@@ -122,11 +125,17 @@ class RMSNorm(nn.Module):
         inverse = x.square().mean(dim=1, keepdim=True).float().clamp_min(1e-24).rsqrt()
         return x * inverse.to(x.dtype) * self.gamma.to(x.dtype)
 
-    def activate(self, frame: Tensor) -> Tensor:
-        """The norm of one frame and its SiLU, in one new tensor."""
-        length = torch.linalg.vector_norm(frame, dim=1, keepdim=True).clamp_min_(1e-12)
-        y = (frame / length).mul_(self.scale * self.gamma.view(-1, 1, 1))
-        return F.silu(y, inplace=True)
+    def activate(self, *parts: Tensor) -> Tensor:
+        """The norm of one frame, given as a sum, and its SiLU, in one new tensor."""
+        frame: Tensor = self.kernels.activated(self.gamma.flatten(), *parts)
+        return frame
+
+    def enter(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
+        """One frame, given as a sum, and ``activate`` of it."""
+        if len(parts) == 1:
+            return parts[0], self.activate(*parts)
+        pair: tuple[Tensor, Tensor] = self.kernels.entered(self.gamma.flatten(), *parts)
+        return pair
 
 
 class ResidualBlock(nn.Module):
@@ -148,14 +157,27 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.residual(x) + self.shortcut(x)
 
-    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+    def stream(self, sums: Sums, rows: Rows | None = None) -> Sums:
         norm1, _, conv1, norm2, _, _, conv2 = self.residual
-        frames, shortcut = _fork(frames)
-        frames = conv1.stream(map(norm1.activate, frames), rows)
-        frames = conv2.stream(map(norm2.activate, frames), rows)
-        if isinstance(self.shortcut, CausalConv3d):
-            shortcut = self.shortcut.stream(shortcut)
-        return map(_add, frames, shortcut)
+        entering: deque[Tensor] = deque()
+
+        def enter(*parts: Tensor) -> Tensor:
+            frame, hidden = norm1.enter(*parts)
+            entering.append(frame)
+            return hidden
+
+        hidden = conv1.stream(starmap(enter, sums), rows)
+        hidden = conv2.stream(starmap(norm2.activate, hidden), rows)
+        return map(
+            lambda parts: conv2.kernels.collected((*parts, self._around(entering.popleft()))),
+            hidden,
+        )
+
+    def _around(self, frame: Tensor) -> Tensor:
+        """The shortcut of one frame."""
+        if isinstance(self.shortcut, nn.Identity):
+            return frame
+        return next(taps(self.shortcut, [frame]))
 
 
 class AttentionBlock(nn.Module):
@@ -182,8 +204,9 @@ class AttentionBlock(nn.Module):
         attended = torch.cat(parts, dim=2).squeeze(1).transpose(1, 2).reshape(frames.shape)
         return frames + self.proj(attended)
 
-    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
-        return map(lambda frame: self.attend(frame, rows), frames)
+    def stream(self, sums: Sums, rows: Rows | None = None) -> Sums:
+        frames = self.norm.kernels.frames(sums)
+        return map(lambda frame: (self.attend(frame, rows),), frames)
 
 
 def _per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -196,6 +219,8 @@ def _per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 class Downsample(nn.Module):
     """Halves height and width; with ``temporal`` also time, where the first frame stays alone."""
 
+    kernels = PLAIN
+
     def __init__(self, dim: int, temporal: bool) -> None:
         super().__init__()
         self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(dim, dim, 3, stride=2))
@@ -207,9 +232,9 @@ class Downsample(nn.Module):
             return x
         return torch.cat([x[:, :, :1], self.time_conv(x)], dim=2)
 
-    def stream(self, frames: Frames) -> Frames:
-        frames = map(self.resample, frames)
-        return frames if self.time_conv is None else self._halve(self.time_conv, frames)
+    def stream(self, sums: Sums) -> Sums:
+        frames = map(self.resample, self.kernels.frames(sums))
+        return alone(frames if self.time_conv is None else self._halve(self.time_conv, frames))
 
     @staticmethod
     def _halve(conv: TimeConv, frames: Frames) -> Frames:
@@ -220,8 +245,10 @@ class Downsample(nn.Module):
             window.append(frame)
             del frame
             if len(window) == 3:
-                yield _window_conv(conv, window)
+                made = [conv.of(window)]
                 window.popleft()
+                window.popleft()
+                yield made.pop()
 
 
 class Upsample(nn.Module):
@@ -241,23 +268,28 @@ class Upsample(nn.Module):
             x = torch.cat([x[:, :, :1], pair], dim=2)
         return _per_frame(self.resample, x)
 
-    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
+    def phases(self, frames: Frames, rows: Rows | None = None) -> Frames:
+        """What ``enlarged`` makes into frames of twice the size."""
         if self.time_conv is not None:
             frames = self._double(self.time_conv, frames)
-        if rows is None:
-            return map(self.resample, frames)
-        # a frame with its halo has two rows more on each side once enlarged, and one is enough
-        return (self.resample(frame)[:, :, 2:-2] for frame in map(rows.with_halo, frames))
+        if rows:
+            frames = map(rows.with_halo, frames)
+        conv, padding = self.resample[1], (0 if rows else 1, 1)
+        weight, bias = phase_weights(conv.weight), conv.bias.repeat(4)
+        return map(lambda frame: F.conv2d(frame, weight, bias, padding=padding), frames)
 
     @staticmethod
     def _double(conv: TimeConv, frames: Frames) -> Frames:
         """The first frame, then two for every frame: the halves of the channels."""
         yield next(frames)
         window: deque[Tensor] = deque(maxlen=3)
+        half = conv.out_channels // 2
+        parts = slice(half), slice(half, None)
         for frame in frames:
             window.append(frame)
             del frame
-            halves = deque(_window_conv(conv, window).chunk(2, dim=1))
+            halves = deque(conv.of(window, part) for part in parts)
+            _forget_oldest(window)
             while halves:
                 yield halves.popleft()
 
@@ -281,21 +313,10 @@ def _duplicate_up(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
     return x[:, :, time - 1 :]
 
 
-def _add_duplicates(y: Tensor, source: tuple[Tensor, int, int]) -> Tensor:
-    """Adds frame ``place`` of ``_duplicate_up`` of one frame to ``y``, without building it."""
-    x, place, time = source
-    batch, out_dim, height, width = y.shape
-    channel = torch.arange(out_dim, device=y.device)
-    repeats = out_dim * time * 4 // x.shape[1]
-    for row in range(2):
-        for column in range(2):
-            chosen = (((channel * time + place) * 2 + row) * 2 + column) // repeats
-            y[:, :, row::2, column::2] += x[:, chosen]
-    return y
-
-
 class DownLevel(nn.Module):
     """One level of the encoder: residual blocks, then a downsampling unless it is the last."""
+
+    kernels = PLAIN
 
     def __init__(self, in_dim: int, out_dim: int, blocks: int, down: bool, temporal: bool) -> None:
         super().__init__()
@@ -314,11 +335,13 @@ class DownLevel(nn.Module):
             x = layer(x)
         return x + shortcut
 
-    def stream(self, frames: Frames) -> Frames:
-        frames, shortcut = _fork(frames)
+    def stream(self, sums: Sums) -> Sums:
+        frames, shortcut = _fork(self.kernels.frames(sums))
+        sums = alone(frames)
         for layer in self.downsamples:
-            frames = layer.stream(frames)
-        return map(torch.add, frames, self._shortcut(shortcut))
+            sums = layer.stream(sums)
+        around = self._shortcut(shortcut)
+        return map(lambda parts, frame: self.kernels.collected((frame, *parts)), sums, around)
 
     def _shortcut(self, frames: Frames) -> Frames:
         """The shortcut of the first frame, then of every two where time is halved."""
@@ -335,6 +358,8 @@ class DownLevel(nn.Module):
 
 class UpLevel(nn.Module):
     """One level of the decoder: residual blocks, then an upsampling unless it is the last."""
+
+    kernels = PLAIN
 
     def __init__(self, in_dim: int, out_dim: int, blocks: int, up: bool, temporal: bool) -> None:
         super().__init__()
@@ -353,13 +378,20 @@ class UpLevel(nn.Module):
             x = layer(x)
         return x if shortcut is None else x + shortcut
 
-    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
-        shortcut: Frames = iter(())
-        if self.up:
-            frames, shortcut = _fork(frames)
-        for layer in self.upsamples:
-            frames = layer.stream(frames, rows)
-        return map(_add_duplicates, frames, self._sources(shortcut)) if self.up else frames
+    def stream(self, sums: Sums, rows: Rows | None = None) -> Sums:
+        if not self.up:
+            return self._blocks(self.upsamples, sums, rows)
+        *blocks, last = self.upsamples
+        frames, shortcut = _fork(self.kernels.frames(sums))
+        frames = self.kernels.frames(self._blocks(blocks, alone(frames), rows))
+        phases, sources = last.phases(frames, rows), self._sources(shortcut)
+        return map(lambda x, source: (self.kernels.enlarged(x, *source),), phases, sources)
+
+    @staticmethod
+    def _blocks(blocks: Iterable[nn.Module], sums: Sums, rows: Rows | None) -> Sums:
+        for block in blocks:
+            sums = block.stream(sums, rows)
+        return sums
 
     def _sources(self, frames: Frames) -> Iterator[tuple[Tensor, int, int]]:
         """For every frame out: the frame in, the place in its time group, the size of groups."""
@@ -369,6 +401,10 @@ class UpLevel(nn.Module):
             del frame
             while held:
                 yield held.popleft(), self.time - 1 - len(held), self.time
+
+
+COMPUTING = (RMSNorm, CausalConv3d, TimeConv, Downsample, DownLevel, UpLevel)
+"""Layers that compute more than convolutions in a stream."""
 
 
 def _middle(dim: int) -> nn.ModuleList:
@@ -385,9 +421,18 @@ def _through(conv: nn.Module, layers: list[nn.Module], head: nn.ModuleList, x: T
     return x
 
 
-def _stream_head(head: nn.ModuleList, frames: Frames, rows: Rows | None = None) -> Frames:
-    norm, _, conv = head
-    return conv.stream(map(norm.activate, frames), rows)
+def _stream_through(
+    conv: CausalConv3d,
+    layers: Iterable[nn.Module],
+    head: nn.ModuleList,
+    frames: Frames,
+    *rows: Rows | None,
+) -> Frames:
+    norm, _, last = head
+    sums = conv.stream(frames, *rows)
+    for layer in layers:
+        sums = layer.stream(sums, *rows)
+    return norm.kernels.frames(last.stream(starmap(norm.activate, sums), *rows))
 
 
 class Encoder(nn.Module):
@@ -409,9 +454,8 @@ class Encoder(nn.Module):
         return _through(self.conv1, [*self.downsamples, *self.middle], self.head, x)
 
     def stream(self, frames: Frames) -> Frames:
-        for layer in [self.conv1, *self.downsamples, *self.middle]:
-            frames = layer.stream(frames)
-        return _stream_head(self.head, frames)
+        layers = [*self.downsamples, *self.middle]
+        return _stream_through(self.conv1, layers, self.head, frames)
 
 
 class Decoder(nn.Module):
@@ -433,9 +477,8 @@ class Decoder(nn.Module):
         return _through(self.conv1, [*self.middle, *self.upsamples], self.head, x)
 
     def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
-        for layer in [self.conv1, *self.middle, *self.upsamples]:
-            frames = layer.stream(frames, rows)
-        return _stream_head(self.head, frames, rows)
+        layers = [*self.middle, *self.upsamples]
+        return _stream_through(self.conv1, layers, self.head, frames, rows)
 
 
 def patchify(video: Tensor) -> Tensor:
@@ -464,6 +507,19 @@ class WanVAE(nn.Module):
         self.conv2 = CausalConv3d(sizes.z_dim, sizes.z_dim, 1)
         self.decoder = Decoder(sizes)
 
+    def lay_out(self) -> WanVAE:
+        """Lay the weights out in memory as a stream reads them; their values stay."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+                lay_out(module)
+        return self
+
+    def use(self, kernels: Kernels) -> None:
+        """Compute what a stream does between the convolutions by these functions."""
+        for module in self.modules():
+            if isinstance(module, COMPUTING):
+                module.kernels = kernels
+
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent channels, shaped to broadcast over BCTHW."""
         mean, std = (
@@ -471,6 +527,11 @@ class WanVAE(nn.Module):
             for values in (self.sizes.latent_mean, self.sizes.latent_std)
         )
         return mean, std
+
+    @staticmethod
+    def _each(conv: CausalConv3d, frames: Frames) -> Frames:
+        """Frames through a convolution of one tap."""
+        return conv.kernels.frames(conv.stream(frames))
 
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent before normalisation, each ``[B, z, t, h, w]``."""
@@ -493,8 +554,8 @@ class WanVAE(nn.Module):
         Memory does not grow with the number of frames but for the latent.
         """
         dtype = self.conv1.weight.dtype
-        frames = (patchify(frame.to(dtype)).squeeze(2) for frame in video)
-        moments = self.conv1.stream(self.encoder.stream(frames))
+        frames = (channels_last(patchify(frame.to(dtype)).squeeze(2)) for frame in video)
+        moments = self._each(self.conv1, self.encoder.stream(frames))
         mean_BCTHW = torch.stack([moment.chunk(2, dim=1)[0] for moment in moments], dim=2)
         mean, std = self._statistics(mean_BCTHW)
         return (mean_BCTHW - mean) / std
@@ -508,10 +569,8 @@ class WanVAE(nn.Module):
         """
         latent = latent.to(self.conv2.weight.dtype)
         mean, std = self._statistics(latent)
-        frames = (
-            frame.squeeze(2) for frame in map(lambda x: x * std + mean, latent.split(1, dim=2))
-        )
-        for frame in self.decoder.stream(self.conv2.stream(frames), rows):
+        frames = (channels_last((x * std + mean).squeeze(2)) for x in latent.split(1, dim=2))
+        for frame in self.decoder.stream(self._each(self.conv2, frames), rows):
             yield unpatchify(frame.unsqueeze(2))
 
     def decode(self, latent: Tensor) -> Tensor:
