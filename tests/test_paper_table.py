@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from comparable import make_run, make_sweep
 from test_evaluate import shape_clip, write
+from wandb_files import history
 
 from pixelwizard.cli.main import main
 from pixelwizard.comparison import table_files as files
@@ -56,7 +57,8 @@ def test_a_column_has_one_recipe() -> None:
     made = table()
     assert "n/a (another recipe: clip/z/n=8)" in files.to_markdown(made)
     (note,) = made.notes
-    assert note.startswith("clip of other has another recipe (clip/z/n=8) than its column (clip/x)")
+    assert "other by clip/z/n=8, the other rows by clip/x; score all rows alike" in note
+    assert note in files.to_text(made) and note in files.to_html(made)
 
 
 def test_cited_rows_are_apart_with_their_source(tmp_path: Path) -> None:
@@ -124,8 +126,12 @@ def test_a_sweep_and_a_folder_are_scored_alike_and_once(
     for suffix in ("md", "tex", "csv", "html"):
         assert (tmp_path / "paper" / f"table.{suffix}").is_file()
     monkeypatch.setattr("pixelwizard.evaluation.evaluate.Evaluation", None)
+    words[words.index("tracker=none")] = "tracker.mode=offline"
     assert main([*words, "layout=pixelwizard"]) == 0
     again = cells(capsys)
+    (offline,) = (tmp_path / "paper" / "wandb").glob("offline-run-*")
+    assert history(offline)["table.nrows"] == len(again) == 5 * 9
+    assert len([*offline.glob("files/media/html/page*.html")]) == 1
     assert again["euler4", "hd-mse"]["value"] == of_arm["value"]
     assert again["euler4", "dover"]["missing"].startswith("no dover*.csv in a folder results")
 

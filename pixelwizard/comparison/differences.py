@@ -1,7 +1,7 @@
 """Variants on their shared samples: values, paired differences, dominated points.
 
-Intervals are 95 % bootstrap intervals: pairs of prompt and seed are resampled, with the values of
-both variants together.
+Intervals are 95 % bootstrap intervals, widened for few pairs: pairs of prompt and seed are
+resampled, with the values of both variants together.
 """
 
 from __future__ import annotations
@@ -298,13 +298,14 @@ def _paired(
     pairs = [ours.values[sample] - theirs.values[sample] for sample in samples]
     mean, low, high = mean_with_interval(torch.tensor(pairs, dtype=torch.float64))
     spread = stdev(pairs) if len(pairs) > 1 else 0.0
+    least = detectable(spread, len(pairs)) if len(pairs) > 1 else 0.0
     if low == high == 0:
         sign: Sign = "equal"
     elif low <= 0 <= high:
         sign = "unclear"
     else:
         sign = "better" if (mean > 0) == ours.higher else "worse"
-    return Difference(mean, low, high, sign, spread, detectable(spread, len(pairs)))
+    return Difference(mean, low, high, sign, spread, least)
 
 
 def _beats(ours: Mapping[str, Score], theirs: Mapping[str, Score], quality: str, cost: str) -> bool:

@@ -88,10 +88,11 @@ def _column(name: str, head: str, rows: Sequence[Scored], notes: list[str]) -> C
     if not values:
         return Column(name, head, None, "", "")
     shared = Counter(value.alike for value in values.values()).most_common(1)[0][0]
-    if others := [row for row, value in values.items() if value.alike != shared]:
+    if others := {row: value for row, value in values.items() if value.alike != shared}:
+        told = ", ".join(f"{row} by {value.recipe}" for row, value in others.items())
         notes.append(
-            f"{name} of {', '.join(others)} has another recipe ({values[others[0]].recipe}) than"
-            f" its column ({shared}); score all rows alike, with reference= and metrics= of table"
+            f"{name} is not compared where its recipe differs: {told}, the other rows by {shared};"
+            " score all rows alike, with reference= and metrics= of table"
         )
     kept = [value for value in values.values() if value.alike == shared]
     counts = sorted({value.videos for value in kept})

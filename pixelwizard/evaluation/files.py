@@ -128,7 +128,7 @@ def content_hash(videos: Sequence[Path]) -> str:
     return text_digest("".join(digests))
 
 
-SCORE_FORMAT = 3
+SCORE_FORMAT = 4
 """To be raised when a score computes something else: older values are then computed again."""
 JSON = "metrics.json"
 

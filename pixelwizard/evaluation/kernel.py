@@ -82,7 +82,7 @@ class KernelDistance(SetDistance):
             return self.scale * (found - 2 * both.mean(times_RV, every))
 
         value, resampled = float(discrepancy(once)), discrepancy(times)
-        ends = interval(value, resampled[resampled.isfinite()])
+        ends = interval(value, resampled[resampled.isfinite()], len(self.values))
         return torch.tensor([value, *ends], dtype=torch.float64)
 
     def _pairs(self, ones: list[Tensor], others: list[Tensor], apart: bool = True) -> _Pairs:

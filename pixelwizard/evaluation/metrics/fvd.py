@@ -57,7 +57,7 @@ class FrechetVideoDistance(SetDistance):
             weighted = samples * weights[:, None]
             moments = Moments(weights.sum(), weighted.sum(0), weighted.T @ samples)
             resampled.append(frechet_distance(moments, reference))
-        ends = interval(value, torch.tensor(resampled, dtype=torch.float64))
+        ends = interval(value, torch.tensor(resampled, dtype=torch.float64), len(self.values))
         return torch.tensor([value, *ends], dtype=torch.float64).clamp(min=0)
 
 
