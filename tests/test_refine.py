@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from ranks import free_port, runs, start
 from safetensors.torch import load_file
 from small import SIZE, small_config, write_backbone, write_config
@@ -396,7 +398,13 @@ def test_clips_come_from_options_from_a_folder_and_from_a_table(tmp_path: Path) 
     ("words", "sentence"),
     [
         (["--video", "none.mp4"], r"--video: \S*none.mp4 does not exist"),
-        (["--video", "."], r"--video: \S* is a folder; give a file, or videos=DIR"),
+        (["--video", "."], r"--video: \S* is a folder; give a file; videos=DIR refines every clip"),
+        (["--video", ""], "--video is empty; give a file, like --video clip.mp4"),
+        (["--video", "pipe"], r"--video: \S*pipe is a pipe or a device; save it as a file first"),
+        (["--video", "still.gif"], "still.gif has a single frame, .*; --image FILE begins a video"),
+        (["--image", "short.mp4"], "short.mp4 is not a picture .*; --video FILE refines a clip"),
+        (["video=a.mp4"], "video: a clip to refine is --video FILE, a folder of them videos=DIR"),
+        (["image=a.png"], "image: a picture that a video begins with is --image FILE"),
         (["--video", "text.mp4"], "--video: text.mp4 cannot be read as a video"),
         (["--video", "short.mp4"], "short.mp4 has 4 frames, and at least 5 are needed"),
         (["--video", "a.mp4", *["--prompt", "x"] * 2], "there are 2 --prompt for 1 clips"),
@@ -422,6 +430,8 @@ def test_what_cannot_be_refined_is_one_sentence(
     write_clip(tmp_path / "long.mp4", frames=30)
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    Image.new("RGB", (8, 8)).save(tmp_path / "still.gif")
     (tmp_path / "t.csv").write_text("video,prompt\ngone.mp4,x\n")
     with pytest.raises(ConfigError, match=sentence):
         arguments = parse(words)

@@ -280,6 +280,8 @@ def _option(arguments: Arguments, word: str, rest: list[str]) -> None:
     if name == "--prompt":
         arguments.prompts.append(os.fsencode(value).decode("utf-8", "surrogateescape"))
     elif name in FILES:
+        if not value:
+            raise ConfigError(f"{name} is empty; give a file, like {name} {VALUES[name]}")
         if FILES[name] not in schema.leaves(tasks.roots()[arguments.task]):
             raise ConfigError(f"{name} is not for {arguments.task}; leave it out")
         arguments.files.setdefault(name, []).append(value)

@@ -27,6 +27,9 @@ HABITS = {
     "trainer.num_nodes": "several machines are parallel.launch=false and torchrun",
     "trainer.logger": "the record of a run is tracker=wandb, csv or tensorboard",
     "prompt": 'a text is --prompt "TEXT", several are prompts=FILE',
+    "video": "a clip to refine is --video FILE, a folder of them videos=DIR; how videos are written"
+    " is video.codec and its like",
+    "image": "a picture that a video begins with is --image FILE",
     "hydra.sweep.subdir": "the folder of a job is named by its values, in sweep_dir",
     "hydra.job": "a run never changes the working directory and is named by run_dir",
     "hydra.output_subdir": "config.yaml and overrides.txt lie in run_dir itself",

@@ -18,6 +18,7 @@ from pixelwizard.config.geometry import (
     nearest_sizes,
 )
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.data.table import VIDEOS
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.image import cover, image_size, read_image
 from pixelwizard.io.video import ImageError, VideoError
@@ -59,15 +60,21 @@ def source_of(kind: Kind, path: Path, place: str) -> Source:
     A file is probed and hashed once in a process, unless it is written anew.
     """
     try:
-        if path.is_dir():
-            raise ConfigError(f"{place}: {path} is a folder; give a file, or videos=DIR")
         state = path.stat()
+        if path.is_dir():
+            several = "; videos=DIR refines every clip of a folder" if kind == "video" else ""
+            raise ConfigError(f"{place}: {path} is a folder; give a file{several}")
+        if not path.is_file():
+            raise ConfigError(f"{place}: {path} is a pipe or a device; save it as a file first")
         return _found(kind, path.resolve(), state.st_size, state.st_mtime_ns)
     except FileNotFoundError:
         raise ConfigError(f"{place}: {path} does not exist; name a file that does") from None
     except OSError as error:
         raise ConfigError(f"{place}: {path} cannot be read ({error.strerror})") from None
-    except (VideoError, ImageError) as error:
+    except ImageError as error:
+        clip = "; --video FILE refines a clip" if path.suffix.lower() in VIDEOS else ""
+        raise ConfigError(f"{place}: {error}{clip}") from None
+    except VideoError as error:
         raise ConfigError(f"{place}: {error}") from None
 
 
@@ -79,8 +86,10 @@ def _found(kind: Kind, path: Path, size: int, modified_ns: int) -> Source:
 
     info = probe(path, count=True)
     if info.frames < FEWEST:
+        has = f"{info.frames} frames" if info.frames > 1 else "a single frame"
+        picture = "" if info.frames > 1 else "; --image FILE begins a video with a picture"
         raise VideoError(
-            f"{path.name} has {info.frames} frames, and at least {FEWEST} are needed to refine it"
+            f"{path.name} has {has}, and at least {FEWEST} are needed to refine it{picture}"
         )
     facts = asdict(info)
     del facts["seconds"]
