@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,11 @@ import pytest
 os.environ["WANDB_MODE"] = "offline"  # whatever key this machine has
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: a thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """What the tests have imported stays, so no collection looks at its million objects again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,7 @@ def placed(network: WanDiT, weights: dict[str, Tensor], rank: Rank) -> Any:
     own = {name: weights[name] for name in names}
     network = fill_transformer(network, own, "cpu", torch.float32, rank.shards)
     network.ulysses = rank.ulysses
-    network.chunk = 7
+    network.chunk = 25  # divides no count of tokens here
     return network
 
 

@@ -15,6 +15,8 @@ import yaml
 from small import SIZE, write_backbone
 
 import pixelwizard as pw
+from pixelwizard import worker
+from pixelwizard.cli.main import main
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.records.run_folder import Failure, write_failure
 
@@ -84,11 +86,11 @@ def test_several_ranks_are_processes_and_one_that_is_lost_is_an_error(
     assert ranks == [2, 2]
 
 
-def test_an_interrupted_command_continues(work_dir: Path) -> None:
-    words = ["-m", "pixelwizard", "--prompt", "a red circle", *OVERRIDES, "run_dir=stopped"]
+def test_an_interrupted_command_continues(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--prompt", "a red circle", *OVERRIDES, "run_dir=stopped"]
     words += ["store.dir=own", "anchor.steps=60"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    program = [sys.executable, *words]
+    program = [sys.executable, "-m", "pixelwizard", *words]
     started = subprocess.Popen(program, cwd=work_dir, env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list((work_dir / "own").rglob("*.safetensors")):
@@ -99,5 +101,7 @@ def test_an_interrupted_command_continues(work_dir: Path) -> None:
     assert started.returncode == 130
     assert "Traceback" not in error and "the same command continues" in error
     assert not list((work_dir / "stopped" / "videos").glob("*.mp4"))
-    subprocess.run(program, cwd=work_dir, env=environment, check=True, capture_output=True)
+    monkeypatch.chdir(work_dir)
+    monkeypatch.setattr("pixelwizard.launch.launch.launch", lambda folder, _: worker.run(folder))
+    assert main(words) == 0
     assert len(list((work_dir / "stopped" / "videos").glob("*.mp4"))) == 1

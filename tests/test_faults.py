@@ -20,6 +20,9 @@ def test_hostile_values_and_files_end_in_a_sentence(tmp_path: Path, seed: int) -
 
 
 @pytest.mark.slow
-def test_a_killed_command_and_one_started_twice_end_in_the_same_files(tmp_path: Path) -> None:
+def test_a_killed_command_and_one_started_twice_end_in_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kills, "MOST", 1)
     words = ["--folder", str(tmp_path / "all"), "--tasks", "generate"]
     assert kills.main([*words, "--kills", "1", "--twice", "1"]) == 0

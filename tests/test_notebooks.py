@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import pixelwizard
+from pixelwizard.worker import run
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -39,7 +40,10 @@ def run_cell(source: str, names: dict[str, Any]) -> Any:
 
 @pytest.fixture
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty working directory, short runs, and IPython's ``Video`` whether installed or not."""
+    """An empty working directory, short runs, and IPython's ``Video`` whether installed or not.
+
+    Jobs run in this process: starting others is tested elsewhere.
+    """
     plain, plain_sweep = pixelwizard.generate, pixelwizard.sweep
 
     def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> pixelwizard.Run:
@@ -53,6 +57,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     display.Image = lambda path: Path(path).read_bytes()  # type: ignore[attr-defined]
     display.Markdown = str  # type: ignore[attr-defined]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pixelwizard.launch.launch.launch", lambda folder, _: run(folder))
     monkeypatch.setattr(pixelwizard, "sweep", sweep)
     monkeypatch.setattr(pixelwizard, "generate", generate)
     front = types.ModuleType("IPython")

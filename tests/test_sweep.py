@@ -26,6 +26,7 @@ from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.launch import launch as launching
 from pixelwizard.launch.launch import crew, launch
 from pixelwizard.records import run_folder
 from pixelwizard.records.run_folder import Failure, locked, read_failure
@@ -58,7 +59,7 @@ def jobs_of(backbone: BackboneSettings, folder: Path) -> dict[str, SweepJob]:
 
 def child(backbone: BackboneSettings, folder: Path) -> None:
     """The sweep in a process of its own, with its workers inside: SIGKILL ends all of it."""
-    generate.launch = lambda folder, ranks: worker.run(folder)
+    launching.launch = lambda folder, _: worker.run(folder)  # type: ignore[assignment]
     sys.exit(run_sweep(folder / "sweep", jobs_of(backbone, folder)))
 
 

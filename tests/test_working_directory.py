@@ -74,8 +74,7 @@ def test_workers_and_their_processes_find_the_installed_modules(
 
 
 @pytest.mark.slow
-def test_generate_train_and_a_sweep_run_beside_files_named_like_modules(hostile: Path) -> None:
-    assert main([*RUN, "run_dir=run"]) == 0
+def test_a_sweep_and_a_training_run_beside_files_named_like_modules(hostile: Path) -> None:
     assert main(["-m", *RUN, "seed=0,1", "sweep_dir=sweep"]) == 0
     assert len(list(hostile.glob("sweep/*/videos/*.mp4"))) == 2
     training = ["experiment=train_tiny_anchor", *SMALL, *TRAINING]

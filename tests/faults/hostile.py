@@ -129,7 +129,7 @@ def lay_out(inputs: Path, folder: Path) -> None:
     def copied(source: str, place: str) -> None:
         (os.link if os.path.getsize(source) > LARGE else shutil.copy2)(source, place)
 
-    shutil.copytree(inputs, folder, copy_function=copied)
+    shutil.copytree(inputs, folder, copy_function=copied, ignore_dangling_symlinks=True)
 
 
 def keys(root: type, prefix: str = "") -> Iterator[str]:
