@@ -16,6 +16,7 @@ from test_objectives import SHAPE, SPREAD, draw, exact
 from test_train import fixed_batch
 from torch import Tensor
 
+from pixelwizard.cli.compose import compose
 from pixelwizard.cli.tasks.train import check as check_command
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.few_step import (
@@ -37,6 +38,7 @@ from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import add_noise
 from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import check_weights, load_anchor
 from pixelwizard.stages.latents import Anchor
@@ -453,3 +455,15 @@ def test_an_anchor_of_few_steps_is_trained_exported_and_told_its_steps(
     without = replace(few, step_sizes="none")
     untold = Anchor(network, make_schedule(without, 5.0), 1.0)(noise, text, text)
     assert torch.isfinite(told).all() and not torch.equal(told, untold)
+
+
+def test_the_miniature_has_an_anchor_network_of_few_steps_beside_its_own() -> None:
+    few, own = (compose("generate", words)[0].config for words in (["anchor=few4"], []))
+    check_weights(few.backbone, few.anchor)
+    paths = [find_weights(config.backbone, "anchor") for config in (few, own)]
+    assert paths[0].parent == paths[1].parent / "few_step" and few.anchor.guidance == 1
+    trained = compose("train", ["anchor=few4", "stage=anchor"])[0].config
+    assert find_weights(trained.backbone, "anchor") == paths[1], "a training starts from the anchor"
+    without = compose("generate", ["anchor=few4", "backbone.few_step=false"])[0].config
+    with pytest.raises(ValueError, match="anchor.step_sizes=raw needs an anchor network"):
+        check_weights(without.backbone, without.anchor)

@@ -194,6 +194,8 @@ class Composer:
             values["prompt"] = list(prompts)
         schema.make_paths_absolute(values, tasks.roots()[self.task])
         _take_statistics(values, composed.hydra.overrides.task)
+        if self.task != "train":
+            _take_few_steps(values, composed.hydra.overrides.task)
         if "run_dir" not in values:
             return self._with_targets(tasks.from_plain(values))
         given = values["run_dir"]
@@ -239,6 +241,14 @@ def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
     for name, numbers in found.items():
         if f"backbone.vae.{name}" not in named:
             backbone["vae"][name] = numbers
+
+
+def _take_few_steps(values: dict[str, Any], words: Sequence[str]) -> None:
+    """An anchor with step sizes is the network of few steps, unless ``words`` say otherwise."""
+    backbone, anchor = values.get("backbone"), values.get("anchor")
+    named = any(word.lstrip("+").startswith("backbone.few_step=") for word in words)
+    if isinstance(backbone, dict) and isinstance(anchor, dict) and not named:
+        backbone["few_step"] = anchor.get("step_sizes", "none") != "none"
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:

@@ -81,6 +81,8 @@ class BackboneSettings:
     ``ema``: whether a trainer's container gives its averaged weights (``auto``: if it has them).
     ``detail_network`` is a subclass of ShortcutDiT with another step-size conditioning or adapter.
     ``quantize``: the linears of both transformers' blocks in 8 bits (None: in ``dtype``).
+    ``few_step``: the folder's anchor network of few steps is the anchor, where it has one; so if
+    ``anchor`` has step sizes.
     The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
     """
 
@@ -94,6 +96,7 @@ class BackboneSettings:
     ema: Literal["auto", "true", "false"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     quantize: Optional[Literal["fp8", "int8"]] = setting(None, later=True)
+    few_step: bool = setting(False, later=True)
     negative_prompt: str = ""
     anchor_guidance: float = setting(5.0, low=0.0)
     detail_guidance: float = setting(5.0, low=0.0)

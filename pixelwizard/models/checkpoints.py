@@ -3,6 +3,7 @@
 A folder is laid out as Wan2.2-TI2V-5B is published, plus the detail network::
 
     config.json  diffusion_pytorch_model[-*].safetensors[.index.json]      the anchor network
+    few_step/diffusion_pytorch_model.safetensors                  the anchor network of few steps
     detail/model.safetensors or detail/model.pt                           the detail network
     Wan2.2_VAE.safetensors or .pth
     models_t5_umt5-enc.safetensors or models_t5_umt5-xxl-enc-bf16.pth     the text encoder
@@ -54,6 +55,7 @@ DIFFUSERS_NAMES: dict[str, tuple[str, ...]] = {
         "text_encoder/model.safetensors.index.json",
     ),
 }
+FEW_STEP = "few_step/diffusion_pytorch_model.safetensors"
 DETAIL_SOURCE = "pixelwizard-4k"
 LORA_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """The files of a folder that PEFT or diffusers wrote a LoRA into."""
@@ -279,7 +281,8 @@ def _candidates(backbone: BackboneSettings, part: str) -> list[Path]:
         return [Path(chosen).expanduser()]
     folder, names = weights_folder(backbone), _layout(backbone)[part]
     variants = [path for name in names for path in _variants(folder / name)]
-    return [*(folder / name for name in names), *variants]
+    first = [FEW_STEP] if part == "anchor" and backbone.few_step else []
+    return [*(folder / name for name in (*first, *names)), *variants]
 
 
 def _variants(path: Path) -> Iterator[Path]:

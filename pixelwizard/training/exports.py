@@ -9,7 +9,7 @@ from typing import Any
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import atomic
-from pixelwizard.models.checkpoints import CONFIG, NAMES, PARTS, TOKENIZER, weights_folder
+from pixelwizard.models.checkpoints import CONFIG, FEW_STEP, NAMES, PARTS, TOKENIZER, weights_folder
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.models.weights import write_statistics
 
@@ -35,6 +35,8 @@ def complete_backbone(
     write_statistics(mean, std, folder)
     source = weights_folder(config.backbone)
     others = [name for part in PARTS if part != config.part for name in NAMES[part]]
+    if config.part != "anchor":
+        others.append(FEW_STEP)
     for name in (*others, CONFIG, TOKENIZER):
         if (source / name).exists() and not (folder / name).exists():
             copy = shutil.copytree if (source / name).is_dir() else shutil.copyfile
