@@ -17,7 +17,7 @@ Row = dict[str, Any]
 Seeds = Sequence[Sequence[Row]]
 """The rows of a method: of every seed those of its clips."""
 KERNEL = Kernel(3, 1.0)
-PANELS = 4
+PANELS, TICKS = 4, (1, 3, 10, 30)
 
 
 def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:
@@ -64,13 +64,14 @@ def quality(found: Mapping[str, Seeds], passes: int, real_images: Tensor) -> lis
 
     PSNR with its interval; both set distances with the least and the greatest of the seeds.
     """
-    lines = ["| method | PSNR, dB | frame-MMD | FVD | judge |", "|---|---|---|---|---:|"]
+    head = "| method | PSNR, dB | frame-MMD, thousandths | FVD | judge |"
+    lines = [head, "|---|---|---|---|---:|"]
     for method, seeds in found.items():
         sharp = interval(columns(seeds, passes, "psnr"), mean_of)
         pairs = np.stack([columns(seeds, passes, name) for name in ("features", "real")], axis=2)
         fvd = over_seeds(pairs, distance_of_sets)
         images = torch.from_numpy(columns(seeds, passes, "images"))
-        apart = [discrepancy(one, real_images) for one in images]
+        apart = [1000 * discrepancy(one, real_images) for one in images]
         mmd = {"value": float(np.mean(apart)), "low": min(apart), "high": max(apart)}
         cells = [_with_ends(figure) for figure in (sharp, mmd, fvd)]
         right = columns(seeds, passes, "judge").mean()
@@ -119,6 +120,8 @@ def draw(found: Mapping[str, Seeds], known: Sequence[str], passes: Sequence[int]
         axis.set_title(method, fontsize=10)
         axis.set(xscale="log", yscale="log")
         axis.set_xticks(passes, [f"{n}" for n in passes])
+        axis.set_yticks(TICKS, [f"{n}" for n in TICKS])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     for axis in list(axes.flat)[len(trained) :]:
         axis.axis("off")
