@@ -42,7 +42,7 @@ from pixelwizard.config.schema import ConfigError, marked
 from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
 from pixelwizard.config.targets import TARGET, check_doors, is_own_part, search_in, targets
 from pixelwizard.config.tasks import check_yaml
-from pixelwizard.models.checkpoints import own_statistics
+from pixelwizard.models.checkpoints import take_few_steps, take_statistics
 from pixelwizard.records.run_folder import config_hash
 
 PENDING = "pending"
@@ -193,9 +193,9 @@ class Composer:
         if prompts:
             values["prompt"] = list(prompts)
         schema.make_paths_absolute(values, tasks.roots()[self.task])
-        _take_statistics(values, composed.hydra.overrides.task)
+        take_statistics(values, composed.hydra.overrides.task)
         if self.task != "train":
-            _take_few_steps(values, composed.hydra.overrides.task)
+            take_few_steps(values, composed.hydra.overrides.task)
         if "run_dir" not in values:
             return self._with_targets(tasks.from_plain(values))
         given = values["run_dir"]
@@ -224,31 +224,6 @@ class Composer:
                 config = dataclasses.replace(config, search=search)
         check_doors(config)
         return config
-
-
-def _take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
-    """Of an autoencoder with statistics in its folder those hold, unless ``words`` name others."""
-    backbone = values.get("backbone")
-    if not isinstance(backbone, dict) or not isinstance(backbone.get("folder"), str):
-        return
-    named = {word.split("=", 1)[0].lstrip("+") for word in words}
-    if {f"backbone.vae.{name}" for name in ("latent_mean", "latent_std")} <= named:
-        return
-    try:
-        found = own_statistics(Path(backbone["folder"]))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    for name, numbers in found.items():
-        if f"backbone.vae.{name}" not in named:
-            backbone["vae"][name] = numbers
-
-
-def _take_few_steps(values: dict[str, Any], words: Sequence[str]) -> None:
-    """An anchor with step sizes is the network of few steps, unless ``words`` say otherwise."""
-    backbone, anchor = values.get("backbone"), values.get("anchor")
-    named = any(word.lstrip("+").startswith("backbone.few_step=") for word in words)
-    if isinstance(backbone, dict) and isinstance(anchor, dict) and not named:
-        backbone["few_step"] = anchor.get("step_sizes", "none") != "none"
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:

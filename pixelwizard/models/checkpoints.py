@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 from pixelwizard.config import tasks
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.lora import LoRASettings
-from pixelwizard.config.schema import listed
+from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.tasks import read_yaml
 from pixelwizard.io.files import file_digest, read_json, text_digest
 
@@ -97,6 +97,31 @@ def own_statistics(folder: Path) -> dict[str, list[float]]:
             f"{path} must hold latent_mean and latent_std, a number for each channel;"
             " export the autoencoder again, or set backbone.vae.latent_mean and latent_std"
         ) from None
+
+
+def take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
+    """Of an autoencoder with statistics in its folder those hold, unless ``words`` name others."""
+    backbone = values.get("backbone")
+    if not isinstance(backbone, dict) or not isinstance(backbone.get("folder"), str):
+        return
+    named = {word.split("=", 1)[0].lstrip("+") for word in words}
+    if {f"backbone.vae.{name}" for name in ("latent_mean", "latent_std")} <= named:
+        return
+    try:
+        found = own_statistics(Path(backbone["folder"]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for name, numbers in found.items():
+        if f"backbone.vae.{name}" not in named:
+            backbone["vae"][name] = numbers
+
+
+def take_few_steps(values: dict[str, Any], words: Sequence[str]) -> None:
+    """An anchor with step sizes is the network of few steps, unless ``words`` say otherwise."""
+    backbone, anchor = values.get("backbone"), values.get("anchor")
+    named = any(word.lstrip("+").startswith("backbone.few_step=") for word in words)
+    if isinstance(backbone, dict) and isinstance(anchor, dict) and not named:
+        backbone["few_step"] = anchor.get("step_sizes", "none") != "none"
 
 
 def tokenizer_folder(backbone: BackboneSettings) -> Path:
