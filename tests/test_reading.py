@@ -300,6 +300,17 @@ def test_every_place_of_a_stream_without_index_is_read_as_from_its_beginning(
             assert np.array_equal(video.picture(frame, 96, 64), whole[first])
 
 
+@pytest.mark.parametrize("count", [False, True])
+def test_a_matroska_file_that_is_cut_off_is_refused(tmp_path: Path, count: bool) -> None:
+    path = numbered(tmp_path / "a.mkv", regular(30))
+    assert probe(path, count).seconds == pytest.approx(1.0, abs=0.05)
+    data = path.read_bytes()
+    path.write_bytes(data[:-600])  # some frames are left
+    whole = f"a.mkv is cut off: it holds {len(data) - 600} of {len(data)} bytes"
+    with pytest.raises(VideoError, match=whole):
+        probe(path, count)
+
+
 def test_a_video_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)

@@ -104,6 +104,21 @@ def all_ends(path: Path) -> list[float | None]:
     return [end for end, discarded in ends if not discarded]
 
 
+def check_whole(path: Path) -> None:
+    """Raise VideoError for a Matroska or WebM file that is shorter than its segment (RFC 9559)."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    _, segment, rest = head.partition(SEGMENT)
+    if not head.startswith(EBML) or not segment or not rest[:1].strip(b"\0"):
+        return
+    length = 9 - rest[0].bit_length()
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(rest[:length], "big") & unknown
+    whole, there = len(head) - len(rest) + length + size, path.stat().st_size
+    if size != unknown and there < whole:
+        raise VideoError(f"{path.name} is cut off: it holds {there} of {whole} bytes")
+
+
 def last_ends(path: Path) -> list[float | None]:
     """When the last frames end, by the packets at the file's end; empty where none is found."""
     with opened(path) as container:
@@ -132,6 +147,7 @@ def _end(packet: av.Packet, stream: VideoStream) -> float | None:
     return None if start is None else start * tick(stream) + length
 
 
+EBML, SEGMENT, HEAD_BYTES = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", 4096
 PIXELS = 2
 """To be raised when the same file gives other pixels: what was made of the old ones is not used."""
 ENLARGING = {"bicubic": 0x4, "lanczos": 0x200}
@@ -172,6 +188,7 @@ def probe(path: Path, count: bool = False) -> VideoInfo:
 
     def read() -> VideoInfo:
         with Video(path) as video, explained(path):
+            check_whole(path)
             ends = [] if count else last_ends(path)
             ends = ends or all_ends(path)
             known = [end for end in ends if end is not None]

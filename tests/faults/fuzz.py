@@ -171,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in range(given.inputs):
         one = case(inputs, here, draw)
         kinds[one.what.rpartition(" ")[2] or "words"] += 1
+        if number % 100 == 99:
+            print(f"{number + 1} inputs, {wrong} faults so far", flush=True)
         if found := judged(one, given.seconds, inputs):
             wrong += 1
             print(f"FAULT {number}: {one.what} {list(one.words)!r}\n  {found}", flush=True)
