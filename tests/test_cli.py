@@ -97,6 +97,18 @@ assert not {"torch", "lightning", "wandb", "transformers"} & set(sys.modules)
     )
 
 
+def test_a_working_directory_that_was_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["seed=1"]) == 2
+    assert capsys.readouterr().err == (
+        "pixelwizard: the working directory was removed; change to another\n"
+    )
+
+
 def test_an_interrupt_during_the_imports_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupting(ModuleType):
         def __getattr__(self, name: str) -> None:

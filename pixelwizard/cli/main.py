@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settle_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        _check_working_directory()
         code = _run(parse(argv), argv)
         sys.stdout.flush()
         return code
@@ -38,6 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory was removed; change to another") from None
 
 
 def _run(arguments: Arguments, argv: Sequence[str]) -> int:
