@@ -5,9 +5,10 @@
 
 Held-out clips are written as mp4 at the anchor's size, once averaged down and once degraded as in
 the reference's training, and refined by ``pixelwizard videos=DIR``. Printed are PSNR to the real
-clip of the refined file, of the input enlarged by bicubic and by Lanczos, and of what the
-autoencoder makes of the input, enlarged bicubically. Clips longer than a window also give the mean
-step between frames where a window begins or ends, and elsewhere, less the real clip's.
+clip of the refined file, of the input enlarged by bicubic and by Lanczos and written to such files,
+and of what the autoencoder makes of the input, enlarged bicubically. Clips longer than a window
+also give the mean step between frames where a window begins or ends, and elsewhere, less the real
+clip's.
 """
 
 from __future__ import annotations
@@ -81,12 +82,20 @@ def row(source: Source, video: Path, real: Frames) -> dict[str, float]:
     anchor = source_of("video", video.with_name(f"{video.stem}.anchor.mp4"), "anchor")
     found = {"refined": psnr(made, real)}
     for name in ("bicubic", "lanczos"):
-        found[name] = psnr(np.stack(list(frames_of(source, size, size, name)))[: len(real)], real)
+        frames = np.stack(list(frames_of(source, size, size, name)))[: len(real)]
+        found[name] = psnr(written(frames, video.with_name(f"{name}.mp4")), real)
     known = np.stack(list(frames_of(anchor, size, size)))[: len(real)]
     found["autoencoder, bicubic"] = psnr(known, real)
     found["refined above bicubic"] = found["refined"] - found["bicubic"]
     found["refined above autoencoder, bicubic"] = found["refined"] - found["autoencoder, bicubic"]
     return found | (seams(made, real) if len(real) > FRAMES else {})
+
+
+def written(frames: Frames, path: Path) -> Frames:
+    """The frames as a file has them that is written like a refined one."""
+    with VideoWriter(path, *VIDEO, VideoSettings()) as writer:
+        writer.write(frames)
+    return np.stack(list(read_frames(path)))
 
 
 def seams(made: Frames, real: Frames) -> dict[str, float]:

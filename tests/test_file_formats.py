@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import stand_ins
 import torch
@@ -24,6 +25,7 @@ from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.models.checkpoints import available_parts, require_weights, weights_digest
 from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.files import open_weights
+from pixelwizard.models.wan.gguf_file import read_gguf
 from pixelwizard.models.wan.layouts import (
     diffusers_module,
     official_dit,
@@ -396,6 +398,31 @@ def test_formats_in_the_metadata_are_read_too(backbone, tmp_path):
     save_file(state_of(backbone, "anchor"), path, metadata)
     with pytest.raises(ValueError, match="is quantised as mxfp8"):
         load_anchor(replace(backbone, anchor=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "scales"),
+    [("Q2_K", (80, 84)), ("Q3_K", (108, 110)), ("Q4_K", (0, 4)), ("Q5_K", (0, 4)),
+     ("Q6_K", (208, 210))],
+)  # fmt: skip
+def test_rows_of_k_quants_are_those_of_the_package(kind, scales, tmp_path):
+    """Any bytes are a block of 256 values; its float16 scales, at ``scales``, are made small."""
+    gguf = pytest.importorskip("gguf")
+    of = gguf.GGMLQuantizationType[kind]
+    _, size = gguf.GGML_QUANT_SIZES[of]
+    data = np.random.default_rng(0).integers(0, 256, (6, 2, size), np.uint8)
+    data[..., slice(*scales)] = np.frombuffer(np.float16([0.01, 0.02]).tobytes(), np.uint8)[
+        : scales[1] - scales[0]
+    ]
+    writer = gguf.GGUFWriter(tmp_path / "k.gguf", "wan")
+    writer.add_tensor("blocks.0.ffn.0.weight", data.reshape(6, -1), raw_dtype=of)
+    for write in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{write}_to_file")()
+    writer.close()
+    weight = read_gguf(tmp_path / "k.gguf")["blocks.0.ffn.0.weight"]
+    whole = torch.from_numpy(gguf.quants.dequantize(data.reshape(6, -1), of))
+    assert whole.shape == weight.shape == (6, 512) and whole.std() > 0.01
+    assert torch.equal(weight[2:5], whole[2:5])
 
 
 def test_gguf_of_another_network_and_without_its_package(backbone, tmp_path, monkeypatch):

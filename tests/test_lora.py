@@ -280,6 +280,17 @@ def test_streamed_weights_are_the_same_bits(backbone, pairs, tmp_path):
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_network_of_8_bits_is_that_of_the_sum(kind, backbone, pairs, tmp_path):
+    path = saved(FAMILIES["ComfyUI"](pairs), tmp_path / "lora.safetensors")
+    list(convert(with_lora(backbone, path), tmp_path / "out", "float32"))
+    merged = replace(backbone, anchor=str(tmp_path / "out" / ANCHOR), quantize=kind)
+    networks = load_anchor(replace(with_lora(backbone, path), quantize=kind)), load_anchor(merged)
+    found, expected = (network.state_dict() for network in networks)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name].float(), expected[name].float()) for name in expected)
+
+
 # Files that cannot be used.
 
 X = "diffusion_model.blocks.0.self_attn.q."
