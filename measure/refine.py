@@ -4,7 +4,7 @@
     python measure/refine.py --clips 3 --frames 50 --out outputs/refine50
 
 Held-out clips are written as mp4 at the anchor's size, once averaged down and once degraded as in
-the reference's training, and refined by ``pixelwizard videos=DIR``. Printed are PSNR to the real
+upstream's training, and refined by ``pixelwizard videos=DIR``. Printed are PSNR to the real
 clip of the refined file, of the input enlarged by bicubic and by Lanczos and written to such files,
 and of what the autoencoder makes of the input, enlarged bicubically. Clips longer than a window
 also give the mean step between frames where a window begins or ends, and elsewhere, less the real
