@@ -15,6 +15,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.data.prompts import Prompt
+from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.shortcut.network import ShortcutDiT, make_detail
 from pixelwizard.models.weights import load_detail, save_network
 from pixelwizard.records.provenance import make_jobs
@@ -42,13 +43,19 @@ class RatioDiT(ShortcutDiT):
 OWN = Target("test_detail_network.RatioDiT", {"scale": 2.0})
 
 
+def write_own_detail(folder: Path) -> Path:
+    """A file of random weights for the class above."""
+    own = RatioDiT(BACKBONE.detail_dit, BACKBONE.control_blocks, 2.0)
+    save_network(randomise(own), "detail", folder)  # type: ignore[arg-type]
+    return folder / NAMES["detail"][0]
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
     """A backbone whose detail network is the class above."""
     folder = tmp_path_factory.mktemp("weights")
     found = write_backbone(folder)
-    own = RatioDiT(BACKBONE.detail_dit, BACKBONE.control_blocks, 2.0)
-    save_network(randomise(own), "detail", folder)  # type: ignore[arg-type]
+    write_own_detail(folder)
     return replace(found, detail_network=OWN)
 
 

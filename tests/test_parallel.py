@@ -31,6 +31,8 @@ from ranks import (
 from safetensors.torch import load_file, save_file
 from small import small_config, write_backbone, write_config
 from stand_ins import gguf_file
+from test_detail_network import OWN as DETAIL
+from test_detail_network import write_own_detail
 from test_golden import TOLERANCE, GoldenDiT, relative_error
 from test_launch import alive
 from torch import Tensor
@@ -41,6 +43,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.lora import LoRASettings
 from pixelwizard.config.parallel import Mesh, ParallelSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import Target
 from pixelwizard.io.terminal import Display
 from pixelwizard.launch.launch import launch
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -181,6 +184,13 @@ LAYOUTS: dict[str, tuple[int, ParallelSettings, int]] = {
 """Name -> ranks, settings, number of prompts."""
 
 
+OWN = {
+    "own": (1, ParallelSettings(), 1),
+    "own ulysses": (2, ParallelSettings("ulysses", sequence=2), 1),
+}
+"""With a user's attention and detail network."""
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
     return write_backbone(tmp_path_factory.mktemp("weights"))
@@ -188,11 +198,16 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> BackboneSettings:
 
 def config_of(backbone: BackboneSettings, folder: Path, name: str) -> GenerateConfig:
     """A run of its own store; the first prompts are the same in all."""
-    _, parallel, count = LAYOUTS.get(name, (1, ParallelSettings(), len(PROMPTS)))
+    _, parallel, count = (LAYOUTS | OWN).get(name, (1, ParallelSettings(), len(PROMPTS)))
     config = small_config(backbone, folder / name, prompt=PROMPTS[:count], group_size=2)
     size = replace(
         config.resolution, frames=9, width=192, anchor_width=96
     )  # 3 x 1 x 3 tokens: no half of 9
+    if name in OWN:
+        file = write_own_detail(folder / "own")
+        backbone = replace(backbone, detail_network=DETAIL, detail=str(file))
+        attention = Target("test_attention.OwnFrame", {"dense": 2})
+        config = replace(config, backbone=backbone, attention=attention)
     return replace(config, parallel=parallel, resolution=size)
 
 
@@ -200,7 +215,7 @@ def config_of(backbone: BackboneSettings, folder: Path, name: str) -> GenerateCo
 def made(backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All layouts run by the same four processes, and one process alone first."""
     folder = tmp_path_factory.mktemp("runs")
-    jobs = [("alone", 1), *((name, layout[0]) for name, layout in LAYOUTS.items())]
+    jobs = [("alone", 1), *((name, layout[0]) for name, layout in (LAYOUTS | OWN).items())]
     arguments = [
         (str(write_config(config_of(backbone, folder, name))), ranks, free_port())
         for name, ranks in jobs
@@ -230,6 +245,13 @@ def test_every_layout_makes_the_videos_of_one_process(made: Path, name: str) -> 
     status = json.loads((made / name / "run" / "status.json").read_text())
     assert [state["state"] for state in status.values()] == ["done"] * count
     assert (made / name / "run" / "contact_sheet.png").is_file()
+
+
+def test_a_users_attention_and_detail_network_share_a_sequence(made: Path) -> None:
+    expected, actual = (latents(made, name) for name in OWN)
+    plain = latents(made, "alone")
+    assert expected.keys() == actual.keys() and len(expected.keys() - plain.keys()) == 2
+    assert all(relative_error(actual[key], expected[key]) < EQUAL for key in expected)
 
 
 def test_every_prompt_is_made_once_by_the_lead_of_its_ranks(made: Path) -> None:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import imageio_ffmpeg
-
 from pixelwizard.config.output import CODECS, VideoSettings
 from pixelwizard.io.files import atomic
 from pixelwizard.io.terminal import reason
@@ -218,6 +216,8 @@ def _start(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start ffmpeg in a new session, so Ctrl-C in the terminal reaches only this process."""
+    import imageio_ffmpeg  # only where a video is written: every command imports this file
+
     try:
         tool = imageio_ffmpeg.get_ffmpeg_exe()
         command = [tool, "-hide_banner", "-nostdin", "-v", "error", "-y", *arguments]
