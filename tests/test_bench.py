@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from small import BACKBONE, SIZE, randomise, write_config
+from torch.utils.flop_counter import FlopCounterMode
 
 from pixelwizard import worker
-from pixelwizard.bench import rates
+from pixelwizard.bench import pipeline, rates
 from pixelwizard.bench.forwards import Forward, compare
 from pixelwizard.bench.pipeline import Clock, Pipeline
 from pixelwizard.bench.rates import measure_rates
 from pixelwizard.bench.reference import complex_angles, reference_block, reference_forward
-from pixelwizard.bench.run import bench
+from pixelwizard.bench.report import SizeResult, StageResult
+from pixelwizard.bench.run import bench, make_case, reached
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import SamplerSettings
@@ -28,7 +30,8 @@ from pixelwizard.io import terminal
 from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import Block, Rotary, WanDiT
-from pixelwizard.planning.device import find, stored
+from pixelwizard.planning.device import DeviceRates, find, stored
+from pixelwizard.planning.planner import make_plan, table
 
 CPU = torch.device("cpu")
 GRID = (31, 8, 14)
@@ -172,6 +175,37 @@ def test_the_first_steps_of_a_sampler() -> None:
 def test_a_step_is_timed_without_the_first_one() -> None:
     assert Clock(10.0, [15.0, 16.0, 17.0]).step_seconds(3) == 1.0
     assert Clock(10.0, [15.0]).step_seconds(1) == Clock(10.0, [15.0]).seconds == 5.0
+
+
+def test_a_decode_counted_from_three_latent_frames_is_that_of_the_whole_clip(
+    config: BenchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that tells multiplications instead of seconds."""
+    clip = replace(config, resolution=replace(SIZE, frames=25))
+    case, found = make_case(clip, next(iter(clip.wholes()))), {}
+    for traced in (3, 7):
+        monkeypatch.setattr(pipeline, "TRACED", traced)
+        with FlopCounterMode(display=False) as clock:
+            monkeypatch.setattr(pipeline, "now", lambda device: float(clock.get_total_flops()))
+            found[traced] = Pipeline(case, CPU, lambda share: None).decode()
+    assert (found[3].steps, found[3].of_steps, found[7].steps) == (3, 7, None)
+    assert found[3].seconds < 0.4 * found[7].seconds
+    assert found[3].full_seconds == pytest.approx(found[7].full_seconds, rel=0.02)
+
+
+def test_a_plan_expects_the_share_of_the_rates_that_stages_reached(config: BenchConfig) -> None:
+    def stage(name: str, seconds: float) -> StageResult:
+        return StageResult(name, "resident", 1, None, None, seconds, 1.0, 1.0, 1.0, seconds, 1.0)
+
+    stages = (stage("anchor", 2.0), stage("decode", 4.0))
+    shares = reached([SizeResult(64, 64, 5, stages, ())])
+    assert shares == {"anchor": 0.5, "decode": 0.25}
+    rates.keep(DeviceRates("this one", 1, 1, 1, 1, 1, reached=shares))
+    plan = make_plan(next(iter(config.wholes())))
+    for planned in plan.stages:
+        share = shares.get(planned.name, 1.0)
+        assert planned.limit_seconds == pytest.approx(share * planned.seconds, abs=2e-3)
+    assert "limit s" in table(plan) and "expected s" in table(plan)
 
 
 def test_the_time_left_follows_the_parts_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:

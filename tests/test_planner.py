@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from small import BACKBONE, SIZE
 
+from pixelwizard.bench.rates import keep
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.config.generate import MemorySettings, PlanConfig, SamplerSettings
@@ -21,7 +24,7 @@ from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning import transformer_cost
 from pixelwizard.planning.decode_cost import choose_tiles, cost_of_decode
-from pixelwizard.planning.device import META, Trace
+from pixelwizard.planning.device import META, DeviceRates, Trace
 from pixelwizard.planning.planner import CHUNKS, Plan, StagePlan, make_plan, table
 from pixelwizard.planning.transformer_cost import Sampling, cost_of_sampling
 from pixelwizard.stages.decode import Decode, allowed, surely_whole
@@ -188,3 +191,23 @@ def test_more_tiles_than_columns_are_one_sentence(
     assert main([task, "resolution=4k", "decode.mode=tiled", "decode.tiles=[1,99]"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "decode.tiles=[1, 99]" in said and "nearest: [1, 40]" in said
+
+
+RECORD: dict[str, Any] = {
+    "rates": (812.7, 691.8, 581.6, 4.107, 55.41),
+    "planned": {"text": 0.019, "anchor": 7.06, "detail": 70.8, "decode": 16.8},
+    "measured": {"text": 0.298, "anchor": 8.68, "detail": 87.0, "decode": 21.6},
+}
+"""2K on an H200, docs/benchmarks.md, before functions were compiled."""
+
+
+def test_a_plan_with_the_shares_of_the_h200s_record_is_within_a_tenth_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    planned, measured = RECORD["planned"], RECORD["measured"]
+    shares = {name: planned[name] / measured[name] for name in measured}
+    keep(DeviceRates("NVIDIA H200", *RECORD["rates"], reached=shares))
+    found = plan("backbone=wan2_2_ti2v_5b", "resolution=2k", "memory=resident", "compile=off")
+    for name, seconds in measured.items():
+        assert found.by_name[name].seconds == pytest.approx(seconds, rel=0.1), name

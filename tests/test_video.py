@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pixelwizard.config.output import VideoSettings
@@ -124,6 +127,33 @@ def test_failing_ffmpeg_is_named_and_leaves_nothing(
     with pytest.raises(VideoError, match="ffmpeg could not write a.mp4: .*no_such_codec"):
         write(tmp_path / "a.mp4", gradient(frames, 256, 256), VideoSettings(png=True))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("codec", ["h264_nvenc", "hevc_nvenc"])
+def test_an_encoder_of_a_gpu_is_refused_where_there_is_none(codec: str) -> None:
+    able = "h264" if codec == "h264_nvenc" else "h265"
+    if torch.cuda.is_available():
+        video.check_ffmpeg(VideoSettings(codec=codec))
+        return
+    with pytest.raises(ValueError, match=f"video.codec={codec} needs an NVIDIA .*={able}$") as said:
+        video.check_ffmpeg(VideoSettings(codec=codec))
+    assert "\n" not in str(said.value)
+
+
+def test_frames_are_written_while_the_next_ones_are_made(tmp_path: Path) -> None:
+    frames, go = gradient(3, 64, 64), threading.Event()
+    with VideoWriter(tmp_path / "a.mp4", 64, 64, FFV1) as writer:
+        into = writer._process.stdin
+        assert into is not None
+        slow = SimpleNamespace(write=lambda data: go.wait(10) and into.write(data))
+        writer._process.stdin = slow  # type: ignore[assignment]
+        for frame in frames[:2]:
+            writer.write(frame[None])  # one is being written, one waits
+        assert not go.is_set()
+        go.set()
+        writer.write(frames[2:])
+        writer._process.stdin = into
+    assert np.array_equal(np.stack(list(read_frames(tmp_path / "a.mp4"))), frames)
 
 
 def test_interrupted_writing_leaves_the_old_file(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,12 +20,13 @@ from pixelwizard.bench.measuring import (
 from pixelwizard.bench.rates import now
 from pixelwizard.bench.report import ForwardResult, SizeResult, StageResult
 from pixelwizard.config.generate import PlanConfig, SamplerSettings
-from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.geometry import TEMPORAL_STRIDE, Geometry
 from pixelwizard.diffusion.sampling import SolverState, initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES
+from pixelwizard.planning.decode_cost import TRACED
 from pixelwizard.planning.planner import Plan
 from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail
@@ -125,19 +126,29 @@ class Pipeline:
         return self._stage("detail", clock, peak, config.schedule, self.case.whole.schedule)
 
     def decode(self) -> StageResult:
-        """All frames, thrown away as they come."""
-        size = self.case.short.resolution
-        latent, tiles = self._noise(size.geometry), self.networks.tiles
+        """The first latent frames of whole frames, or all of tiles; thrown away as they come."""
+        size, tiles = self.case.short.resolution.geometry, self.networks.tiles
+        latent, of = self._noise(size), size.latent_grid[0]
+        few = min(of, TRACED) if tiles.count == 1 else of
 
         def run(vae: Any, clock: Clock) -> None:
-            done = 0
-            for frames in Decode(vae, tiles)(latent):
-                done += len(frames)
-                self.report(done / size.frames)
-            clock.ends.append(now(self.device))
+            for number, _ in enumerate(Decode(vae, tiles)(latent[:, :few]), start=1):
+                clock.ends.append(now(self.device))
+                self.report(number / (TEMPORAL_STRIDE * (few - 1) + 1))
 
         clock, peak, _ = self._measured("decode", random_vae, run)
-        return self._stage("decode", clock, peak)
+        stage = self._stage("decode", clock, peak)
+        if few == of:
+            return stage
+        full = clock.seconds + (of - few) * (clock.ends[-1] - clock.ends[-1 - TEMPORAL_STRIDE])
+        part = clock.seconds / full
+        return replace(
+            stage,
+            steps=few,
+            of_steps=of,
+            planned_seconds=part * stage.planned_seconds,
+            full_seconds=full,
+        )
 
     def _measured(
         self, stage: str, make: Any, run: Callable[[Any, Clock], None]

@@ -22,7 +22,8 @@ FORWARDS = ("forward", "tokens", "s", "reference s", "faster", "GB", "reference 
 class StageResult:
     """One stage as it ran, with ``steps`` of its schedule's ``of_steps``, and what was planned.
 
-    ``full_seconds``: the whole schedule, the steps that were left out taking as long as those run.
+    The steps of a decode are latent frames. ``full_seconds``: the whole schedule or clip, where
+    those that were left out take as long as those that ran.
     """
 
     name: str

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -49,6 +49,9 @@ def bench(config: BenchConfig) -> int:
         for case in cases:
             remaining.expect({_part(case, s.name): s.seconds for s in case.short_plan.stages})
         for sizes in _measured(cases, device, remaining):
+            if device.type == "cuda":
+                device_rates = replace(device_rates, reached=reached(sizes))
+                keep(device_rates)
             found = BenchResult(device_name(), versions(), *names, device_rates, sizes)
             _write(config, found)
     finally:
@@ -59,6 +62,15 @@ def bench(config: BenchConfig) -> int:
         flush=True,
     )
     return 0
+
+
+def reached(sizes: Iterable[SizeResult]) -> dict[str, float]:
+    """The share of the best rates that each stage reached, at the last size where it ran.
+
+    The plans of a bench are made with the best rates alone.
+    """
+    stages = [stage for size in sizes for stage in size.stages]
+    return {s.name: round(s.planned_full_seconds / s.full_seconds, 3) for s in stages}
 
 
 def bench_peers(config: BenchConfig, device: torch.device) -> int:

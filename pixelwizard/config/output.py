@@ -63,18 +63,20 @@ CODECS = {
     "av1": Codec((8, 10), 63),
     "prores": Codec((10,), suffix=".mov"),
     "ffv1": Codec((8,)),
+    "h264_nvenc": Codec((8,), 51),
+    "hevc_nvenc": Codec((8, 10), 51),
 }
 
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """Video files: ``crf`` is the quality of h264, h265 and av1, 0 the best.
+    """Video files: ``crf`` is the quality of h264, h265 and av1, 0 the best; of nvenc the fixed QP.
 
     ``bits=None`` is the codec's default. ``png`` also writes every frame as a picture.
     """
 
     fps: int = setting(24, low=1, high=240)
-    codec: Literal["h264", "h265", "av1", "prores", "ffv1"] = "h264"
+    codec: Literal["h264", "h265", "av1", "prores", "ffv1", "h264_nvenc", "hevc_nvenc"] = "h264"
     crf: int = setting(12, low=0)
     bits: Optional[int] = None
     png: bool = False

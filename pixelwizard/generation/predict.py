@@ -62,7 +62,7 @@ class Prediction:
     ) -> None:
         self.config, self.rank = config, rank or Rank()
         silence_lightning()
-        check_ffmpeg()
+        check_ffmpeg(config.video)
         if config.scored:
             from pixelwizard.generation.scoring import check_reference
 

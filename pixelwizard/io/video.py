@@ -10,8 +10,10 @@ import contextlib
 import re
 import subprocess
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 from typing import IO, TYPE_CHECKING, Any
 
 from pixelwizard.config.output import CODECS, VideoSettings
@@ -46,8 +48,8 @@ def check_size(width: int, height: int, settings: VideoSettings) -> None:
     )
 
 
-def check_ffmpeg() -> None:
-    """Raise ValueError unless there is an ffmpeg that runs."""
+def check_ffmpeg(settings: VideoSettings) -> None:
+    """Raise ValueError unless there is an ffmpeg that runs and encodes with ``settings``."""
     try:
         process = _start(["-version"])
         reason = f"it ended with code {process.returncode}" if process.wait() else ""
@@ -58,6 +60,22 @@ def check_ffmpeg() -> None:
             f"videos need ffmpeg, which does not run: {reason}; reinstall imageio-ffmpeg or name"
             " a working one in IMAGEIO_FFMPEG_EXE"
         )
+    if settings.codec.endswith("_nvenc"):
+        _check_nvenc(settings)
+
+
+def _check_nvenc(settings: VideoSettings) -> None:
+    """Raise ValueError unless a frame can be encoded."""
+    black = ["-f", "lavfi", "-i", "color=size=256x256", "-frames:v", "1"]
+    with tempfile.TemporaryFile() as errors:
+        process = _start([*black, *_encoder(settings), "-f", "null", "-"], stderr=errors)
+        if process.wait():
+            errors.seek(0)
+            instead = "h264" if settings.codec == "h264_nvenc" else "h265"
+            raise ValueError(
+                f"video.codec={settings.codec} needs an NVIDIA GPU and an ffmpeg with NVENC:"
+                f" {_reason(errors.read(), process.returncode)}; use video.codec={instead}"
+            )
 
 
 COPIED = {
@@ -110,6 +128,8 @@ class VideoWriter:
         if settings.png:
             outputs += _pictures(self._outputs.enter_context(atomic(path.with_suffix(""))))
         self._errors = tempfile.TemporaryFile()
+        self._waiting: Queue[np.ndarray | None] = Queue(maxsize=1)
+        self._broken = threading.Event()
         self._process = _start(
             ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"]
             + ["-r", str(fps or settings.fps), "-i", "-"]
@@ -119,17 +139,32 @@ class VideoWriter:
             stdin=subprocess.PIPE,
             stderr=self._errors,
         )
+        self._feeder = threading.Thread(target=self._feed, daemon=True)
+        self._feeder.start()
 
     def write(self, frames: np.ndarray) -> None:
-        """Append ``[T, H, W, 3]`` uint8 frames."""
+        """Append ``[T, H, W, 3]`` uint8 frames, which must not change later.
+
+        One call's frames wait while those before are written, so the next ones are made meanwhile.
+        """
         assert frames.dtype == "uint8" and frames.shape[1:] == self.shape, frames.shape
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write((frames if frames.flags.c_contiguous else frames.copy()).data)
-        except BrokenPipeError:
+        if self._broken.is_set():
             self._process.wait()
-            raise self._failure() from None
+            raise self._failure()
+        self._waiting.put(frames)
         self.frames += len(frames)
+
+    def _feed(self) -> None:
+        """Write what waits until None comes; what ffmpeg no longer takes is dropped."""
+        assert self._process.stdin is not None
+        while (frames := self._waiting.get()) is not None:
+            if self._broken.is_set():
+                continue
+            try:
+                dense = frames if frames.flags.c_contiguous else frames.copy()
+                self._process.stdin.write(dense.data)
+            except OSError:
+                self._broken.set()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -150,13 +185,21 @@ class VideoWriter:
 
     def _finish(self) -> None:
         assert self._process.stdin is not None
+        self._join()
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         if self._process.wait() or not self.frames:
             raise self._failure()
 
+    def _join(self) -> None:
+        """Wait until everything is written."""
+        if self._feeder.is_alive():
+            self._waiting.put(None)
+            self._feeder.join()
+
     def _end(self) -> None:
         self._process.kill()
+        self._join()
         self._process.communicate()
 
     def _failure(self) -> VideoError:
@@ -195,7 +238,7 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def _encoder(settings: VideoSettings) -> list[str]:
-    crf = ["-crf", str(settings.crf)]
+    crf, fixed = ["-crf", str(settings.crf)], ["-rc", "constqp", "-qp", str(settings.crf)]
     ten = "10le" if (settings.bits or CODECS[settings.codec].bits[0]) == 10 else ""
     pixels = ["-vf", BT709, "-pix_fmt", f"yuv420p{ten}"]
     codecs = {
@@ -205,7 +248,10 @@ def _encoder(settings: VideoSettings) -> list[str]:
         "av1": [*pixels, "-c:v", "libsvtav1", *crf],
         "prores": ["-vf", BT709, "-pix_fmt", "yuv422p10le", "-c:v", "prores_ks"]
         + ["-profile:v", "hq", "-vendor", "apl0"],
-        "ffv1": ["-c:v", "ffv1", "-pix_fmt", "bgr0"],
+        "ffv1": ["-c:v", "ffv1", "-level", "3", "-slices", "16", "-pix_fmt", "bgr0"],
+        "h264_nvenc": [*pixels, "-c:v", "h264_nvenc", *fixed],
+        "hevc_nvenc": ["-vf", BT709, "-pix_fmt", "p010le" if ten else "yuv420p"]
+        + ["-c:v", "hevc_nvenc", *fixed, "-tag:v", "hvc1"],
     }
     return codecs[settings.codec]
 

@@ -35,7 +35,8 @@ class DeviceRates:
 
     ``memory_gb`` (1e9 bytes; None: not known) is what it is sold with. GB/s in one direction:
     ``link_gbs`` to the other devices of a machine (None: as from the host), ``network_gbs`` to
-    those of other machines.
+    those of other machines. ``reached``: the share of these rates that whole stages reach, by
+    stage; 1 where it is not known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DeviceRates:
     memory_gb: float | None = None
     link_gbs: float | None = None
     network_gbs: float = 12.5
+    reached: Mapping[str, float] = field(default_factory=dict)
 
     def seconds(self, flops: Mapping[str, float], moved: float) -> float:
         """Time of operations by kind (matmul, attention, conv) and of ``moved`` bytes."""

@@ -60,7 +60,8 @@ class StagePlan:
 
     ``mode`` is resident, offload, stream or sharded; ``chunk`` tokens go through a layer of a
     transformer together; ``tiles`` of the decode: [rows, columns]. ``sent_gb`` go to other ranks;
-    ``sending_seconds`` of the ``seconds`` pass waiting for them.
+    ``sending_seconds`` of the ``seconds`` pass waiting for them. ``seconds`` are what is expected,
+    ``limit_seconds`` what it would take at the device's best rates.
     """
 
     name: str
@@ -70,6 +71,7 @@ class StagePlan:
     activations_gb: float
     peak_gb: float
     seconds: float
+    limit_seconds: float
     mode: str
     fits: bool = True
     chunk: int | None = None
@@ -290,7 +292,8 @@ def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> 
         weights_gb=round(cost.weights / GB, 6),
         activations_gb=round((cost.peak - cost.weights) / GB, 6),
         peak_gb=round(cost.peak / GB, 6),
-        seconds=round(computing + sending, 3),
+        seconds=round(computing / rates.reached.get(way.name, 1.0) + sending, 3),
+        limit_seconds=round(computing + sending, 3),
         mode=way.mode,
         fits=fits,
         chunk=way.chunk,
@@ -323,16 +326,19 @@ def _details(stage: StagePlan) -> list[str]:
 def table(plan: Plan) -> str:
     """The plan as text."""
     several = plan.parallel.per_prompt > 1 or plan.parallel.shards > 1
-    head = ["stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "seconds"]
+    limits = any(stage.seconds != stage.limit_seconds for stage in plan.stages)
+    head = ["stage", "tokens", "TFLOP", "weights", "activations", "peak GB"]
+    head += ["limit s", "expected s"] if limits else ["seconds"]
     rows: list[tuple[str, ...]] = [(*head, *["sending"] * several, "how")]
     for stage in plan.stages:
         how = [stage.mode, *_details(stage), *([] if stage.fits else ["DOES NOT FIT"])]
-        figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, stage.seconds)
+        times = [stage.limit_seconds] * limits + [stage.seconds]
+        figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, *times)
         shown = [f"{figure:.2f}" for figure in figures]
         if several:
             shown.append(f"{stage.sending_seconds / max(stage.seconds, 1e-9):.1%}")
         rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))
-    lines = aligned(rows, left=(0, 7 + several))
+    lines = aligned(rows, left=(0, 7 + several + limits))
     peak = max(stage.peak_gb for stage in plan.stages)
     budget = f", budget {plan.budget_gb:g} GB" if plan.budget_gb else ""
     lines.append(f"one video: {plan.seconds:.0f} s on {plan.device}, peak {peak:.1f} GB{budget}")
