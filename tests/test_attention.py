@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.targets import Target, identity
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.generation.placement import ModelLoader
+from pixelwizard.models.attention import auto
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.attention.exact import Exact, attention
 from pixelwizard.models.wan.dit import WanDiT
@@ -169,3 +171,56 @@ def test_a_training_learns_with_it() -> None:
     gradient = made.blocks[0].self_attn.q.weight.grad
     assert gradient is not None and gradient.abs().sum() > 0
     assert ATTENTION.names == ["exact", "t3", "window"]
+
+
+@pytest.fixture
+def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Three kernels that stand in for a processor's, by name whenever one is called."""
+    calls: list[str] = []
+
+    def kernel(name: str, seconds: float | None) -> auto.Kernel:
+        def run(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            calls.append(name)
+            if seconds is None:
+                raise RuntimeError("no such kernel here")
+            clock[0] += seconds
+            return attention(query, key, value)
+
+        return run
+
+    clock = [0.0]
+    monkeypatch.setattr(auto, "_now", lambda like: clock[0])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = {"absent": kernel("absent", None), "slow": kernel("slow", 2), "fast": kernel("fast", 1)}
+    monkeypatch.setitem(auto.KERNELS, "cpu", made)
+    return calls
+
+
+def test_the_fastest_kernel_is_found_once_and_kept(tried: list[str]) -> None:
+    place, (query, key, value) = Place((1, 2, 5), 0), torch.randn(3, 1, 10, 2, 4)
+    expected = attention(query, key, value)
+    for first in (True, False):
+        tried.clear()
+        made = auto.Auto()
+        for part in (slice(0, 6), slice(6, 10)):
+            found = made(query[:, part], key, value, place)
+            assert torch.equal(found, attention(query[:, part], key, value))
+        assert made.kernel == "fast" and ("slow" in tried) == first
+    assert torch.allclose(auto.Auto()(query, key, value, place), expected)
+    auto.choices().write_text("{")
+    tried.clear()
+    auto.Auto()(query, key, value, place)
+    assert "slow" in tried and list(json.loads(auto.choices().read_text()).values()) == ["fast"]
+
+
+def test_a_network_with_the_fastest_attention_gives_the_same_velocity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made, exact = network(auto.Auto()), network(Exact())
+    inputs = torch.randn(1, 4, 2, 8, 12), torch.tensor([500.0])
+    text = exact.encode_text([torch.randn(3, SIZES.text_dim)])
+    with torch.no_grad():
+        assert torch.allclose(made(*inputs, text), exact(*inputs, text), atol=1e-5)
+    assert made.attention.kernel in auto.KERNELS["cpu"]
+    made(*inputs, text).sum().backward()

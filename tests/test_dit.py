@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.attention.exact import attention
 from pixelwizard.models.wan.dit import Rotary, WanDiT, patchify, unpatchify
 from pixelwizard.models.wan.kernels import rotate
+from pixelwizard.models.wan.streaming import BlockStream
 
 SIZES = DiTSizes(
     in_dim=4,
@@ -102,6 +104,18 @@ def test_streamed_blocks_give_the_same_bits(layers: int) -> None:
     for _ in range(2):  # the second forward refills the buffers
         streamed = network(latents(), TIME, network.encode_text(texts()))
         assert torch.equal(streamed, expected)
+
+
+def test_the_last_copy_is_awaited_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    awaited: list[str] = []
+    stream = BlockStream([torch.nn.Linear(2, 2) for _ in range(3)], torch.device("cpu"), False)
+    monkeypatch.setattr(stream, "_send", lambda index: None)
+    copies = SimpleNamespace(synchronize=lambda: awaited.append("awaited"))
+    monkeypatch.setattr(stream, "_copies", copies)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        for _ in stream:
+            raise RuntimeError("out of memory")
+    assert awaited == ["awaited"]
 
 
 def test_written_out_attention_equals_the_fused_kernel() -> None:

@@ -83,6 +83,11 @@ class StageLoop(LightningModule, ABC):
         self.loading_seconds = self.earlier_seconds = 0.0
 
     @property
+    def kernel(self) -> str | None:
+        """What computed the attentions, where there was a choice."""
+        return None
+
+    @property
     def group(self) -> Group:
         """The ranks that compute together; here the lead of each prompt alone."""
         return ALONE
@@ -195,6 +200,10 @@ class SamplingLoop(StageLoop):
     """A stage that integrates from noise; it continues where an earlier run stopped."""
 
     state_seconds = 0.0  # the state is saved after every step
+
+    @property
+    def kernel(self) -> str | None:
+        return self.networks.attention.kernel
 
     @property
     def group(self) -> Group:

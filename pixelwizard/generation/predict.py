@@ -197,7 +197,8 @@ class Prediction:
             log.info("%s: peak %.3f GB, planned %.3f", loop.name, cost["peak_gb"], planned)
         for (kind, key), tensors in result.tensors.items():
             skipped = {"skipped": list(loop.skipped)} if loop.skipped else {}
-            self.store.save(kind, key, tensors, {**cost, **skipped})
+            kernel = {"attention": loop.kernel} if loop.kernel else {}
+            self.store.save(kind, key, tensors, {**cost, **skipped, **kernel})
             self.store.remove(f"{kind}_state", key)
         self.tracker.stage(job.id, loop.name, cost)
         if loop.name == "decode":

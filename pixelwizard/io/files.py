@@ -183,9 +183,14 @@ def _entry(path: str, size: int, modified_ns: int) -> str:
     return f"{path}|{size}|{modified_ns}"
 
 
-def _place() -> Path:
+def cache_folder() -> Path:
+    """Where what was found out on this machine is kept; it may be deleted at any time."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "pixelwizard" / "digests.json"
+    return Path(root).expanduser() / "pixelwizard"
+
+
+def _place() -> Path:
+    return cache_folder() / "digests.json"
 
 
 def _remembered() -> dict[str, str]:

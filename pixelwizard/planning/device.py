@@ -9,7 +9,6 @@ never count as memory. Rates are those measured by ``bench``, else published one
 from __future__ import annotations
 
 import math
-import os
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from pixelwizard.io.files import read_json
+from pixelwizard.io.files import cache_folder, read_json
 from pixelwizard.models.wan.kernels import Fused
 
 
@@ -85,8 +84,7 @@ elsewhere 100 Gbit/s are assumed.
 
 def stored() -> Path:
     """The file in which ``bench`` saves the rates of this machine's device."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "pixelwizard" / "ceilings.json"
+    return cache_folder() / "ceilings.json"
 
 
 def find(device: str) -> DeviceRates:

@@ -31,7 +31,12 @@ class Place:
 
 
 class Attention(ABC):
-    """The self-attention of every layer of a transformer; it has no weights."""
+    """The self-attention of every layer of a transformer; it has no weights.
+
+    ``kernel`` is the name of what computed it last, where it had a choice.
+    """
+
+    kernel: str | None = None
 
     @abstractmethod
     def __call__(

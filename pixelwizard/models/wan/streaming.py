@@ -33,13 +33,17 @@ class BlockStream:
 
     def __iter__(self) -> Iterator[nn.Module]:
         arrived = self._send(0)
-        for index in range(len(self.blocks)):
-            waiting = arrived
-            if index + 1 < len(self.blocks):
-                arrived = self._send(index + 1)
-            if waiting is not None:
-                torch.cuda.current_stream().wait_event(waiting)
-            yield self.slots[index % 2]
+        try:
+            for index in range(len(self.blocks)):
+                waiting = arrived
+                if index + 1 < len(self.blocks):
+                    arrived = self._send(index + 1)
+                if waiting is not None:
+                    torch.cuda.current_stream().wait_event(waiting)
+                yield self.slots[index % 2]
+        finally:  # after an error a copy may be under way into buffers that are freed
+            if self._copies is not None:
+                self._copies.synchronize()
 
     def _send(self, index: int) -> torch.cuda.Event | None:
         """Copy a block's weights into its buffers; the event after the copy, where it is awaited.
