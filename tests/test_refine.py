@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import av
@@ -535,3 +538,22 @@ def test_a_clip_as_large_as_its_video_cannot_be_all_of_it(tmp_path: Path) -> Non
     config = compose("generate", words.all_overrides, words.prompts)[0].config
     with pytest.raises(ConfigError, match="would make the clip itself of a.mp4: it has 512x320"):
         check(config)
+
+
+def test_the_plots_of_a_page_have_a_place_for_what_costs_nothing() -> None:
+    """plot.js in Node, with a stand-in for the document."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    script = (files("pixelwizard") / "assets" / "report" / "plot.js").read_text("utf-8")
+    made = """
+    const made = () => ({ setAttribute() {}, append(...x) { seen.push(...x); }, prepend() {} });
+    const seen = [], document = { createElementNS: made };
+    const score = (value) => ({ value, low: value, high: value, higher_is_better: true });
+    const arms = [0, 4].map((nfe) => ({ name: `${nfe}`, scores: { nfe: score(nfe), q: score(nfe) },
+                                        dominated: {} }));
+    plot({ arms, quality: "q", colours: ["#000"] }, "nfe");
+    console.log(seen.filter((x) => typeof x === "string").join(" "));
+    """
+    said = subprocess.run([node, "-e", script + made], capture_output=True, text=True, check=True)
+    assert {"0", "4"} <= set(said.stdout.split())

@@ -106,7 +106,8 @@ def _config_of(video: Video) -> GenerateConfig:
 
 
 def _score(video: Video, paths: Mapping[Sample, Path], place: Path) -> None:
-    """Score the enlarged clips as the run of a video scored its own."""
+    """Score the enlarged clips as the run of a video scored its own, if it did."""
     ids = {path.stem: path for path in paths.values()}
     config = replace(_config_of(video), run_dir=str(place))
-    score_run(config, ids, Tracker(), Display(list(ids)))
+    if config.scored:
+        score_run(config, ids, Tracker(), Display(list(ids)))

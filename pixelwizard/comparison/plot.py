@@ -66,7 +66,11 @@ def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
         )
     if len(trained) > 1:
         _join_trainings(axes, comparison, cost, trained)
-    axes.set_xscale("log", base=2)
+    costs = [row.scores[cost].value for row in rows]
+    if min(costs) > 0:
+        axes.set_xscale("log", base=2)
+    else:  # enlarging costs no pass
+        axes.set_xscale("symlog", base=2, linthresh=min((c for c in costs if c), default=1.0))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(LABELS[cost])
     axes.grid(color="0.92")

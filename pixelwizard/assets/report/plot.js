@@ -62,18 +62,21 @@ function plot(data, cost) {
     index, arm, x: arm.scores[cost].value, y: arm.scores[quality].value,
     low: arm.scores[quality].low, high: arm.scores[quality].high, hollow: arm.dominated[cost],
   }));
-  const xs = points.map((p) => Math.log2(p.x));
+  const least = Math.min(...points.map((p) => p.x).filter((x) => x > 0));
+  const place = (x) => (x > 0 ? Math.log2(x) : Number.isFinite(least) ? Math.log2(least) - 1 : 0); // enlarging costs no pass
+  const xs = points.map((p) => place(p.x));
   const x0 = Math.min(...xs) - 0.4, x1 = Math.max(...xs) + 0.4;
   const y0 = Math.min(...points.map((p) => p.low)), y1 = Math.max(...points.map((p) => p.high));
   const pad = (y1 - y0 || 1) * 0.08;
-  const X = (x) => left + ((Math.log2(x) - x0) / (x1 - x0)) * (width - left - right);
+  const X = (x) => left + ((place(x) - x0) / (x1 - x0)) * (width - left - right);
   const Y = (y) => height - bottom - ((y - y0 + pad) / (y1 - y0 + 2 * pad)) * (height - top - bottom);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${quality} against ${COST_LABELS[cost]}` });
   for (const t of ticks(y0 - pad, y1 + pad, 5)) {
     root.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: Y(t), y2: Y(t) }));
     root.append(svg("text", { x: left - 8, y: Y(t) + 4, "text-anchor": "end" }, String(+t.toPrecision(3))));
   }
-  for (const t of doublings(2 ** x0, 2 ** x1)) {
+  const shown = doublings(Math.max(2 ** x0, least * 0.75), 2 ** x1);
+  for (const t of points.some((p) => p.x === 0) ? [0, ...shown] : shown) {
     root.append(svg("line", { class: "grid", x1: X(t), x2: X(t), y1: top, y2: height - bottom }));
     root.append(svg("text", { x: X(t), y: height - bottom + 16, "text-anchor": "middle" }, String(+t.toPrecision(2))));
   }
