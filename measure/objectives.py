@@ -9,8 +9,9 @@ are for 0, so that it is a flow and knows nothing of step sizes. ``shipped`` is 
 Two budgets: ``samples``, as many clips as the others, and ``work``, as many passes as ``flow``
 makes for those clips, a pass with gradient counted as three (``measure/step_time.py``: passes give
 the time). The rate is constant (``experiments/compare_objectives.yaml``), so ``work`` is an earlier
-step of the same training. A cell is a method, a seed and a budget; cells that are done are not
-repeated, those broken off continue, and all methods of a seed come before the next seed.
+step of the same training, but for methods whose stages follow its length. A cell is a method, a
+seed and a budget; cells that are done are not repeated, those broken off continue, and all methods
+of a seed come before the next seed.
 
 Given the encoded anchor of real held-out clips and the same noise, each network samples with 1 to
 16 passes. ``distance`` is the mean square distance to the STARTING network's 50-step latent, in
@@ -71,12 +72,14 @@ START, SHIPPED, RECIPE = "start", "shipped", "experiments=compare_objectives"
 class Method:
     """How a method is trained and sampled, and the passes of its kinds of step.
 
-    ``passes`` by kind: with gradient, without.
+    ``passes`` by kind: with gradient, without. ``staged``: what it learns depends on how much of
+    the training is done, so no budget is an earlier step of another.
     """
 
     overrides: tuple[str, ...]
     passes: dict[str, tuple[int, int]]
     step_sizes: str = "raw"
+    staged: bool = False
 
 
 def shortcut(*settings: str) -> Method:
@@ -103,14 +106,16 @@ METHODS = {
     ),
     "mean flow": Method(("objective=mean_flow",), {"flow": (1, 0), "interval": (1, 2)}),
     "mean flow, restricted": Method(
-        ("objective=mean_flow", "objective.mean_flow.rise=1"), {"flow": (1, 0), "interval": (1, 2)}
+        ("objective=mean_flow", "objective.mean_flow.rise=1"),
+        {"flow": (1, 0), "interval": (1, 2)},
+        staged=True,
     ),
     "consistency": replace(taught("consistency", {"consistency": (1, 2)}), step_sizes="whole"),
     "consistency, continuous": replace(
         taught("consistency", {"consistency": (1, 3)}, "kind=continuous", "warmup=20"),
         step_sizes="whole",
     ),
-    "progressive": taught("progressive", {"halves": (1, 2)}),
+    "progressive": replace(taught("progressive", {"halves": (1, 2)}), staged=True),
     "dmd": replace(taught("dmd", {"distribution": (1, 3), "score": (1, 2)}), step_sizes="whole"),
     "dmd, jumps": taught("dmd", {"distribution": (3, 2), "score": (1, 3)}, "rollout=jumps"),
 }
@@ -118,7 +123,9 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A method's training from a seed, up to a budget; ``samples`` continues from ``work``."""
+    """A method's training from a seed, up to a budget; ``samples`` continues from ``work``, but
+    for a staged method.
+    """
 
     method: str
     budget: str
@@ -134,7 +141,7 @@ class Cell:
 
     @property
     def training(self) -> Path:
-        return self.folder.parent / "training"
+        return (self.folder if METHODS[self.method].staged else self.folder.parent) / "training"
 
     @cached_property
     def config(self) -> TrainConfig:

@@ -16,7 +16,7 @@ from PIL import Image
 from pixelwizard.cli.main import main
 from pixelwizard.comparison.differences import BESIDE, COSTS, Comparison, compare, cost_of
 from pixelwizard.comparison.distance import compared_stage
-from pixelwizard.comparison.plot import draw_pareto
+from pixelwizard.comparison.plot import colours_of, draw_pareto
 from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
 from pixelwizard.comparison.variants import Variant, _name_apart, read_variants
 from pixelwizard.config.evaluate import CompareConfig, why_no_target
@@ -178,6 +178,7 @@ def test_of_several_trainings_the_baselines_many_steps_are_the_target(
     assert len({row.variant.trained for row in both.rows}) == 2
     assert any("weights of several trainings" in note for note in both.notes)
     assert compared(sweep, tmp_path / "other" / "run", target="run").target == "run"
+    assert len(set(colours_of(both))) == 2 and len(set(colours_of(alone))) == len(alone.rows)
     draw_pareto(both, tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").stat().st_size
 

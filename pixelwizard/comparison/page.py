@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.comparison.differences import Comparison
-from pixelwizard.comparison.plot import COLOURS
+from pixelwizard.comparison.plot import colours_of
 from pixelwizard.comparison.tables import legend, to_json
 from pixelwizard.comparison.variants import Video
 from pixelwizard.config.schema import ConfigError, listed, show
@@ -110,7 +110,7 @@ def _html(
         "frames": video["resolution"]["frames"],
         "size": [video["resolution"]["width"], video["resolution"]["height"]],
         "settings": differing_settings(comparison),
-        "colours": COLOURS,
+        "colours": colours_of(comparison),
     }
     data["notes"] = [*comparison.notes, *missing]
     text = (ASSETS / "page.html").read_text(encoding="utf-8")

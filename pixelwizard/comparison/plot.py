@@ -41,17 +41,27 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
         figure.savefig(part, format="png")
 
 
+def colours_of(comparison: Comparison) -> list[str]:
+    """A colour for each variant, or where there are several trainings, for each of these."""
+    trained = _trainings(comparison)
+    own = [trained.index(row.variant.trained) for row in comparison.rows]
+    numbers = own if len(trained) > 1 else range(len(comparison.rows))
+    return [COLOURS[number % len(COLOURS)] for number in numbers]
+
+
+def _trainings(comparison: Comparison) -> list[tuple[str, ...]]:
+    return list(dict.fromkeys(row.variant.trained for row in comparison.rows))
+
+
 def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
     rows = comparison.rows
     front = sorted((r for r in rows if not r.dominated[cost]), key=lambda r: r.scores[cost].value)
     points = [_point(row, comparison.quality, cost) for row in front]
     axes.plot(*zip(*points, strict=True), color="0.6", lw=1, zorder=1)
-    trained = list(dict.fromkeys(row.variant.trained for row in rows))
-    for number, row in enumerate(rows):
+    trained = _trainings(comparison)
+    for number, (row, colour) in enumerate(zip(rows, colours_of(comparison), strict=True)):
         score = row.scores[comparison.quality]
         x, y = _point(row, comparison.quality, cost)
-        own = trained.index(row.variant.trained) if len(trained) > 1 else number
-        colour = COLOURS[own % len(COLOURS)]
         axes.errorbar(
             [x],
             [y],
