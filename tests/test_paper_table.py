@@ -19,6 +19,7 @@ from pixelwizard.comparison.scored import Scored, Value
 from pixelwizard.comparison.table import Table, make_table
 from pixelwizard.config.evaluate import LayoutSettings, TableConfig
 from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.evaluation.files import identity
 
 
 def value(number: float, recipe: str = "clip/x", more: bool = True, spread: float = 0.0) -> Value:
@@ -134,6 +135,21 @@ def test_a_sweep_and_a_folder_are_scored_alike_and_once(
     assert len([*offline.glob("files/media/html/page*.html")]) == 1
     assert again["euler4", "hd-mse"]["value"] == of_arm["value"]
     assert again["euler4", "dover"]["missing"].startswith("no dover*.csv in a folder results")
+
+
+def test_a_run_that_has_scores_is_not_scored_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "run", SamplerSettings(steps=4), 0.02, metrics={"sharpness": 1.0})
+    videos = {path.stem: path for path in (tmp_path / "run" / "videos").glob("*.mp4")}
+    own = {"name": "sharpness", "value": 1.5, "low": 1.0, "high": 2.0, "recipe": "sharpness/n=2"}
+    own |= {"videos": 2, "higher_is_better": True}
+    scores = {"set": [own], "recipes": {}, "skipped": {}, "of": identity(run, videos)}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(scores))
+    monkeypatch.setattr("pixelwizard.evaluation.evaluate.Evaluation", None)
+    assert main(["table", "run", "layout=all", "tracker=none", "format=json"]) == 0
+    assert cells(capsys)["run", "sharpness"]["value"] == 1.5
 
 
 def test_mistakes_of_a_table_are_one_sentence(

@@ -14,6 +14,7 @@ from pixelwizard.config.evaluate import EvaluateConfig, TableConfig
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import search_in
 from pixelwizard.config.tasks import load
 from pixelwizard.data.table import find_videos
 from pixelwizard.evaluation.files import (
@@ -61,13 +62,15 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Set:
-    """Videos that belong together: with captions and records where a run made them."""
+    """Videos that belong together: with captions, records and metrics where a run made them."""
 
     name: str
     videos: dict[str, Path]
     captions: Mapping[str, str]
     records: Sequence[Mapping[str, Any]] = ()
     evaluation: EvaluateConfig | None = None
+    metrics: MetricsSettings = MetricsSettings()
+    reference: str | None = None
 
 
 def scored_rows(config: TableConfig, out: Path, line: Line) -> tuple[list[Scored], list[str]]:
@@ -111,24 +114,34 @@ def _of_variant(variant: Variant) -> _Set:
     paths = [video.path for video in variant.videos.values()]
     records = [video.record for video in variant.videos.values()]
     videos = dict(zip(ids_of(paths), paths, strict=True))
-    return _Set(variant.name, videos, find_captions(paths, None)[0], records)
+    run: GenerateConfig = _config(paths[0].parent.parent)
+    found, _ = find_captions(paths, None)
+    return _Set(variant.name, videos, found, records, None, run.metrics, run.reference)
 
 
 def _config(folder: Path) -> Any:
-    """What a run folder says of itself; None where it says nothing."""
+    """What a run folder says of itself, its classes found; None where it says nothing."""
     try:
-        return load(folder / CONFIG) if (folder / CONFIG).is_file() else None
+        if not (folder / CONFIG).is_file():
+            return None
+        config = load(folder / CONFIG)
+        search_in(config.search)
+        return config
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{folder / CONFIG} cannot be read: {reason(error)}") from None
 
 
 def _scores(config: TableConfig, of: _Set, folder: Path, line: Line) -> dict[str, Any]:
-    """The scores of a set: its run's own, those of an earlier table, or new ones."""
-    asked = config.reference is not None or config.metrics != MetricsSettings()
+    """The scores of a set: its run's own, those of an earlier table, or new ones.
+
+    Where the table asks for no metrics, new ones are by the metrics of the set's first run.
+    """
+    asked = config.reference is not None or bool(config.metrics.asked)
     if not asked and (own := _own_scores(of)):
         return own
-    settings = resolve_auto(config.metrics, backbone_of([*of.videos.values()]))
-    reference = find_videos(Path(config.reference), "reference") if config.reference else []
+    wanted = config if asked else of
+    settings = resolve_auto(wanted.metrics, backbone_of([*of.videos.values()]))
+    reference = find_videos(Path(wanted.reference), "reference") if wanted.reference else []
     key = identity_of(settings, of.videos, reference)
     kept = folder / f"{key}.json"
     if kept.is_file():
