@@ -18,7 +18,7 @@ from statistics import fmean
 from scipy.stats import spearmanr
 
 from pixelwizard.comparison.differences import BESIDE, COSTS, Comparison, compare
-from pixelwizard.comparison.distance import distances
+from pixelwizard.comparison.distance import compared_stage, distances
 from pixelwizard.comparison.variants import Variant, read_variants
 from pixelwizard.config.evaluate import DISTANCE
 from pixelwizard.config.output import VideoSettings
@@ -53,6 +53,7 @@ def compared(folders: Sequence[Path], baseline: str) -> Comparison:
 def told_apart(found: Comparison) -> list[tuple[str, ...]]:
     """A row for each metric: how many arms its paired interval tells from the baseline, which."""
     others = [row for row in found.rows if row.variant.name != found.baseline]
+    far = _distances(found)
     rows = [("metric", f"of {len(others)} arms", "not told from the baseline", *CORRELATIONS)]
     for name in found.names:
         if name in (*COSTS, *BESIDE):
@@ -60,7 +61,7 @@ def told_apart(found: Comparison) -> list[tuple[str, ...]]:
         signs = {row.variant.name: row.differences[name].sign for row in others}
         missed = [arm for arm, sign in signs.items() if sign in ("unclear", "equal")]
         count = str(len(others) - len(missed))
-        rows.append((name, count, ", ".join(missed), *correlations(found, name)))
+        rows.append((name, count, ", ".join(missed), *correlations(found, name, far)))
     return rows
 
 
@@ -69,24 +70,27 @@ CORRELATIONS = ("signed", "size", "arms")
 magnitude, and of the arms' means."""
 
 
-def correlations(found: Comparison, name: str) -> list[str]:
-    """Those of one metric, over all arms but the target."""
+def _distances(found: Comparison) -> dict[str, list[float]]:
+    """The distances of every arm's latents to the target's, sample by sample."""
     variants = [row.variant for row in found.rows]
     (target,) = (variant for variant in variants if variant.name == found.target)
-    arms = [variant for variant in variants if variant is not target]
-    apart, _ = distances(variants, target, found.samples, "detail")
-    far = [[apart[arm.name][sample] for sample in found.samples] for arm in arms]
+    apart, _ = distances(variants, target, found.samples, compared_stage(variants))
+    return {name: [*values.values()] for name, values in apart.items()}
+
+
+def correlations(found: Comparison, name: str, far: dict[str, list[float]]) -> list[str]:
+    """Those of one metric, over all arms but the target."""
     if name == DISTANCE:
         return ["", "", ""]
-    end = values(target, found, name)
+    of = {row.variant.name: values(row.variant, found, name) for row in found.rows}
+    end = of.pop(str(found.target))
     differences = [
-        [ours - theirs for ours, theirs in zip(values(arm, found, name), end, strict=True)]
-        for arm in arms
+        [ours - theirs for ours, theirs in zip(row, end, strict=True)] for row in of.values()
     ]
     flat = [one for row in differences for one in row]
-    every = [one for row in far for one in row]
+    every = [one for arm in of for one in far[arm]]
     pairs = [(flat, every), ([abs(one) for one in flat], every)]
-    pairs.append(([fmean(row) for row in differences], [fmean(row) for row in far]))
+    pairs.append(([fmean(row) for row in differences], [fmean(far[arm]) for arm in of]))
     return [f"{spearmanr(*pair).statistic:+.2f}" for pair in pairs]
 
 
