@@ -8,7 +8,7 @@ SOURCES = pixelwizard tests measure
 .PHONY: demo test gpu clean
 
 demo: $(VENV)/.run
-	$(VENV)/bin/pixelwizard
+	$(VENV)/bin/pixelwizard anchor=few4
 
 test: $(VENV)/.dev
 	$(VENV)/bin/ruff check $(SOURCES)

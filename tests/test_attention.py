@@ -118,7 +118,7 @@ def test_only_another_attention_is_part_of_the_keys(tmp_path: Path) -> None:
     [
         (
             "attention=exakt",
-            "attention=exakt must be one of exact, t3, window; did you mean",
+            "attention=exakt must be one of auto, exact, t3, window; did you mean",
         ),
         ("attention._target_=torch.nn.Linear", "must be a subclass of"),
         ("attention._target_=nowhere.Window", "there is no module nowhere"),
@@ -170,7 +170,7 @@ def test_a_training_learns_with_it() -> None:
     made(latent, torch.tensor([500.0]), text).square().mean().backward()
     gradient = made.blocks[0].self_attn.q.weight.grad
     assert gradient is not None and gradient.abs().sum() > 0
-    assert ATTENTION.names == ["exact", "t3", "window"]
+    assert ATTENTION.names == ["auto", "exact", "t3", "window"]
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["resolution.frames=16"], "nearest: 13 or 17"),
         (["seed=0,1"], "seed=0 is one of several values; -m runs them all"),
         (["seed=${nothing}"], "seed: Interpolation key 'nothing' not found"),
-        (["video=3"], "video=3 must be a group of keys"),
+        (["refine=3"], "refine=3 must be a group of keys"),
         (["~tracker"], "a key cannot be removed"),
         (["task=train"], "the task is the first word, like pixelwizard train"),
         (["experiments=nothing"], "or a file ./experiments/nothing.yaml"),

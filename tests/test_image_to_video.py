@@ -128,7 +128,11 @@ def test_a_file_that_is_no_picture_is_one_sentence(tmp_path: Path) -> None:
     whole = saved(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)),
                   tmp_path / "c.png")  # fmt: skip
     cut.write_bytes(whole.read_bytes()[:4000])
+    moving = tmp_path / "e.gif"
+    frames = [Image.new("L", (8, 8), level) for level in (0, 90, 180)]
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
     for path, words in (
+        (moving, "it has 3 frames; give one picture, or refine it as --video"),
         (text, "is not a picture"),
         (cut, "cannot be read"),
         (tmp_path / "d.png", "does not exist"),

@@ -40,6 +40,11 @@ def ends(code: int, folder: Path) -> int:
     return code
 
 
+def is_interrupted(folder: Path) -> int:
+    time.sleep(20)
+    return 0
+
+
 def starts_processes_as_any_program(folder: Path) -> int:
     return 0 if multiprocessing.get_start_method() == folder.name else 1
 
@@ -258,7 +263,7 @@ def test_a_signal_waits_until_a_new_worker_can_answer(
     bare_server: None, tmp_path: Path, forked: bool
 ) -> None:
     environment = worker_environment(0, 1, 0)
-    worker = processes.start(partial(ends, 0), tmp_path, environment, None, forked)
+    worker = processes.start(is_interrupted, tmp_path, environment, None, forked)
     os.kill(worker.pid or 0, signal.SIGINT)
     worker.join(20)
     assert worker.exitcode == 130

@@ -39,9 +39,10 @@ from pixelwizard.training.checkpointing import (
     Checkpoints,
     last_checkpoint,
     read_checkpoint,
+    refuse_other,
 )
 from pixelwizard.training.networks.base import TrainedNetwork
-from pixelwizard.training.train import train
+from pixelwizard.training.train import make_module, train
 
 LOADERS: dict[str, Any] = {"anchor": load_anchor, "detail": load_detail, "vae": load_vae}
 KILLED = """
@@ -383,3 +384,17 @@ def test_a_training_with_another_network_or_other_data_is_not_continued(
         train(config)
     assert "\n" not in str(refused.value)
     assert before == {path: path.read_bytes() for path in Path(config.run_dir).rglob("*.ckpt")}
+
+
+def test_a_checkpoint_from_before_a_setting_continues_with_its_default_alone(
+    finished: TrainConfig, tmp_path: Path
+) -> None:
+    newest = max(Path(finished.run_dir, "checkpoints").glob("*.ckpt"))
+    state = read_checkpoint(newest)
+    settings = state["pixelwizard"]["config"]
+    del settings["backbone"]["few_step"], settings["attention"], settings["objective"]["teacher"]
+    torch.save(state, older := tmp_path / newest.name)
+    module = make_module(finished)
+    refuse_other(older, finished, module, state["pixelwizard"]["data"])
+    with pytest.raises(ValueError, match="attention was None, now t3"):
+        refuse_other(older, replace(finished, attention="t3"), module, state["pixelwizard"]["data"])

@@ -21,7 +21,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.table import VIDEOS
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.image import cover, image_size, read_image
-from pixelwizard.io.video import ImageError, VideoError
+from pixelwizard.io.video import ImageError, Sound, VideoError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,13 @@ class Source:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {**asdict(self), "path": str(self.path)}
+
+    @property
+    def track(self) -> Sound | None:
+        """The sound of a clip's frames, if it has any."""
+        if not self.sound:
+            return None
+        return Sound(self.path, self.sound, self.delay, self.frames / self.fps)
 
 
 def source_of(kind: Kind, path: Path, place: str) -> Source:

@@ -83,11 +83,6 @@ class StageLoop(LightningModule, ABC):
         self.loading_seconds = self.earlier_seconds = 0.0
 
     @property
-    def kernel(self) -> str | None:
-        """What computed the attentions, where there was a choice."""
-        return None
-
-    @property
     def group(self) -> Group:
         """The ranks that compute together; here the lead of each prompt alone."""
         return ALONE
@@ -200,10 +195,6 @@ class SamplingLoop(StageLoop):
     """A stage that integrates from noise; it continues where an earlier run stopped."""
 
     state_seconds = 0.0  # the state is saved after every step
-
-    @property
-    def kernel(self) -> str | None:
-        return self.networks.attention.kernel
 
     @property
     def group(self) -> Group:
@@ -379,13 +370,13 @@ class DecodeLoop(StageLoop):
             deque(made, maxlen=0)  # this rank takes its part and is given nothing
             return None
         path = Path(self.config.run_dir) / "videos" / name
-        fps, sound = self._of_clip(job)
         form = path, size.width, size.height, self.config.video, self.comment(job)
+        clip = job.prompt.clip
         try:
-            with VideoWriter(*form, fps, sound) as writer:
+            with VideoWriter(*form, clip.fps if clip else None, self._sound(job)) as writer:
                 shown: Iterator[Any] = islice(made, job.frames)
-                if job.prompt.clip and kind == "detail":
-                    shown = agreeing(shown, job.prompt.clip, job.size, self.config.refine.agree)
+                if clip and kind == "detail":
+                    shown = agreeing(shown, clip, job.size, self.config.refine.agree)
                 for frames in shown:
                     writer.write(frames)
                     self.display.step(writer.frames, job.frames)
@@ -398,12 +389,9 @@ class DecodeLoop(StageLoop):
             )
         return None
 
-    def _of_clip(self, job: Job) -> tuple[float | None, Sound | None]:
-        """The frame rate and the sound of a clip that is refined."""
-        clip = job.prompt.clip
-        if clip is None or not clip.sound:
-            return (clip.fps if clip else None), None
-        sound = Sound(clip.path, clip.sound, clip.delay, clip.frames / clip.fps)
-        if not sound.is_copied(self.config.video.suffix):
-            self.display.line(f"prompt {job.id}: its sound, {clip.sound}, becomes AAC")
-        return clip.fps, sound
+    def _sound(self, job: Job) -> Sound | None:
+        """The sound of a clip that is refined."""
+        sound = job.prompt.clip.track if job.prompt.clip else None
+        if sound and not sound.is_copied(self.config.video.suffix):
+            self.display.line(f"prompt {job.id}: its sound, {sound.codec}, becomes AAC")
+        return sound

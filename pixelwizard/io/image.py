@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Gray of 0..65535, which Pillow would cut off at 255."""
+ANIMATED = ("GIF", "PNG", "WEBP")
+"""Formats whose frames follow one another; in those of cameras the first picture is the whole."""
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -25,11 +27,13 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The picture, the first of several. Raises ImageError."""
+    """The picture. Raises ImageError, also for an animation."""
     import numpy as np
     from PIL import Image, ImageOps
 
     with _explained(path), Image.open(path) as file:
+        if file.format in ANIMATED and (frames := getattr(file, "n_frames", 1)) > 1:
+            raise ValueError(f"it has {frames} frames; give one picture, or refine it as --video")
         file.load()
         upright: Image.Image = ImageOps.exif_transpose(file)
         return np.asarray(_rgb(upright)).copy()

@@ -20,7 +20,6 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.tensor import DTensor
 
-from pixelwizard.config.objective import ObjectiveSettings
 from pixelwizard.config.schema import differences, marked, to_plain
 from pixelwizard.config.targets import source_digest, targets
 from pixelwizard.config.train import TrainConfig
@@ -81,6 +80,8 @@ def refuse_other(path: Path, config: TrainConfig, module: TrainedNetwork, identi
         problems.append(f"its data were {ours['data']}, now {identity}")
     now = determined(config)
     for key in differences(ours["config"], now):
+        if _is_later(key, ours["config"], now):
+            continue
         problems.append(f"{key} was {_value(ours['config'], key)}, now {_value(now, key)}")
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
@@ -95,22 +96,17 @@ def determined(config: TrainConfig) -> dict[str, Any]:
     sources = {key: source_digest(target.path) for key, target in targets(config).items()}
     own = {key: digest for key, digest in sources.items() if not key.startswith("callbacks.")}
     found = {**determining(config), **({"source": own} if own else {})}
-    _drop_later(found["objective"], config.objective)
     if config.adapter.used:
         return {**found, "base": base_digest(config)}
     del found["adapter"]  # older checkpoints know of none
     return found
 
 
-def _drop_later(values: dict[str, Any], objective: ObjectiveSettings) -> None:
-    """Leave out settings that older checkpoints know nothing of, where they change nothing."""
-    plain: Any = to_plain(type(objective)())
-    for key in marked(type(objective), "later"):
-        node, default, (*groups, name) = values, plain, key.split(".")
-        for group in groups:
-            node, default = node[group], default[group]
-        if name in node and node[name] == default[name]:
-            del node[name]
+def _is_later(key: str, before: Any, now: Any) -> bool:
+    """Whether a setting that an older checkpoint knows nothing of is at its default."""
+    if key not in marked(TrainConfig, "later") or _value(before, key) is not None:
+        return False
+    return bool(_value(now, key) == _value(to_plain(TrainConfig(run_dir="")), key))
 
 
 def _shape(weights: dict[str, Any], name: str) -> str:
