@@ -121,6 +121,7 @@ def draw(found: Mapping[str, Seeds], known: Sequence[str], passes: Sequence[int]
         axis.set(xscale="log", yscale="log")
         axis.set_xticks(passes, [f"{n}" for n in passes])
         axis.set_yticks(TICKS, [f"{n}" for n in TICKS])
+        axis.tick_params(labelbottom=True)  # the panel below may be empty
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     for axis in list(axes.flat)[len(trained) :]:
