@@ -7,6 +7,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
@@ -16,10 +17,11 @@ from pixelwizard.cli.main import main
 from pixelwizard.cli.sweeps import ledger, sweeping
 from pixelwizard.cli.tasks import TASKS, compare, evaluate, generate, plan, train
 from pixelwizard.config import tasks
-from pixelwizard.config.output import CODECS
+from pixelwizard.config.output import CODECS, VideoSettings
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.tasks import load
 from pixelwizard.data import shapes
+from pixelwizard.io.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,6 +57,10 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     (tmp_path / "LATENTS").mkdir()
     for name, content in HEREDOC.findall(README):
         (tmp_path / name).write_text(content)
+    anchor = tmp_path / "outputs" / "look" / "videos" / "cross.anchor.mp4"
+    anchor.parent.mkdir(parents=True)
+    with VideoWriter(anchor, 256, 160, VideoSettings()) as writer:
+        writer.write(np.zeros((5, 160, 256, 3), np.uint8))
     folders: list[Path] = []
 
     def launch(folder: Path, ranks: int = 1) -> int:
