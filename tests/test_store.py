@@ -119,3 +119,13 @@ def test_the_keys_of_results_are_those_of_the_first_release() -> None:
         *("2824cffa58138901", "224b5e78283db526", "c3edb717d09c24c2"),
         *("185e11d6d9ae1a11", "04fa5b8fa636fd50"),
     ]
+
+
+def test_a_pipe_in_a_results_place_is_no_result_and_is_written_over(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    place = store.path("anchor", "ab")
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    assert not store.has("anchor", "ab") and store.facts("anchor", "ab") is None
+    store.save("anchor", "ab", {"latent": torch.zeros(2)}, {"seconds": 1.0})
+    assert store.facts("anchor", "ab") == {"seconds": 1.0} and store.find("anchor", "ab")

@@ -112,6 +112,8 @@ class Store:
 
     def facts(self, kind: str, key: str) -> dict[str, Any] | None:
         """The facts saved with the tensors of a result (seconds, memory), None if it has none."""
+        if not self.has(kind, key):
+            return None
         try:
             with safe_open(self.path(kind, key), "pt") as file:
                 found: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
