@@ -557,3 +557,17 @@ def test_the_plots_of_a_page_have_a_place_for_what_costs_nothing() -> None:
     """
     said = subprocess.run([node, "-e", script + made], capture_output=True, text=True, check=True)
     assert {"0", "4"} <= set(said.stdout.split())
+
+
+def test_clips_alone_leave_the_anchors_sampler_unused_which_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(tmp_path / "a.mp4")
+    for words, said in (
+        (["--video", str(clip), "anchor.steps=9"], "anchor.* has no part in it"),
+        (["--prompt", "a red circle moves left", "anchor.steps=9"], ""),
+    ):
+        arguments = parse(words)
+        check(compose("generate", arguments.all_overrides, arguments.prompts)[0].config)
+        error = capsys.readouterr().err
+        assert said in error and bool(error) is bool(said)

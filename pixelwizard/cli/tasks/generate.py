@@ -42,6 +42,8 @@ def check(config: GenerateConfig) -> None:
     prompts = prompts_of(config)
     provenance.check_names(config, prompts)
     table_of(config).tell()
+    if all(prompt.clip for prompt in prompts):
+        say("every prompt is a clip, which takes the anchor's place: anchor.* has no part in it")
     _check_schedules(config)
     _check_passes(config, prompts)
     require_weights(config.backbone)
