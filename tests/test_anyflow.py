@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from small import BACKBONE, few_step, small_training, write_backbone
 from torch import nn
 
+from pixelwizard.bench.peers import named
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.models.shortcut.network import AnyFlowDiT
@@ -24,17 +25,7 @@ anyflow = pytest.importorskip("diffusers.models.transformers.transformer_anyflow
 
 def theirs(sizes: DiTSizes) -> nn.Module:
     """diffusers' network of these sizes."""
-    return anyflow.AnyFlowTransformer3DModel(
-        num_attention_heads=sizes.num_heads,
-        attention_head_dim=sizes.dim // sizes.num_heads,
-        in_channels=sizes.in_dim,
-        out_channels=sizes.out_dim,
-        text_dim=sizes.text_dim,
-        freq_dim=sizes.freq_dim,
-        ffn_dim=sizes.ffn_dim,
-        num_layers=sizes.num_layers,
-        eps=sizes.eps,
-    )
+    return anyflow.AnyFlowTransformer3DModel(**named(sizes))
 
 
 @pytest.fixture

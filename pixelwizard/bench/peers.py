@@ -188,12 +188,9 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def their_dit(sizes: DiTSizes) -> Any:
-    """diffusers' transformer of these sizes."""
-    from diffusers import WanTransformer3DModel
-
-    network: Any = WanTransformer3DModel(
-        patch_size=(1, PATCH, PATCH),
+def named(sizes: DiTSizes) -> dict[str, Any]:
+    """The sizes of a transformer by diffusers' names."""
+    return dict(
         num_attention_heads=sizes.num_heads,
         attention_head_dim=sizes.dim // sizes.num_heads,
         in_channels=sizes.in_dim,
@@ -204,6 +201,13 @@ def their_dit(sizes: DiTSizes) -> Any:
         num_layers=sizes.num_layers,
         eps=sizes.eps,
     )
+
+
+def their_dit(sizes: DiTSizes) -> Any:
+    """diffusers' transformer of these sizes."""
+    from diffusers import WanTransformer3DModel
+
+    network: Any = WanTransformer3DModel(patch_size=(1, PATCH, PATCH), **named(sizes))
     return network
 
 
