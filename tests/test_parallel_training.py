@@ -13,6 +13,8 @@ import torch
 from ranks import free_port, start, trainings
 from safetensors.torch import load_file
 from small import FEW_STEP, few_step, small_training, write_backbone, write_config
+from test_detail_network import OWN as DETAIL
+from test_detail_network import write_own_detail
 from test_golden import relative_error
 from torch import Tensor
 
@@ -21,7 +23,8 @@ from pixelwizard.config.lora import AdapterSettings
 from pixelwizard.config.objective import ShortcutSettings
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError, check
-from pixelwizard.config.train import CheckpointSettings, TrainConfig
+from pixelwizard.config.targets import Target
+from pixelwizard.config.train import CheckpointSettings, OptimizerSettings, TrainConfig
 from pixelwizard.config.trainer import Duration, TrainerSettings
 from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.lora.adapter import is_adapter
@@ -51,6 +54,10 @@ def config_of(
     config = small_training(
         backbone, folder / name, folder / "data", "detail", shortcut=shortcuts, **start
     )
+    if "own" in name:
+        target = Target("torch.optim.SGD", {"lr": 0.01, "momentum": 0.9})
+        own = replace(backbone, detail_network=DETAIL, detail=str(write_own_detail(folder / "w")))
+        config = replace(config, backbone=own, optimizer=OptimizerSettings(target=target))
     if "lora" in name:
         lora = AdapterSettings("lora", rank=2)
         config = replace(config, adapter=lora, backbone=replace(backbone, dtype="bfloat16"))
@@ -90,11 +97,11 @@ def trained(backbone: BackboneSettings, tmp_path_factory: pytest.TempPathFactory
     """One process on all batches; two ranks with copies; two with slices, in two goes."""
     folder = tmp_path_factory.mktemp("training")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("joined", "joined lora"):
+        for name in ("joined", "joined lora", "joined own"):
             train_joined(config_of(backbone, folder, name, ParallelSettings(), STEPS), patch)
-    goes = [("copies", COPIES, STEPS), ("slices", FSDP, BETWEEN), ("slices lora", FSDP, BETWEEN)]
-    goes += [("slices", FSDP, STEPS), ("slices lora", FSDP, STEPS)]
-    for chosen in (goes[:3], goes[3:]):
+    slices = ("slices", "slices lora", "slices own")
+    first = [("copies", COPIES, STEPS), *((name, FSDP, BETWEEN) for name in slices)]
+    for chosen in (first, [(name, FSDP, STEPS) for name in slices]):
         folders = [
             (str(write_config(config_of(backbone, folder, *go))), free_port()) for go in chosen
         ]
@@ -106,10 +113,12 @@ def state_of(folder: Path, step: int) -> dict[str, Any]:
     return read_checkpoint(folder / "checkpoints" / f"step-{step:08d}.ckpt")
 
 
-@pytest.mark.parametrize("name", ["copies", "slices"])
+@pytest.mark.parametrize("name", ["copies", "slices", "slices own"])
 @pytest.mark.parametrize("step", [BETWEEN, STEPS])
 def test_a_step_of_ranks_is_one_on_the_joined_batch(trained: Path, name: str, step: int) -> None:
-    expected, actual = (state_of(trained / which, step) for which in ("joined", name))
+    """Also of a user's network and optimizer."""
+    alone = "joined own" if "own" in name else "joined"
+    expected, actual = (state_of(trained / which, step) for which in (alone, name))
     assert expected["state_dict"].keys() == actual["state_dict"].keys()
     for key, weight in expected["state_dict"].items():
         if weight.any():
@@ -188,6 +197,14 @@ def test_a_lora_of_ranks_stands_on_slices_in_bfloat16(trained: Path) -> None:
     assert files[0].keys() == files[1].keys()
     for key, weight in files[0].items():
         assert relative_error(files[1][key], weight) < HALF_EQUAL, key
+
+
+def test_slices_are_of_the_users_network_and_optimizer(trained: Path) -> None:
+    state = state_of(trained / "slices own", STEPS)
+    assert "network.dt_embedding.weight" in state["state_dict"]
+    (optimizer,) = state["optimizer_states"]
+    assert optimizer["param_groups"][0]["momentum"] == 0.9
+    assert all("momentum_buffer" in values for values in optimizer["state"].values())
 
 
 def test_another_number_of_ranks_is_another_training(
