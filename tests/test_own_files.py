@@ -111,6 +111,14 @@ def test_a_config_folder_that_is_none_is_refused(place: Path, folder: str, sente
     assert sentence in str(error.value)
 
 
+def test_a_config_folder_far_too_large_is_refused_before_it_is_read(place: Path) -> None:
+    write(place / "lab/schedule/mine.yaml", "steps: 4")
+    for number in range(1000):
+        (place / f"lab/videos/{number}").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="lab has over 1000 folders below it"):
+        composed("hydra.searchpath=lab")
+
+
 NINE = ",".join(["{0}"] * 9)
 BOMB = "a0: &a0 [x]\n" + "".join(
     f"a{n}: &a{n} [{NINE.format(f'*a{n - 1}')}]\n" for n in range(1, 12)

@@ -8,8 +8,10 @@ of the same name.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
@@ -222,6 +224,8 @@ def from_plain(values: Any) -> Any:
 
 PACKAGE = Path(__file__).resolve().parents[1]
 EXPERIMENTS = "experiments"
+FOLDERS = 1000
+"""Of a user's configuration, at most: ``/`` given by mistake would be read for minutes."""
 
 
 def asset_root(name: str) -> Path:
@@ -300,7 +304,13 @@ def _files(group: str, own: Sequence[Path]) -> Iterator[Path]:
 
 
 def own_files(own: Sequence[Path]) -> Iterator[Path]:
-    """Every user's file that Hydra may read."""
+    """Every user's file that Hydra may read. Raises ConfigError for a folder of far too many."""
     experiments = [Path.cwd() / EXPERIMENTS] if Path.cwd() != asset_root(EXPERIMENTS) else []
     for folder in (*own, *experiments):
-        yield from (path for path in folder.rglob("*.yaml") if path.is_file())
+        below = list(islice(os.walk(folder), FOLDERS + 1))
+        if len(below) > FOLDERS:
+            raise ConfigError(
+                f"{folder} has over {FOLDERS} folders below it; name a folder laid out like conf/"
+            )
+        found = (Path(place) / name for place, _, names in below for name in names)
+        yield from (path for path in found if path.suffix == ".yaml" and path.is_file())

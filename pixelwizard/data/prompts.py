@@ -7,6 +7,7 @@ replaces s and counts as i = 0, so its video does not depend on its place in the
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from pixelwizard.data.table import (
     text_beside,
     written,
 )
+from pixelwizard.io.terminal import Line, in_threads
 
 TAKES = ("text", "id", "video", "negative_prompt", "seed", *STARTS)
 """Kinds of columns; without an id a prompt has the name of its video."""
@@ -78,10 +80,17 @@ def prompts_of(config: GenerateConfig) -> list[Prompt]:
     negative = config.backbone.negative_prompt if negative is None else negative
     names = named(table.rows, f"prompts={config.prompts}")
     folder = Path(config.prompts or "").parent
-    prompts = [
-        _prompt(_safe_id(name, row.place), row, index, config.seed, negative, folder)
-        for index, (name, row) in enumerate(zip(names, table.rows, strict=True))
-    ]
+
+    def made(index: int) -> Prompt:
+        row = table.rows[index]
+        return _prompt(_safe_id(names[index], row.place), row, index, config.seed, negative, folder)
+
+    places = range(len(table.rows))
+    if any(row.starts for row in table.rows):  # files are probed and hashed: it may take long
+        threads = os.cpu_count() or 1
+        prompts = [found for _, found in in_threads(places, made, threads, Line(), "file")]
+    else:
+        prompts = [made(index) for index in places]
     _check_sources(config, prompts)
     return prompts
 

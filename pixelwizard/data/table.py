@@ -7,6 +7,7 @@ A row names a video, its text, or both. Columns go by these names in any case, w
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -189,13 +190,12 @@ def find_videos(folder: Path, key: str) -> list[Path]:
 
 def videos_below(folder: Path) -> list[Path]:
     """The videos of a folder and of those in it, by name; no hidden ones and no copies of W&B's."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
-    return sorted(
-        path
-        for path in found
-        if path.is_file()
-        and not any(p == "wandb" or p.startswith(".") for p in path.relative_to(folder).parts)
-    )
+    found: list[Path] = []
+    for place, below, names in os.walk(folder):
+        below[:] = [name for name in below if name != "wandb" and not name.startswith(".")]
+        shown = (Path(place) / name for name in names if not name.startswith("."))
+        found += [path for path in shown if path.suffix.lower() in VIDEOS and path.is_file()]
+    return sorted(found)
 
 
 def _text_lines(path: Path, key: str) -> tuple[list[str], list[PlacedRow], list[str]]:
