@@ -14,6 +14,7 @@ from small import small_training, write_backbone
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.objective import ConditionSettings, ShortcutSettings
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import SampleSettings
 from pixelwizard.tracking import Tracker, fallback
 from pixelwizard.tracking.loggers import CSVRows, StepTable
@@ -152,6 +153,16 @@ def test_a_continued_table_drops_what_came_after_the_checkpoint(tmp_path: Path) 
     assert [row["step"] for row in table.rows()] == ["1", "2"]
     table.add([{"step": 3, "loss": 9}])
     assert (tmp_path / "log.csv").read_text().split() == ["step,loss", "1,0.1", "2,0.2", "3,9"]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"a0: [x]\na1: [y]\n", b"step,loss\n1,2,3\n", b"step\nx\n", b"step\n\xff\n"]
+)
+def test_a_table_of_steps_that_is_none_is_named(tmp_path: Path, damage: bytes) -> None:
+    table = StepTable(tmp_path / "log.csv", ("step", "loss"))
+    table.path.write_bytes(damage)
+    with pytest.raises(ConfigError, match="log.csv is damaged: its rows are no steps; remove it"):
+        table.keep(0)
 
 
 class Recorder(Tracker):

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings
-from pixelwizard.config.schema import to_plain
+from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import write_text
@@ -27,11 +27,17 @@ class StepTable:
         self.path, self.columns = path, list(columns)
 
     def rows(self) -> list[dict[str, str]]:
-        """What is written, without a line that was torn."""
+        """What is written, without a line that was torn. Raises ConfigError for another file."""
         if not self.path.is_file():
             return []
-        with open(self.path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(line for line in file if line.endswith("\n")))
+        try:
+            with open(self.path, encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(line for line in file if line.endswith("\n")))
+            if not all(int(row["step"]) >= 0 and None not in row for row in rows):
+                raise ValueError("a row of another table")
+        except (csv.Error, KeyError, TypeError, ValueError):
+            raise ConfigError(f"{self.path} is damaged: its rows are no steps; remove it") from None
+        return rows
 
     def keep(self, step: int) -> None:
         """Drop the rows after ``step``."""
