@@ -1,10 +1,11 @@
 """Which metrics tell the arms of sweeps apart, and which follow the distance to many steps.
 
     python measure/told_apart.py real outputs/real
-    pixelwizard experiments=scores_schedules reference=outputs/real sweep_dir=outputs/scores
-    python measure/told_apart.py report outputs/scores --baseline shortcut4
+    pixelwizard experiments=scores_schedules reference=outputs/real sweep_dir=outputs/scores/steps
+    pixelwizard experiments=skip_detail reference=outputs/real sweep_dir=outputs/scores/skips
+    python measure/told_apart.py report outputs/scores/* --baseline schedule=shortcut4
 
-``real`` draws real clips of the captions of ``experiments=captions24``, for distances; with
+``real`` draws a real clip for each video of ``experiments=captions24``, for distances; with
 ``--frames`` only their beginnings, for videos that are as short. Needs the extra ``dev``.
 """
 
@@ -17,25 +18,28 @@ from statistics import fmean
 
 from scipy.stats import spearmanr
 
+from pixelwizard.cli.compose import compose
 from pixelwizard.comparison.differences import BESIDE, COSTS, Comparison, compare
 from pixelwizard.comparison.distance import compared_stage, distances
 from pixelwizard.comparison.variants import Variant, read_variants
 from pixelwizard.config.evaluate import DISTANCE
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
 from pixelwizard.io.files import read_json
 from pixelwizard.io.terminal import markdown
 from pixelwizard.io.video import VideoWriter
 
-CAPTIONS = 24
+CAPTIONS = "captions24"
 WIDTH, HEIGHT, FRAMES = 512, 320, 17
 FIRST_SCENE = 7_000_000
 """The seed of the first clip's scene; the trainings' held-out examples start at 0 and 1,000,000."""
 
 
 def write_real(folder: Path, frames: int) -> None:
-    """A real clip of each caption at the demo size, cut to ``frames``."""
-    for number, text in enumerate(shapes.prompts("heldout", CAPTIONS)):
+    """A real clip of each prompt at the demo size, cut to ``frames``."""
+    config: GenerateConfig = compose("generate", [f"experiments={CAPTIONS}"])[0].config
+    for number, text in enumerate(config.prompt):
         clip = shapes.render(shapes.scene_for(text, FIRST_SCENE + number), WIDTH, HEIGHT, FRAMES)
         path = folder / f"real_{number:02}.mp4"
         with VideoWriter(path, WIDTH, HEIGHT, VideoSettings()) as writer:
