@@ -378,6 +378,14 @@ def test_missing_weights_are_named_with_their_place(
     assert error.count("\n") == 1 and not (tmp_path / "outputs").exists()
 
 
+def test_a_negative_prompt_of_unguided_stages_is_said_to_have_no_part(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for anchor, said in (("few4", True), ("unipc20", False)):
+        assert main([f"anchor={anchor}", "negative_prompt=blurred", "tracker=none"]) == 0
+        assert ("negative prompts have no part in" in capsys.readouterr().err) is said
+
+
 @pytest.mark.parametrize(
     "text",
     ['say "hi", {a: 1}', "it's = 5,6", "[x](y) ${seed} \\", "--help", "a\nb", "视频 ☃", "null"],

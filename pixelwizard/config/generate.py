@@ -108,6 +108,10 @@ class SamplerSettings:
         """
         if self.timesteps is not None:
             _check_timesteps(self.timesteps, f"{key}.timesteps")
+            if self.shift is not None:
+                raise ConfigError(
+                    f"{key}.shift={self.shift} would not change {key}.timesteps; leave one out"
+                )
         steps = len(self.timesteps or range(self.steps))
         for step in self.guided_steps or []:
             check_range(f"{key}.guided_steps", step, 0, steps - 1)

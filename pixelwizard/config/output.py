@@ -37,6 +37,11 @@ class DecodeSettings:
                     f"decode.tiles={self.tiles} is for decode.mode=tiled, not {self.mode}; use"
                     " that or leave it out"
                 )
+            if self.mode == "seamless" and self.overlap != DecodeSettings().overlap:
+                raise ConfigError(
+                    f"decode.overlap={self.overlap} is for tiles, and decode.mode=seamless has"
+                    " none; leave it out"
+                )
             return
         most = [most_tiles(cells, self.overlap) for cells in grid]
         nearest = [min(max(1, n), top) for n, top in zip(self.tiles, most, strict=True)]
@@ -89,7 +94,13 @@ class VideoSettings:
     def check(self, key: str) -> None:
         """Refuse values that the codec does not support; raises ConfigError."""
         codec = CODECS[self.codec]
-        check_range(f"{key}.crf", self.crf, 0, codec.crf or 63)
+        if codec.crf is not None:
+            check_range(f"{key}.crf", self.crf, 0, codec.crf)
+        elif self.crf != VideoSettings().crf:
+            raise ConfigError(
+                f"{key}.crf={self.crf} is for a codec with such a quality, and"
+                f" {key}.codec={self.codec} has none; leave it out"
+            )
         if self.bits is not None and self.bits not in codec.bits:
             able = " or ".join(str(bits) for bits in codec.bits)
             raise ConfigError(
