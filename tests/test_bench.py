@@ -28,10 +28,12 @@ from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.tasks import BenchConfig, BenchSettings, first_steps
 from pixelwizard.io import terminal
 from pixelwizard.io.terminal import Remaining
+from pixelwizard.models.attention.auto import KERNELS
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import Block, Rotary, WanDiT
 from pixelwizard.planning.device import DeviceRates, find, stored
-from pixelwizard.planning.planner import make_plan, table
+from pixelwizard.planning.planner import make_plan
+from pixelwizard.planning.report import table
 
 CPU = torch.device("cpu")
 GRID = (31, 8, 14)
@@ -98,7 +100,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchConfig:
 def test_a_bench_measures_every_stage_at_both_sizes(
     config: BenchConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(config, format="json")
+    config = replace(config, format="json", attention="auto")
     assert worker.run(write_config(config)) == 0  # type: ignore[arg-type]
     found = json.loads(capfd.readouterr().out)
     assert found == json.loads((Path(config.run_dir) / "bench.json").read_text())
@@ -108,12 +110,14 @@ def test_a_bench_measures_every_stage_at_both_sizes(
         anchor, detail = size["stages"][1:3]
         assert (anchor["steps"], anchor["of_steps"]) == (3, 6)
         assert anchor["full_seconds"] > anchor["seconds"] > 0
+        assert {anchor["attention"], detail["attention"]} <= set(KERNELS["cpu"])
         for stage in size["stages"][1:]:
             assert stage["peak_gb"] == pytest.approx(stage["planned_gb"], rel=0.25), stage["name"]
         for forward in size["forwards"]:
             assert forward["difference"] < 1e-4 and forward["reference_seconds"] > 0
         assert size["forwards"][1]["peak_gb"] < size["forwards"][1]["reference_gb"]
-    assert "| decode " in (Path(config.run_dir) / "bench.md").read_text()
+    report = (Path(config.run_dir) / "bench.md").read_text()
+    assert "| decode " in report and " for the anchor, " in report
 
 
 def test_a_bench_that_is_stopped_keeps_what_it_has_found(

@@ -20,7 +20,7 @@ from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer
-from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.wan.vae import WanVAE, to_pixels
 from pixelwizard.models.weights import load_detail
 
 TINY = Path(__file__).parents[1] / "pixelwizard/assets/tiny"
@@ -191,3 +191,11 @@ def test_the_autoencoder_equals_the_official_one(golden: Path) -> None:
     vae, io = golden_autoencoder(golden)
     assert relative_error(vae.encode(io["video"]), io["latent"]) < TOLERANCE
     assert relative_error(vae.decode(io["z"]), io["decoded"]) < TOLERANCE
+    rounded = vae.to(torch.bfloat16).decode(io["z"])[0]
+    assert decibels(to_pixels(rounded), to_pixels(io["decoded"][0])) > 45
+
+
+def decibels(pixels: Tensor, expected: Tensor) -> float:
+    """PSNR of frames, uint8."""
+    error = (pixels.double() - expected.double()).square().mean()
+    return float(10 * torch.log10(255**2 / error))

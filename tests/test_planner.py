@@ -25,7 +25,8 @@ from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning import transformer_cost
 from pixelwizard.planning.decode_cost import choose_tiles, cost_of_decode
 from pixelwizard.planning.device import META, DeviceRates, Trace
-from pixelwizard.planning.planner import CHUNKS, Plan, StagePlan, make_plan, table
+from pixelwizard.planning.planner import CHUNKS, make_plan
+from pixelwizard.planning.report import Plan, StagePlan, table
 from pixelwizard.planning.transformer_cost import Sampling, cost_of_sampling
 from pixelwizard.stages.decode import Decode, allowed, surely_whole
 from pixelwizard.stages.latents import Detail

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -31,12 +31,16 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.generation import contact_sheet, placement, predict
 from pixelwizard.io import video
+from pixelwizard.io.files import read_json
 from pixelwizard.io.reading import comment_of, probe, read_frames
 from pixelwizard.io.terminal import Display, clock
+from pixelwizard.models.attention.auto import KERNELS, choices
 from pixelwizard.models.weights import load_vae
 from pixelwizard.planning import planner
 from pixelwizard.planning.decode_cost import cost_of_decode
+from pixelwizard.planning.report import table
 from pixelwizard.records.run_folder import LOCK, Status, claim, locked
+from pixelwizard.stages import precision
 from pixelwizard.stages.decode import Decode
 
 FIRST, SECOND = "001-a-red-circle", "002-a-blue-square-moves-left"
@@ -64,6 +68,25 @@ def results(config: GenerateConfig, kind: str) -> dict[str, torch.Tensor]:
     """The latents of one stage in the store, by key."""
     files = Path(config.store.dir).glob(f"{kind}/*/*.safetensors")
     return {path.stem: load_file(path)["latent"] for path in files}
+
+
+def test_the_record_names_the_kernel_and_the_type_that_were_chosen(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda: True)
+    decode = DecodeSettings(dtype="auto")
+    config = replace(config, prompt=config.prompt[:1], attention="auto", decode=decode)
+    assert run(config) == 0
+    record: Any = read(Path(config.run_dir) / "videos" / f"{FIRST}.json")
+    stages = record["stages"]
+    assert stages["decode"]["dtype"] == record["config"]["decode"]["dtype"] == "bfloat16"
+    kept = list(read_json(choices()).values())
+    assert [stages[name]["attention"] for name in ("anchor", "detail")] == kept
+    assert set(kept) <= set(KERNELS["cpu"]) and "attention" not in stages["decode"]
+    plan = planner.make_plan(config, only=["anchor", "detail"])
+    assert [stage.attention for stage in plan.stages] == kept
+    assert f"attention {kept[0]}" in table(plan)
 
 
 def test_a_run_leaves_its_folder(config: GenerateConfig, capfd: pytest.CaptureFixture[str]) -> None:

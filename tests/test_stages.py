@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from small import SIZE, write_backbone
+from small import BACKBONE, SIZE, write_backbone
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.generate import PlanConfig, SamplerSettings
+from pixelwizard.config.output import DecodeSettings
 from pixelwizard.diffusion.sampling import SolverState, initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
+from pixelwizard.stages import precision
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText
+from pixelwizard.stages.precision import settled
 
 NOISE = initial_noise((4, *SIZE.anchor_geometry.latent_grid), 1)
 HR_NOISE = initial_noise((4, *SIZE.geometry.latent_grid), 2)
@@ -97,6 +102,34 @@ def test_decoded_frames_are_the_decoded_video(backbone: BackboneSettings) -> Non
     video = vae.decode(HR_NOISE[None])[0].permute(1, 2, 3, 0)
     expected = (video.clamp(-1, 1).numpy() + 1) * 127.5
     assert np.abs(frames - expected).max() <= 0.501
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_auto_decode_is_in_bfloat16_where_that_is_fast(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(precision, "fast_bfloat16", lambda: fast)
+    config = PlanConfig("none", backbone=BACKBONE, decode=DecodeSettings(dtype="auto"))
+    assert settled(config).decode == DecodeSettings(dtype="bfloat16" if fast else None)
+    assert settled(config, here=False).decode.dtype == "bfloat16"
+    rounded = replace(config, backbone=replace(BACKBONE, dtype="bfloat16"))
+    assert settled(rounded).decode == DecodeSettings()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_algorithms_of_convolutions_are_timed_in_the_decode_alone(
+    backbone: BackboneSettings, monkeypatch: pytest.MonkeyPatch, deterministic: bool
+) -> None:
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "deterministic", deterministic)
+    vae = load_vae(backbone, torch.device("cpu"), torch.float32)
+    latent = torch.zeros(backbone.vae.z_dim, 1, 2, 2)
+    for timed in (True, False):
+        frames = Decode(vae, timed=timed)(latent)
+        next(frames)
+        assert cudnn.benchmark == (timed and not deterministic)
+        frames.close()
+        assert not cudnn.benchmark
 
 
 def test_decode_leaves_gradients_as_they_were(backbone: BackboneSettings) -> None:

@@ -27,7 +27,7 @@ from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES
 from pixelwizard.planning.decode_cost import TRACED
-from pixelwizard.planning.planner import Plan
+from pixelwizard.planning.report import Plan
 from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail
 
@@ -207,6 +207,7 @@ class Pipeline:
             planned_gb=planned.peak_gb,
             full_seconds=full,
             planned_full_seconds=self.case.whole_plan.by_name[name].seconds,
+            attention=self.networks.attention.kernel if short else None,
         )
 
     def _noise(self, geometry: Geometry) -> Tensor:

@@ -23,7 +23,8 @@ class StageResult:
     """One stage as it ran, with ``steps`` of its schedule's ``of_steps``, and what was planned.
 
     The steps of a decode are latent frames. ``full_seconds``: the whole schedule or clip, where
-    those that were left out take as long as those that ran.
+    those that were left out take as long as those that ran. ``attention``: the kernel that ran,
+    where it was chosen by time.
     """
 
     name: str
@@ -37,6 +38,7 @@ class StageResult:
     planned_gb: float
     full_seconds: float
     planned_full_seconds: float
+    attention: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def markdown(result: BenchResult) -> str:
     for size in result.sizes:
         lines += ["", f"## {size.width}x{size.height}, {size.frames} frames", ""]
         lines += terminal.markdown([(*STAGES, *WHOLE), *map(_stage, size.stages)])
+        lines += _kernels(size.stages)
         if len(size.stages) == len(ALL):
             lines += ["", _total(size)]
         if size.forwards:
@@ -167,6 +170,12 @@ def _stage(stage: StageResult) -> list[str]:
         f"{stage.peak_gb / stage.planned_gb:.2f}",
         *(figure(stage.full_seconds), figure(stage.planned_full_seconds)),
     ]
+
+
+def _kernels(stages: Sequence[StageResult]) -> list[str]:
+    """The kernels that were chosen, in a line."""
+    named = [f"{stage.attention} for the {stage.name}" for stage in stages if stage.attention]
+    return ["", f"Attention, the fastest kernel: {', '.join(named)}."] if named else []
 
 
 def _forward(forward: ForwardResult) -> list[str]:

@@ -20,8 +20,10 @@ from pixelwizard.generation.placement import device_name
 from pixelwizard.io.files import write_json, write_text
 from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.planning.planner import Plan, make_plan
+from pixelwizard.planning.planner import make_plan
+from pixelwizard.planning.report import Plan
 from pixelwizard.records.provenance import versions
+from pixelwizard.stages.precision import settled
 
 PROCESSOR_TFLOP = 1.0
 """A forward's matrix products that a processor does in seconds."""
@@ -33,6 +35,7 @@ def bench(config: BenchConfig) -> int:
     Raises ValueError where the device cannot do it: no GPU, too little memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = settled(config)
     if config.against == "diffusers":
         return bench_peers(config, device)
     wholes, names = list(config.wholes()), (config.backbone.name, config.backbone.dtype)

@@ -18,13 +18,13 @@ class DecodeSettings:
 
     ``tiles`` are [rows, columns], each sees ``overlap`` latent rows and columns (16 px) of its
     neighbours. ``auto`` is seamless if that fits, else takes the fewest tiles that do.
-    ``dtype=None`` is the backbone's.
+    ``dtype=None`` is the backbone's; ``dtype=auto`` is bfloat16 where the device is fast at it.
     """
 
     mode: Literal["auto", "seamless", "tiled"] = "auto"
     tiles: List[int] = setting([1, 3])
     overlap: int = setting(3, low=1)
-    dtype: Optional[Literal["float32", "bfloat16"]] = None
+    dtype: Optional[Literal["auto", "float32", "bfloat16"]] = None
 
     def check_tiles(self, geometry: Geometry) -> None:
         """Tiles that are wide enough for their overlaps in such a video; raises ConfigError."""

@@ -346,7 +346,8 @@ class DecodeLoop(StageLoop):
 
     def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
         vae = self.networks.load(self.name, load_vae, device, decode_dtype(self.config))
-        return Decode(vae, self.networks.tiles, self.group.peers())
+        timed = self.config.trainer.arguments.get("benchmark", True)
+        return Decode(vae, self.networks.tiles, self.group.peers(), timed)
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         size, suffix = job.size, self.config.video.suffix

@@ -26,7 +26,7 @@ from pixelwizard.records.provenance import Job
 from pixelwizard.stages.decode import allowed, surely_whole
 
 if TYPE_CHECKING:
-    from pixelwizard.planning.planner import Plan
+    from pixelwizard.planning.report import Plan
 
 Network = TypeVar("Network", bound=nn.Module)
 Load = Callable[..., Network]

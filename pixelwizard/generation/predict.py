@@ -217,7 +217,9 @@ class Prediction:
             if (facts := self.store.facts(name, key)) is not None
         }
         tiles = self.networks.tiles
-        stages["decode"] = {**decode_cost, "tiles": [tiles.rows, tiles.columns]}
+        dtype = self.config.decode.dtype or self.config.backbone.dtype
+        shape = [tiles.rows, tiles.columns]
+        stages["decode"] = {**decode_cost, "tiles": shape, "dtype": dtype}
         files = written_files(self.config, job.id)
         record = {**self.provenance.of(job), "stages": stages, "files": files}
         for name in ("anchor", "detail"):

@@ -16,6 +16,7 @@ from pixelwizard.io.terminal import say
 from pixelwizard.models.checkpoints import weights_digests
 from pixelwizard.records.provenance import check_names, finished, make_jobs
 from pixelwizard.records.run_folder import OUT_OF_MEMORY, Failure, Status, write_failure
+from pixelwizard.stages.precision import settled
 
 if TYPE_CHECKING:
     from pixelwizard.parallel.mesh import Rank
@@ -31,10 +32,12 @@ def generate(config: GenerateConfig, rank: Rank | None = None) -> int:
     failing prompt is named on stderr and in status.json, the others continue. Raises ValueError if
     nothing can be done: no weights, a store that cannot be written.
     """
-    prompts = prompts_of(config)
-    check_names(config, prompts)
     first = rank is None or rank.is_first
     agreed: Callable[[Any], Any] = rank.everyone.from_first if rank else lambda value: value
+    if config.decode.dtype == "auto":
+        config = agreed(settled(config))
+    prompts = prompts_of(config)
+    check_names(config, prompts)
     digests = agreed(weights_digests(config.backbone) if first else {})
     jobs = make_jobs(config, prompts, digests)
     folder, failed = Path(config.run_dir), {}

@@ -10,29 +10,29 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
-from pixelwizard.config.generate import SamplingSettings
+from pixelwizard.config.generate import ATTENTION, SamplingSettings
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, Tiles
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.io.process import GB
-from pixelwizard.io.terminal import STAGES, aligned
+from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.wan.dit import CHUNK
 from pixelwizard.models.wan.kernels import PLAIN, Kernels, chosen
 from pixelwizard.planning.decode_cost import choose_tiles, cost_of_encode
 from pixelwizard.planning.device import DeviceRates, find
+from pixelwizard.planning.report import SINGLE, Plan, StagePlan, details
 from pixelwizard.planning.transformer_cost import (
-    SINGLE,
     Cost,
     Sampling,
     cost_of_sampling,
     cost_of_text,
 )
+from pixelwizard.stages.precision import settled
 
 CONTEXT = 0.7e9
 CHUNKS = (CHUNK, CHUNK // 4)
@@ -52,61 +52,7 @@ class ExecutionMode:
     cost: Cost
     chunk: int | None = None
     tiles: Tiles | None = None
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage as it will run on each rank. ``seconds``: one clip; ``peak_gb``: with the weights.
-
-    ``mode`` is resident, offload, stream or sharded; ``chunk`` tokens go through a layer of a
-    transformer together; ``tiles`` of the decode: [rows, columns]. ``sent_gb`` go to other ranks;
-    ``sending_seconds`` of the ``seconds`` pass waiting for them. ``seconds`` are what is expected,
-    ``limit_seconds`` what it would take at the device's best rates.
-    """
-
-    name: str
-    tokens: int
-    tflop: float
-    weights_gb: float
-    activations_gb: float
-    peak_gb: float
-    seconds: float
-    limit_seconds: float
-    mode: str
-    fits: bool = True
-    chunk: int | None = None
-    tiles: list[int] | None = None
-    sent_gb: float = 0.0
-    sending_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All stages, with the device whose rates were used and the memory budget.
-
-    ``refusal``: one sentence saying which stage does not fit and what would; None if all fit.
-    ``parallel``: the ranks of the run, of which every stage shows one.
-    """
-
-    device: str
-    budget_gb: float | None
-    stages: tuple[StagePlan, ...]
-    refusal: str | None
-    parallel: Mesh = SINGLE
-
-    @property
-    def by_name(self) -> Mapping[str, StagePlan]:
-        """The stages by name: text, anchor, detail, decode."""
-        return {stage.name: stage for stage in self.stages}
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return {**asdict(self), "seconds": self.seconds}
-
-    @property
-    def seconds(self) -> float:
-        """One video."""
-        return sum(stage.seconds for stage in self.stages)
+    attention: str | None = None
 
 
 def make_plan(
@@ -125,7 +71,7 @@ def make_plan(
     """
     if only is None:
         only = REFINING if clip else STAGES
-    rates = find(device)
+    config, rates = settled(config, here=device == "auto"), find(device)
     budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, rates)
     limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
     kernels = chosen(config.compile, device != "auto" or torch.cuda.is_available())
@@ -133,6 +79,8 @@ def make_plan(
         _choose(execution_modes(name, config, mesh, limit, kernels, clip), rates, limit, mesh)
         for name in only
     )
+    if device != "auto":  # this machine's choice of kernels says nothing of another
+        stages = tuple(replace(stage, attention=None) for stage in stages)
     return Plan(rates.name, budget_gb, stages, _refusal(config, stages, budget_gb), mesh)
 
 
@@ -179,10 +127,19 @@ def _encode(config: SamplingSettings) -> Iterator[ExecutionMode]:
 def _sampling(stage: Sampling, name: str, config: SamplingSettings) -> Iterator[ExecutionMode]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
     chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
+    kernel = _kernel(stage)
     for mode in ("sharded",) if stage.mesh.shards > 1 else _modes(config):
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
-            yield ExecutionMode(name, stage.passing.tokens, mode, cost, chunk)
+            yield ExecutionMode(name, stage.passing.tokens, mode, cost, chunk, attention=kernel)
+
+
+def _kernel(stage: Sampling) -> str | None:
+    """What will compute the attentions here, where that is a choice of this machine."""
+    sizes, device = stage.sizes, torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    heads = sizes.num_heads // stage.mesh.sequence
+    keys = (1, stage.passing.tokens, heads, sizes.dim // sizes.num_heads)
+    return ATTENTION.make(stage.attention, "attention").choice(device, stage.dtype, keys)
 
 
 def _stage(
@@ -262,7 +219,7 @@ def _refusal(
         leaner = ", memory=auto (which streams weights)"
     return (
         f"memory.budget_gb={budget_gb:g} is too little: the {worst.name} stage needs {needs:g} GB"
-        f" with weights {', '.join([worst.mode, *_details(worst)])};"
+        f" with weights {', '.join([worst.mode, *details(worst)])};"
         f" use memory.budget_gb={needs:g}{leaner} or a smaller resolution"
     )
 
@@ -298,6 +255,7 @@ def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> 
         fits=fits,
         chunk=way.chunk,
         tiles=[way.tiles.rows, way.tiles.columns] if way.tiles else None,
+        attention=way.attention,
         sent_gb=round(sum(cost.sent.values()) / GB, 6),
         sending_seconds=round(sending, 3),
     )
@@ -311,40 +269,3 @@ def _sending(cost: Cost, computing: float, rates: DeviceRates, mesh: Mesh) -> fl
         for kind, sent in cost.sent.items()
     }
     return sum(seconds.values()) - min(seconds.get("shards", 0.0), computing)
-
-
-def _details(stage: StagePlan) -> list[str]:
-    """Chunks or tiles in words."""
-    if stage.chunk:
-        return [f"chunks of {stage.chunk} tokens"]
-    if stage.tiles:
-        rows, columns = stage.tiles
-        return ["whole frames" if rows * columns == 1 else f"{rows} x {columns} tiles"]
-    return []
-
-
-def table(plan: Plan) -> str:
-    """The plan as text."""
-    several = plan.parallel.per_prompt > 1 or plan.parallel.shards > 1
-    limits = any(stage.seconds != stage.limit_seconds for stage in plan.stages)
-    head = ["stage", "tokens", "TFLOP", "weights", "activations", "peak GB"]
-    head += ["limit s", "expected s"] if limits else ["seconds"]
-    rows: list[tuple[str, ...]] = [(*head, *["sending"] * several, "how")]
-    for stage in plan.stages:
-        how = [stage.mode, *_details(stage), *([] if stage.fits else ["DOES NOT FIT"])]
-        times = [stage.limit_seconds] * limits + [stage.seconds]
-        figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, *times)
-        shown = [f"{figure:.2f}" for figure in figures]
-        if several:
-            shown.append(f"{stage.sending_seconds / max(stage.seconds, 1e-9):.1%}")
-        rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))
-    lines = aligned(rows, left=(0, 7 + several + limits))
-    peak = max(stage.peak_gb for stage in plan.stages)
-    budget = f", budget {plan.budget_gb:g} GB" if plan.budget_gb else ""
-    lines.append(f"one video: {plan.seconds:.0f} s on {plan.device}, peak {peak:.1f} GB{budget}")
-    mesh = plan.parallel
-    if mesh.world > 1:
-        sizes = f"{mesh.prompts} prompts x {mesh.guidance} guidance x {mesh.sequence} sequence"
-        why = f" ({mesh.reason})" if mesh.reason else ""
-        lines.append(f"on each of {mesh.world} ranks, {sizes}{why}")
-    return "\n".join(lines)

@@ -9,7 +9,8 @@ from pixelwizard.config.generate import SamplingSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.parallel import Mesh, ParallelSettings, resolve
 from pixelwizard.io.terminal import aligned
-from pixelwizard.planning.planner import Plan, make_plan
+from pixelwizard.planning.planner import make_plan
+from pixelwizard.planning.report import Plan
 
 COUNTS = (1, 2, 4, 8, 16)
 NOTE = "predicted for parallel=auto, from rates of kernels and links that are not measured here:"

@@ -32,9 +32,8 @@ from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.exchange import CFGParallel, Ulysses
 from pixelwizard.planning.device import META, Trace, Work
+from pixelwizard.planning.report import SINGLE
 from pixelwizard.stages.latents import Anchor, Detail
-
-SINGLE = Mesh()
 
 
 def tokens_per_rank(tokens: int, ranks: int) -> int:

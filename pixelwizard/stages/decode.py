@@ -9,6 +9,7 @@ depend on its whole latent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -223,10 +224,14 @@ class Decode:
     Several ``peers`` decode a clip together: rows of whole frames, or a tile each. The frames are
     those of one process and come out of the rank that writes; the others give none, and must be
     exhausted all the same, as every rank waits for the others.
+
+    ``timed``: on a GPU each shape's fastest algorithm of the convolutions is found by time.
     """
 
-    def __init__(self, vae: WanVAE, tiles: Tiles = WHOLE, peers: Peers = NO_PEERS) -> None:
-        self.vae, self.tiles, self.peers = vae, tiles, peers
+    def __init__(
+        self, vae: WanVAE, tiles: Tiles = WHOLE, peers: Peers = NO_PEERS, timed: bool = True
+    ) -> None:
+        self.vae, self.tiles, self.peers, self.timed = vae, tiles, peers, timed
 
     @torch.no_grad()
     def __call__(self, latent_CTHW: Tensor) -> Iterator[np.ndarray]:
@@ -238,5 +243,21 @@ class Decode:
             frames = whole_frames(self.vae, latent, self.peers)
         else:
             frames = tiled_frames(self.vae, latent, tiles, self.peers)
-        for frame in frames:
-            yield frame[None]
+        with fastest_convolutions() if self.timed else nullcontext():
+            for frame in frames:
+                yield frame[None]
+
+
+@contextmanager
+def fastest_convolutions() -> Iterator[None]:
+    """A context in which cuDNN times its algorithms at the first call of every shape.
+
+    Where only deterministic algorithms are asked for, nothing is timed.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = before or not cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before

@@ -20,6 +20,7 @@ from pixelwizard.models.checkpoints import require_weights, weights_digests, wei
 from pixelwizard.models.wan.layouts import advice, refuse_exact
 from pixelwizard.records import provenance
 from pixelwizard.records.provenance import make_jobs
+from pixelwizard.stages.precision import settled
 
 EXAMPLES = """\
   pixelwizard                                        four demo videos with the built-in miniature
@@ -109,6 +110,7 @@ def _check_passes(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
 
 def finished(config: GenerateConfig) -> bool:
     """Whether all videos are finished, made with these settings and the current weights."""
+    config = settled(config)
     jobs = make_jobs(config, prompts_of(config), weights_digests(config.backbone))
     return all(provenance.finished(config, job) for job in jobs)
 

@@ -61,10 +61,8 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
         return _power(config)
     if config.skip is not None:
         return _search(config)
-    from pixelwizard.planning.planner import (  # torch: only where something is traced
-        make_plan,
-        table,
-    )
+    from pixelwizard.planning.planner import make_plan  # torch: only where something is traced
+    from pixelwizard.planning.report import table
     from pixelwizard.planning.scaling import scaling, scaling_table
 
     mesh, several = planned_mesh(config), config.parallel.mode != "single"

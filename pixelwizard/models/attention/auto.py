@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -81,13 +81,16 @@ class Auto(Attention):
         self.kernel = self._pinned(kernels, *inputs)
         return kernels[self.kernel](*inputs) if self.kernel else attention(*inputs)
 
+    def choice(
+        self, device: torch.device, dtype: torch.dtype, keys_BSND: tuple[int, ...]
+    ) -> str | None:
+        return _kept().get(_case(device, dtype, keys_BSND), "timed at its first call")
+
     def _pinned(
         self, kernels: dict[str, Kernel], query: Tensor, key: Tensor, value: Tensor
     ) -> str | None:
         """The kernel for this number of keys on this device, timed where it is not known yet."""
-        shape = "x".join(map(str, key.shape))
-        device = torch.cuda.get_device_name(key.device) if key.is_cuda else key.device.type
-        case = f"{device}, torch {torch.__version__}, {key.dtype}, {shape}"
+        case = _case(key.device, key.dtype, key.shape)
         if case not in self._known:
             kept = _kept()
             if kept.get(case) not in kernels:
@@ -102,6 +105,12 @@ class Auto(Attention):
 def choices() -> Path:
     """The file with the kernel of every case, which may be deleted at any time."""
     return cache_folder() / "attention.json"
+
+
+def _case(device: torch.device, dtype: torch.dtype, keys_BSND: Sequence[int]) -> str:
+    """All that a choice depends on, in words."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{name}, torch {torch.__version__}, {dtype}, {'x'.join(map(str, keys_BSND))}"
 
 
 def _kept() -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Grid = tuple[int, int, int]
@@ -46,6 +47,12 @@ class Attention(ABC):
 
         A token's result must not depend on the chunk that it is in.
         """
+
+    def choice(
+        self, device: torch.device, dtype: torch.dtype, keys_BSND: tuple[int, ...]
+    ) -> str | None:
+        """The kernel for keys of a shape, in words where it is not known yet; None: no choice."""
+        return None
 
     def kind(self, place: Place) -> Hashable:
         """Equal for layers and steps that cost the same: a plan traces one of each kind."""

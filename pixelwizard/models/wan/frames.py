@@ -79,11 +79,14 @@ def phase_weights(weight: Tensor) -> Tensor:
 
 
 def taps(conv: nn.Conv3d, window: Sequence[Tensor], out: slice = slice(None), **how: Any) -> Frames:
-    """What each frame of the window adds to its last one's output; missing ones are zero."""
+    """What each frame of the window, the oldest first, adds to its last one's output.
+
+    Missing frames are zero. A frame that has been used may leave the window.
+    """
     weight = conv.weight[out]
     bias = None if conv.bias is None else conv.bias[out]
-    for age, frame in enumerate(reversed(window), start=1):
-        yield F.conv2d(frame, weight[:, :, -age], bias if age == 1 else None, **how)
+    for age in range(len(window), 0, -1):
+        yield F.conv2d(window[-age], weight[:, :, -age], bias if age == 1 else None, **how)
 
 
 def lay_out(conv: nn.Conv2d | nn.Conv3d) -> None:

@@ -69,9 +69,15 @@ class CausalConv3d(nn.Conv3d):
         for frame in frames:
             window.append(frame)
             del frame
-            parts = [self.kernels.collected(taps(self, window, padding=pad))]
-            _forget_oldest(window)
+            parts = [self.kernels.collected(self._used_up(window, pad))]
             yield parts.pop()
+
+    def _used_up(self, window: deque[Tensor], pad: tuple[int, int]) -> Frames:
+        """The taps of a window, whose oldest frame leaves as soon as it has been used."""
+        for part in taps(self, window, padding=pad):
+            _forget_oldest(window)
+            yield part
+            del part
 
 
 class TimeConv(nn.Conv3d):
