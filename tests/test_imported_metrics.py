@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +14,11 @@ import pytest
 import torch
 from test_evaluate import settings, shape_clip, values, write
 
+from pixelwizard.config.output import MetricsSettings
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation.evaluate import SOME_SKIPPED, evaluate
-from pixelwizard.evaluation.metrics.vbench import DIMENSIONS
-from pixelwizard.evaluation.names import NETWORKS
+from pixelwizard.evaluation.metrics.vbench import DIMENSIONS, _call
+from pixelwizard.evaluation.names import NETWORKS, check_names, resolve_auto
 from pixelwizard.evaluation.networks import VideoNetwork
 
 
@@ -101,6 +107,111 @@ def test_without_a_file_nobody_asked(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "results beside the videos" in written["missing"]["dover"]
     assert not any("dover" in note for note in written["notes"])
+
+
+PROGRAM = """#!{python} -IS
+# Takes and writes what VBench's program does: a folder, one dimension, a value a video.
+import json, os, pathlib, sys
+verb, *words = sys.argv[1:]
+given = dict(zip(words[::2], words[1::2]))
+assert verb == "evaluate" and given["--mode"] == "custom_input" and "PYTHONPATH" not in os.environ
+videos, out = pathlib.Path(given["--videos_path"]), pathlib.Path(given["--output_path"])
+found = sorted(path for path in videos.iterdir() if path.suffix == ".mp4" and path.stat().st_size)
+with open(pathlib.Path(__file__).with_name("asked"), "a") as log:
+    print(given["--dimension"], *(path.name.split(".")[0] for path in found), file=log)
+if {broken}:
+    sys.exit(print("loading\\nRuntimeError: no GPU here"))  # with code 0
+value = {{"dynamic_degree": True, "imaging_quality": 40}}.get(given["--dimension"], 0.4)
+each = [{{"video_path": str(path), "video_results": value}} for path in found]
+out.mkdir()
+text = json.dumps({{given["--dimension"]: [0.5, each]}})
+(out / "results_2026-11-29-03:00:00_eval_results.json").write_text(text)
+"""
+
+
+def program(folder: Path, broken: bool = False) -> Path:
+    folder.mkdir()
+    (folder / "vbench").write_text(PROGRAM.format(python=sys.executable, broken=broken))
+    (folder / "vbench").chmod(0o755)
+    return folder / "vbench"
+
+
+def asked(vbench: Path) -> list[str]:
+    """What the program was called for since the last look."""
+    log = vbench.with_name("asked")
+    found = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return found
+
+
+def test_vbench_is_run_once_for_every_video_and_dimension(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    folder = tmp_path / "v $(touch oops)"
+    for seed in range(2):
+        write(folder / f"clip{seed}.mp4", shape_clip(seed, frames=1))
+    vbench = program(tmp_path / "bin")
+    metrics = MetricsSettings(video=None, clip=None, image=None, vbench=str(vbench))
+    config = settings(tmp_path, folder, metrics=metrics)
+    assert evaluate(config) == 0
+    assert asked(vbench) == [f"{name} clip0 clip1" for name in DIMENSIONS]
+    found = values(tmp_path)
+    assert found["vbench"]["value"] == pytest.approx((4 * 0.4 + 1 + 0.4) / 6)
+    assert found["vbench-dynamic-degree"]["value"] == 1 and found["vbench"]["videos"] == 2
+    assert "VBench took" in (tmp_path / "run" / "evaluate.md").read_text()
+    assert evaluate(config) == 0 and asked(vbench) == []
+    write(folder / "clip1.mp4", shape_clip(7, frames=1))
+    assert evaluate(config) == 0 and asked(vbench) == [f"{name} clip1" for name in DIMENSIONS]
+
+
+def test_a_vbench_that_fails_costs_its_scores_alone(tmp_path: Path) -> None:
+    write(tmp_path / "v" / "clip0.mp4", shape_clip(0, frames=1))
+    vbench = program(tmp_path / "bin", broken=True)
+    metrics = MetricsSettings(video=None, clip=None, image=None, vbench=str(vbench))
+    assert evaluate(settings(tmp_path, tmp_path / "v", metrics=metrics)) == SOME_SKIPPED
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    why = "VBench wrote no result; it ended with code 0 and said: RuntimeError: no GPU here"
+    assert written["failed"] == {f"vbench-{name.replace('_', '-')}": why for name in DIMENSIONS}
+    assert "hd-mse" in values(tmp_path) and not (tmp_path / "v" / "results").exists()
+
+
+def test_auto_takes_the_vbench_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vbench = program(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resolve_auto(MetricsSettings(), "tiny").vbench is None
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert resolve_auto(MetricsSettings(), "tiny").vbench == str(vbench)
+    with pytest.raises(ConfigError, match="metrics.vbench=.*nowhere is no program; give the path"):
+        check_names(MetricsSettings(video=None, clip=None, image=None, vbench="nowhere"))
+
+
+@pytest.fixture
+def alarm() -> Iterator[type[Exception]]:
+    """An error in 0.2 s."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(number: int, frame: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    yield Alarm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_program_ends_with_all_its_processes(
+    tmp_path: Path, alarm: type[Exception]
+) -> None:
+    said = tmp_path / "said"
+    with pytest.raises(alarm):
+        _call(["sh", "-c", "sleep 60 & echo $!; wait"], said)
+    words, deadline = Path(f"/proc/{said.read_text().strip()}/cmdline"), time.monotonic() + 10
+    while words.exists() and words.read_text():  # without words it has ended, if not been reaped
+        assert time.monotonic() < deadline
 
 
 def test_vjepa_gives_the_mean_of_its_tokens(tmp_path: Path) -> None:

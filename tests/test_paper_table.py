@@ -60,6 +60,25 @@ def test_a_column_has_one_recipe() -> None:
     (note,) = made.notes
     assert "other by clip/z/n=8, the other rows by clip/x; score all rows alike" in note
     assert note in files.to_text(made) and note in files.to_html(made)
+    for write_table in (files.to_text, files.to_markdown, files.to_latex, files.to_html):
+        assert "50" not in write_table(made)
+    cells = {(cell["row"], cell["score"]): cell for cell in files.flat(made)}  # as W&B gets them
+    assert cells["other", "clip"]["value"] is None and "50" not in files.to_csv(made)
+
+
+def test_a_column_of_cited_rows_alone_has_one_recipe(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        rows = f"rows:\n  {name}: {{dover: 70.0}}\n"
+        (tmp_path / name).write_text(f"source: {name}\nrecipes: {{dover: {name}}}\n{rows}")
+    config = TableConfig(
+        layout=LayoutSettings(COLUMNS), cited=[str(tmp_path / n) for n in ("first", "second")]
+    )
+    made = make_table(config, ROWS, [])
+    assert [cells[2].text for _, cells in made.cited.values()] == [
+        "70",
+        "n/a (another recipe: second)",
+    ]
+    assert "- DOVER: `first`, N = not stated" in files.to_markdown(made)
 
 
 def test_cited_rows_are_apart_with_their_source(tmp_path: Path) -> None:

@@ -144,13 +144,14 @@ def _scores(config: TableConfig, of: _Set, folder: Path, line: Line) -> dict[str
     reference = find_videos(Path(wanted.reference), "reference") if wanted.reference else []
     key = identity_of(settings, of.videos, reference)
     kept = folder / f"{key}.json"
-    if kept.is_file():
-        return read_json(kept)
+    if kept.is_file() and not (earlier := read_json(kept)).get("failed"):
+        return earlier
     from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
 
     found = Evaluation([*of.videos.values()], of.captions, settings, reference, line).run()
-    write_json(kept, found.to_json())
-    return read_json(kept)
+    key = identity_of(settings, of.videos, reference)  # with what a program has put beside them
+    write_json(folder / f"{key}.json", found.to_json())
+    return read_json(folder / f"{key}.json")
 
 
 def _own_scores(of: _Set) -> dict[str, Any] | None:

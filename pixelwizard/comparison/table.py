@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ def make_table(config: TableConfig, rows: Sequence[Scored], notes: Sequence[str]
     columns = [_column(name, head, rows, remarks) for name, head in heads.items()]
     cells = {row.name: [_cell(row, column) for column in columns] for row in rows}
     cited: dict[str, tuple[str, list[Cell]]] = {}
+    shared = {column.score: column.recipe for column in columns if column.recipe}
     for file in map(Path, config.cited):
-        cited |= _cited(file, columns)
+        cited |= _cited(file, columns, shared)
+    columns = [_as_cited(column, shared) for column in columns]
     if any(cell.unstated for _, line in cited.values() for cell in line):
         remarks.append("† its source states no recipe")
     return Table(columns, _with_best(cells, columns), cited, remarks)
@@ -123,8 +125,17 @@ def _with_best(cells: dict[str, list[Cell]], columns: Sequence[Column]) -> dict[
     return marked
 
 
-def _cited(file: Path, columns: Sequence[Column]) -> dict[str, tuple[str, list[Cell]]]:
-    """The rows of one file, by name. Raises ConfigError."""
+def _as_cited(column: Column, shared: Mapping[str, str]) -> Column:
+    """A column that only cited rows fill has the recipe of the first."""
+    if column.recipe or column.score not in shared:
+        return column
+    return replace(column, recipe=shared[column.score], videos="not stated")
+
+
+def _cited(
+    file: Path, columns: Sequence[Column], shared: dict[str, str]
+) -> dict[str, tuple[str, list[Cell]]]:
+    """The rows of one file, by name; ``shared`` are the recipes by score. Raises ConfigError."""
     key = f"cited={file}"
     try:
         given: Any = read_yaml(file)
@@ -143,17 +154,22 @@ def _cited(file: Path, columns: Sequence[Column]) -> dict[str, tuple[str, list[C
         numbers = {
             score: convert(value, float, f"{place}.{score}") for score, value in values.items()
         }
-        line = [_cited_cell(column, numbers, recipes) for column in columns]
+        line = [_cited_cell(column, numbers, recipes, shared) for column in columns]
         found[str(row)] = (source, line)
     return found
 
 
-def _cited_cell(column: Column, numbers: Mapping[str, float], recipes: Mapping[str, str]) -> Cell:
+def _cited_cell(
+    column: Column,
+    numbers: Mapping[str, float],
+    recipes: Mapping[str, str],
+    shared: dict[str, str],
+) -> Cell:
     """A published value under its column, unless it has another recipe."""
     if column.score not in numbers:
         return Cell(why="not in the source")
     recipe = str(recipes.get(column.score, ""))
-    if recipe and column.recipe and recipe != column.recipe:
+    if recipe and shared.setdefault(column.score, recipe) != recipe:
         return Cell(why=f"another recipe: {recipe}")
     number = numbers[column.score]
     value = Value(number, number, number, recipe, recipe, 0, bool(column.higher))

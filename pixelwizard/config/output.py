@@ -146,17 +146,17 @@ _VBENCH = (
     *("dynamic_degree", "aesthetic_quality", "imaging_quality"),
 )
 IMPORTED: Dict[str, Part] = {
-    "vbench": "vbench",
     **{
         f"vbench-{name.replace('_', '-')}": Target(f"{_METRICS}.vbench.VBench", {"dimension": name})
         for name in _VBENCH
     },
+    "vbench": "vbench",
     "dover": "dover",
     "dover-technical": Target(f"{_METRICS}.dover.DOVER", {"part": "technical"}),
     "dover-aesthetic": Target(f"{_METRICS}.dover.DOVER", {"part": "aesthetic"}),
     "musiq": "musiq",
 }
-"""Scores that are read from result files, by name."""
+"""Scores of other programs, by name. The mean of VBench comes after its dimensions."""
 SCORED_FRAMES = 16
 """Frames that the video networks need; shorter clips are scored only if scores are asked for."""
 
@@ -168,7 +168,8 @@ class MetricsSettings:
     ``None`` leaves out the scores of that network. ``auto`` takes the networks in the package for
     videos that ``backbone=tiny`` made, for others I3D and CLIP ViT-L/14 if they were fetched; for
     all EfficientNet-Lite0 if the extra ``features`` is installed. ``lpips`` adds HD-LPIPS, which
-    needs the extra of that name; ``extra`` adds metrics by the name of their score.
+    needs the extra of that name; ``extra`` adds metrics by the name of their score. ``vbench`` is
+    VBench's program, ``auto`` the one on PATH; with ``None`` only its result files are read.
     """
 
     enabled: bool = True
@@ -177,6 +178,7 @@ class MetricsSettings:
     image: Optional[str] = "auto"
     folder: str = setting("checkpoints/metrics", path=True)
     lpips: bool = False
+    vbench: Optional[str] = setting("auto", path=("auto",))
     extra: Dict[str, Part] = field(
         default_factory=dict, metadata=door("torchmetrics.Metric", "pixelwizard.evaluation.metrics")
     )
@@ -185,7 +187,7 @@ class MetricsSettings:
     def parts(self) -> Dict[str, Part]:
         """Every metric by the name of its score: those that are always tried, then ``extra``.
 
-        Those of IMPORTED read result files of other programs.
+        Those of IMPORTED are of other programs.
         """
         standard = ["hd_mse", "hd_mse_noise", *["hd_lpips"] * self.lpips]
         standard += ["high_frequency", "niqe", "si", "blur", "blockiness", "banding", "ti"]

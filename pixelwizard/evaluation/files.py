@@ -25,7 +25,7 @@ from pixelwizard.evaluation.names import (
     wanted,
 )
 from pixelwizard.io.files import file_digest, read_json, text_digest, write_json
-from pixelwizard.records.run_folder import short_hash
+from pixelwizard.records.run_folder import CONFIG, short_hash
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,12 @@ def result_files(videos: Sequence[Path], pattern: str = "*") -> list[Path]:
     return sorted(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
+def result_folder(video: Path) -> Path:
+    """Where results of a video are put: in its run, else beside it."""
+    in_run = video.parent.name == "videos" and (video.parents[1] / CONFIG).is_file()
+    return (video.parents[1] if in_run else video.parent) / "results"
+
+
 def content_hash(videos: Sequence[Path]) -> str:
     """sha256 of a set of files, independent of their names and order."""
     digests = sorted(file_digest(path) for path in videos)
@@ -165,6 +171,7 @@ def identity_of(
         {path.name: file_digest(path) for path in reference},
         sorted(file_digest(path) for path in result_files([*videos.values()])),
     ]
+    determining += ["vbench"] * bool(settings.vbench)
     return short_hash(determining + [targets.identity(settings.extra)] * bool(settings.extra))
 
 
@@ -176,11 +183,15 @@ def _label(network: FeatureNetwork, settings: MetricsSettings) -> str:
 
 
 def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str, Any] | None:
-    """The content of ``metrics.json`` if it is of these very videos and in each record too."""
+    """The content of ``metrics.json`` if it is of these very videos and in each record too.
+
+    A score that failed is tried again, with all the others.
+    """
     try:
         kept: dict[str, Any] = read_json(Path(config.run_dir) / JSON)
         beside = all("metrics" in read_json(path.with_suffix(".json")) for path in videos.values())
-        return kept if beside and kept["of"] == identity(config, videos) else None
+        whole = beside and not kept.get("failed") and kept["of"] == identity(config, videos)
+        return kept if whole else None
     except (OSError, ValueError, KeyError):
         return None
 

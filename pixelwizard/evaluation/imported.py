@@ -27,24 +27,33 @@ class Imported(VideoMetric):
 
     pattern = ""
     """Which files of ``results``."""
+    lacking = "has no value for any of the videos"
+    """What is said of files without a value."""
 
     def prepare(self, given: Given) -> None:
-        """Read the files of every video, the newest last.
+        """Read the files. Raises NotImported without any, ValueError for one that is another's."""
+        self.found = self.values_of(given.clips)
+        if self.found:
+            return
+        if not result_files([clip.path for clip in given.clips], self.pattern):
+            raise NotImported(f"no {self.pattern} in a folder results beside the videos")
+        raise Unavailable(f"{self.pattern} in results {self.lacking}")
 
-        Raises NotImported without any file, ValueError for one that is another's.
-        """
-        self.found: dict[str, float] = {}
+    def values_of(self, clips: Sequence[Clip]) -> dict[str, float]:
+        """The values by the id of the video; the newest file counts. Raises ValueError."""
         read: dict[tuple[Path, ...], dict[str, float]] = {(): {}}
-        for clip in given.clips:
+        found: dict[str, float] = {}
+        for clip in clips:
             files = tuple(result_files([clip.path], self.pattern))
             if files not in read:
                 read[files] = self.read(files)
-            if clip.path.stem in read[files]:
-                self.found[clip.id] = read[files][clip.path.stem]
-        if len(read) == 1:
-            raise NotImported(f"no {self.pattern} in a folder results beside the videos")
-        if not self.found:
-            raise Unavailable(f"{self.pattern} in results has no value for any of the videos")
+            if named := [name for name in self.names(clip) if name in read[files]]:
+                found[clip.id] = read[files][named[0]]
+        return found
+
+    def names(self, clip: Clip) -> list[str]:
+        """What the files may call a video; the first that they have counts."""
+        return [clip.path.stem]
 
     @abstractmethod
     def read(self, files: Sequence[Path]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError, choice
@@ -157,6 +158,8 @@ def resolve_auto(settings: MetricsSettings, backbone: str) -> MetricsSettings:
         for kind, name in names.items()
         if getattr(settings, kind) == "auto"
     }
+    if settings.vbench == "auto":
+        found["vbench"] = which("vbench")
     return replace(settings, **found)  # type: ignore[arg-type]
 
 
@@ -167,8 +170,13 @@ def wanted(settings: MetricsSettings, reference: bool) -> list[FeatureNetwork]:
 
 
 def check_names(settings: MetricsSettings) -> None:
-    """Refuse unknown networks and metrics of the user's that could not be read."""
+    """Refuse unknown networks and programs, and metrics of the user's that could not be read."""
     wanted(settings, reference=True)
+    if settings.vbench not in (None, "auto") and which(str(settings.vbench)) is None:
+        raise ConfigError(
+            f"metrics.vbench={settings.vbench} is no program; give the path of the command vbench"
+            " in VBench's own environment, or null"
+        )
     for name, part in settings.extra.items():
         key = f"metrics.extra.{name}"
         check_metric(door_of(MetricsSettings, "extra").load(part, key), key)

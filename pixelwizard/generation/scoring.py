@@ -48,7 +48,7 @@ def score_run(
         scores = _computed(config, videos, display)
         keep_scores(config, videos, scores)
     for name, why in scores.get("failed", {}).items():
-        display.line(f"metrics.extra.{name}: {why}")
+        display.line(f"no score {name}: {why}")
     tracker.scores(scores)
     display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
 

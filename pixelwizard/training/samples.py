@@ -7,6 +7,7 @@ the example's anchor. The unconditional pass of guidance gets the empty text, as
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ class Samples(L.Callback):
         from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
 
         settings = resolve_auto(self.config.metrics, self.config.backbone.name)
+        if self.config.metrics.vbench == "auto":
+            settings = replace(settings, vbench=None)  # minutes, where samples take seconds
         scores = Evaluation(videos, captions, settings).run().scores
         for score in scores:
             bounds = {name: f"{getattr(score, name):.6g}" for name in ("value", "low", "high")}
