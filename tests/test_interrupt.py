@@ -17,7 +17,7 @@ from small import small_config, write_backbone, write_config
 from pixelwizard import worker
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
-from pixelwizard.io.process import Interrupted, interruptible
+from pixelwizard.io.process import SIGNALS, Interrupted, interruptible
 
 PRELOAD = [
     *("small", "pixelwizard.worker", "pixelwizard.generation.predict"),
@@ -77,6 +77,7 @@ def child(folder: str, stage: str = "", prompt: int = 0, step: int = 0, number: 
 
     Display.begin, Display.step = on_begin, on_step  # type: ignore[method-assign]
     loops.AnchorLoop.state_seconds = 0.0
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a launch's server may block them
     sys.exit(worker.run(Path(folder)))
 
 

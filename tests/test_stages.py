@@ -122,6 +122,7 @@ def test_algorithms_of_convolutions_are_timed_in_the_decode_alone(
 ) -> None:
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn, "deterministic", deterministic)
+    monkeypatch.setattr(cudnn, "benchmark", False)  # a training in this process has set it
     vae = load_vae(backbone, torch.device("cpu"), torch.float32)
     latent = torch.zeros(backbone.vae.z_dim, 1, 2, 2)
     for timed in (True, False):
