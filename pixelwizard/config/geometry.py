@@ -171,14 +171,19 @@ def part_sizes(cells: int, parts: int) -> list[int]:
     return [stop - start for start, stop in pairwise(cuts(cells, parts))]
 
 
+def overlap_of(window: int) -> int:
+    """How many frames neighbouring windows share: a third, rounded up."""
+    return math.ceil(window / 3)
+
+
 def windows_of(frames: int, window: int) -> list[slice]:
-    """Latent ``frames`` in equal windows of time; neighbours share at least a third of a window.
+    """Latent ``frames`` in equal windows of time; neighbours share at least ``overlap_of`` one.
 
     One window if they fit.
     """
     if frames <= window:
         return [slice(0, frames)]
-    most = max(1, window - max(1, window // 3))
+    most = max(1, window - overlap_of(window))
     count = math.ceil((frames - window) / most) + 1
     starts = [round(index * (frames - window) / (count - 1)) for index in range(count)]
     return [slice(start, start + window) for start in starts]

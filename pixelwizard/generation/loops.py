@@ -171,7 +171,8 @@ class EncodeLoop(StageLoop):
 
     def load(self, device: torch.device, dtype: torch.dtype) -> EncodeVideo:
         dtype = decode_dtype(self.config)
-        return EncodeVideo(self.networks.load(self.name, load_vae, device, dtype))
+        vae = self.networks.load(self.name, load_vae, device, dtype)
+        return EncodeVideo(vae, self.config.resolution.geometry.latent_grid[0])
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
         source, shape = job.prompt.source, job.size.geometry

@@ -20,6 +20,7 @@ from pixelwizard.config.geometry import (
     WHOLE,
     Geometry,
     Tiles,
+    overlap_of,
     part_sizes,
 )
 from pixelwizard.models.wan.kernels import PLAIN, Kernels
@@ -103,8 +104,12 @@ def cost_of_decode(
     )
 
 
-def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry]) -> Cost:
-    """The cost of a clip at several sizes, and of decoding the first of them again."""
+def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry], window: int) -> Cost:
+    """The cost of a clip at several sizes, and of decoding the first of them again.
+
+    A clip of more than ``window`` latent frames goes through in parts, whose overlap is encoded
+    twice.
+    """
     first = replace(config.resolution, width=sizes[0].width, height=sizes[0].height)
     again = cost_of_decode(replace(config, resolution=first), WHOLE)
     with META:
@@ -118,7 +123,10 @@ def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry]) -> Cost:
                 vae.encode_stream(torch.empty(shape, device=META) for _ in range(frames))
             marks.append(trace.work)
             peak = max(peak, trace.peak)
-        work += marks[0] + (size.latent_grid[0] - 2) * (marks[1] - marks[0])
+        frames, overlap = size.latent_grid[0], overlap_of(window)
+        parts = 1 + max(0, math.ceil((frames - window) / max(1, window - overlap)))
+        frames += (parts - 1) * overlap
+        work += marks[0] + (frames - 2) * (marks[1] - marks[0])
     return Cost(again.weights, again.weights + peak, work.flops, work.moved)
 
 

@@ -100,7 +100,7 @@ def execution_modes(
         return _text(config)
     whole = config if clip is None else replace(config, resolution=clip)
     if stage == "encode":
-        return _encode(whole)
+        return _encode(whole, config.resolution.geometry.latent_grid[0])
     if stage == "decode":
         return _decode(whole, mesh, limit, kernels)
     clip = clip if stage == "detail" else None
@@ -116,12 +116,12 @@ def _text(config: SamplingSettings) -> Iterator[ExecutionMode]:
         )
 
 
-def _encode(config: SamplingSettings) -> Iterator[ExecutionMode]:
-    """A clip at the sizes that its refining needs."""
+def _encode(config: SamplingSettings, window: int) -> Iterator[ExecutionMode]:
+    """A clip at the sizes that its refining needs, in parts of ``window`` latent frames."""
     sizes = [config.resolution.anchor_geometry]
     sizes += [config.resolution.geometry] * (config.refine.sigma is not None)
     cells = sum(math.prod(size.latent_grid) for size in sizes)
-    yield ExecutionMode("encode", cells, "resident", cost_of_encode(config, sizes))
+    yield ExecutionMode("encode", cells, "resident", cost_of_encode(config, sizes, window))
 
 
 def _sampling(stage: Sampling, name: str, config: SamplingSettings) -> Iterator[ExecutionMode]:

@@ -184,8 +184,11 @@ def _refining(
     video = [size.width, size.height, size.frames, size.shift]
     sizes = {name: astuple(geometry) for name, geometry in encoded.items()}
     read = {"source": source.sha256, "pixels": PIXELS, "shape": video[:2]}
+    window = min(config.resolution.frames, size.frames)
+    if size.frames > window:
+        read["parts"] = window  # older keys know only clips that were encoded whole
     clip = key(latents=sizes, **read, **recipes["encode"])
-    how: dict[str, Any] = {"window": min(config.resolution.frames, size.frames)}
+    how: dict[str, Any] = {"window": window}
     if rule.sigma is not None:
         how["start"] = rule.sigma
     if rule.anchor_noise:

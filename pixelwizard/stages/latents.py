@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.config.geometry import PATCH, windows_of
+from pixelwizard.config.geometry import PATCH, TEMPORAL_STRIDE, overlap_of, windows_of
 from pixelwizard.diffusion.sampling import (
     Join,
     SolverState,
@@ -32,15 +34,36 @@ BEST = 100.0
 
 
 class EncodeVideo:
-    """The mean of the autoencoder's latent; a frame at a time, so clips of any length fit."""
+    """The mean of the autoencoder's latent; a frame at a time, so clips of any length fit.
 
-    def __init__(self, vae: WanVAE) -> None:
-        self.vae = vae
+    A clip of more than ``window`` latent frames is encoded in parts of that length, as the networks
+    know only latents of such clips, and the encoder may drift in longer ones. The overlap, a third
+    of a part, warms the encoder up and is dropped.
+    """
+
+    def __init__(self, vae: WanVAE, window: int) -> None:
+        self.vae, self.window = vae, max(window, 2)
+        self.overlap = overlap_of(self.window)
 
     @torch.no_grad()
     def __call__(self, frames: Iterable[np.ndarray]) -> Tensor:
         """4n+1 frames ``[H, W, 3]``, uint8 RGB -> the normalised latent, float32 CTHW."""
-        return self.vae.encode_stream(self._as_video(frames))[0].float()
+        frames = iter(frames)
+        latest: deque[np.ndarray] = deque(maxlen=TEMPORAL_STRIDE * (self.overlap - 1) + 1)
+
+        def noted(part: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            for frame in part:
+                latest.append(frame)
+                yield frame
+
+        latents: list[Tensor] = []
+        fresh = TEMPORAL_STRIDE * (self.window - 1) + 1
+        for frame in frames:  # the first that is in no part yet
+            part = chain(tuple(latest), noted(chain([frame], islice(frames, fresh - 1))))
+            latent = self.vae.encode_stream(self._as_video(part))[0].float()
+            latents.append(latent[:, self.overlap if latents else 0 :])
+            fresh = TEMPORAL_STRIDE * (self.window - self.overlap)
+        return torch.cat(latents, dim=1)
 
     @torch.no_grad()
     def fidelity(self, latent_CTHW: Tensor, frames: Iterable[np.ndarray]) -> float:
