@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,6 +338,36 @@ def test_a_failing_tracker_is_said_once_and_the_run_goes_on(
     play(open_tracker(tracked(config), said.append), config, paths)
     assert "tracker=wandb is given up" in caplog.text
     assert said == ["tracker=wandb failed (division by zero); the run goes on without it"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pixelwizard.config.evaluate import EvaluateConfig
+from pixelwizard.config.output import TrackerSettings
+from pixelwizard.tracking import comparison, wandb_session
+
+def lost(*_):
+    task = Path(f"/proc/self/task/{os.getpid()}/children")
+    for child in task.read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+        os.waitpid(int(child), 0)
+    raise ConnectionResetError("Connection lost")
+
+folder = Path(sys.argv[1])
+tracker = TrackerSettings(mode="offline")
+config = EvaluateConfig(videos=str(folder), run_dir=str(folder), tracker=tracker)
+wandb_session.Session.log_scores = lost
+comparison.log_scores(config, {}, print)
+"""
+
+
+def test_a_killed_service_of_wandb_is_one_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "atexit" not in done.stderr
+    assert done.stdout.startswith("tracker=wandb failed (Connection lost)")
 
 
 def test_the_figures_of_a_video_are_flat() -> None:

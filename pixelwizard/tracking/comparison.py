@@ -70,7 +70,10 @@ def _carefully(
     try:
         record()
     except Exception as error:
+        from pixelwizard.tracking.wandb_session import release
+
         log.exception("the tracker failed")
+        release()
         warn(f"tracker=wandb failed ({reason(error)}); everything is in {folder} all the same")
 
 

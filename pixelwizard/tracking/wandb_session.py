@@ -30,6 +30,14 @@ STEP = "trainer/global_step"
 Mode = Literal["online", "offline"]
 
 
+def release() -> None:
+    """End W&B's service; one that has ended already would be a trace at the end of the program."""
+    import wandb
+
+    with contextlib.suppress(ConnectionError):
+        wandb.teardown()
+
+
 class Session(WandbLogger):
     """One W&B run per folder, as Lightning's logger; a continued one has the same id, a sweep is a
     group.
@@ -95,7 +103,7 @@ class Session(WandbLogger):
                 return self._init("online")
             except wandb.errors.Error as error:
                 log.warning("W&B online failed", exc_info=error)
-                wandb.teardown()
+                release()
                 self.warn(
                     "W&B cannot be reached or refuses the key; the run is recorded offline, later:"
                     f" wandb sync --append {self.folder / 'wandb'}/offline-run-*"
@@ -143,8 +151,6 @@ class Session(WandbLogger):
 
     def end(self, exit_code: int) -> None:
         """Send the rest, and release W&B's service."""
-        import wandb
-
         with self.environment():
             try:
                 self.run.finish(exit_code=exit_code)
@@ -153,8 +159,7 @@ class Session(WandbLogger):
                     "W&B did not take everything in time; nothing is lost, later:"
                     f" wandb sync {self.run.settings.sync_dir}"
                 )
-            with contextlib.suppress(ConnectionError):  # it has ended already
-                wandb.teardown()  # the service may still be writing the run's file until then
+            release()  # the service may still be writing the run's file until then
 
     @contextlib.contextmanager
     def environment(self) -> Iterator[None]:
