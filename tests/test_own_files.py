@@ -95,6 +95,17 @@ def test_what_a_file_says_to_hydra_itself_is_refused(place: Path, said: str, sen
         composed("experiment=mine")
 
 
+def test_a_folder_beside_experiments_that_is_named_like_a_key_is_no_config_group(
+    place: Path,
+) -> None:
+    write(place / "experiments/mine.yaml", "# @package _global_\nseed: 3\n")
+    write(place / "videos/clip.yaml", "seed: 4")
+    write(place / "data/mine.yaml", "seed: 4")
+    assert composed("experiments=mine", "videos=videos").videos == str(place / "videos")
+    with pytest.raises(ConfigError, match="mine"):
+        compose("train", ["data=mine"])
+
+
 @pytest.mark.parametrize(
     ("folder", "sentence"),
     [
