@@ -8,23 +8,18 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import cache
 from itertools import islice, product
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,6 +33,7 @@ from pixelwizard.cli.arguments import (
     split_folders,
 )
 from pixelwizard.cli.habits import habit
+from pixelwizard.cli.search_path import search_first
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
 from pixelwizard.config.schema import ConfigError, marked
@@ -55,45 +51,6 @@ OURS = (
 """What a composition may change of Hydra's own configuration."""
 BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 has to be told that it behaves like itself; 1.4 does not want to hear it."""
-
-
-@cache
-def experiment_source() -> type[ConfigSource]:
-    """Hydra's source of files, of which it sees nothing but ``experiments``.
-
-    The folder beside them is the user's: in it ``data`` or ``prompts`` are no config groups.
-    """
-    found: list[Any] = Plugins.instance().discover(ConfigSource)
-    (files,) = (source for source in found if source.scheme() == "file")
-
-    class ExperimentSource(files):  # type: ignore[misc, valid-type]
-        @staticmethod
-        def scheme() -> str:
-            return tasks.EXPERIMENTS
-
-        def is_group(self, config_path: str) -> bool:
-            return _is_experiment(config_path) and bool(super().is_group(config_path))
-
-        def is_config(self, config_path: str) -> bool:
-            return _is_experiment(config_path) and bool(super().is_config(config_path))
-
-    return ExperimentSource
-
-
-def _is_experiment(path: str) -> bool:
-    return path.partition("/")[0] in ("", tasks.EXPERIMENTS)
-
-
-class OwnFiles(SearchPathPlugin):
-    """Lets Hydra find the user's files before the shipped ones, and ``experiments`` anywhere."""
-
-    folders: ClassVar[list[Path]] = []
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in reversed(self.folders):
-            search_path.prepend("own", f"file://{folder}")
-        for root in tasks.experiment_roots():
-            search_path.append("experiments", f"{tasks.EXPERIMENTS}://{root}")
 
 
 @contextmanager
@@ -157,9 +114,7 @@ def _introduce(task: str, own: list[Path]) -> None:
             continue  # Hydra says so if it is used
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    OwnFiles.folders = own
-    for plugin in (OwnFiles, experiment_source()):
-        Plugins.instance().register(plugin)
+    search_first(own)
 
 
 @dataclasses.dataclass(frozen=True)
