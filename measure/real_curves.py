@@ -25,6 +25,7 @@ from pixelwizard.config.output import MetricsSettings, VideoSettings
 from pixelwizard.evaluation.metrics.frame_mmd import FrameKernelDistance
 from pixelwizard.evaluation.metrics.hd_mse import hd_mse
 from pixelwizard.evaluation.metrics.niqe import niqe
+from pixelwizard.evaluation.metrics.patch_fid import PatchFrechetDistance
 from pixelwizard.evaluation.metrics.patch_kid import PatchKernelDistance
 from pixelwizard.evaluation.metrics.si import spatial_information
 from pixelwizard.evaluation.names import IMAGE, NETWORKS, network_folder
@@ -99,6 +100,7 @@ def values(network: ImageNetwork, clips: list[np.ndarray], real: list[Tensor]) -
     features = [seen(network, clip) for clip in clips]
     for metric, name in (
         (PatchKernelDistance(), "patch-KID"),
+        (PatchFrechetDistance(), "patch-FID"),
         (FrameKernelDistance(), "frame-MMD"),
     ):
         metric.real = metric.summary(iter([metric.features(each) for each in real]))
