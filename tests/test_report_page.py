@@ -140,7 +140,7 @@ def watched(page: Browser) -> tuple[list[float], list[float]]:
             "const all = player.ready(); return [all.every((v) => !v.paused && !v.seeking),"
             " all.map((v) => v.currentTime)]"
         )
-        if playing:  # not while all go back to the beginning
+        if playing and found:  # not before there are any, nor while all go back to the beginning
             spreads.append(max(found) - min(found))
             places.append(min(found))
     return spreads, places
