@@ -26,7 +26,6 @@ from pixelwizard.config.evaluate import DISTANCE
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
-from pixelwizard.io.files import read_json
 from pixelwizard.io.terminal import markdown
 from pixelwizard.io.video import VideoWriter
 
@@ -105,25 +104,13 @@ def values(variant: Variant, found: Comparison, name: str) -> list[float]:
 
 
 def of_sets(found: Comparison) -> list[tuple[str, ...]]:
-    """A row for each arm with one run: its distance, and the scores that only a set has."""
-    names: dict[str, None] = {}
-    scores = {}
-    for row in found.rows:
-        folder = next(iter(row.variant.videos.values())).path.parent.parent
-        every = read_json(folder / "metrics.json")["set"]
-        scores[row.variant.name] = {one["name"]: one for one in every if one["name"] in SETS}
-        names |= dict.fromkeys(scores[row.variant.name])
-    rows: list[tuple[str, ...]] = [("arm", "distance / 1000", *names)]
+    """A row for each arm: its distance, and the scores that only a set has."""
+    rows: list[tuple[str, ...]] = [("arm", "distance / 1000", *found.sets)]
     for row in sorted(found.rows, key=lambda row: row.scores[DISTANCE].value):
-        shown = [
-            f"{one['value']:.4g} [{one['low']:.4g}, {one['high']:.4g}]"
-            for one in scores[row.variant.name].values()
-        ]
+        scores = [of[row.variant.name] for of in found.sets.values()]
+        shown = [f"{one.value:.4g} [{one.low:.4g}, {one.high:.4g}]" for one in scores]
         rows.append((row.variant.name, f"{1000 * row.scores[DISTANCE].value:.2f}", *shown))
     return rows
-
-
-SETS = ("fvd", "hd-fvd", "video-mmd", "patch-fid", "patch-kid", "frame-mmd")
 
 
 def main() -> None:

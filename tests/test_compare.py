@@ -314,6 +314,57 @@ def pair(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def score_set(run: Path, value: float, recipe: str = "fvd/n=2", videos: int = 2) -> None:
+    """Scores as a run writes them: of its videos, and one of the whole set."""
+    records = {path.stem: json.loads(path.read_text()) for path in run.glob("videos/*.json")}
+    own = {id: {"clip-score": r["metrics"]["clip-score"]["value"]} for id, r in records.items()}
+    facts = {"name": "fvd", "value": value, "low": value - 1, "high": value + 2}
+    facts |= {"recipe": recipe, "videos": videos, "higher_is_better": False}
+    mean = {"name": "clip-score", "higher_is_better": True}
+    scores = {"per_video": own, "recipes": {"clip-score": "score/of=this"}, "set": [mean, facts]}
+    (run / "metrics.json").write_text(json.dumps(scores))
+
+
+def test_scores_of_whole_sets_stand_beside_the_paired_ones(
+    pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score_set(pair / "a", 50.0)
+    score_set(pair / "b", 60.0)
+    runs = f"compare {pair / 'a'} {pair / 'b'} out={pair / 'out'} tracker=none"
+    assert main(runs.split()) == 0
+    assert "50 (49 to 52)" in capsys.readouterr().out
+    lines = list(csv.DictReader((pair / "out" / "comparison.csv").open()))
+    found = {line["arm"]: line for line in lines if line["score"] == "fvd"}
+    assert found["b"]["value"] == "60.0" and found["b"]["sign"] == "" and len(found) == 2
+    assert "| b       | 60 (59 to 62) |" in (pair / "out" / "comparison.md").read_text()
+    assert '"fvd": {"a": ' in (pair / "out" / "report" / "index.html").read_text()
+
+
+def test_of_several_runs_the_mean_of_their_sets_is_shown(tmp_path: Path) -> None:
+    make_sweep(tmp_path)
+    for name, values in (("shortcut4", (50, 54)), ("euler4", (60, 60)), ("unipc50", (40, 41))):
+        for seed, value in enumerate(values):
+            score_set(tmp_path / f"schedule={name},seed={seed}", value)
+    found = compared(tmp_path)
+    sets = found.sets["fvd"]
+    assert list(sets) == ["shortcut4", "euler4", "unipc50"] and sets["shortcut4"].runs == 2
+    assert sets["shortcut4"].value == 52 and sets["euler4"].low == sets["euler4"].high == 60
+
+
+def test_scores_of_other_videos_or_another_recipe_are_left_out(pair: Path) -> None:
+    score_set(pair / "a", 50.0)
+    score_set(pair / "b", 60.0, recipe="fvd/other")
+    found = compared(pair / "a", pair / "b")
+    assert not found.sets
+    assert (
+        "fvd is left out: it was computed by different recipes: fvd/n=2, fvd/other" in found.notes
+    )
+    scores = json.loads((pair / "b" / "metrics.json").read_text())
+    scores["per_video"].popitem()
+    (pair / "b" / "metrics.json").write_text(json.dumps(scores))
+    assert "fvd is left out: only a has it" in compared(pair / "a", pair / "b").notes
+
+
 def test_a_video_that_is_not_the_one_written_is_left_out(pair: Path) -> None:
     first, second = sorted((pair / "a" / "videos").glob("*.mp4"))
     for video in (first, second):

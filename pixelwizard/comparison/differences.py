@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from pixelwizard.comparison.distance import compared_stage, distances, target_of
+from pixelwizard.comparison.sets import SetScore, set_scores
 from pixelwizard.comparison.variants import SAMPLERS, SCORES, Sample, Variant
 from pixelwizard.config.evaluate import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
@@ -57,7 +58,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it; ``quality`` is the score that ranks, ``target`` that of distance, if it is one."""
+    """All of it; ``quality`` is the score that ranks, ``target`` that of distance, if it is one.
+
+    ``sets`` are scores of whole sets of videos, by name and variant.
+    """
 
     rows: list[Row]
     samples: list[Sample]
@@ -65,6 +69,7 @@ class Comparison:
     baseline: str
     target: str | None
     notes: list[str]
+    sets: dict[str, dict[str, SetScore]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -103,7 +108,8 @@ def compare(
             beaten = (_beats(other.scores, row.scores, quality, cost) for other in rows)
             row.dominated[cost] = any(beaten)
     name = end.name if end else None
-    return Comparison(rows, list(samples), quality, base.name, name, remarks)
+    sets = set_scores(variants, remarks)
+    return Comparison(rows, list(samples), quality, base.name, name, remarks, sets)
 
 
 def _target(

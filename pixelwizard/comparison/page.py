@@ -11,7 +11,7 @@ from typing import Any
 
 from pixelwizard.comparison.differences import Comparison
 from pixelwizard.comparison.plot import colours_of
-from pixelwizard.comparison.tables import legend, to_json
+from pixelwizard.comparison.tables import SETS, legend, to_json
 from pixelwizard.comparison.variants import Video
 from pixelwizard.config.schema import ConfigError, listed, show
 from pixelwizard.io.files import atomic
@@ -104,6 +104,7 @@ def _html(
     data = {
         **to_json(comparison),
         "legend": legend(comparison),
+        "sets_legend": SETS,
         "files": files,
         "pictures": pictures,
         "fps": video["video"]["fps"],

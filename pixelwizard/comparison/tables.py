@@ -10,6 +10,10 @@ from typing import Any
 from pixelwizard.comparison.differences import Comparison, Difference, Row
 from pixelwizard.io.terminal import aligned, markdown
 
+SETS = (
+    "Scores of whole sets, not paired: the 95 % interval is that of each run over its own videos,"
+    " or over the runs of a variant that has several."
+)
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
 
 
@@ -29,6 +33,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for row in comparison.rows
         ],
+        "sets": {
+            name: {variant: asdict(score) for variant, score in scores.items()}
+            for name, scores in comparison.sets.items()
+        },
         "notes": comparison.notes,
     }
 
@@ -41,12 +49,16 @@ def flat_rows(comparison: Comparison) -> list[dict[str, Any]]:
         for name, score in row.scores.items():
             values |= {name: score.value, f"{name}/low": score.low, f"{name}/high": score.high}
             values[f"{name}/sign"] = row.differences[name].sign
+        for name, scores in comparison.sets.items():
+            one = scores.get(row.variant.name)
+            values |= {name: one and one.value, f"{name}/low": one and one.low}
+            values[f"{name}/high"] = one and one.high
         rows.append(values | {f"dominated/{cost}": lost for cost, lost in row.dominated.items()})
     return rows
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line per variant and score."""
+    """A line per variant and score; those of sets have no paired difference."""
     out = io.StringIO()
     head = ["arm", "score", "value", "low", "high", "difference", "difference_low"]
     head += ["difference_high", "sign", "dominated_by_seconds", "dominated_by_nfe", "videos"]
@@ -60,14 +72,22 @@ def to_csv(comparison: Comparison) -> str:
                 + [d.sign, row.dominated.get("seconds"), row.dominated.get("nfe"), score.videos]
                 + [score.higher_is_better, score.recipe]
             )
+    for name, scores in comparison.sets.items():
+        for variant, one in scores.items():
+            lines.writerow(
+                [variant, name, one.value, one.low, one.high, *[""] * 6]
+                + [one.videos, one.higher_is_better, one.recipe]
+            )
     return out.getvalue()
 
 
 def to_text(comparison: Comparison) -> str:
     """For a terminal: a line per variant, then what must be said."""
     rows = _cells(comparison)
-    lines = aligned(rows, left=range(len(rows[0])))
-    return "\n".join([*lines, "", legend(comparison), *(f"- {n}" for n in comparison.notes)])
+    lines = [*aligned(rows, left=range(len(rows[0]))), "", legend(comparison)]
+    if sets := _set_cells(comparison):
+        lines += ["", *aligned(sets), "", SETS, ""]
+    return "\n".join([*lines, *(f"- {n}" for n in comparison.notes)])
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -75,6 +95,11 @@ def to_markdown(comparison: Comparison) -> str:
     rows = _cells(comparison)
     lines = markdown(rows, left=(0, len(rows[0]) - 1))
     recipes = [f"- {n}: `{s.recipe}`" for n, s in comparison.rows[0].scores.items()]
+    sets = _set_cells(comparison)
+    if sets:
+        first = {name: next(iter(scores.values())) for name, scores in comparison.sets.items()}
+        recipes += ["", *markdown(sets), "", SETS, ""]
+        recipes += [f"- {name}: `{score.recipe}`" for name, score in first.items()]
     notes = [f"- {note}" for note in comparison.notes]
     return "\n".join([*lines, "", legend(comparison), "", *recipes, *notes, ""])
 
@@ -98,6 +123,20 @@ def _cells(comparison: Comparison) -> list[tuple[str, ...]]:
         cells = [_cell(row, name, comparison) for name in names]
         lost = [cost for cost, worse in row.dominated.items() if worse]
         table.append((row.variant.name, *cells, ", ".join(lost) or "-"))
+    return table
+
+
+def _set_cells(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The scores of whole sets by variant; no row without any."""
+    if not comparison.sets:
+        return []
+    ways = [next(iter(scores.values())).higher_is_better for scores in comparison.sets.values()]
+    heads = [f"{n} {'↑' if up else '↓'}" for n, up in zip(comparison.sets, ways, strict=True)]
+    table: list[tuple[str, ...]] = [("variant", *heads)]
+    for row in comparison.rows:
+        found = [scores.get(row.variant.name) for scores in comparison.sets.values()]
+        cells = [f"{s.value:.4g} ({s.low:.4g} to {s.high:.4g})" if s else "-" for s in found]
+        table.append((row.variant.name, *cells))
     return table
 
 

@@ -45,6 +45,25 @@ function cell(arm, name) {
   return made;
 }
 
+function fillSets() {
+  const names = Object.keys(data.sets);
+  byId("of-sets").hidden = !names.length;
+  const heads = names.map((name) => {
+    const [one] = Object.values(data.sets[name]);
+    return node("th", { scope: "col", title: one.recipe }, name + (one.higher_is_better ? " ↑" : " ↓"));
+  });
+  const body = node("tbody");
+  data.arms.forEach((arm, index) => {
+    const cells = names.map((name) => setCell(data.sets[name][arm.name]));
+    body.append(node("tr", {}, node("th", { scope: "row" }, swatch(data, index), arm.name), ...cells));
+  });
+  byId("sets").append(node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "variant"), ...heads)), body);
+  byId("sets-legend").textContent = data.sets_legend;
+}
+
+const setCell = (score) =>
+  score ? node("td", {}, figure(score.value), node("small", {}, `${figure(score.low, 3)} to ${figure(score.high, 3)}`)) : node("td", {}, "–");
+
 function fillSettings() {
   const base = data.arms.findIndex((arm) => arm.name === data.baseline);
   const heads = data.arms.map((arm) => node("th", { scope: "col" }, arm.name));
@@ -180,6 +199,7 @@ byId("names").append(...data.arms.map((arm, index) => node("li", {}, swatch(data
 byId("notes").append(...(data.notes.length ? data.notes : ["Nothing is missing."]).map((note) => node("li", {}, note)));
 document.documentElement.style.setProperty("--shape", `${data.size[0]} / ${data.size[1]}`);
 fillScores();
+fillSets();
 fillSettings();
 fillSplit();
 fillRows();
