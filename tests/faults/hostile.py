@@ -176,8 +176,13 @@ def damage(place: Path, draw: random.Random) -> str:
 
 
 def others(place: Path) -> list[Path]:
-    """Files of the same kind with something else in them, here an empty one if there is none."""
+    """Files of the same kind with something else in them, here an empty one if there is none.
+
+    No long lists of lines: as prompts they are sound, and as many videos take their time.
+    """
     found = [p for p in place.parent.parent.rglob(f"*{place.suffix}") if p.is_file()]
+    if place.suffix == ".txt":
+        found = [p for p in found if p.stat().st_size < 1000]
     (place.parent / "none").touch()
     return sorted(found)
 
