@@ -19,6 +19,12 @@ from pixelwizard.diffusion.sampling import SolverState, guided, sample
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.quantised import (
+    quantise_linears,
+    quantised,
+    quantised_names,
+    scale_name,
+)
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer
 from pixelwizard.models.wan.vae import WanVAE, to_pixels
 from pixelwizard.models.weights import load_detail
@@ -70,6 +76,23 @@ def test_base_network_equals_the_official_one(dit: GoldenDiT) -> None:
     network = dit.base()
     actual = network(dit.io["x"], dit.io["t"], network.encode_text(dit.context))
     assert relative_error(actual, dit.io["y_base"]) < TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "most"), [("fp8", 0.02), ("int8", 0.006)])
+@torch.no_grad()
+def test_in_8_bits_the_networks_stay_near_the_official_ones(
+    dit: GoldenDiT, kind: str, most: float
+) -> None:
+    network, weights = dit.detail(), dict(dit.weights)
+    for name in quantised_names(network):
+        weights[name], weights[scale_name(name)] = quantised(weights[name], kind)
+    quantise_linears(network, kind)
+    network.load_state_dict(weights)
+    features = network.encode_anchor(dit.io["lr"], tuple(dit.io["lr"].shape[2:]))
+    text = network.encode_text(dit.context)
+    actual = network(dit.io["x"], dit.io["t"], text, dit.io["dt"], features)
+    difference, expected = actual - dit.io["y_hr"], dit.io["y_hr"]
+    assert difference.square().mean().sqrt() < most * expected.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("grad", [False, True], ids=["inference", "training"])
