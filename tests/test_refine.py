@@ -502,6 +502,8 @@ def test_a_comparison_has_the_enlarged_clips_as_arms(
     (video,) = (out / "enlarged" / "lanczos" / "videos").glob("*.mp4")
     info = probe(video, count=True)
     assert (info.width, info.height, info.frames, info.fps) == (128, 64, 17, 12.0)
+    page = (out / "report" / "index.html").read_text()
+    assert '"titles": ["a.mp4"], "fps": 12.0, "frames": 17, "size": [128, 64]' in page
     before = video.stat().st_mtime_ns
     pw.compare([config.run_dir], words)
     assert video.stat().st_mtime_ns == before

@@ -12,10 +12,11 @@ from typing import Any
 from pixelwizard.comparison.differences import Comparison
 from pixelwizard.comparison.plot import colours_of
 from pixelwizard.comparison.tables import SETS, legend, to_json
-from pixelwizard.comparison.variants import Video
+from pixelwizard.comparison.variants import Sample, Video
 from pixelwizard.config.schema import ConfigError, listed, show
 from pixelwizard.io.files import atomic
 from pixelwizard.io.image import write_thumbnail
+from pixelwizard.io.reading import VideoInfo, probe
 from pixelwizard.io.video import ImageError, VideoError, write_preview
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
@@ -33,7 +34,7 @@ def write_page(comparison: Comparison, folder: Path) -> list[str]:
         (part / "videos").mkdir(parents=True)
         files = _copy_videos(comparison, part, missing)
         pictures = _copy_pictures(comparison, part, missing)
-        text = _html(comparison, files, pictures, missing)
+        text = _html(comparison, files, pictures, missing, _film(part, files))
         (part / PAGE).write_text(text, encoding="utf-8")
     return missing
 
@@ -97,19 +98,36 @@ def _copy(video: Video, place: Path) -> None:
         write_preview(video.path, place, MOST_LINES)
 
 
+def _film(folder: Path, files: list[list[str]]) -> VideoInfo:
+    """What the player shows: the longest sample, by its first video."""
+    first = [next(filter(None, line), "") for line in files]
+    found = [probe(folder / place, count=True) for place in first if place]
+    return max(found, key=lambda film: film.frames, default=VideoInfo(16, 9, 1.0, 1.0, 1))
+
+
+def _title(comparison: Comparison, sample: Sample) -> str:
+    """The text of a sample, or the file that it is made of."""
+    source = comparison.rows[0].variant.videos[sample].record.get("source", {})
+    return sample.prompt or Path(source.get("path", "")).name
+
+
 def _html(
-    comparison: Comparison, files: list[list[str]], pictures: list[str], missing: list[str]
+    comparison: Comparison,
+    files: list[list[str]],
+    pictures: list[str],
+    missing: list[str],
+    film: VideoInfo,
 ) -> str:
-    video = next(iter(comparison.rows[0].variant.videos.values())).record["config"]
     data = {
         **to_json(comparison),
         "legend": legend(comparison),
         "sets_legend": SETS,
         "files": files,
         "pictures": pictures,
-        "fps": video["video"]["fps"],
-        "frames": video["resolution"]["frames"],
-        "size": [video["resolution"]["width"], video["resolution"]["height"]],
+        "titles": [_title(comparison, sample) for sample in comparison.samples],
+        "fps": film.fps,
+        "frames": film.frames,
+        "size": [film.width, film.height],
         "settings": differing_settings(comparison),
         "colours": colours_of(comparison),
     }

@@ -92,7 +92,7 @@ function picture(path) {
 }
 
 const absent = () => node("div", { class: "absent" }, "video missing");
-const described = (sample) => `${sample.prompt} (seed ${sample.seed})`;
+const described = (number) => `${data.titles[number]} (seed ${data.samples[number].seed})`;
 
 /** A row holds its videos only while it is near the viewport. */
 const near = new IntersectionObserver((entries) => {
@@ -118,14 +118,14 @@ function leave(row) {
 }
 
 function fillRows() {
-  data.samples.forEach((sample, number) => {
+  data.samples.forEach((_, number) => {
     const films = data.arms.map((arm, index) => {
-      const place = node("figure", { "data-path": data.files[number][index], "data-label": `${arm.name}: ${described(sample)}` });
+      const place = node("figure", { "data-path": data.files[number][index], "data-label": `${arm.name}: ${described(number)}` });
       place.append(node("div", { class: "absent" }), node("figcaption", {}, swatch(data, index), arm.name));
       return place;
     });
     if (data.pictures[number]) films.unshift(picture(data.pictures[number]));
-    const row = node("div", { class: "row" }, node("h3", {}, described(sample)), node("div", { class: "films" }, ...films));
+    const row = node("div", { class: "row" }, node("h3", {}, described(number)), node("div", { class: "films" }, ...films));
     byId("rows").append(row);
     near.observe(row);
   });
@@ -133,7 +133,7 @@ function fillRows() {
 
 function fillSplit() {
   for (const id of ["left", "right"]) byId(id).append(...data.arms.map((arm, index) => new Option(arm.name, index)));
-  byId("sample").append(...data.samples.map((sample, number) => new Option(described(sample), number)));
+  byId("sample").append(...data.samples.map((_, number) => new Option(described(number), number)));
   byId("left").value = Math.max(0, data.arms.findIndex((arm) => arm.name === data.baseline));
   byId("right").value = data.arms.findIndex((_, index) => String(index) !== byId("left").value);
   for (const id of ["left", "right", "sample"]) byId(id).addEventListener("change", showSplit);
