@@ -339,6 +339,20 @@ def test_a_process_that_reads_and_is_killed_ends_the_job_with_a_sentence(
         worker._worked(None, None)
 
 
+def test_a_reader_killed_during_an_import_ends_the_job_with_the_same_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object) -> int:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'AutoTokenizer'.") from error
+
+    monkeypatch.setattr(worker, "work_of", lambda config: lost)
+    with pytest.raises(WorkStopped, match="a process that reads examples was killed"):
+        worker._worked(None, None)
+
+
 @pytest.mark.parametrize("kind", [VideoError, ProcessLost])
 def test_a_lost_ffmpeg_ends_the_job_with_a_sentence(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
