@@ -92,7 +92,7 @@ def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]
     command = folder / OVERRIDES
     text = command.read_text("utf-8", "replace").strip() if command.is_file() else ""
     lock = contextlib.nullcontext() if number else locked(folder, text)
-    with interruptible(), lock, logging_to(folder / _log_name(number)):
+    with interruptible() as heard, lock, logging_to(folder / _log_name(number)):
         if number == 0:
             forget_failure(folder)
             remove_unfinished(folder, "**/*")
@@ -108,8 +108,9 @@ def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]
             with _as_rank(config) as rank:
                 yield config, rank
         except Exception as error:
-            log.exception("the run stopped")
-            _leave_reason(folder, error)
+            if not heard:
+                log.exception("the run stopped")
+                _leave_reason(folder, error)
             raise
 
 

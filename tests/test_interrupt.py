@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from small import small_config, write_backbone, write_config
 
-from pixelwizard import worker
+from pixelwizard import __main__, worker
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.io.process import SIGNALS, Interrupted, interruptible
@@ -114,6 +114,35 @@ def test_a_repeated_signal_does_not_disturb_the_way_out() -> None:
             time.sleep(0.01)
             way_out.append("done")
     assert way_out == ["done"]
+
+
+def library(number: int) -> int:
+    """What a library does that makes another error of an interruption during its import."""
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    except BaseException:
+        raise AttributeError("module has no attribute '_multiarray_umath'") from None
+    return 0
+
+
+def test_an_interruption_that_a_library_turned_into_an_error_is_one() -> None:
+    with pytest.raises(Interrupted) as stopped, interruptible():
+        library(signal.SIGTERM)
+    assert stopped.value.exit_code == 143
+    with pytest.raises(AttributeError), interruptible():
+        raise AttributeError("nobody interrupted")
+
+
+def test_ctrl_c_that_a_library_turned_into_an_error_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("pixelwizard.cli.main.main", lambda: library(signal.SIGINT))
+        assert __main__.main() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

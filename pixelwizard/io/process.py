@@ -104,13 +104,17 @@ def on_interrupt(act: Callable[[int], None]) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[list[int]]:
     """Raise ``Interrupted`` on a request to stop; repeated signals do not disturb the cleanup.
 
-    Python drops what is raised while it destroys an object; the signal is then sent once more.
+    Python drops what is raised while it destroys an object; the signal is then sent once more. A
+    library may make another error of it while it is imported; here that is an interruption again.
+    Yields the signals that were heard.
     """
+    heard: list[int] = []
 
     def stop(number: int) -> None:
+        heard.append(number)
         raise Interrupted(number)
 
     def dropped(error: sys.UnraisableHookArgs) -> None:
@@ -124,7 +128,11 @@ def interruptible() -> Iterator[None]:
     with on_interrupt(stop) as forget:
         sys.unraisablehook = dropped
         try:
-            yield
+            yield heard
+        except Exception as error:
+            if heard:
+                raise Interrupted(heard[0]) from error
+            raise
         finally:
             sys.unraisablehook = unraisable
 
