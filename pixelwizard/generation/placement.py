@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import platform
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, WanDiT
 from pixelwizard.models.wan.kernels import chosen
+from pixelwizard.models.wan.streaming import Packed, viewing
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.mesh import Rank
@@ -93,7 +93,7 @@ class ModelLoader:
         self.config, self.rank = config, rank or Rank()
         self.planned = plan.by_name if plan else {}
         self.attention = ATTENTION.make(config.attention, "attention")
-        self._kept: dict[str, nn.Module] = {}
+        self._kept: dict[str, Packed] = {}
 
     def mode(self, stage: str) -> str:
         """resident, offload, stream or sharded."""
@@ -137,11 +137,10 @@ class ModelLoader:
     ) -> Network:
         if stage not in self._kept:
             network = load(self.config.backbone, CPU, dtype)
-            if device.type == "cuda":
-                for weight in network.parameters():
-                    weight.data = weight.data.pin_memory()
-            self._kept[stage] = network
-        return self._configured(stage, on_device(self._kept[stage], device))  # type: ignore[return-value]
+            self._kept[stage] = Packed(network, pinned=device.type == "cuda")
+        kept = self._kept[stage]
+        there = viewing(kept.module, kept.flat.to(device, non_blocking=True))
+        return self._configured(stage, there)  # type: ignore[return-value]
 
     def _configured(self, stage: str, network: Network) -> Network:
         """Tell a network how to use memory and which functions to compute with."""
@@ -156,13 +155,3 @@ class ModelLoader:
         if isinstance(network, ShortcutDiT):
             network.features_on_host = stage in self.planned
         return network
-
-
-def on_device(network: Network, device: torch.device) -> Network:
-    """A network with copies of another's weights on ``device`` (shared if already there)."""
-    memo: dict[int, object] = {
-        id(weight): nn.Parameter(weight.to(device, non_blocking=True), requires_grad=False)
-        for weight in network.parameters()
-    }
-    moved: Network = copy.deepcopy(network, memo)
-    return moved

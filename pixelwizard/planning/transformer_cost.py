@@ -29,6 +29,7 @@ from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_de
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.kernels import PLAIN, Kernels
 from pixelwizard.models.wan.quantised import quantise_linears
+from pixelwizard.models.wan.streaming import packed_bytes
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.exchange import CFGParallel, Ulysses
 from pixelwizard.planning.device import META, Trace, Work
@@ -121,12 +122,14 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
     passing = stream or shards > 1
     traced = min(stage.sizes.num_layers, 2 if passing else 1)
     network = _network(stage, traced) if passing else None
+    if network is not None:
+        network.stream_from_host(META, asynchronous=False)
     with torch.no_grad(), trace:
         if network is None:
             network = _network(stage, traced)
         else:
-            network.stream_from_host(META, asynchronous=False)
-            for weight in _all_but_blocks(network):
+            assert network._stream is not None
+            for weight in (*network._stream.buffers, *_all_but_blocks(network)):
                 trace.allocated(weight)
         network.chunk, network.residual = chunk, stage.residual
         network.use(stage.kernels)
@@ -136,7 +139,7 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
         rehearsal = _Rehearsal(network, trace, stage.sizes.num_layers)
         _run(stage, rehearsal)
     more = stage.sizes.num_layers - traced
-    block = sum(p.numel() * p.element_size() for p in network.blocks[0].parameters())
+    block = packed_bytes(network.blocks[0])
     waiting = more * rehearsal.text_bytes
     whole = stage.sizes.num_layers * block + sum(w.nbytes for w in _all_but_blocks(network))
     resident = 0 if passing else more * block
@@ -354,12 +357,13 @@ def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -
     trace, fetched = Trace(), 0
     if stream:
         encoder = _encoder(sizes, text_len, dtype)
-        stack = encoder.model.encoder
-        fetched = sum(weight.nbytes for weight in stack.block.parameters())
+        encoder.stream_from_host(META, asynchronous=False)
+        stack: Any = encoder.model.encoder
+        fetched = sum(packed.flat.nbytes for packed in stack.block.packed)
     with torch.no_grad(), trace:
         if stream:
-            encoder.stream_from_host(META, asynchronous=False)
-            trace.allocated(stack.final_layer_norm.weight)
+            for weight in (*stack.block.buffers, stack.final_layer_norm.weight):
+                trace.allocated(weight)
         else:
             encoder = _encoder(sizes, text_len, dtype)
         weights, before = trace.live, trace.work
