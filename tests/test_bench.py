@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pixelwizard import worker
 from pixelwizard.bench import pipeline, rates
+from pixelwizard.bench.few_blocks import FewBlocks, few_blocks, too_long
 from pixelwizard.bench.forwards import Forward, compare
 from pixelwizard.bench.pipeline import Clock, Pipeline
 from pixelwizard.bench.rates import measure_rates
@@ -23,15 +25,16 @@ from pixelwizard.bench.report import SizeResult, StageResult
 from pixelwizard.bench.run import bench, make_case, reached
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.backbone import DiTSizes
-from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.generate import MemorySettings, SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
+from pixelwizard.config.targets import Target
 from pixelwizard.config.tasks import BenchConfig, BenchSettings, first_steps
 from pixelwizard.io import terminal
 from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.attention.auto import KERNELS
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import Block, Rotary, WanDiT
-from pixelwizard.planning.device import DeviceRates, find, stored
+from pixelwizard.planning.device import DeviceRates, Trace, find, stored
 from pixelwizard.planning.planner import make_plan
 from pixelwizard.planning.report import table
 
@@ -137,6 +140,24 @@ def test_a_bench_that_is_stopped_keeps_what_it_has_found(
     assert "| detail " in report and "A whole video" not in report
 
 
+def test_a_bench_that_would_take_too_long_counts_its_stages_from_few_blocks(
+    config: BenchConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    deep = replace(BACKBONE, dit=replace(BACKBONE.dit, num_layers=8), detail_layers=8)
+    late = replace(config.bench, minutes=0.0)
+    config = replace(config, backbone=deep, bench=late, second=None, format="json")
+    write_config(config)  # type: ignore[arg-type]
+    assert bench(config) == 0
+    [size] = json.loads(capfd.readouterr().out)["sizes"]
+    assert [s["blocks"] for s in size["stages"]] == [None, 2, 2, None]
+    assert [f["blocks"] for f in size["forwards"]] == [2, 2]
+    assert all(f["difference"] is None and f["reference_seconds"] > 0 for f in size["forwards"])
+    for stage in size["stages"][1:]:
+        assert stage["peak_gb"] == pytest.approx(stage["planned_gb"], rel=0.25), stage["name"]
+    report = (Path(config.run_dir) / "bench.md").read_text()
+    assert "3 of 6 steps, 2 of 8 blocks" in report and "| detail, 2 of 8 blocks " in report
+
+
 def test_the_rates_of_this_machine_are_those_of_the_next_plan(config: BenchConfig) -> None:
     assert find("auto").name == "h200"
     found = measure_rates(CPU, "this one")
@@ -176,9 +197,77 @@ def test_the_first_steps_of_a_sampler() -> None:
     assert first_steps(SamplerSettings(steps=4), 9).steps == 4
 
 
-def test_a_step_is_timed_without_the_first_one() -> None:
-    assert Clock(10.0, [15.0, 16.0, 17.0]).step_seconds(3) == 1.0
-    assert Clock(10.0, [15.0]).step_seconds(1) == Clock(10.0, [15.0]).seconds == 5.0
+def test_a_forward_is_timed_without_the_first_one_and_without_what_comes_before_it() -> None:
+    assert Clock(10.0, [15.0, 16.0, 18.0], [12.0, 15.0, 16.0]).forward_seconds == 1.5
+    assert Clock(10.0, [15.0], [12.0]).forward_seconds == 3.0
+    assert Clock(10.0, [15.0], [12.0]).seconds == 5.0
+
+
+@pytest.mark.parametrize(
+    ("kinds", "least", "found"),
+    [
+        ([None] * 30, 1, FewBlocks(1, 1, 30)),
+        ([None] * 30, 2, FewBlocks(2, 1, 30)),
+        ([0, 1] * 15, 1, FewBlocks(2, 2, 30)),
+        ([2, *[0, 1] * 14, 0], 1, FewBlocks(2, 2, 30)),
+        ([0] * 29 + [1], 1, None),
+        ([None] * 3, 1, None),
+    ],
+)
+def test_the_fewest_blocks_that_tell_the_cost_of_all(
+    kinds: list[int], least: int, found: FewBlocks | None
+) -> None:
+    assert few_blocks(kinds, least) == found
+    assert found is None or found.whole(*(3.0 + n for n in found.runs)) == 33.0
+
+
+def test_the_longest_parts_are_shortened_until_all_are_done_in_time() -> None:
+    parts, shorter = {"a": 10.0, "b": 60.0, "c": 100.0, "decode": 200.0}, {"a": 1.0, "b": 6.0}
+    shorter["c"] = 10.0
+    for seconds, chosen in ((370, set()), (369, {"c"}), (280, {"c"}), (279, {"c", "b"})):
+        assert too_long(parts, shorter, seconds) == chosen
+    assert too_long(parts, shorter, -1) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("what", ["flops", "moved"])
+@pytest.mark.parametrize("mode", ["resident", "stream"])
+def test_stages_counted_from_few_blocks_and_one_step_are_the_whole_ones(
+    config: BenchConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    mode: Literal["resident", "stream"],
+) -> None:
+    """On a clock that tells operations, or bytes moved, instead of seconds."""
+    sizes = replace(BACKBONE.dit, num_layers=9)
+    backbone = replace(BACKBONE, dit=sizes, detail_layers=10, control_blocks=[1])
+    few_steps = BenchSettings(anchor_steps=1, detail_steps=1)
+    window = Target("window", {"size": [1, 0, 0], "dense_layers": [0]})
+    config = replace(config, backbone=backbone, attention=window, second=None)
+    config = replace(config, memory=MemorySettings(mode, chunk=16), bench=few_steps)
+    whole_config = replace(config, bench=BenchSettings(anchor_steps=6, detail_steps=4))
+    runs = {"resident": (3, 4), "stream": (5, 4)}[mode]
+    for stage, blocks in (("anchor", (runs[0], 9)), ("detail", (runs[1], 10))):
+        found = []
+        for settings in (config, whole_config):
+            case = make_case(settings, next(iter(settings.wholes())))
+            pipe = Pipeline(case, CPU, lambda share: None)
+            pipe.shortened = settings is config
+            with Trace(computing=True) as counted:
+                monkeypatch.setattr(
+                    pipeline, "now", lambda device, t=counted: float(count(t, what))
+                )
+                found.append(getattr(pipe, stage)())
+        one, whole = found
+        assert (one.blocks, one.of_blocks) == blocks and whole.blocks is None
+        assert whole.full_seconds == whole.seconds
+        # after its first step a solver also keeps and reads what earlier ones predicted
+        near = 0 if what == "flops" else 2e-3
+        assert one.full_seconds == pytest.approx(whole.full_seconds, rel=near, abs=0)
+        assert one.peak_gb == pytest.approx(whole.peak_gb, rel=3e-3)
+
+
+def count(trace: Trace, what: str) -> int:
+    return sum(trace.flops.values()) if what == "flops" else trace.moved
 
 
 def test_a_decode_counted_from_three_latent_frames_is_that_of_the_whole_clip(

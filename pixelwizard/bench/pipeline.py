@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pixelwizard.bench.few_blocks import FewBlocks, few_blocks, with_blocks
 from pixelwizard.bench.forwards import Forward, compare
 from pixelwizard.bench.measuring import (
+    ENOUGH_SECONDS,
+    ROUNDS,
+    Loader,
     Peak,
     random_anchor,
     random_detail,
@@ -26,53 +30,114 @@ from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES
+from pixelwizard.models.attention.base import Place
 from pixelwizard.planning.decode_cost import TRACED
 from pixelwizard.planning.report import Plan
 from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail
 
 SEED = 0
+SLOWER = 1.5
+"""How much longer than planned at the best rates a part may take, at worst."""
+SAMPLING = ("anchor", "detail")
 Report = Callable[[float], None]
 """Takes the share of a part that is done."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One size: the run with whole schedules, the same with few steps, and the plans of both."""
+    """One size: the run with whole schedules, the same with few steps, and the plans of both.
+
+    ``few_frames``: the planned seconds of the latent frames of a decode that are run.
+    """
 
     whole: PlanConfig
     short: PlanConfig
     whole_plan: Plan
     short_plan: Plan
+    few_frames: float
+
+    def sampler(self, stage: str) -> tuple[SamplerSettings, SamplerSettings]:
+        """The sampler of a stage with few steps, and with all."""
+        detail, configs = stage == "detail", (self.short, self.whole)
+        short, whole = (c.schedule if detail else c.anchor for c in configs)
+        return short, whole
+
+    def schedule(self, stage: str) -> Schedule:
+        """The few steps of a stage."""
+        size, sampler = self.short.resolution, self.sampler(stage)[0]
+        if stage == "detail":
+            return make_schedule(sampler, size.shift)
+        return make_schedule(sampler, size.anchor_shift, "anchor")
+
+    def geometry(self, stage: str) -> Geometry:
+        """What a stage makes."""
+        size = self.short.resolution
+        return size.anchor_geometry if stage == "anchor" else size.geometry
 
 
 @dataclass
 class Clock:
-    """When a stage began, when each of its steps ended and when it was done, in seconds."""
+    """When a stage began, when its steps ended and when its forwards began, in seconds."""
 
     started: float
-    ends: list[float]
+    ends: list[float] = field(default_factory=list)
+    forwards: list[float] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
         """The whole stage."""
         return self.ends[-1] - self.started
 
-    def step_seconds(self, steps: int) -> float:
-        """One of the ``steps``, the first left out where there are others: it also warms up."""
-        if steps == 1:
-            return self.seconds
-        return (self.ends[steps - 1] - self.ends[0]) / (steps - 1)
+    @property
+    def forward_seconds(self) -> float:
+        """A forward, the first left out where there are others: it also warms up.
+
+        What is done once before all of them, such as the text's keys, is not in it.
+        """
+        rest = self.forwards[1:] or self.forwards
+        return (self.ends[-1] - rest[0]) / len(rest)
 
 
 class Pipeline:
-    """Measures the stages of a case; ``report`` hears how far a part is."""
+    """Measures the stages of a case; ``report`` hears how far a part is.
+
+    ``shortened``: the next stage is counted from few of its blocks, where that is shorter.
+    """
 
     def __init__(self, case: Case, device: torch.device, report: Report) -> None:
         self.case, self.device, self.report = case, device, report
         self.dtype: torch.dtype = getattr(torch, case.short.backbone.dtype)
         self.networks = ModelLoader(case.short, case.short_plan)
         self.forwards: list[ForwardResult] = []
+        self.shortened = False
+
+    def expected(self, stage: str) -> float:
+        """Seconds that measuring a stage may take, with all blocks and the comparison."""
+        passes = 2 if self.device.type == "cpu" else 1  # there memory is counted in another one
+        if stage == "decode":
+            return SLOWER * passes * self.case.few_frames
+        seconds = passes * self.case.short_plan.by_name[stage].seconds
+        if stage in SAMPLING and self.networks.mode(stage) != "stream":
+            both = 2 * seconds / self.case.schedule(stage).nfe
+            seconds += both + min(ENOUGH_SECONDS, ROUNDS * both)
+        return SLOWER * seconds
+
+    def few(self, stage: str) -> FewBlocks | None:
+        """The blocks that stand for all of a stage, where that is shorter."""
+        if stage not in SAMPLING or self.networks.mode(stage) == "offload":  # that keeps networks
+            return None
+        backbone, grid = self.case.short.backbone, self.case.geometry(stage).token_grid
+        sizes = backbone.detail_dit if stage == "detail" else backbone.dit
+        controlled = backbone.control_blocks if stage == "detail" else []
+        sigmas = [step.sigma for step in self.case.schedule(stage).steps]
+        kind = self.networks.attention.kind
+        kinds = [
+            tuple(kind(Place(grid, layer, sigma=sigma)) for sigma in sigmas)
+            for layer in range(sizes.num_layers)
+        ]
+        streamed = 2 if self.networks.mode(stage) == "stream" else 1  # blocks on the device
+        return few_blocks(kinds, max([streamed, *(1 + block for block in controlled)]))
 
     def parts(self) -> Iterator[tuple[str, Callable[[], StageResult]]]:
         """Name and measurement of every stage, in order."""
@@ -98,37 +163,32 @@ class Pipeline:
 
     def anchor(self) -> StageResult:
         """A few steps of the anchor, then one forward against the published code's."""
-        config = self.case.short
-        noise = self._noise(config.resolution.anchor_geometry)
-        schedule = make_schedule(config.anchor, config.resolution.anchor_shift, "anchor")
+        noise, texts = self._noise("anchor"), self._texts()
+        schedule, guidance = self.case.schedule("anchor"), self.case.short.anchor.guidance
 
         def run(network: Any, clock: Clock) -> None:
-            stage = Anchor(network, schedule, config.anchor.guidance)
-            stage(noise, *self._texts(), on_step=self._on_step(clock, schedule))
+            stage = Anchor(network, schedule, guidance)
+            stage(noise, *texts, on_step=self._on_step(clock, schedule))
 
-        clock, peak, network = self._measured("anchor", random_anchor, run)
-        self._compare("anchor", Forward(network, noise, self._texts()[0]))
-        return self._stage("anchor", clock, peak, config.anchor, self.case.whole.anchor)
+        return self._sampled("anchor", random_anchor, run, lambda n: Forward(n, noise, texts[0]))
 
     def detail(self) -> StageResult:
         """A few steps of the detail, then one forward against the published code's."""
-        config = self.case.short
-        noise = self._noise(config.resolution.geometry)
-        anchor = self._noise(config.resolution.anchor_geometry)
-        schedule = make_schedule(config.schedule, config.resolution.shift)
+        noise, anchor, texts = self._noise("detail"), self._noise("anchor"), self._texts()
+        schedule, guidance = self.case.schedule("detail"), self.case.short.schedule.guidance
 
         def run(network: Any, clock: Clock) -> None:
-            stage = Detail(network, schedule, config.schedule.guidance)
-            stage(noise, anchor, *self._texts(), on_step=self._on_step(clock, schedule))
+            stage = Detail(network, schedule, guidance)
+            stage(noise, anchor, *texts, on_step=self._on_step(clock, schedule))
 
-        clock, peak, network = self._measured("detail", random_detail, run)
-        self._compare("detail", Forward(network, noise, self._texts()[0], anchor))
-        return self._stage("detail", clock, peak, config.schedule, self.case.whole.schedule)
+        return self._sampled(
+            "detail", random_detail, run, lambda n: Forward(n, noise, texts[0], anchor)
+        )
 
     def decode(self) -> StageResult:
         """The first latent frames of whole frames, or all of tiles; thrown away as they come."""
         size, tiles = self.case.short.resolution.geometry, self.networks.tiles
-        latent, of = self._noise(size), size.latent_grid[0]
+        latent, of = self._noise("decode"), size.latent_grid[0]
         few = min(of, TRACED) if tiles.count == 1 else of
 
         def run(vae: Any, clock: Clock) -> None:
@@ -141,14 +201,46 @@ class Pipeline:
         if few == of:
             return stage
         full = clock.seconds + (of - few) * (clock.ends[-1] - clock.ends[-1 - TEMPORAL_STRIDE])
-        part = clock.seconds / full
-        return replace(
-            stage,
-            steps=few,
-            of_steps=of,
-            planned_seconds=part * stage.planned_seconds,
-            full_seconds=full,
-        )
+        planned = self.case.few_frames
+        return replace(stage, steps=few, of_steps=of, planned_seconds=planned, full_seconds=full)
+
+    def _sampled(
+        self,
+        name: str,
+        make: Loader[Any],
+        run: Callable[[Any, Clock], None],
+        forward: Callable[[Any], Forward],
+    ) -> StageResult:
+        """A transformer's stage with all its blocks, or counted from few."""
+        few = self.few(name) if self.shortened else None
+        if few is None:
+            clock, peak, *forwards = self._with_forward(name, make, run, forward)
+        else:
+            (one, low, *first), (two, high, *second) = (
+                self._with_forward(name, _of_blocks(make, blocks), run, forward)
+                for blocks in few.runs
+            )
+            clock, peak = _counted_clock(few, one, two), round(few.whole(low, high))
+            forwards = [_counted(few, *pair) for pair in zip(first, second, strict=True)]
+        self.forwards += forwards
+        stage = self._stage(name, clock, peak, *self.case.sampler(name))
+        return replace(stage, blocks=few.runs[1], of_blocks=few.of) if few else stage
+
+    def _with_forward(
+        self,
+        name: str,
+        make: Loader[Any],
+        run: Callable[[Any, Clock], None],
+        forward: Callable[[Any], Forward],
+    ) -> tuple[Any, ...]:
+        """Clock, peak and, unless its blocks are streamed, the comparison of a network.
+
+        Only a network that is on the device whole can also be run the other way.
+        """
+        clock, peak, network = self._measured(name, make, run)
+        if self.networks.mode(name) == "stream":
+            return clock, peak
+        return clock, peak, compare(name, forward(network), self.case.short_plan.budget_gb)
 
     def _measured(
         self, stage: str, make: Any, run: Callable[[Any, Clock], None]
@@ -164,14 +256,13 @@ class Pipeline:
         return clock, peak.bytes, network
 
     def _clocked(self, run: Callable[[Any, Clock], None], network: nn.Module) -> Clock:
-        clock = Clock(now(self.device), [])
-        run(network, clock)
+        clock = Clock(now(self.device))
+        hook = network.register_forward_pre_hook(lambda *_: clock.forwards.append(now(self.device)))
+        try:
+            run(network, clock)
+        finally:
+            hook.remove()
         return clock
-
-    def _compare(self, name: str, forward: Forward) -> None:
-        """Only a network that is on the device whole can also be run the other way."""
-        if self.networks.mode(name) != "stream":
-            self.forwards.append(compare(name, forward, self.case.short_plan.budget_gb))
 
     def _on_step(self, clock: Clock, schedule: Schedule) -> Callable[[SolverState], None]:
         def on_step(state: SolverState) -> None:
@@ -193,8 +284,8 @@ class Pipeline:
         if short and whole:
             few, all_of_them = (make_schedule(sampler, 1.0) for sampler in (short, whole))
             steps, of_steps = len(few.steps), len(all_of_them.steps)
-            per_forward = clock.step_seconds(steps) * steps / few.nfe
-            full += per_forward * (all_of_them.nfe - few.nfe)
+            passes = few.nfe / len(clock.forwards)
+            full += clock.forward_seconds / passes * (all_of_them.nfe - few.nfe)
         return StageResult(
             name=name,
             mode=planned.mode,
@@ -210,9 +301,10 @@ class Pipeline:
             attention=self.networks.attention.kernel if short else None,
         )
 
-    def _noise(self, geometry: Geometry) -> Tensor:
-        channels = self.case.short.backbone.dit.in_dim
-        return initial_noise((channels, *geometry.latent_grid), SEED, self.device)
+    def _noise(self, stage: str) -> Tensor:
+        """Noise of the size of what a stage makes, float32 CTHW."""
+        channels, grid = self.case.short.backbone.dit.in_dim, self.case.geometry(stage).latent_grid
+        return initial_noise((channels, *grid), SEED, self.device)
 
     def _texts(self) -> tuple[Tensor, Tensor]:
         """Embeddings of two texts as long as can be."""
@@ -220,3 +312,28 @@ class Pipeline:
         shape = (sizes.text_len, sizes.text_dim)
         first, second = (torch.randn(shape, device=self.device, dtype=self.dtype) for _ in range(2))
         return first, second
+
+
+def _of_blocks(make: Loader[Any], blocks: int) -> Loader[Any]:
+    """What makes the same network with that many blocks."""
+    return lambda backbone, *where: make(with_blocks(backbone, blocks), *where)
+
+
+def _counted_clock(few: FewBlocks, one: Clock, two: Clock) -> Clock:
+    """The clock of a run with all blocks."""
+
+    def times(found: Clock) -> list[list[float]]:
+        return [[t - found.started for t in some] for some in (found.ends, found.forwards)]
+
+    pairs = zip(times(one), times(two), strict=True)
+    return Clock(0.0, *([few.whole(*t) for t in zip(*pair, strict=True)] for pair in pairs))
+
+
+def _counted(few: FewBlocks, one: ForwardResult, two: ForwardResult) -> ForwardResult:
+    """The forward of all blocks; how far the velocities of so many differ is not known."""
+    names = ["seconds", "peak_gb", "reference_gb"]
+    if one.reference_seconds is not None and two.reference_seconds is not None:
+        names.append("reference_seconds")
+    figures = {name: few.whole(getattr(one, name), getattr(two, name)) for name in names}
+    missing = {"reference_seconds": None, "difference": None}
+    return replace(two, **{**missing, **figures, "blocks": few.runs[1], "of_blocks": few.of})

@@ -9,7 +9,7 @@ from pixelwizard.io import terminal
 from pixelwizard.io.terminal import STAGES as ALL
 from pixelwizard.planning.device import DeviceRates
 
-STAGES = ("stage", "weights", "steps", "s", "plan s", "GB", "plan GB", "GB / plan")
+STAGES = ("stage", "weights", "counted from", "s", "plan s", "GB", "plan GB", "GB / plan")
 WHOLE = ("all steps s", "plan s")
 PEERS = (
     *("network", "dtype", "size", "s", "diffusers s", "faster"),
@@ -24,7 +24,8 @@ class StageResult:
 
     The steps of a decode are latent frames. ``full_seconds``: the whole schedule or clip, where
     those that were left out take as long as those that ran. ``attention``: the kernel that ran,
-    where it was chosen by time.
+    where it was chosen by time. ``blocks`` of the network's ``of_blocks`` ran where time was short;
+    seconds and bytes are those of all.
     """
 
     name: str
@@ -39,6 +40,8 @@ class StageResult:
     full_seconds: float
     planned_full_seconds: float
     attention: str | None = None
+    blocks: int | None = None
+    of_blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class ForwardResult:
 
     Where the latter did not run, ``reference_gb`` is what it needs by tracing and ``note`` says
     why. ``difference``: the largest of the velocities, relative to the largest value.
+    ``blocks`` of ``of_blocks`` ran where time was short.
     """
 
     name: str
@@ -57,6 +61,8 @@ class ForwardResult:
     reference_gb: float
     difference: float | None
     note: str = ""
+    blocks: int | None = None
+    of_blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,9 @@ def markdown(result: BenchResult) -> str:
     lines += [
         "",
         "GB alive at most, the stage's network included: by the allocator on a GPU, of live",
-        "tensors on a processor. `all steps` counts the steps that were left out like those run.",
+        "tensors on a processor. `all steps` counts the steps and latent frames that were left out",
+        "like those run. Where a network has more blocks than ran, the seconds and GB of all are",
+        "counted from two runs with few blocks.",
         "The reference-shaped forward has the same weights, inputs and attention kernel, but",
         "float32 modulation per token and complex128 positions; it knows no chunks and keeps",
         "nothing between forwards.",
@@ -162,14 +170,19 @@ def _rates(rates: DeviceRates) -> str:
 
 
 def _stage(stage: StageResult) -> list[str]:
-    steps = f"{stage.steps} of {stage.of_steps}" if stage.steps else ""
+    unit = "latent frames" if stage.name == "decode" else "steps"
+    ran = [f"{stage.steps} of {stage.of_steps} {unit}"] if stage.steps else []
     return [
-        *(stage.name, stage.mode, steps),
+        *(stage.name, stage.mode, ", ".join([*ran, *_blocks(stage)])),
         *(figure(stage.seconds), figure(stage.planned_seconds)),
         *(figure(stage.peak_gb), figure(stage.planned_gb)),
         f"{stage.peak_gb / stage.planned_gb:.2f}",
         *(figure(stage.full_seconds), figure(stage.planned_full_seconds)),
     ]
+
+
+def _blocks(counted: StageResult | ForwardResult) -> list[str]:
+    return [f"{counted.blocks} of {counted.of_blocks} blocks"] if counted.blocks else []
 
 
 def _kernels(stages: Sequence[StageResult]) -> list[str]:
@@ -181,7 +194,8 @@ def _kernels(stages: Sequence[StageResult]) -> list[str]:
 def _forward(forward: ForwardResult) -> list[str]:
     seconds, difference = forward.reference_seconds, forward.difference
     return [
-        *(forward.name, str(forward.tokens), figure(forward.seconds)),
+        ", ".join([forward.name, *_blocks(forward)]),
+        *(str(forward.tokens), figure(forward.seconds)),
         forward.note if seconds is None else figure(seconds),
         "" if seconds is None else f"{seconds / forward.seconds:.2f} x",
         *(figure(forward.peak_gb), figure(forward.reference_gb)),

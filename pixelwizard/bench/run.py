@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -10,16 +11,25 @@ from pathlib import Path
 
 import torch
 
+from pixelwizard.bench.few_blocks import too_long
 from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_rates
-from pixelwizard.bench.report import BenchResult, SizeResult, markdown, peers_markdown
+from pixelwizard.bench.report import (
+    BenchResult,
+    SizeResult,
+    StageResult,
+    markdown,
+    peers_markdown,
+)
 from pixelwizard.config.generate import PlanConfig
+from pixelwizard.config.geometry import TEMPORAL_STRIDE
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import BenchConfig
 from pixelwizard.generation.placement import device_name
 from pixelwizard.io.files import write_json, write_text
-from pixelwizard.io.terminal import Remaining
+from pixelwizard.io.terminal import STAGES, Remaining
 from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.planning.decode_cost import TRACED
 from pixelwizard.planning.planner import make_plan
 from pixelwizard.planning.report import Plan
 from pixelwizard.records.provenance import versions
@@ -42,16 +52,14 @@ def bench(config: BenchConfig) -> int:
     if device.type == "cpu":
         for whole in wholes:
             refuse_hours(whole)
-    remaining = Remaining()
+    remaining, end = Remaining(), time.monotonic() + 60 * config.bench.minutes
     try:
         remaining.enter("rates of the machine")
         device_rates = measure_rates(device, device_name())
         keep(device_rates)
         remaining.enter("plan")
         cases = [make_case(config, whole) for whole in wholes]
-        for case in cases:
-            remaining.expect({_part(case, s.name): s.seconds for s in case.short_plan.stages})
-        for sizes in _measured(cases, device, remaining):
+        for sizes in _measured(cases, device, remaining, end):
             if device.type == "cuda":
                 device_rates = replace(device_rates, reached=reached(sizes))
                 keep(device_rates)
@@ -112,30 +120,50 @@ def refuse_hours(config: PlanConfig) -> None:
 def make_case(config: BenchConfig, whole: PlanConfig) -> Case:
     """A size with its plans. Raises ValueError if a stage cannot run on the device."""
     short = config.shortened(whole)
-    plans: list[Plan] = []
-    for version in (whole, short):
-        plans.append(make_plan(version))
-        if refusal := plans[-1].refusal:
-            raise ValueError(refusal)
-    return Case(whole, short, *plans)
+    frames = min(whole.resolution.frames, TEMPORAL_STRIDE * (TRACED - 1) + 1)
+    few = replace(whole, resolution=replace(whole.resolution, frames=frames))
+    few_frames = make_plan(few, only=["decode"]).seconds
+    return Case(whole, short, _possible(whole), _possible(short), few_frames)
+
+
+def _possible(config: PlanConfig) -> Plan:
+    plan = make_plan(config)
+    if plan.refusal:
+        raise ValueError(plan.refusal)
+    return plan
 
 
 def _measured(
-    cases: list[Case], device: torch.device, remaining: Remaining
+    cases: list[Case], device: torch.device, remaining: Remaining, end: float
 ) -> Iterator[tuple[SizeResult, ...]]:
-    """The results so far after every stage, so a stopped bench keeps them."""
+    """The results so far after every stage, so a stopped bench keeps them.
+
+    The longest stages run with few blocks where all would not be done by ``end``.
+    """
+    pipelines = [Pipeline(case, device, remaining.share) for case in cases]
+    parts = {_part(p, stage): (p, stage) for p in pipelines for stage in STAGES}
+    ahead = {part: p.expected(stage) for part, (p, stage) in parts.items()}
+    shorter = {
+        part: few.share * ahead[part] for part, (p, stage) in parts.items() if (few := p.few(stage))
+    }
+    remaining.expect(ahead)
     finished: tuple[SizeResult, ...] = ()
-    for case in cases:
-        pipeline, stages = Pipeline(case, device, remaining.share), []
+    for pipeline in pipelines:
+        stages: list[StageResult] = []
         for name, measure in pipeline.parts():
-            remaining.enter(_part(case, name))
+            part = _part(pipeline, name)
+            remaining.enter(part)
+            pipeline.shortened = part in too_long(ahead, shorter, end - time.monotonic())
             stages.append(measure())
+            del ahead[part]
+            shorter.pop(part, None)
             yield (*finished, pipeline.result(stages))
         finished = (*finished, pipeline.result(stages))
 
 
-def _part(case: Case, stage: str) -> str:
-    return f"{stage} {case.short.resolution.width}x{case.short.resolution.height}"
+def _part(pipeline: Pipeline, stage: str) -> str:
+    size = pipeline.case.short.resolution
+    return f"{stage} {size.width}x{size.height}"
 
 
 def _write(config: BenchConfig, result: BenchResult) -> None:

@@ -36,10 +36,15 @@ from pixelwizard.config.train import EncodeConfig, TrainConfig
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How many steps of each schedule are run; the others are counted from them."""
+    """How many steps of each schedule are run; the others are counted from them.
+
+    The longest stages are counted from few of their blocks where all of it would take longer than
+    ``minutes``.
+    """
 
     anchor_steps: int = setting(5, low=1)
     detail_steps: int = setting(2, low=1)
+    minutes: float = setting(8.0, low=0.0)
 
 
 @dataclass(frozen=True)
