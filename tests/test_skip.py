@@ -141,7 +141,7 @@ def test_the_first_block_decides_which_steps_run_the_others(
     sampler = replace(PLAIN, skip=rule, guidance=3.0, guided_steps=[0, 8], step_sizes="raw")
     detail = stage(sampler)
     calls, states = [], []
-    detail.network.head.register_forward_pre_hook(lambda *_: calls.append(1))
+    detail.network.head.register_forward_pre_hook(lambda _, inputs: calls.extend(inputs[0]))
     low = initial_noise((4, *SIZE.anchor_geometry.latent_grid), 1)
     noise = initial_noise((4, *SIZE.geometry.latent_grid), 2)
     texts = [initial_noise((3, 16), seed) for seed in (3, 4)]

@@ -78,20 +78,27 @@ Velocity = Callable[[Tensor, Step], Tensor]
 
 
 def guided(
-    conditional: Velocity, unconditional: Velocity, scale: float, cfg: CFGParallel | None = None
+    conditional: Velocity,
+    unconditional: Velocity,
+    scale: float,
+    cfg: CFGParallel | None = None,
+    together: Velocity | None = None,
 ) -> Velocity:
     """Classifier-free guidance: u + scale (c - u) on guided steps, c alone on the others.
 
     With ``cfg`` the first makes c and the second u; steps that are not guided are made by both.
+    ``together`` makes c and u as one batch: [B, ...] -> [2 B, ...].
     """
 
     def velocity(x: Tensor, step: Step) -> Tensor:
         if not step.guided:
             return conditional(x, step)
-        if cfg is None:
-            c, u = conditional(x, step), unconditional(x, step)
-        else:
+        if cfg is not None:
             c, u = cfg.both((conditional, unconditional)[cfg.index](x, step))
+        elif together is not None:
+            c, u = together(x, step).chunk(2)
+        else:
+            c, u = conditional(x, step), unconditional(x, step)
         return u + scale * (c - u)
 
     return velocity

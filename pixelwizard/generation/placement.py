@@ -16,7 +16,7 @@ from pixelwizard.config.geometry import Tiles
 from pixelwizard.io.process import GB, available
 from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.wan.dit import CHUNK, WanDiT
+from pixelwizard.models.wan.dit import CHUNK, PAIRED, WanDiT
 from pixelwizard.models.wan.kernels import chosen
 from pixelwizard.models.wan.streaming import Packed, viewing
 from pixelwizard.models.wan.umt5 import TextEncoder
@@ -106,6 +106,11 @@ class ModelLoader:
         """The predicted peak of a stage."""
         return self.planned[stage].peak_gb if stage in self.planned else None
 
+    def chunk(self, stage: str) -> int:
+        """Tokens that go through a layer of a transformer together."""
+        planned = self.planned[stage].chunk if stage in self.planned else None
+        return planned or self.config.memory.chunk or CHUNK
+
     @property
     def tiles(self) -> Tiles:
         """What frames are decoded in."""
@@ -145,8 +150,8 @@ class ModelLoader:
     def _configured(self, stage: str, network: Network) -> Network:
         """Tell a network how to use memory and which functions to compute with."""
         if isinstance(network, WanDiT):
-            planned = self.planned[stage].chunk if stage in self.planned else None
-            network.chunk = planned or self.config.memory.chunk or CHUNK
+            network.chunk = self.chunk(stage)
+            network.paired = PAIRED["cuda" if self.rank.device.type == "cuda" else "cpu"]
             network.residual = getattr(torch, self.config.memory.residual)
             network.ulysses = self.rank.ulysses
             network.attention = self.attention

@@ -198,16 +198,18 @@ class Prediction:
             log.info("%s: peak %.3f GB, planned %.3f", loop.name, cost["peak_gb"], planned)
         for (kind, key), tensors in result.tensors.items():
             skipped = {"skipped": list(loop.skipped)} if loop.skipped else {}
-            self.store.save(kind, key, tensors, {**cost, **skipped, **self._kernel(loop)})
+            self.store.save(kind, key, tensors, {**cost, **skipped, **self._means(loop)})
             self.store.remove(f"{kind}_state", key)
         self.tracker.stage(job.id, loop.name, cost)
         if loop.name == "decode":
             self._publish(job, cost)
 
-    def _kernel(self, loop: StageLoop) -> dict[str, str]:
-        """What computed the attentions, where there was a choice."""
-        name = self.networks.attention.kernel if isinstance(loop, SamplingLoop) else None
-        return {"attention": name} if name else {}
+    def _means(self, loop: StageLoop) -> dict[str, Any]:
+        """The chunk of a transformer, and what computed its attentions where there was a choice."""
+        if not isinstance(loop, SamplingLoop):
+            return {}
+        name = self.networks.attention.kernel
+        return {"chunk": self.networks.chunk(loop.name), **({"attention": name} if name else {})}
 
     def _publish(self, job: Job, decode_cost: dict[str, float]) -> None:
         """The video is written: write its provenance, then mark the job done."""

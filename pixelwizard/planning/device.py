@@ -34,8 +34,8 @@ class DeviceRates:
 
     ``memory_gb`` (1e9 bytes; None: not known) is what it is sold with. GB/s in one direction:
     ``link_gbs`` to the other devices of a machine (None: as from the host), ``network_gbs`` to
-    those of other machines. ``reached``: the share of these rates that whole stages reach, by
-    stage; 1 where it is not known.
+    those of other machines. ``processors``: the multiprocessors of a GPU (None: not known).
+    ``reached``: the share of these rates that whole stages reach, by stage (1: not known).
     """
 
     name: str
@@ -47,6 +47,7 @@ class DeviceRates:
     memory_gb: float | None = None
     link_gbs: float | None = None
     network_gbs: float = 12.5
+    processors: int | None = None
     reached: Mapping[str, float] = field(default_factory=dict)
 
     def seconds(self, flops: Mapping[str, float], moved: float) -> float:
@@ -67,18 +68,18 @@ class DeviceRates:
 MACHINE = 8
 """Devices of one machine."""
 DEVICES = {
-    "h200": DeviceRates("h200", 660, 590, 350, 3.3, 50, 141, 450, 50),
-    "h100": DeviceRates("h100", 640, 570, 350, 2.6, 50, 80, 450, 50),
-    "a100": DeviceRates("a100", 250, 215, 150, 1.5, 25, 80, 300, 25),
-    "rtx5090": DeviceRates("rtx5090", 200, 200, 110, 1.5, 50, 32, 64),
-    "rtx4090": DeviceRates("rtx4090", 150, 150, 80, 0.85, 25, 24, 32),
+    "h200": DeviceRates("h200", 660, 590, 350, 3.3, 50, 141, 450, 50, 132),
+    "h100": DeviceRates("h100", 640, 570, 350, 2.6, 50, 80, 450, 50, 132),
+    "a100": DeviceRates("a100", 250, 215, 150, 1.5, 25, 80, 300, 25, 108),
+    "rtx5090": DeviceRates("rtx5090", 200, 200, 110, 1.5, 50, 32, 64, processors=170),
+    "rtx4090": DeviceRates("rtx4090", 150, 150, 80, 0.85, 25, 24, 32, processors=128),
 }
 """Expected, not measured here: published kernel rates (cuDNN attention, FlashAttention-2).
 
 Links are what data sheets say, in one direction: NVLink 4 (900 GB/s both ways) of H200 and H100
 SXM, NVLink 3 (600 GB/s) of A100 SXM, PCIe 5.0 and 4.0 x16 of the RTX cards. Networks: one
 InfiniBand port of 400 Gbit/s per device in NVIDIA's DGX H200 and H100, of 200 Gbit/s in DGX A100;
-elsewhere 100 Gbit/s are assumed.
+elsewhere 100 Gbit/s are assumed. Multiprocessors are those of the SXM and the desktop cards.
 """
 
 

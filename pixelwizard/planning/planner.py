@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,8 +21,8 @@ from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES
-from pixelwizard.models.wan.dit import CHUNK
-from pixelwizard.models.wan.kernels import PLAIN, Kernels, chosen
+from pixelwizard.models.wan.dit import CHUNK, PAIRED
+from pixelwizard.models.wan.kernels import Kernels, chosen
 from pixelwizard.planning.decode_cost import choose_tiles, cost_of_encode
 from pixelwizard.planning.device import DeviceRates, find
 from pixelwizard.planning.report import SINGLE, Plan, StagePlan, details
@@ -32,6 +32,7 @@ from pixelwizard.planning.transformer_cost import (
     cost_of_sampling,
     cost_of_text,
 )
+from pixelwizard.planning.waves import chunk_of_whole_waves
 from pixelwizard.stages.precision import settled
 
 CONTEXT = 0.7e9
@@ -74,9 +75,9 @@ def make_plan(
     config, rates = settled(config, here=device == "auto"), find(device)
     budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, rates)
     limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
-    kernels = chosen(config.compile, device != "auto" or torch.cuda.is_available())
+    processors = _processors(device, rates)
     stages = tuple(
-        _choose(execution_modes(name, config, mesh, limit, kernels, clip), rates, limit, mesh)
+        _choose(execution_modes(name, config, mesh, limit, processors, clip), rates, limit, mesh)
         for name in only
     )
     if device != "auto":  # this machine's choice of kernels says nothing of another
@@ -89,22 +90,25 @@ def execution_modes(
     config: SamplingSettings,
     mesh: Mesh,
     limit: float,
-    kernels: Kernels = PLAIN,
+    processors: int | None = None,
     clip: ResolutionSettings | None = None,
 ) -> Iterator[ExecutionMode]:
     """How one rank of ``mesh`` could run a stage (text, encode, anchor, detail, decode).
 
-    The decode has only one way in the end: the one that needs at most ``limit`` bytes.
+    ``processors`` are the multiprocessors of a GPU, None on a CPU. The decode has only one way in
+    the end: the one that needs at most ``limit`` bytes.
     """
     if stage == "text":
         return _text(config)
+    kernels = chosen(config.compile, processors is not None)
     whole = config if clip is None else replace(config, resolution=clip)
     if stage == "encode":
         return _encode(whole, config.resolution.geometry.latent_grid[0])
     if stage == "decode":
         return _decode(whole, mesh, limit, kernels)
     clip = clip if stage == "detail" else None
-    return _sampling(_stage(stage, config, mesh, kernels, clip), stage, config)
+    made = _stage(stage, config, mesh, kernels, PAIRED["cuda" if processors else "cpu"], clip)
+    return _sampling(made, stage, _chunks(config, made, processors), _modes(config))
 
 
 def _text(config: SamplingSettings) -> Iterator[ExecutionMode]:
@@ -124,21 +128,35 @@ def _encode(config: SamplingSettings, window: int) -> Iterator[ExecutionMode]:
     yield ExecutionMode("encode", cells, "resident", cost_of_encode(config, sizes, window))
 
 
-def _sampling(stage: Sampling, name: str, config: SamplingSettings) -> Iterator[ExecutionMode]:
+def _chunks(config: SamplingSettings, stage: Sampling, processors: int | None) -> tuple[int, ...]:
+    """Tokens that go through a layer together, many before few.
+
+    A GPU gets those whose attention is in whole waves; an attention of several ranks has no chunks.
+    """
+    if config.memory.chunk:
+        return (config.memory.chunk,)
+    if processors is None or stage.mesh.sequence > 1:
+        return CHUNKS
+    heads = stage.sizes.num_heads
+    return tuple(chunk_of_whole_waves(chunk, heads, processors) for chunk in CHUNKS)
+
+
+def _sampling(
+    stage: Sampling, name: str, chunks: Sequence[int], modes: Sequence[str]
+) -> Iterator[ExecutionMode]:
     """Fewer bytes each: resident before streamed, large chunks before small ones."""
-    chunks = (config.memory.chunk,) if config.memory.chunk else CHUNKS
-    kernel = _kernel(stage)
-    for mode in ("sharded",) if stage.mesh.shards > 1 else _modes(config):
+    for mode in ("sharded",) if stage.mesh.shards > 1 else modes:
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
+            kernel = _kernel(stage, 2 if cost.paired else 1)
             yield ExecutionMode(name, stage.passing.tokens, mode, cost, chunk, attention=kernel)
 
 
-def _kernel(stage: Sampling) -> str | None:
+def _kernel(stage: Sampling, batch: int) -> str | None:
     """What will compute the attentions here, where that is a choice of this machine."""
     sizes, device = stage.sizes, torch.device("cuda" if torch.cuda.is_available() else "cpu")
     heads = sizes.num_heads // stage.mesh.sequence
-    keys = (1, stage.passing.tokens, heads, sizes.dim // sizes.num_heads)
+    keys = (batch, stage.passing.tokens, heads, sizes.dim // sizes.num_heads)
     return ATTENTION.make(stage.attention, "attention").choice(device, stage.dtype, keys)
 
 
@@ -147,6 +165,7 @@ def _stage(
     config: SamplingSettings,
     mesh: Mesh,
     kernels: Kernels,
+    paired: int,
     clip: ResolutionSettings | None = None,
 ) -> Sampling:
     size, backbone, detail = clip or config.resolution, config.backbone, name == "detail"
@@ -169,6 +188,7 @@ def _stage(
         quantize=backbone.quantize,
         mesh=mesh,
         kernels=kernels,
+        paired=paired,
         window=window if clip else None,
     )
 
@@ -197,6 +217,15 @@ def _memory_gb(device: str, rates: DeviceRates) -> float | None:
     if device == "auto" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory / GB
     return rates.memory_gb
+
+
+def _processors(device: str, rates: DeviceRates) -> int | None:
+    """The multiprocessors of the GPU that is asked for; None without one."""
+    if device != "auto":
+        return rates.processors
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).multi_processor_count
+    return None
 
 
 def _refusal(
@@ -256,6 +285,7 @@ def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> 
         chunk=way.chunk,
         tiles=[way.tiles.rows, way.tiles.columns] if way.tiles else None,
         attention=way.attention,
+        paired=cost.paired,
         sent_gb=round(sum(cost.sent.values()) / GB, 6),
         sending_seconds=round(sending, 3),
     )

@@ -18,9 +18,10 @@ class StagePlan:
 
     ``mode`` is resident, offload, stream or sharded; ``chunk`` tokens go through a layer of a
     transformer together; ``tiles`` of the decode: [rows, columns]; ``attention``: what computes it
-    on this machine, where that is chosen by time. ``sent_gb`` go to other ranks;
-    ``sending_seconds`` of the ``seconds`` pass waiting for them. ``seconds`` are what is expected,
-    ``limit_seconds`` what it would take at the device's best rates.
+    on this machine, where that is chosen by time; ``paired``: both passes of a guided step are one
+    batch. ``sent_gb`` go to other ranks; ``sending_seconds`` of the ``seconds`` pass waiting for
+    them. ``seconds`` are what is expected, ``limit_seconds`` what it would take at the device's
+    best rates.
     """
 
     name: str
@@ -36,6 +37,7 @@ class StagePlan:
     chunk: int | None = None
     tiles: list[int] | None = None
     attention: str | None = None
+    paired: bool = False
     sent_gb: float = 0.0
     sending_seconds: float = 0.0
 
@@ -73,7 +75,8 @@ def details(stage: StagePlan) -> list[str]:
     """Chunks, attention or tiles in words."""
     if stage.chunk:
         kernel = [f"attention {stage.attention}"] if stage.attention else []
-        return [f"chunks of {stage.chunk} tokens", *kernel]
+        passes = ["both passes at once"] if stage.paired else []
+        return [f"chunks of {stage.chunk} tokens", *passes, *kernel]
     if stage.tiles:
         rows, columns = stage.tiles
         return ["whole frames" if rows * columns == 1 else f"{rows} x {columns} tiles"]

@@ -26,7 +26,7 @@ from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
-from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.models.wan.dit import PAIRED, TextKeyValues, WanDiT
 from pixelwizard.models.wan.kernels import PLAIN, Kernels
 from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.streaming import packed_bytes
@@ -72,6 +72,7 @@ class Sampling:
     """One sampling stage: network, sizes, schedule. ``anchor``: of the detail stage's condition.
 
     ``mesh``: the ranks that share it, of which one is looked at. ``kernels``: compiled or not.
+    ``paired`` is the network's.
     ``window``: what of a longer clip passes through the network at once.
     """
 
@@ -88,6 +89,7 @@ class Sampling:
     quantize: str | None = None
     mesh: Mesh = SINGLE
     kernels: Kernels = PLAIN
+    paired: int = PAIRED["cpu"]
     window: Geometry | None = None
 
     @property
@@ -101,7 +103,7 @@ class Cost:
     """Bytes on the device, operations by kind, bytes moved there and bytes fetched from the host.
 
     ``peak`` includes ``weights``. ``fetched`` overlaps with the computation. ``sent``: bytes to
-    other ranks, by what for.
+    other ranks, by what for. ``paired``: both passes of a guided step are one batch.
     """
 
     weights: int
@@ -110,6 +112,7 @@ class Cost:
     moved: int
     fetched: int = 0
     sent: Counter[str] = field(default_factory=Counter)
+    paired: bool = False
 
 
 def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
@@ -132,6 +135,7 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
             for weight in (*network._stream.buffers, *_all_but_blocks(network)):
                 trace.allocated(weight)
         network.chunk, network.residual = chunk, stage.residual
+        network.paired = stage.paired
         network.use(stage.kernels)
         network.ulysses = _Ulysses(stage.mesh.sequence) if stage.mesh.sequence > 1 else None
         weights = trace.live
@@ -149,18 +153,22 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
         trace.work
         - rehearsal.traced
         + rehearsal.passes
-        + calls * max(0, stage.controlled - 1) * rehearsal.addition
+        + max(0, stage.controlled - 1) * rehearsal.additions
         + rehearsal.texts * more * rehearsal.keys_values
     )
     held = resident + own_slices
     peak = max(trace.peak, rehearsal.encode_peak) + held + waiting
     fetched = calls * stage.sizes.num_layers * block if stream else 0
-    sent = _sent(stage, calls, whole)
-    return Cost(weights + held, peak, work.flops, work.moved, fetched, sent)
+    sent = _sent(stage, rehearsal.samples, calls, whole)
+    paired = rehearsal.samples > calls
+    return Cost(weights + held, peak, work.flops, work.moved, fetched, sent, paired)
 
 
-def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
-    """Bytes that a rank sends in ``calls`` forwards, by the axis of the mesh that they go along."""
+def _sent(stage: Sampling, samples: int, calls: int, weights: int) -> Counter[str]:
+    """Bytes that a rank sends, by the axis of the mesh that they go along.
+
+    ``calls``: forwards, of one sample or two each, of ``samples`` in all.
+    """
     mesh, sizes, tokens = stage.mesh, stage.sizes, stage.passing.tokens
     layer = ulysses_bytes(tokens, sizes.dim, mesh.sequence, stage.dtype.itemsize)
     patches = tokens_per_rank(tokens, mesh.sequence) * sizes.out_dim * PATCH**2
@@ -168,7 +176,7 @@ def _sent(stage: Sampling, calls: int, weights: int) -> Counter[str]:
     guided = sum(step.nfe for step in stage.schedule.steps if step.guided) // 2
     whole = stage.geometry.tokens * sizes.out_dim * PATCH**2
     return Counter(
-        sequence=calls * forward,
+        sequence=samples * forward,
         guidance=(mesh.guidance > 1) * guided * guidance_bytes(whole),
         shards=calls * shard_bytes(weights, mesh.shards),
     )
@@ -185,26 +193,28 @@ class _OfLayer(Attention):
 
 
 class _Traced(NamedTuple):
-    """A forward whose layers are all alike, one of its blocks, and the bytes that it takes."""
+    """A forward whose layers are all alike, a block and an addition of it, the bytes it takes."""
 
     forward: Work
     block: Work
+    addition: Work
     extra: int
 
 
 class _Rehearsal:
     """Stands in for the network of ``layers`` blocks, of which it has a few.
 
-    One forward is traced for every kind of attention; ``traced`` is what they cost, and ``passes``
-    what all forwards that were asked for do.
+    One forward is traced for every size of batch and kind of attention; ``traced`` is what they
+    cost, ``passes`` what all forwards that were asked for do, ``additions`` one addition of each.
     """
 
     def __init__(self, network: WanDiT, trace: Trace, layers: int) -> None:
         self.network, self.trace, self.first_change = network, trace, network.first_change
         self.attention, self.layers, self.sigma = network.attention, layers, None
-        self.calls = self.texts = self.text_bytes = self.encode_peak = 0
+        self.chunk, self.paired = network.chunk, network.paired
+        self.calls = self.samples = self.texts = self.text_bytes = self.encode_peak = 0
         self.forward = self.block = self.addition = self.keys_values = Work()
-        self.traced = self.passes = Work()
+        self.traced = self.passes = self.additions = Work()
         self._kinds: dict[Hashable, _Traced] = {}
         for module in [*network.blocks, *getattr(network._stream, "slots", [])]:
             module.forward = self._watched(module.forward, "block")
@@ -228,16 +238,18 @@ class _Rehearsal:
 
     def __call__(self, latent: Tensor, *inputs: Any) -> Tensor:
         self.calls += 1
+        self.samples += len(latent)
         frames, height, width = latent.shape[2:]
         grid = (frames, height // PATCH, width // PATCH)
         places = [Place(grid, layer, sigma=self.sigma) for layer in range(self.layers)]
-        kinds = [self.attention.kind(place) for place in places]
+        kinds = [(len(latent), self.attention.kind(place)) for place in places]
         for layer in map(kinds.index, dict.fromkeys(kinds)):
             if kinds[layer] not in self._kinds:
                 self._kinds[kinds[layer]] = self._traced(layer, latent, *inputs)
             self.trace.expect(self._kinds[kinds[layer]].extra)
         first = self._kinds[kinds[0]]
         self.passes += first.forward - len(self.network.blocks) * first.block
+        self.additions += first.addition
         for kind in kinds:
             self.passes += self._kinds[kind].block
         return torch.empty(latent.shape, device=latent.device)
@@ -253,7 +265,7 @@ class _Rehearsal:
         self.traced += self.forward
         extra = self.trace.peak - before
         self.trace.peak = max(peak, self.trace.peak)
-        return _Traced(self.forward, self.block, extra)
+        return _Traced(self.forward, self.block, self.addition, extra)
 
     def _watched(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         """The call, remembering under ``name`` what its last use cost."""

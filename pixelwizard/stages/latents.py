@@ -115,6 +115,7 @@ class _Sampler:
     """Integrates a transformer's velocity, guided by the text, along a schedule.
 
     ``window``: latent frames that the network gets at once, of a longer latent (None: all of it).
+    Both passes of a guided step are one batch where the network's ``paired`` and ``chunk`` allow.
     """
 
     def __init__(
@@ -147,21 +148,33 @@ class _Sampler:
         ) -> Velocity:
             def ask(latent: Tensor, step: Step) -> Tensor:
                 self.network.sigma = step.sigma
+                batch = text.batch
+                latent = latent.expand(batch, *latent.shape[1:])
 
                 def in_window(span: slice) -> Tensor:
                     times = _times(latent, step.timestep, first_frame, span)
-                    return network(latent[:, :, span], times, text, *conditioning(step, span))
+                    inputs = [
+                        None if one is None else one.expand(batch, *one.shape[1:])
+                        for one in (times, *conditioning(step, span))
+                    ]
+                    return network(latent[:, :, span], inputs[0], text, *inputs[1:])
 
                 frames = latent.shape[2]
                 return join(in_window, frames, self.window or frames)
 
             return ask
 
-        with_text, without = (self.network.encode_text([text]) for text in texts)
+        both = None
+        if self._pairs(noise_CTHW):
+            both = self.network.encode_text(texts)
+            with_text, without = both.sample(0), both.sample(1)
+        else:
+            with_text, without = (self.network.encode_text([text]) for text in texts)
         conditional, unconditional = (asking(self.network, text) for text in (with_text, without))
+        together = asking(self.network, both) if both else None
         try:
             return sample(
-                guided(conditional, unconditional, self.guidance, self.cfg),
+                guided(conditional, unconditional, self.guidance, self.cfg, together),
                 noise_CTHW.unsqueeze(0),
                 self.schedule,
                 first=None if first_frame is None else first_frame.unsqueeze(0),
@@ -171,6 +184,17 @@ class _Sampler:
             )[0]
         finally:
             self.network.sigma = None
+
+    def _pairs(self, noise_CTHW: Tensor) -> bool:
+        """Whether both passes of a guided step are one batch.
+
+        Short ones leave a part of a device idle, and streamed weights then pass once for both.
+        """
+        frames, height, width = noise_CTHW.shape[1:]
+        tokens = min(frames, self.window or frames) * (height // PATCH) * (width // PATCH)
+        most = min(self.network.paired, self.network.chunk)
+        guided = any(step.guided for step in self.schedule.steps)
+        return guided and self.cfg is None and 2 * tokens <= most
 
 
 class Anchor(_Sampler):

@@ -44,6 +44,13 @@ Addition = Callable[[slice], Tensor]
 
 CHUNK = 8192
 """Tokens that go through a layer together when no gradients are needed, unless told otherwise."""
+PAIRED = {"cpu": 768, "cuda": CHUNK}
+"""Tokens of both passes of a guided step up to which they are one batch, by the type of device.
+
+A processor is faster with both up to 360 tokens each, and slower from 520 on (``tiny``,
+``measure/both_passes.py``). On an H200 the matrix products of 3,472 tokens of Wan2.2-TI2V-5B, in
+tiles of 128x256, take an eighth less time in one batch.
+"""
 LOOK = 1024
 """The most tokens that ``first_change`` compares."""
 
@@ -105,11 +112,22 @@ class TextKeyValues:
 
     blocks: tuple[tuple[Tensor, Tensor], ...]
 
+    @property
+    def batch(self) -> int:
+        """How many prompts."""
+        return len(self.blocks[0][0])
+
+    def sample(self, index: int) -> TextKeyValues:
+        """One of the prompts, in the same memory."""
+        one = slice(index, index + 1)
+        return TextKeyValues(tuple((keys[one], values[one]) for keys, values in self.blocks))
+
 
 class WanDiT(nn.Module):
     """Velocity of a latent video at a timestep, given a text.
 
-    ``chunk``: tokens that go through a layer together without gradients. ``residual``: in which
+    ``chunk``: tokens that go through a layer together without gradients. ``paired``: the most
+    tokens that the two passes of guidance may have to be one batch. ``residual``: in which
     type the residual stream waits between the blocks; bfloat16 halves it and rounds once a block.
     ``stream_from_host`` leaves the weights of the blocks in host memory. ``checkpointing``: with
     gradients a block is computed a second time instead of keeping what is inside it. ``ulysses``:
@@ -138,6 +156,7 @@ class WanDiT(nn.Module):
         self.attention: Attention = Exact()
         self.sigma: float | None = None
         self.chunk = CHUNK
+        self.paired = PAIRED["cpu"]
         self.residual = torch.float32
         self.checkpointing = False
         self.ulysses: Ulysses | None = None
