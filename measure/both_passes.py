@@ -2,8 +2,8 @@
 
     python measure/both_passes.py
 
-The anchor network of ``tiny`` is asked for both passes of a step, alternately in two forwards and in
-one, at several lengths: the ratio of processor seconds of one thread, the median of all pairs.
+The anchor network of ``tiny`` is asked for both passes of a step, alternately in two forwards and
+in one, at several lengths: the ratio of processor seconds of one thread, the median of all pairs.
 """
 
 from __future__ import annotations

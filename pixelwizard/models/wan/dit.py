@@ -47,9 +47,9 @@ CHUNK = 8192
 PAIRED = {"cpu": 768, "cuda": CHUNK}
 """Tokens of both passes of a guided step up to which they are one batch, by the type of device.
 
-A processor is faster with both up to 360 tokens each, and slower from 520 on (``tiny``,
-``measure/both_passes.py``). On an H200 the matrix products of 3,472 tokens of Wan2.2-TI2V-5B, in
-tiles of 128x256, take an eighth less time in one batch.
+A processor is 1.2 times as fast with both at 200 tokens each, and hardly faster from 520 on
+(``tiny``, ``measure/both_passes.py``). On an H200 the matrix products of 3,472 tokens of
+Wan2.2-TI2V-5B, in tiles of 128x256, take an eighth less time in one batch, by count.
 """
 LOOK = 1024
 """The most tokens that ``first_change`` compares."""
