@@ -253,7 +253,8 @@ def test_temporal_metrics_need_one_frame_rate(tmp_path: Path) -> None:
     notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
     (said,) = (note for note in notes if "frame rates" in note)
     assert said.startswith(
-        "no ti, flicker, warping-error, frame-mmd: the videos have several frame rates (12, 24 per"
+        "no ti, flicker, warping-error, frame-consistency, fvd, hd-fvd, video-mmd, frame-mmd: the"
+        " videos have several frame rates (12, 24 per second)"
     )
     assert "hd-mse" in values(tmp_path)
 
@@ -262,6 +263,20 @@ def test_a_reference_that_is_the_videos_is_named(videos: Path, tmp_path: Path) -
     evaluate.evaluate(settings(tmp_path, videos, reference=str(videos)))
     notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
     assert "the reference holds the videos themselves: a distance to it says little" in notes
+
+
+def test_a_reference_of_other_sizes_and_rates_is_named(videos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "real" / "wide.mp4"
+    path.parent.mkdir()
+    with VideoWriter(path, 144, HEIGHT, replace(LOSSLESS, fps=30)) as writer:
+        writer.write(shape_clip(0, width=144))
+    evaluate.evaluate(settings(tmp_path, videos, reference=str(path.parent)))
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    told = [note for note in notes if note.startswith("the reference has other")]
+    assert [note.split(":")[0] for note in told] == [
+        "the reference has other sizes than the videos (144x80, here 128x80)",
+        "the reference has other frame rates than the videos (30, here 24)",
+    ]
 
 
 def test_a_folder_without_a_single_good_video_is_refused(tmp_path: Path) -> None:

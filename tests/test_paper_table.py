@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def test_a_column_has_one_recipe() -> None:
     (note,) = made.notes
     assert "other by clip/z/n=8, the other rows by clip/x; score all rows alike" in note
     assert note in files.to_text(made) and note in files.to_html(made)
+    assert f"{note}. " in files.to_latex(made)
     for write_table in (files.to_text, files.to_markdown, files.to_latex, files.to_html):
         assert "50" not in write_table(made)
     cells = {(cell["row"], cell["score"]): cell for cell in files.flat(made)}  # as W&B gets them
@@ -190,6 +192,83 @@ def test_mistakes_of_a_table_are_one_sentence(
         assert main(["table", *words]) == 2
         error = capsys.readouterr().err.strip()
         assert said in error and "\n" not in error, error
+
+
+def test_a_row_that_cannot_be_scored_costs_itself_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        write(tmp_path / "clips" / f"clip{seed}.mp4", shape_clip(seed))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "a.mp4").write_bytes(b"no video at all")
+    words = ["table", "clips", "empty", "torn", "reference=clips", "tracker=none", "format=json"]
+    assert main([*words, "metrics=real", "metrics.image=null"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    missing = {(cell["row"], cell["score"]): cell["missing"] for cell in made["cells"]}
+    assert not missing["clips", "hd-mse"]
+    assert {missing[row, name] for row in ("empty", "torn") for name in ("hd-mse", "seconds")} == {
+        "no video of it can be scored"
+    }
+    notes = made["notes"]
+    assert any(note.startswith("torn: no video can be scored; a.mp4: ") for note in notes)
+    assert any(note.startswith("empty: ") and "holds no video" in note for note in notes)
+    same = "clips: the reference holds the videos themselves: a distance to it says little"
+    assert same in notes and not any("metrics.clip names no network" in note for note in notes)
+
+
+def test_an_arm_without_a_finished_video_is_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ledger = make_sweep(tmp_path / "sweep", seeds=(0,)) / "sweep.json"
+    jobs = json.loads(ledger.read_text())["jobs"]
+    overrides = ["schedule=dpmpp4", "seed=0"]
+    jobs["schedule=dpmpp4,seed=0"] = {"status": "failed", "reason": "x", "overrides": overrides}
+    ledger.write_text(json.dumps({"jobs": jobs}))
+    (tmp_path / "own.yaml").write_text("columns: {seconds: s}\n")
+    words = ["table", "sweep", "layout=own.yaml", "tracker=none", "format=json"]
+    assert main([*words, "metrics.clip=null", "metrics.image=null"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    told = {cell["row"]: cell["missing"] for cell in made["cells"]}
+    assert told == {
+        **dict.fromkeys(("shortcut4", "euler4", "euler8", "unipc50"), ""),
+        "dpmpp4": "no video of it can be scored",
+    }
+    assert "schedule=dpmpp4,seed=0 is failed (x); what it has so far is compared" in made["notes"]
+    assert "dpmpp4: no video of it is finished" in made["notes"]
+
+
+def test_where_rows_have_other_numbers_of_videos_they_are_named() -> None:
+    rows = [Scored("few", {"clip": value(1.0)}), Scored("many", {"clip": value(2.0)})]
+    rows[0].values["clip"] = replace(value(1.0), videos=3)
+    config = TableConfig(layout=LayoutSettings({"clip": "CLIP"}))
+    assert make_table(config, rows, []).columns[0].videos == "3 (few), 8 (many)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1]", "layout=[1] must be a group of keys: columns"),
+        ("heads: {}", "unknown key 'layout.heads'"),
+        ("columns: [", "own.yaml is not YAML"),
+    ],
+)
+def test_a_layout_file_that_is_none_is_one_sentence(
+    text: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(text)
+    assert main(["table", ".", "layout=own.yaml"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error
+    assert main(["table", ".", "layout=other.yaml"]) == 2
+    assert "uhr, vbench, or the path of a .yaml file" in capsys.readouterr().err
 
 
 def test_an_own_layout_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,5 +52,12 @@ def test_plan_says_what_a_sweep_could_show(
     assert distance["detectable"] == pytest.approx(2.8294 * distance["deviation"] / 10, rel=1e-3)
     assert main(["plan", f"power=[{sweep}]"]) == 0
     assert "4 pairs show" in capsys.readouterr().out  # two prompts, two seeds
+    assert main(["plan", f"power=[{sweep}]", "metrics=[nfe,distance]", "format=json"]) == 0
+    few = [one["score"] for one in json.loads(capsys.readouterr().out)["power"]]
+    assert few == ["nfe", "distance"]
+    assert main(["plan", f"power=[{sweep}]", "metrics=[distanc]"]) == 2
+    assert "metrics=distanc must be one of" in capsys.readouterr().err
+    assert main(["plan", "metrics=[niqe]"]) == 2
+    assert "metrics=['niqe'] is for power=[FOLDER]" in capsys.readouterr().err
     assert main(["plan", "n=24"]) == 2
     assert "n=24 is for power=[FOLDER]" in capsys.readouterr().err

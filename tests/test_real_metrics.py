@@ -295,3 +295,14 @@ def test_the_warping_error_sees_flicker_and_not_motion() -> None:
 
 def test_flat_frames_have_no_niqe() -> None:
     assert niqe(torch.full((288, 288, 3), 20, dtype=torch.uint8)) is None
+
+
+def test_one_frame_has_patches_and_no_change(tmp_path: Path) -> None:
+    kid, mmd = PatchKernelDistance(), FrameKernelDistance()
+    assert kid.sampling == mmd.sampling  # so that patches are embedded once
+    kid.look = mmd.look = lambda patches, before: patches
+    with VideoWriter(tmp_path / "a.mp4", 224, 224, VideoSettings()) as writer:
+        writer.write(np.zeros((1, 224, 224, 3), np.uint8))
+    seen, short = look(inspect(tmp_path / "a.mp4"), [kid, mmd])
+    assert raised(seen).shape == (1, 1, 224, 224, 3)
+    assert str(short) == "a.mp4 has 1 frame, and at least 2 are needed"

@@ -87,6 +87,8 @@ def sets_part(task: str, override: str, own: Sequence[Path]) -> bool:
     leaves = schema.leaves(tasks.roots()[task])
     key, value = override.split("=", 1)
     name = value.strip("'\"")
+    if get_origin(leaves.get(key)) is list and (tasks.shipped() / key).is_dir():
+        return True  # Hydra would look for a group
     if name in part_names(task, key) and name not in tasks.options(key, own):
         return True
     keys = [*_parents(key), *([key] if value.lstrip().startswith("{") else [])]
@@ -154,6 +156,12 @@ def part_names(task: str, key: str) -> list[str]:
     return found.names if found else []
 
 
+def is_file_of_group(override: str) -> bool:
+    """Whether a checked override is ``layout=FILE.yaml``, the path of an option of its own."""
+    group, value = override.split("=", 1)
+    return group == "layout" and value.endswith(".yaml") and Path(value).is_file()
+
+
 def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     """Refuse an option that its group does not have, before Hydra does at length."""
     group, value = override.split("=", 1)
@@ -165,8 +173,9 @@ def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     if group in HYDRA_GROUPS and value not in (known := ["basic", *known]):
         raise ConfigError(schema.choice(group, value, known))
     if group in tasks.groups(task, own) and not several and value not in known:
-        files = f", or a file ./experiments/{value}.yaml" if group == tasks.EXPERIMENTS else ""
-        raise ConfigError(schema.choice(group, value, known) + files)
+        files = {tasks.EXPERIMENTS: f", or a file ./experiments/{value}.yaml"}
+        files["layout"] = ", or the path of a .yaml file"
+        raise ConfigError(schema.choice(group, value, known) + files.get(group, ""))
 
 
 SHORT = {

@@ -29,6 +29,7 @@ from pixelwizard.cli.arguments import (
     SEARCH_PATH,
     check_option,
     checked,
+    is_file_of_group,
     sets_part,
     split_folders,
 )
@@ -127,7 +128,8 @@ class Composer:
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The composition of checked overrides; a user's nodes replace earlier values."""
         nodes = [word for word in overrides if sets_part(self.task, word, self.own)]
-        options = [word for word in overrides if word not in nodes]
+        files = [word for word in overrides if is_file_of_group(word)]
+        options = [word for word in overrides if word not in (*nodes, *files)]
         for option in options:
             check_option(self.task, option, self.own)
         words = [self._of_group(option) for option in options]
@@ -137,6 +139,8 @@ class Composer:
             self._refuse_hydras_own(composed)
         for node in parsed(nodes):
             OmegaConf.update(composed, node.key_or_group, node.value(), merge=False, force_add=True)
+        for group, path in (word.split("=", 1) for word in files):
+            OmegaConf.update(composed, group, _read(Path(path)), merge=False)
         return composed
 
     def _refuse_hydras_own(self, composed: DictConfig) -> None:
@@ -209,6 +213,13 @@ class Composer:
                 config = dataclasses.replace(config, search=search)
         check_doors(config)
         return config
+
+
+def _read(path: Path) -> Any:
+    try:
+        return tasks.read_yaml(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:

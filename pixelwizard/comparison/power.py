@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from pixelwizard.comparison.differences import Comparison
+from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.evaluation.score import detectable, pairs_needed
 from pixelwizard.io.terminal import aligned
 
@@ -24,12 +25,17 @@ class Power:
     needed: int | None
 
 
-def power(comparison: Comparison, pairs: int | None) -> list[Power]:
-    """What so many pairs would show of every score, by default as many as were compared."""
+def power(comparison: Comparison, pairs: int | None, metrics: Sequence[str] = ()) -> list[Power]:
+    """What so many pairs would show of every score, by default as many as were compared.
+
+    ``metrics`` are the scores wanted. Raises ConfigError for one that the runs have not.
+    """
+    if unknown := [name for name in metrics if name not in comparison.names]:
+        raise ConfigError(choice("metrics", unknown[0], comparison.names))
     count = pairs or len(comparison.samples)
     others = [row for row in comparison.rows if row.variant.name != comparison.baseline]
     found = []
-    for name in comparison.names:
+    for name in metrics or comparison.names:
         differences = [row.differences[name] for row in others]
         middle = median(each.deviation for each in differences)
         largest = max((each.value for each in differences), key=abs)

@@ -13,7 +13,7 @@ from pixelwizard.comparison.variants import STATUS, Variant, read_variants
 from pixelwizard.config.evaluate import EvaluateConfig, TableConfig
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.targets import search_in
 from pixelwizard.config.tasks import load
 from pixelwizard.data.table import find_videos
@@ -53,11 +53,12 @@ class Value:
 
 @dataclass
 class Scored:
-    """A row: its figures by name, and why others are missing."""
+    """A row: its figures by name, and why others are missing; ``without``: why all are."""
 
     name: str
     values: dict[str, Value] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,53 @@ class _Set:
 
 
 def scored_rows(config: TableConfig, out: Path, line: Line) -> tuple[list[Scored], list[str]]:
-    """The rows in the order of ``runs``, and what must be said. Raises ConfigError."""
+    """The rows in the order of ``runs``, and what must be said.
+
+    A row of which nothing can be scored says so. Raises ConfigError where that is every row.
+    """
     rows: list[Scored] = []
     notes: list[str] = []
+    said: dict[str, list[str]] = {}
     for folder in map(Path, config.runs):
-        for each in _sets(folder, notes):
-            scores = _scores(config, each, out / SCORES, line)
+        try:
+            sets = _sets(folder, notes)
+        except ConfigError as error:
+            rows.append(_without(folder.name, error, notes))
+            continue
+        for each in sets:
+            try:
+                if not each.videos:
+                    raise ConfigError("no video of it is finished")
+                scores = _scores(config, each, out / SCORES, line)
+            except ValueError as error:
+                rows.append(_without(each.name, error, notes))
+                continue
             rows.append(_row(each, scores))
             notes += [f"{each.name}: {id} {why}" for id, why in scores["skipped"].items()]
+            for remark in _remarks(scores, config.layout.columns):
+                said.setdefault(remark, []).append(each.name)
+    if all(row.without for row in rows):
+        raise ConfigError(notes[-1].removeprefix(f"{rows[-1].name}: "))
     names = [row.name for row in rows]
     for row in rows:
         if names.count(row.name) > 1:
             raise ConfigError(f"two rows are called {row.name}; rename one of the folders")
-    return rows, notes
+    return rows, notes + [f"{listed(of)}: {remark}" for remark, of in said.items()]
+
+
+def _without(name: str, error: Exception, notes: list[str]) -> Scored:
+    """The row of a folder of which nothing can be scored; the note says why."""
+    notes.append(f"{name}: {error}")
+    return Scored(name, without="no video of it can be scored")
+
+
+def _remarks(scores: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    """What was said of the scores of a set, without the reasons that stand in its cells."""
+    shown = [one for one in scores["set"] if not columns or one["name"] in columns]
+    found = [(one["name"], text) for one in shown for text in one.get("warnings", [])]
+    reasons = tuple(scores.get("missing", {}).values())
+    notes = [note for note in scores.get("notes", []) if not (reasons and note.endswith(reasons))]
+    return [*(f"{name}: {text}" for name, text in found), *notes]
 
 
 def _sets(folder: Path, notes: list[str]) -> list[_Set]:
@@ -97,9 +132,9 @@ def _sets(folder: Path, notes: list[str]) -> list[_Set]:
         found = _of_folder(folder.name, videos, Path(captions) if captions else None)
         return [replace(found, evaluation=replace(evaluated, run_dir=str(folder)))]
     if (folder / LEDGER).is_file() or (folder / STATUS).is_file():
-        variants, said = read_variants([folder])
+        variants, said = read_variants([folder], unfinished=True)
         notes += said
-        return [_of_variant(variant) for variant in variants if variant.videos]
+        return [_of_variant(variant) for variant in variants]
     return [_of_folder(folder.name, folder, None)]
 
 
@@ -110,7 +145,9 @@ def _of_folder(name: str, folder: Path, captions: Path | None) -> _Set:
 
 
 def _of_variant(variant: Variant) -> _Set:
-    """An arm of a sweep: the videos of all its seeds."""
+    """An arm of a sweep: the videos of all its seeds, none where it is unfinished."""
+    if not variant.videos:
+        return _Set(variant.name, {}, {})
     paths = [video.path for video in variant.videos.values()]
     records = [video.record for video in variant.videos.values()]
     videos = dict(zip(ids_of(paths), paths, strict=True))

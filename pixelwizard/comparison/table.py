@@ -10,7 +10,7 @@ from typing import Any
 
 from pixelwizard.comparison.scored import Scored, Value
 from pixelwizard.config.evaluate import TableConfig
-from pixelwizard.config.schema import ConfigError, convert
+from pixelwizard.config.schema import ConfigError, convert, listed
 from pixelwizard.config.tasks import read_yaml
 from pixelwizard.io.terminal import reason
 
@@ -96,15 +96,27 @@ def _column(name: str, head: str, rows: Sequence[Scored], notes: list[str]) -> C
             f"{name} is not compared where its recipe differs: {told}, the other rows by {shared};"
             " score all rows alike, with reference= and metrics= of table"
         )
-    kept = [value for value in values.values() if value.alike == shared]
-    counts = sorted({value.videos for value in kept})
-    return Column(name, head, kept[0].higher_is_better, shared, " and ".join(map(str, counts)))
+    kept = {row: value for row, value in values.items() if value.alike == shared}
+    higher = next(iter(kept.values())).higher_is_better
+    return Column(name, head, higher, shared, _counts(kept))
+
+
+def _counts(values: Mapping[str, Value]) -> str:
+    """Of how many videos the values of a column are; where rows differ, which."""
+    rows: dict[int, list[str]] = {}
+    for row, value in values.items():
+        rows.setdefault(value.videos, []).append(row)
+    if len(rows) == 1:
+        return str(next(iter(rows)))
+    return ", ".join(f"{count} ({listed(of)})" for count, of in sorted(rows.items()))
 
 
 def _cell(row: Scored, column: Column) -> Cell:
     value = row.values.get(column.score)
     if value is None:
-        why = row.missing.get(column.score, MISSING.get(column.score, "not among its scores"))
+        why = row.without or row.missing.get(
+            column.score, MISSING.get(column.score, "not among its scores")
+        )
         return Cell(why=why.split(";")[0])
     if value.alike != column.recipe:
         return Cell(why=f"another recipe: {value.recipe}")

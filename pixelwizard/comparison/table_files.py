@@ -47,7 +47,10 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A ``tabular`` of the package booktabs; cited rows lie below a rule, recipes in comments."""
+    """A ``tabular`` of the package booktabs; cited rows lie below a rule, recipes in comments.
+
+    Reasons and notes stand below in small letters.
+    """
 
     letters = _letters(table)
 
@@ -65,6 +68,7 @@ def to_latex(table: Table) -> str:
     if cited := rows[1 + len(table.rows) :]:
         lines += [r"\midrule", *(" & ".join(row) + r" \\" for row in cited)]
     reasons = [rf"$^{{{letter}}}$ {_tex(why)}. " for why, letter in letters.items()]
+    reasons += [rf"{_tex(note)}. " for note in table.notes]
     notes = [r"\par\footnotesize", *reasons] if reasons else []
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *notes, ""])
 

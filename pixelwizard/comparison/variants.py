@@ -83,18 +83,23 @@ class _Run:
     label: str
 
 
-def read_variants(folders: Sequence[Path]) -> tuple[list[Variant], list[str]]:
+def read_variants(
+    folders: Sequence[Path], unfinished: bool = False
+) -> tuple[list[Variant], list[str]]:
     """The variants in the order they appear, and a sentence about everything that is not there.
 
-    Raises ConfigError for a folder that is neither a sweep nor a run of ``generate``.
+    With ``unfinished`` those without a video too, after the others. Raises ConfigError for a folder
+    that is neither a sweep nor a run of ``generate``.
     """
     variants: dict[str, Variant] = {}
     notes: list[str] = []
+    finished: set[str] = set()
     runs = [run for folder in folders for run in _runs(folder, notes)]
     for run in runs:
         config = _config(run.folder)
         base = {k: v for k, v in determining(config).items() if k not in OWN}
         for video in _videos(run, config, notes):
+            finished.add(run.label)
             weights = video.record["weights"]
             key = short_hash([base, weights])
             variant = variants.setdefault(key, Variant(run.label, {**base, "weights": weights}))
@@ -102,8 +107,20 @@ def read_variants(folders: Sequence[Path]) -> tuple[list[Variant], list[str]]:
             source = video.record.get("source", {}).get("sha256", "")
             sample = Sample(video.record["prompt"], video.record["seed"], source)
             variant.videos.setdefault(sample, video)
+    if unfinished:
+        labels = dict.fromkeys(label for folder in folders for label in _labels(folder))
+        variants |= {label: Variant(label, {}) for label in labels if label not in finished}
     _name_apart(variants)
     return list(variants.values()), notes
+
+
+def _labels(folder: Path) -> list[str]:
+    """How the runs of a folder are called, those that have not begun too."""
+    ledger = folder / LEDGER
+    if not ledger.is_file():
+        return [folder.name]
+    jobs = read_json(ledger)["jobs"]
+    return [_label(name, state.get("overrides", [])) for name, state in jobs.items()]
 
 
 def _runs(folder: Path, notes: list[str]) -> Iterator[_Run]:

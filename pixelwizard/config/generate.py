@@ -23,7 +23,7 @@ from pixelwizard.config.output import (
     VideoSettings,
 )
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.schema import ConfigError, check_range, setting
+from pixelwizard.config.schema import ConfigError, check_range, setting, show
 from pixelwizard.config.targets import Door, Part, door, title
 from pixelwizard.config.trainer import PredictionSettings
 
@@ -312,8 +312,8 @@ class PlanConfig(SamplingSettings):
     network by an ``objective``, or of a LoRA of it (``adapter``), in place of a run, on each number
     of ``gpus``. ``skip=search`` runs the demo prompts here and finds which steps of both samplers
     to skip.
-    ``power`` are folders as ``compare`` takes them: which differences of their scores ``n`` pairs
-    of prompt and seed would show.
+    ``power`` are folders as ``compare`` takes them: which differences of their scores, or of those
+    in ``metrics``, ``n`` pairs of prompt and seed would show.
     """
 
     task: Literal["plan"] = "plan"
@@ -324,6 +324,7 @@ class PlanConfig(SamplingSettings):
     gpus: List[int] = setting([1, 8], low=1)
     power: List[str] = setting([], path=True)
     n: Optional[int] = setting(None, low=2)
+    metrics: List[str] = setting([])
     adapter: AdapterSettings = setting(AdapterSettings)
     skip: Optional[Literal["search"]] = None
     format: Literal["text", "json"] = setting("text", incidental=True)
@@ -341,8 +342,9 @@ class PlanConfig(SamplingSettings):
                 )
         if self.train is not None:
             refuse_quantised(self.backbone, "train")
-        if self.n is not None and not self.power:
-            raise ConfigError(f"n={self.n} is for power=[FOLDER]: name the runs to plan from")
+        asked = f"n={self.n}" if self.n is not None else f"metrics={show(self.metrics)}"
+        if (self.n is not None or self.metrics) and not self.power:
+            raise ConfigError(f"{asked} is for power=[FOLDER]: name the runs to plan from")
         if self.train is None and self.gpus != [1, 8]:
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.train is None and self.adapter.used:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, Union, get_origin
 
 import yaml
 
@@ -278,12 +278,13 @@ def experiment_roots() -> list[Path]:
 
 
 def groups(task: str, own: Sequence[Path] = ()) -> list[str]:
-    """The config groups of a task: folders that fill a key of its root dataclass.
+    """The config groups of a task: folders that fill a key of its root dataclass that is no list.
 
     ``own`` are the user's folders; a group inside a group (``metrics/extra``) fills a key below.
     """
     root = roots()[task]
-    top = [field.name for field in fields(root)]
+    hints = leaves(root)
+    top = [field.name for field in fields(root) if get_origin(hints.get(field.name)) is not list]
     found = [key for key in top if any((conf / key).is_dir() for conf in (*own, shipped()))]
     composed = [EXPERIMENTS] if "run_dir" in top else []
     inner = [key.replace(".", "/") for key in leaves(root) if "." in key]

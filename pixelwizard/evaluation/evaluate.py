@@ -191,7 +191,23 @@ class Evaluation:
         if len(sizes := sorted({clip.size for clip in clips})) > 1:
             shown = ", ".join(f"{width}x{height}" for width, height in sizes)
             yield f"the videos have several sizes ({shown}): each is scored at its own"
+        yield from _other_kind(clips, real)
         known = {file_digest(clip.path) for clip in real}
         if same := [clip.id for clip in clips if file_digest(clip.path) in known]:
             which = "the videos themselves" if len(same) == len(clips) else listed(same)
             yield f"the reference holds {which}: a distance to it says little"
+
+
+def _other_kind(clips: Sequence[Clip], real: Sequence[Clip]) -> Iterator[str]:
+    """Sizes and frame rates of the reference that the videos do not have."""
+    sizes, rates = (
+        ({text(clip) for clip in clips}, {text(clip) for clip in real})
+        for text in (lambda clip: f"{clip.width}x{clip.height}", lambda clip: f"{clip.fps:.4g}")
+    )
+    for (ours, theirs), what, effect in (
+        (sizes, "sizes", "their patches show larger or smaller parts of a scene"),
+        (rates, "frame rates", "distances that see time count this too"),
+    ):
+        if theirs - ours:
+            shown = f"{listed(sorted(theirs))}, here {listed(sorted(ours))}"
+            yield f"the reference has other {what} than the videos ({shown}): {effect}"

@@ -25,6 +25,7 @@ EXAMPLES = """\
   pixelwizard plan backbone=tiny resolution=demo schedule=unipc8 skip=search
                                                       which steps to skip, by sampling here
   pixelwizard plan power=[outputs/schedules] n=48     the smallest differences that 48 pairs show
+  pixelwizard plan power=[outputs/schedules] metrics=[niqe,ti] n=48    of these scores alone
   pixelwizard plan --video clip.mp4 resolution=4k     a clip to be refined, in its windows
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a plot"""
 
@@ -95,7 +96,7 @@ def _power(config: PlanConfig) -> int:
     from pixelwizard.comparison.variants import read_variants
 
     comparison = compare(*read_variants([Path(folder) for folder in config.power]))
-    found = power(comparison, config.n)
+    found = power(comparison, config.n, config.metrics)
     if config.format == "json":
         print(json.dumps({"power": [asdict(one) for one in found]}), flush=True)
     else:

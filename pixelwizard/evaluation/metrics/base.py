@@ -36,14 +36,15 @@ class Sampling:
     """Which frames: the ``first`` ones, ``uniform`` over the clip (ends included), ``pairs`` of
     neighbours spread over it, or ``all``; of a clip with fewer frames all are taken.
 
-    A clip needs at least ``least`` frames. With a ``side`` every chosen frame is cut into adjacent
-    squares of that many pixels, and ``look`` gets [P, side, side, 3], at most ``patches`` of them:
-    each frame those that follow the previous frame's, row by row and round again.
+    A clip needs at least ``least`` frames; samplings that differ in this alone are equal. With a
+    ``side`` every chosen frame is cut into adjacent squares of that many pixels, and ``look`` gets
+    [P, side, side, 3], at most ``patches`` of them: each frame those that follow the previous
+    frame's, row by row and round again.
     """
 
     rule: str
     count: int = 0
-    least: int = 1
+    least: int = field(default=1, compare=False)
     side: int = 0
     patches: int = 0
 

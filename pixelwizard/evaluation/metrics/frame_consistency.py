@@ -15,6 +15,7 @@ class FrameConsistency(VideoMetric):
     """How alike frames are to the one before and to the first, -1..1."""
 
     sampling = Sampling("uniform", 8, least=2)
+    temporal = True
 
     def prepare(self, given: Given) -> None:
         """Load the CLIP of the settings."""

@@ -8,6 +8,8 @@ cannot. T frames, P patches, D features.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from pixelwizard.evaluation.patches import PATCHES, look_at_patches
 class FrameKernelDistance(KernelDistance):
     """Distance to the real videos, video by video; about 0 for videos of the same kind."""
 
-    sampling = PATCHES
+    sampling = replace(PATCHES, least=2)
     name = "frame-mmd"
     temporal = True
 
@@ -28,7 +30,7 @@ class FrameKernelDistance(KernelDistance):
         return f"{look_at_patches(self, given)}/mean+change/poly3-unbiased"
 
     def features(self, seen_TPD: Tensor) -> Tensor:
-        """[1, 2 D]; a single frame does not change."""
+        """[1, 2 D]."""
         frames = seen_TPD.mean(dim=1)
-        change = (frames[1:] - frames[:-1]).square().sum(dim=0) / max(1, len(frames) - 1)
+        change = (frames[1:] - frames[:-1]).square().sum(dim=0) / (len(frames) - 1)
         return torch.cat([frames.mean(dim=0), change.sqrt()])[None]

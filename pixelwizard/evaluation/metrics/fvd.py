@@ -24,6 +24,7 @@ class FrechetVideoDistance(SetDistance):
 
     sampling = Sampling("first", SCORED_FRAMES, least=SCORED_FRAMES)
     name = "fvd"
+    temporal = True
     resamplings = 100
 
     def look_with(self, given: Given) -> str:

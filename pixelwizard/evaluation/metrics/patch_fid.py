@@ -19,6 +19,7 @@ class PatchFrechetDistance(fvd.FrechetVideoDistance):
 
     sampling = PATCHES
     name = "patch-fid"
+    temporal = False
     resamplings = 20
 
     def look_with(self, given: Given) -> str:

@@ -20,6 +20,7 @@ class VideoKernelDistance(KernelDistance):
 
     sampling = Sampling("first", SCORED_FRAMES, least=SCORED_FRAMES)
     name = "video-mmd"
+    temporal = True
     kernel = Kernel(2, 0.0)
     biased = True
     scale = 100.0
