@@ -122,7 +122,7 @@ def _worked(config: Any, rank: Rank | None) -> int:
         return work(config, rank)
     except (VideoError, ProcessLost) as error:
         raise WorkStopped(f"{error}; the same command continues") from error
-    except Exception as error:
+    except RuntimeError as error:
         if not is_lost_reader(error):
             raise
         raise WorkStopped(LOST_READER) from error

@@ -257,13 +257,8 @@ def is_lost_rank(error: BaseException) -> bool:
 
 
 def is_lost_reader(error: BaseException) -> bool:
-    """Whether an error only says that a process that reads examples is gone.
-
-    torch raises it from a signal's handler, wherever the program is: the code there, the import of
-    a library, say, may turn it into an error of its own.
-    """
-    behind = error.__cause__ or error.__context__
-    return "DataLoader worker" in str(error) or (behind is not None and is_lost_reader(behind))
+    """Whether an error only says that a process that reads examples is gone."""
+    return "DataLoader worker" in str(error)
 
 
 def write_failure(folder: Path, failure: Failure) -> None:
