@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pixelwizard.io.files import write_text
 from pixelwizard.planning.device import DeviceRates, stored
 
 MEASURED_SECONDS = 0.4
 """How long each rate is looked for."""
+FILE = 1 << 28
+"""Bytes of a file of weights."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,29 @@ def measure_rates(device: torch.device, name: str) -> DeviceRates:
     matmul, attention, conv = (_significant(n / seconds[k] / 1e12) for k, n in flops.items())
     memory = _significant(2 * shapes.copied / seconds["memory"] / 1e12)
     host_gbs = _significant(shapes.copied / seconds["host"] / 1e9)
-    return DeviceRates(name, matmul, attention, conv, memory, host_gbs)
+    return DeviceRates(
+        *(name, matmul, attention, conv, memory, host_gbs),
+        loading_gbs=_significant(loading_gbs(device)),
+        cores=len(os.sched_getaffinity(0)),
+    )
+
+
+def loading_gbs(device: torch.device) -> float:
+    """GB/s of a weights' file beside the stored rates, read from its drive and put on ``device``.
+
+    Pages that the system keeps of the file are dropped first, where it does that.
+    """
+    folder = stored().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        save_file({"weight": torch.randint(255, (FILE,), dtype=torch.uint8)}, file.name)
+        with open(file.name, "rb") as written:
+            os.fsync(written.fileno())
+            os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        started = now(device)
+        with safe_open(file.name, framework="pt") as weights:
+            weights.get_tensor("weight").to(device, copy=True)
+        return FILE / (now(device) - started) / 1e9
 
 
 def keep(rates: DeviceRates) -> None:

@@ -216,6 +216,7 @@ class SamplingSettings(StagesSettings):
     memory: MemorySettings = setting(MemorySettings)
     parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
     decode: DecodeSettings = setting(DecodeSettings)
+    video: VideoSettings = setting(VideoSettings)
     from_video: List[str] = setting([], path=True, of_sample=True)
     videos: Optional[str] = setting(None, path=True, of_sample=True)
     refine: RefineSettings = setting(RefineSettings)
@@ -267,7 +268,6 @@ class GenerateConfig(SamplingSettings):
 
     task: Literal["generate"] = "generate"
     tracker: TrackerSettings = setting(TrackerSettings, incidental=True)
-    video: VideoSettings = setting(VideoSettings)
     metrics: MetricsSettings = setting(MetricsSettings, incidental=True)
     store: StoreSettings = setting(StoreSettings, incidental=True)
     prompt: List[str] = setting([], of_sample=True)

@@ -55,21 +55,26 @@ class DecodeSettings:
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec: its bits per colour (default first), its highest ``crf`` (None: it has none)."""
+    """A codec: its bits per colour (default first), its highest ``crf`` (None: it has none).
+
+    ``seconds``: of one processor core for a million pixels (``measure/writing.py``; of nvenc what
+    the conversion of colours takes).
+    """
 
     bits: tuple[int, ...]
+    seconds: float
     crf: Optional[int] = None
     suffix: str = ".mp4"
 
 
 CODECS = {
-    "h264": Codec((8, 10), 51),
-    "h265": Codec((8, 10), 51),
-    "av1": Codec((8, 10), 63),
-    "prores": Codec((10,), suffix=".mov"),
-    "ffv1": Codec((8,)),
-    "h264_nvenc": Codec((8,), 51),
-    "hevc_nvenc": Codec((8, 10), 51),
+    "h264": Codec((8, 10), 0.10, 51),
+    "h265": Codec((8, 10), 0.30, 51),
+    "av1": Codec((8, 10), 0.08, 63),
+    "prores": Codec((10,), 0.13, suffix=".mov"),
+    "ffv1": Codec((8,), 0.06),
+    "h264_nvenc": Codec((8,), 0.004, 51),
+    "hevc_nvenc": Codec((8, 10), 0.004, 51),
 }
 
 

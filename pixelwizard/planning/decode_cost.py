@@ -30,6 +30,8 @@ from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.planning.transformer_cost import Cost
 from pixelwizard.stages.decode import allowed, decode_dtype, spans, stream_pixels
 
+FRAMES = 3
+"""Frames on the host while they are written: one arrives, one waits, one goes to the encoder."""
 TRACED = 3
 """Latent frames that are traced: from the third on, every frame costs the same."""
 
@@ -76,7 +78,7 @@ def cost_of_decode(
     """The cost of one clip for the busiest of the ``ranks`` that decode it together.
 
     ``kernels``: the functions between the convolutions, compiled or not.
-    Tiles that take several turns also hold the clip as uint8 on the host, which is not in it.
+    The host holds some frames as uint8, and the clip where tiles take several turns.
     """
     clip, dtype = config.resolution.geometry, decode_dtype(config)
     frames, height, _ = clip.latent_grid
@@ -101,6 +103,10 @@ def cost_of_decode(
         work.flops,
         work.moved,
         sent=Counter(decode=work.sent + strip_bytes(cells, clip.frames)),
+        host=canvas_bytes(clip, tiles)
+        if len(turns) > 1
+        else FRAMES * clip.clip_bytes // clip.frames,
+        loaded=weights,
     )
 
 
@@ -127,7 +133,19 @@ def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry], window: 
         parts = 1 + max(0, math.ceil((frames - window) / max(1, window - overlap)))
         frames += (parts - 1) * overlap
         work += marks[0] + (frames - 2) * (marks[1] - marks[0])
-    return Cost(again.weights, again.weights + peak, work.flops, work.moved)
+    host = FRAMES * first.geometry.clip_bytes // first.frames
+    return Cost(
+        *(again.weights, again.weights + peak, work.flops, work.moved),
+        host=host,
+        loaded=again.weights,
+    )
+
+
+def canvas_bytes(clip: Geometry, tiles: Tiles) -> int:
+    """The clip as uint8 until its last tile is there, and the upper edges of the rows under way."""
+    height = clip.latent_grid[1]
+    shared = 2 * tiles.overlap if min(tiles.rows, tiles.columns) > 1 else 0
+    return clip.clip_bytes * (height + shared) // height
 
 
 def strip_bytes(turns: Sequence[Sequence[int]], frames: int) -> int:

@@ -24,6 +24,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.output import CODECS, VideoSettings
 from pixelwizard.io.files import cache_folder, read_json
 from pixelwizard.models.wan.kernels import Fused
 
@@ -36,6 +38,8 @@ class DeviceRates:
     ``link_gbs`` to the other devices of a machine (None: as from the host), ``network_gbs`` to
     those of other machines. ``processors``: the multiprocessors of a GPU (None: not known).
     ``reached``: the share of these rates that whole stages reach, by stage (1: not known).
+    ``first_use``: seconds until a stage's kernels are there. ``loading_gbs``: weights from a file
+    to the device. ``cores`` of the processor, which encode videos.
     """
 
     name: str
@@ -49,6 +53,9 @@ class DeviceRates:
     network_gbs: float = 12.5
     processors: int | None = None
     reached: Mapping[str, float] = field(default_factory=dict)
+    first_use: float = 0.0
+    loading_gbs: float = 3.0
+    cores: int = 16
 
     def seconds(self, flops: Mapping[str, float], moved: float) -> float:
         """Time of operations by kind (matmul, attention, conv) and of ``moved`` bytes."""
@@ -64,22 +71,36 @@ class DeviceRates:
         link = self.link_gbs or self.host_gbs
         return sent / (1e9 * (link if ranks <= MACHINE else self.network_gbs))
 
+    def writing(self, settings: VideoSettings, clip: Geometry) -> float:
+        """Seconds to encode a clip as a video file, while nothing else uses the cores."""
+        megapixels = clip.frames * clip.width * clip.height / 1e6
+        return megapixels * CODECS[settings.codec].seconds / self.cores
+
 
 MACHINE = 8
 """Devices of one machine."""
+FIRST_USE = 0.28
+"""Of the 0.30 s that a text took on an H200 (docs/benchmarks.md) what was not its work."""
 DEVICES = {
-    "h200": DeviceRates("h200", 660, 590, 350, 3.3, 50, 141, 450, 50, 132),
-    "h100": DeviceRates("h100", 640, 570, 350, 2.6, 50, 80, 450, 50, 132),
-    "a100": DeviceRates("a100", 250, 215, 150, 1.5, 25, 80, 300, 25, 108),
-    "rtx5090": DeviceRates("rtx5090", 200, 200, 110, 1.5, 50, 32, 64, processors=170),
-    "rtx4090": DeviceRates("rtx4090", 150, 150, 80, 0.85, 25, 24, 32, processors=128),
+    "h200": DeviceRates("h200", 660, 590, 450, 3.3, 50, 141, 450, 50, 132, first_use=FIRST_USE),
+    "h100": DeviceRates("h100", 640, 570, 450, 2.6, 50, 80, 450, 50, 132, first_use=FIRST_USE),
+    "a100": DeviceRates("a100", 250, 215, 150, 1.5, 25, 80, 300, 25, 108, first_use=FIRST_USE),
+    "rtx5090": DeviceRates(
+        *("rtx5090", 200, 200, 110, 1.5, 50, 32, 64), processors=170, first_use=FIRST_USE
+    ),
+    "rtx4090": DeviceRates(
+        *("rtx4090", 150, 150, 80, 0.85, 25, 24, 32), processors=128, first_use=FIRST_USE
+    ),
 }
-"""Expected, not measured here: published kernel rates (cuDNN attention, FlashAttention-2).
+"""Expected: published kernel rates (cuDNN attention, FlashAttention-2).
+
+Of convolutions H200 and H100 have what the record of an H200's whole decode leaves for them.
 
 Links are what data sheets say, in one direction: NVLink 4 (900 GB/s both ways) of H200 and H100
 SXM, NVLink 3 (600 GB/s) of A100 SXM, PCIe 5.0 and 4.0 x16 of the RTX cards. Networks: one
 InfiniBand port of 400 Gbit/s per device in NVIDIA's DGX H200 and H100, of 200 Gbit/s in DGX A100;
 elsewhere 100 Gbit/s are assumed. Multiprocessors are those of the SXM and the desktop cards.
+16 cores a device and 3 GB/s from a file (a drive, not the page cache) are assumed.
 """
 
 
@@ -139,14 +160,14 @@ class Trace(TorchDispatchMode):
 
     ``computing``: the tensors are real ones, and attention is computed too. ``peak`` and ``live``
     are bytes; ``flops`` by kind (matmul, conv, attention); ``moved`` are the bytes that the other
-    operations read and write.
+    operations read and write; ``on_host`` the most that was on the host at once.
     """
 
     def __init__(self, computing: bool = False) -> None:
         super().__init__()
         self.computing = computing
         self.live = self.peak = 0
-        self.moved = 0
+        self.moved = self.on_host = self._host = 0
         self.flops: Counter[str] = Counter()
         self._sizes: dict[int, int] = {}
         self._within = False
@@ -213,7 +234,11 @@ class Trace(TorchDispatchMode):
 
     def move_to_host(self, tensor: Tensor) -> None:
         """No longer count this tensor as device memory."""
-        self._forget(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        self._forget(storage._cdata)
+        self._host += storage.nbytes()
+        self.on_host = max(self.on_host, self._host)
+        weakref.finalize(storage, self._leave_host, storage.nbytes())
 
     def allocated(self, tensor: Tensor) -> None:
         """Count a tensor's storage, if it is new, while it is alive."""
@@ -228,6 +253,9 @@ class Trace(TorchDispatchMode):
         self.live += size
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._forget, number)
+
+    def _leave_host(self, size: int) -> None:
+        self._host -= size
 
     def _forget(self, number: int) -> None:
         self.live -= self._sizes.pop(number, 0)

@@ -26,12 +26,8 @@ from pixelwizard.models.wan.kernels import Kernels, chosen
 from pixelwizard.planning.decode_cost import choose_tiles, cost_of_encode
 from pixelwizard.planning.device import DeviceRates, find
 from pixelwizard.planning.report import SINGLE, Plan, StagePlan, details
-from pixelwizard.planning.transformer_cost import (
-    Cost,
-    Sampling,
-    cost_of_sampling,
-    cost_of_text,
-)
+from pixelwizard.planning.text_cost import cost_of_text
+from pixelwizard.planning.transformer_cost import Cost, Sampling, cost_of_sampling
 from pixelwizard.planning.waves import chunk_of_whole_waves
 from pixelwizard.stages.precision import settled
 
@@ -82,7 +78,9 @@ def make_plan(
     )
     if device != "auto":  # this machine's choice of kernels says nothing of another
         stages = tuple(replace(stage, attention=None) for stage in stages)
-    return Plan(rates.name, budget_gb, stages, _refusal(config, stages, budget_gb), mesh)
+    writing = rates.writing(config.video, (clip or config.resolution).geometry)
+    refusal = _refusal(config, stages, budget_gb)
+    return Plan(rates.name, budget_gb, stages, refusal, mesh, round(writing, 3))
 
 
 def execution_modes(
@@ -270,7 +268,9 @@ def _choose(
 def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> StagePlan:
     cost = way.cost
     computing = max(rates.seconds(cost.flops, cost.moved), cost.fetched / (rates.host_gbs * 1e9))
+    expected = computing / rates.reached.get(way.name, 1.0) + rates.first_use
     sending = _sending(cost, computing, rates, mesh)
+    kept = cost.loaded if way.mode == "offload" else 0
     return StagePlan(
         name=way.name,
         tokens=way.tokens,
@@ -278,7 +278,7 @@ def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> 
         weights_gb=round(cost.weights / GB, 6),
         activations_gb=round((cost.peak - cost.weights) / GB, 6),
         peak_gb=round(cost.peak / GB, 6),
-        seconds=round(computing / rates.reached.get(way.name, 1.0) + sending, 3),
+        seconds=round(expected + sending, 3),
         limit_seconds=round(computing + sending, 3),
         mode=way.mode,
         fits=fits,
@@ -288,6 +288,9 @@ def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> 
         paired=cost.paired,
         sent_gb=round(sum(cost.sent.values()) / GB, 6),
         sending_seconds=round(sending, 3),
+        host_gb=round((cost.host + kept) / GB, 6),
+        kept_gb=round(kept / GB, 6),
+        loading_seconds=round(cost.loaded / (rates.loading_gbs * 1e9), 3),
     )
 
 

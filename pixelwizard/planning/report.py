@@ -21,7 +21,9 @@ class StagePlan:
     on this machine, where that is chosen by time; ``paired``: both passes of a guided step are one
     batch. ``sent_gb`` go to other ranks; ``sending_seconds`` of the ``seconds`` pass waiting for
     them. ``seconds`` are what is expected, ``limit_seconds`` what it would take at the device's
-    best rates.
+    best rates. ``host_gb`` are held in host memory besides the program itself, ``kept_gb`` of them
+    also while other stages run. ``loading_seconds``: from the weights' file, once for a group of
+    prompts.
     """
 
     name: str
@@ -40,6 +42,9 @@ class StagePlan:
     paired: bool = False
     sent_gb: float = 0.0
     sending_seconds: float = 0.0
+    host_gb: float = 0.0
+    kept_gb: float = 0.0
+    loading_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Plan:
     """All stages, with the device whose rates were used and the memory budget.
 
     ``refusal``: one sentence saying which stage does not fit and what would; None if all fit.
-    ``parallel``: the ranks of the run, of which every stage shows one.
+    ``parallel``: the ranks of the run, of which every stage shows one. ``writing_seconds``: of the
+    video's file, while it is decoded.
     """
 
     device: str
@@ -55,6 +61,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     refusal: str | None
     parallel: Mesh = SINGLE
+    writing_seconds: float = 0.0
 
     @property
     def by_name(self) -> Mapping[str, StagePlan]:
@@ -63,12 +70,26 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "seconds": self.seconds}
+        totals = {n: getattr(self, n) for n in ("seconds", "loading_seconds", "host_gb")}
+        return {**asdict(self), **totals}
 
     @property
     def seconds(self) -> float:
-        """One video."""
-        return sum(stage.seconds for stage in self.stages)
+        """One video, with what its file takes longer than its decode; weights are loaded before."""
+        decode = self.by_name.get("decode")
+        longer = max(0.0, self.writing_seconds - decode.seconds) if decode else 0.0
+        return sum(stage.seconds for stage in self.stages) + longer
+
+    @property
+    def loading_seconds(self) -> float:
+        """All weights, once for a group of prompts."""
+        return sum(stage.loading_seconds for stage in self.stages)
+
+    @property
+    def host_gb(self) -> float:
+        """The most that is held in host memory at once."""
+        kept = sum(stage.kept_gb for stage in self.stages)
+        return kept + max(stage.host_gb - stage.kept_gb for stage in self.stages)
 
 
 def details(stage: StagePlan) -> list[str]:
@@ -87,21 +108,28 @@ def table(plan: Plan) -> str:
     """The plan as text."""
     several = plan.parallel.per_prompt > 1 or plan.parallel.shards > 1
     limits = any(stage.seconds != stage.limit_seconds for stage in plan.stages)
-    head = ["stage", "tokens", "TFLOP", "weights", "activations", "peak GB"]
-    head += ["limit s", "expected s"] if limits else ["seconds"]
+    head = ["stage", "tokens", "TFLOP", "weights", "activations", "peak GB", "host GB"]
+    head += [*(["limit s", "expected s"] if limits else ["seconds"]), "loading s"]
     rows: list[tuple[str, ...]] = [(*head, *["sending"] * several, "how")]
     for stage in plan.stages:
         how = [stage.mode, *details(stage), *([] if stage.fits else ["DOES NOT FIT"])]
-        times = [stage.limit_seconds] * limits + [stage.seconds]
-        figures = (stage.weights_gb, stage.activations_gb, stage.peak_gb, *times)
+        times = [stage.limit_seconds] * limits + [stage.seconds, stage.loading_seconds]
+        memory = (stage.weights_gb, stage.activations_gb, stage.peak_gb, stage.host_gb)
+        figures = (*memory, *times)
         shown = [f"{figure:.2f}" for figure in figures]
         if several:
             shown.append(f"{stage.sending_seconds / max(stage.seconds, 1e-9):.1%}")
         rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))
-    lines = aligned(rows, left=(0, 7 + several + limits))
+    lines = aligned(rows, left=(0, 9 + several + limits))
     peak = max(stage.peak_gb for stage in plan.stages)
     budget = f", budget {plan.budget_gb:g} GB" if plan.budget_gb else ""
-    lines.append(f"one video: {plan.seconds:.0f} s on {plan.device}, peak {peak:.1f} GB{budget}")
+    host = f"peak {peak:.1f} GB{budget}, {plan.host_gb:.1f} GB of host memory"
+    lines.append(f"one video: {plan.seconds:.0f} s on {plan.device}, {host}")
+    if "decode" in plan.by_name:
+        lines.append(
+            f"its file: {plan.writing_seconds:.0f} s while it is decoded; weights:"
+            f" {plan.loading_seconds:.0f} s once for a group of prompts"
+        )
     mesh = plan.parallel
     if mesh.world > 1:
         sizes = f"{mesh.prompts} prompts x {mesh.guidance} guidance x {mesh.sequence} sequence"

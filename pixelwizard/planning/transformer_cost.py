@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pixelwizard.config.backbone import DiTSizes, TextSizes
+from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import PATCH, Geometry
 from pixelwizard.config.parallel import Mesh
@@ -30,7 +30,6 @@ from pixelwizard.models.wan.dit import PAIRED, TextKeyValues, WanDiT
 from pixelwizard.models.wan.kernels import PLAIN, Kernels
 from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.streaming import packed_bytes
-from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.parallel.exchange import CFGParallel, Ulysses
 from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.planning.report import SINGLE
@@ -103,7 +102,8 @@ class Cost:
     """Bytes on the device, operations by kind, bytes moved there and bytes fetched from the host.
 
     ``peak`` includes ``weights``. ``fetched`` overlaps with the computation. ``sent``: bytes to
-    other ranks, by what for. ``paired``: both passes of a guided step are one batch.
+    other ranks, by what for. ``paired``: both passes of a guided step are one batch. ``host``:
+    bytes held in host memory; ``loaded``: of the weights that this rank reads, wherever they stay.
     """
 
     weights: int
@@ -113,6 +113,8 @@ class Cost:
     fetched: int = 0
     sent: Counter[str] = field(default_factory=Counter)
     paired: bool = False
+    host: int = 0
+    loaded: int = 0
 
 
 def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
@@ -161,7 +163,9 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
     fetched = calls * stage.sizes.num_layers * block if stream else 0
     sent = _sent(stage, rehearsal.samples, calls, whole)
     paired = rehearsal.samples > calls
-    return Cost(weights + held, peak, work.flops, work.moved, fetched, sent, paired)
+    host = trace.on_host + (stage.sizes.num_layers * block if stream else 0)
+    of_device = (weights + held, peak, work.flops, work.moved)
+    return Cost(*of_device, fetched, sent, paired, host, whole // shards)
 
 
 def _sent(stage: Sampling, samples: int, calls: int, weights: int) -> Counter[str]:
@@ -337,54 +341,3 @@ def _run(stage: Sampling, network: Any) -> None:
         return
     anchor = torch.empty(stage.sizes.in_dim, *stage.anchor.latent_grid, device=META)
     Detail(*way, stage.passing.latent_grid[0])(noise, anchor, text, negative)
-
-
-def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:
-    """The cost of a prompt and its negative, each of ``text_len`` tokens.
-
-    ``stream``: blocks pass from host memory, where the embedding stays.
-    """
-    few = min(sizes.num_layers, 2 if stream else 1)
-    one, two = (
-        _traced(replace(sizes, num_layers=layers), text_len, dtype, stream)
-        for layers in (few, few + 1)
-    )
-    more = sizes.num_layers - few
-    work = 2 * (one.work + more * (two.work - one.work))
-    weights = one.weights + more * (two.weights - one.weights)
-    peak = weights + max(one.activations, two.activations)
-    fetched = 2 * (one.fetched + more * (two.fetched - one.fetched))
-    return Cost(weights, peak, work.flops, work.moved, fetched)
-
-
-class _Encoded(NamedTuple):
-    work: Work
-    weights: int
-    activations: int
-    fetched: int
-
-
-def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> _Encoded:
-    """One text through a whole encoder."""
-    trace, fetched = Trace(), 0
-    if stream:
-        encoder = _encoder(sizes, text_len, dtype)
-        encoder.stream_from_host(META, asynchronous=False)
-        stack: Any = encoder.model.encoder
-        fetched = sum(packed.flat.nbytes for packed in stack.block.packed)
-    with torch.no_grad(), trace:
-        if stream:
-            for weight in (*stack.block.buffers, stack.final_layer_norm.weight):
-                trace.allocated(weight)
-        else:
-            encoder = _encoder(sizes, text_len, dtype)
-        weights, before = trace.live, trace.work
-        trace.restart_peak()
-        encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
-    return _Encoded(trace.work - before, weights, trace.peak - weights, fetched)
-
-
-def _encoder(sizes: TextSizes, text_len: int, dtype: torch.dtype) -> TextEncoder:
-    tokenizer: Any = ()  # only its length is asked for
-    with META:
-        return TextEncoder(sizes, tokenizer, text_len).to(dtype).requires_grad_(False)

@@ -1,0 +1,70 @@
+"""The cost of encoding texts: the real encoder, traced with a few of its equal layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from pixelwizard.config.backbone import TextSizes
+from pixelwizard.models.wan.umt5 import TextEncoder
+from pixelwizard.planning.device import META, Trace, Work
+from pixelwizard.planning.transformer_cost import Cost
+
+
+def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:
+    """The cost of a prompt and its negative, each of ``text_len`` tokens.
+
+    ``stream``: blocks pass from host memory, where the embedding stays.
+    """
+    few = min(sizes.num_layers, 2 if stream else 1)
+    one, two = (
+        _traced(replace(sizes, num_layers=layers), text_len, dtype, stream)
+        for layers in (few, few + 1)
+    )
+    more = sizes.num_layers - few
+    work = 2 * (one.work + more * (two.work - one.work))
+    weights = one.weights + more * (two.weights - one.weights)
+    peak = weights + max(one.activations, two.activations)
+    fetched = 2 * (one.fetched + more * (two.fetched - one.fetched))
+    host = one.host + more * (two.host - one.host)
+    loaded = one.loaded + more * (two.loaded - one.loaded)
+    return Cost(weights, peak, work.flops, work.moved, fetched, host=host, loaded=loaded)
+
+
+class _Encoded(NamedTuple):
+    work: Work
+    weights: int
+    activations: int
+    fetched: int
+    host: int
+    loaded: int
+
+
+def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> _Encoded:
+    """One text through a whole encoder."""
+    trace, fetched, host = Trace(), 0, 0
+    if stream:
+        encoder = _encoder(sizes, text_len, dtype)
+        encoder.stream_from_host(META, asynchronous=False)
+        stack: Any = encoder.model.encoder
+        fetched = sum(packed.flat.nbytes for packed in stack.block.packed)
+        host = fetched + encoder.model.shared.weight.nbytes
+    with torch.no_grad(), trace:
+        if stream:
+            for weight in (*stack.block.buffers, stack.final_layer_norm.weight):
+                trace.allocated(weight)
+        else:
+            encoder = _encoder(sizes, text_len, dtype)
+        weights, before = trace.live, trace.work
+        trace.restart_peak()
+        encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
+    loaded = host + stack.final_layer_norm.weight.nbytes if stream else weights
+    return _Encoded(trace.work - before, weights, trace.peak - weights, fetched, host, loaded)
+
+
+def _encoder(sizes: TextSizes, text_len: int, dtype: torch.dtype) -> TextEncoder:
+    tokenizer: Any = ()  # only its length is asked for
+    with META:
+        return TextEncoder(sizes, tokenizer, text_len).to(dtype).requires_grad_(False)
