@@ -21,7 +21,7 @@ from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.targets import search_in
 from pixelwizard.config.tasks import BenchConfig
 from pixelwizard.config.train import EncodeConfig, TrainConfig
-from pixelwizard.io.files import remove_unfinished, write_text
+from pixelwizard.io.files import disk_full, is_full, remove_unfinished, write_text
 from pixelwizard.io.process import (
     Interrupted,
     ProcessLost,
@@ -184,6 +184,8 @@ def _explain(error: Exception, folder: Path) -> int:
         say(str(error))
         return 2
     if isinstance(error, OSError):
+        if is_full(error) and not error.filename:  # a stream's error names no file
+            error = disk_full(folder)
         where = f"{error.filename}: " if error.filename else ""
         say(f"the run cannot go on: {where}{reason(error)}; everything finished is kept")
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -350,6 +351,13 @@ def test_a_killed_reader_fails_the_next_item_and_nothing_else() -> None:
     time.sleep(0.1)  # torch's handler of SIGCHLD would raise here
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         next(items)
+
+
+def test_a_full_disk_that_names_no_file_is_the_run_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert worker._explain(OSError(errno.ENOSPC, "No space left on device"), tmp_path) == 2
+    assert f"{tmp_path}: the disk is full, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [VideoError, ProcessLost])
