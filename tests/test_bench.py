@@ -161,7 +161,8 @@ def test_a_bench_that_would_take_too_long_counts_its_stages_from_few_blocks(
 def test_the_rates_of_this_machine_are_those_of_the_next_plan(config: BenchConfig) -> None:
     assert find("auto").name == "h200"
     found = measure_rates(CPU, "this one")
-    assert all(rate > 0 for rate in (found.matmul, found.attention, found.conv, found.memory_tbs))
+    rates_of_kinds = (found.matmul, found.attention, found.conv, found.memory_tbs)
+    assert all(rate > 0 for rate in (*rates_of_kinds, found.loading_gbs)) and found.cores > 0
     rates.keep(found)
     assert find("auto") == found and find("h100").name == "h100"
     stored().write_text("{}")

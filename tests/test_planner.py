@@ -19,6 +19,7 @@ from pixelwizard.cli.main import main
 from pixelwizard.config.generate import MemorySettings, PlanConfig, SamplerSettings
 from pixelwizard.config.geometry import WHOLE, Tiles
 from pixelwizard.config.output import DecodeSettings
+from pixelwizard.config.parallel import Mesh
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -303,6 +304,8 @@ def test_the_file_of_a_video_counts_where_it_takes_longer_than_the_decode() -> N
     assert fast.writing_seconds == pytest.approx(pixels * 0.10 / 16, rel=1e-3)
     assert slow.writing_seconds == pytest.approx(pixels * 0.30 / 16, rel=1e-3)
     assert fast.seconds == slow.seconds == stages
+    eight = make_plan(compose("plan", ["resolution=2k"])[0].config, "h200", mesh=Mesh(sequence=8))
+    assert eight.writing_seconds == pytest.approx(fast.writing_seconds / 8, abs=1e-3)
     late = replace(slow, writing_seconds=slow.by_name["decode"].seconds + 5)
     assert late.seconds == pytest.approx(stages + 5)
     assert "its file: 3 s while it is decoded; weights: 11 s once" in table(fast)

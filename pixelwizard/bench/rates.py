@@ -74,7 +74,7 @@ def measure_rates(device: torch.device, name: str) -> DeviceRates:
     return DeviceRates(
         *(name, matmul, attention, conv, memory, host_gbs),
         loading_gbs=_significant(loading_gbs(device)),
-        cores=len(os.sched_getaffinity(0)),
+        cores=max(1, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())),
     )
 
 

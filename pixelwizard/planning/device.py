@@ -39,7 +39,7 @@ class DeviceRates:
     those of other machines. ``processors``: the multiprocessors of a GPU (None: not known).
     ``reached``: the share of these rates that whole stages reach, by stage (1: not known).
     ``first_use``: seconds until a stage's kernels are there. ``loading_gbs``: weights from a file
-    to the device. ``cores`` of the processor, which encode videos.
+    to the device. ``cores`` of the processor for each device, which encode videos.
     """
 
     name: str
@@ -71,10 +71,11 @@ class DeviceRates:
         link = self.link_gbs or self.host_gbs
         return sent / (1e9 * (link if ranks <= MACHINE else self.network_gbs))
 
-    def writing(self, settings: VideoSettings, clip: Geometry) -> float:
-        """Seconds to encode a clip as a video file, while nothing else uses the cores."""
+    def writing(self, settings: VideoSettings, clip: Geometry, ranks: int) -> float:
+        """Seconds to encode a clip as a video file on the cores of the ``ranks`` of its machine."""
         megapixels = clip.frames * clip.width * clip.height / 1e6
-        return megapixels * CODECS[settings.codec].seconds / self.cores
+        cores = self.cores * min(ranks, MACHINE)
+        return megapixels * CODECS[settings.codec].seconds / cores
 
 
 MACHINE = 8

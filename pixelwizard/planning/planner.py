@@ -78,7 +78,8 @@ def make_plan(
     )
     if device != "auto":  # this machine's choice of kernels says nothing of another
         stages = tuple(replace(stage, attention=None) for stage in stages)
-    writing = rates.writing(config.video, (clip or config.resolution).geometry)
+    video = (clip or config.resolution).geometry
+    writing = rates.writing(config.video, video, mesh.per_prompt)
     refusal = _refusal(config, stages, budget_gb)
     return Plan(rates.name, budget_gb, stages, refusal, mesh, round(writing, 3))
 
