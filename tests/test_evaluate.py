@@ -86,6 +86,8 @@ def test_every_score_of_a_folder_has_recipe_and_interval(
         assert score["low"] <= score["value"] <= score["high"]  # type: ignore[operator]
         assert score["videos"] == videos_ and f"n={videos_}" in str(score["recipe"])
     assert found["psnr"]["value"] == 100 and found["ssim"]["value"] == 1
+    (real,) = {str(found[name]["recipe"]).rpartition("/ref=")[2] for name in ("psnr", "fvd")}
+    assert len(real) == 8
     shown, page = capsys.readouterr().out, (tmp_path / "run" / "evaluate.md").read_text()
     for score in found.values():
         assert str(score["recipe"]) in shown and str(score["recipe"]) in page

@@ -12,6 +12,7 @@ from torch import Tensor
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import listed, show
 from pixelwizard.config.targets import Part, Target, door_of, source_digest
+from pixelwizard.evaluation.files import content_hash
 from pixelwizard.evaluation.look import TooShort, raised
 from pixelwizard.evaluation.metrics.base import Given, VideoMetric, completed
 from pixelwizard.evaluation.score import NO_PAIRS, Score, Unavailable, mean_with_interval
@@ -19,6 +20,8 @@ from pixelwizard.evaluation.signature import asked, check_metric
 from pixelwizard.io.process import ProcessLost
 
 log = logging.getLogger(__name__)
+REAL = ("reference", "target", "pair")
+"""Arguments of ``update`` that are of the real video: its set is then in the recipe."""
 
 
 class Measure:
@@ -42,6 +45,9 @@ class Measure:
         self.metric.prepare(given)
         self.convention = self.metric.convention or _convention(part, self.metric)
         self.wants_frames, self.asked = asked(type(made))
+        if given.reference and not self.asked.keys().isdisjoint(REAL):
+            real = content_hash([clip.path for clip in given.reference])
+            self.convention += f"/ref={real[:8]}"
         self.values: dict[str, float] = {}
         self.lacking: list[str] = []
         self.short: list[str] = []
