@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,15 @@ from small import BACKBONE, SIZE, write_backbone
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import PlanConfig, SamplerSettings
+from pixelwizard.config.parallel import Mesh
 from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.sampling import SolverState, initial_noise
 from pixelwizard.diffusion.schedules import SOLVER, make_schedule
+from pixelwizard.models.shortcut.features import Fetched
 from pixelwizard.models.wan.dit import CHUNK, PAIRED
 from pixelwizard.models.weights import load_anchor, load_detail
-from pixelwizard.planning.planner import CHUNKS, make_plan
+from pixelwizard.planning.planner import CHUNKS, CONTEXT, execution_modes, make_plan
+from pixelwizard.planning.report import details
 from pixelwizard.planning.transformer_cost import Cost, Sampling, cost_of_sampling
 from pixelwizard.planning.waves import chunk_of_whole_waves, filled
 from pixelwizard.stages.latents import Anchor, Detail
@@ -173,3 +177,56 @@ def test_a_plan_counts_both_passes_at_once() -> None:
     assert one.flops == two.flops and one.peak > two.peak
     streamed = [cost(paired, stream=True).fetched for paired in (PAIRED["cuda"], 0)]
     assert streamed[0] / streamed[1] == 3 / 5
+
+
+class Stream:
+    """Stands in for a stream of CUDA; notes what it waits for and what is copied on it."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name = log, name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.log.append(f"{self.name} waits")
+
+    def __enter__(self) -> None:
+        self.log.append("copy")
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def test_features_in_host_memory_are_copied_one_span_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log: list[str] = []
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: Stream(log, "copies"))
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: Stream(log, "computing"))
+    monkeypatch.setattr("torch.cuda.stream", lambda stream: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda rows, stream: log.append("kept"))
+    features = torch.randn(1, 10, 3)
+    rows = Fetched(features, torch.device("cpu"), asynchronous=True)
+    send = ["copies waits", "copy", "kept"]
+    for span, sent in (
+        (slice(0, 4), [*send, "computing waits", *send]),
+        (slice(4, 8), ["computing waits", *send]),
+        (slice(8, 10), ["computing waits"]),
+        (slice(0, 2), [*send, "computing waits", *send]),  # after the end, and another length
+    ):
+        log.clear()
+        assert torch.equal(rows(span), features[:, span]) and log == sent
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_features_are_on_the_device_where_the_plan_has_room(spare: int) -> None:
+    config = PlanConfig("none", backbone=BACKBONE, resolution=SIZE, compile="off")
+    ways = list(execution_modes("detail", config, Mesh(), math.inf))
+    assert [way.features for way in ways[:3]] == ["device", "host", "device"]
+    device, host = (way.cost for way in ways[:2])
+    features = SIZE.geometry.tokens * BACKBONE.dit.dim * 4
+    assert device.peak - host.peak == features == host.features[0]
+    assert host.host - device.host == features
+    assert host.fetched - device.fetched == make_schedule(config.schedule, 5.0).nfe * features
+    budget = (device.peak + CONTEXT - 1 + spare) / 1e9
+    small = replace(config, memory=replace(config.memory, mode="resident", budget_gb=budget))
+    planned = make_plan(small, only=["detail"]).by_name["detail"]
+    assert planned.features == ("device" if spare else "host") and planned.fits
+    assert (", anchor features in host memory" in ", ".join(["", *details(planned)])) != spare

@@ -158,5 +158,6 @@ class ModelLoader:
         if isinstance(network, (WanDiT, WanVAE)):
             network.use(chosen(self.config.compile, self.rank.device.type == "cuda"))
         if isinstance(network, ShortcutDiT):
-            network.features_on_host = stage in self.planned
+            planned = self.planned.get(stage)
+            network.features_on_host = planned is not None and planned.features == "host"
         return network

@@ -50,6 +50,7 @@ class ExecutionMode:
     chunk: int | None = None
     tiles: Tiles | None = None
     attention: str | None = None
+    features: str | None = None
 
 
 def make_plan(
@@ -143,12 +144,18 @@ def _chunks(config: SamplingSettings, stage: Sampling, processors: int | None) -
 def _sampling(
     stage: Sampling, name: str, chunks: Sequence[int], modes: Sequence[str]
 ) -> Iterator[ExecutionMode]:
-    """Fewer bytes each: resident before streamed, large chunks before small ones."""
+    """Fewer bytes each: resident before streamed, large chunks before small ones.
+
+    The anchor's features are on the device, else in host memory.
+    """
     for mode in ("sharded",) if stage.mesh.shards > 1 else modes:
         for chunk in chunks:
             cost = cost_of_sampling(stage, mode == "stream", chunk)
             kernel = _kernel(stage, 2 if cost.paired else 1)
-            yield ExecutionMode(name, stage.passing.tokens, mode, cost, chunk, attention=kernel)
+            way = ExecutionMode(name, stage.passing.tokens, mode, cost, chunk, attention=kernel)
+            if stage.anchor:
+                yield replace(way, cost=cost.with_features_on_device, features="device")
+            yield replace(way, features="host" if stage.anchor else None)
 
 
 def _kernel(stage: Sampling, batch: int) -> str | None:
@@ -287,6 +294,7 @@ def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> 
         tiles=[way.tiles.rows, way.tiles.columns] if way.tiles else None,
         attention=way.attention,
         paired=cost.paired,
+        features=way.features,
         sent_gb=round(sum(cost.sent.values()) / GB, 6),
         sending_seconds=round(sending, 3),
         host_gb=round((cost.host + kept) / GB, 6),

@@ -19,11 +19,11 @@ class StagePlan:
     ``mode`` is resident, offload, stream or sharded; ``chunk`` tokens go through a layer of a
     transformer together; ``tiles`` of the decode: [rows, columns]; ``attention``: what computes it
     on this machine, where that is chosen by time; ``paired``: both passes of a guided step are one
-    batch. ``sent_gb`` go to other ranks; ``sending_seconds`` of the ``seconds`` pass waiting for
-    them. ``seconds`` are what is expected, ``limit_seconds`` what it would take at the device's
-    best rates. ``host_gb`` are held in host memory besides the program itself, ``kept_gb`` of them
-    also while other stages run. ``loading_seconds``: from the weights' file, once for a group of
-    prompts.
+    batch; ``features``: where those of the anchor are, device or host. ``sent_gb`` go to other
+    ranks; ``sending_seconds`` of the ``seconds`` pass waiting for them. ``seconds`` are what is
+    expected, ``limit_seconds`` what it would take at the device's best rates. ``host_gb`` are held
+    in host memory besides the program itself, ``kept_gb`` of them also while other stages run.
+    ``loading_seconds``: from the weights' file, once for a group of prompts.
     """
 
     name: str
@@ -40,6 +40,7 @@ class StagePlan:
     tiles: list[int] | None = None
     attention: str | None = None
     paired: bool = False
+    features: str | None = None
     sent_gb: float = 0.0
     sending_seconds: float = 0.0
     host_gb: float = 0.0
@@ -97,7 +98,8 @@ def details(stage: StagePlan) -> list[str]:
     if stage.chunk:
         kernel = [f"attention {stage.attention}"] if stage.attention else []
         passes = ["both passes at once"] if stage.paired else []
-        return [f"chunks of {stage.chunk} tokens", *passes, *kernel]
+        features = ["anchor features in host memory"] if stage.features == "host" else []
+        return [f"chunks of {stage.chunk} tokens", *passes, *features, *kernel]
     if stage.tiles:
         rows, columns = stage.tiles
         return ["whole frames" if rows * columns == 1 else f"{rows} x {columns} tiles"]

@@ -104,6 +104,7 @@ class Cost:
     ``peak`` includes ``weights``. ``fetched`` overlaps with the computation. ``sent``: bytes to
     other ranks, by what for. ``paired``: both passes of a guided step are one batch. ``host``:
     bytes held in host memory; ``loaded``: of the weights that this rank reads, wherever they stay.
+    ``features``: bytes of the anchor's there, and of them ``fetched`` by all forwards.
     """
 
     weights: int
@@ -115,6 +116,14 @@ class Cost:
     paired: bool = False
     host: int = 0
     loaded: int = 0
+    features: tuple[int, int] = (0, 0)
+
+    @property
+    def with_features_on_device(self) -> Cost:
+        """The same with the anchor's features on the device, at its peak too."""
+        size, fetched = self.features
+        peak, host = self.peak + size, self.host - size
+        return replace(self, peak=peak, host=host, fetched=self.fetched - fetched)
 
 
 def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
@@ -148,8 +157,6 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
     block = packed_bytes(network.blocks[0])
     waiting = more * rehearsal.text_bytes
     whole = stage.sizes.num_layers * block + sum(w.nbytes for w in _all_but_blocks(network))
-    resident = 0 if passing else more * block
-    own_slices = whole // shards if shards > 1 else 0
     calls = rehearsal.calls
     work = (
         trace.work
@@ -158,21 +165,22 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
         + max(0, stage.controlled - 1) * rehearsal.additions
         + rehearsal.texts * more * rehearsal.keys_values
     )
-    held = resident + own_slices
+    held = (0 if passing else more * block) + (whole // shards if shards > 1 else 0)
     peak = max(trace.peak, rehearsal.encode_peak) + held + waiting
     fetched = calls * stage.sizes.num_layers * block if stream else 0
-    sent = _sent(stage, rehearsal.samples, calls, whole)
-    paired = rehearsal.samples > calls
-    host = trace.on_host + (stage.sizes.num_layers * block if stream else 0)
-    of_device = (weights + held, peak, work.flops, work.moved)
-    return Cost(*of_device, fetched, sent, paired, host, whole // shards)
+    copied = rehearsal.samples * stage.controlled * rehearsal.features
+    return Cost(
+        *(weights + held, peak, work.flops, work.moved, fetched + copied),
+        sent=_sent(stage, rehearsal.samples, calls, whole),
+        paired=rehearsal.samples > calls,
+        host=trace.on_host + (stage.sizes.num_layers * block if stream else 0),
+        loaded=whole // shards,
+        features=(rehearsal.features, copied),
+    )
 
 
 def _sent(stage: Sampling, samples: int, calls: int, weights: int) -> Counter[str]:
-    """Bytes that a rank sends, by the axis of the mesh that they go along.
-
-    ``calls``: forwards, of one sample or two each, of ``samples`` in all.
-    """
+    """Bytes that a rank sends in ``calls`` forwards of ``samples``, by the axis of the mesh."""
     mesh, sizes, tokens = stage.mesh, stage.sizes, stage.passing.tokens
     layer = ulysses_bytes(tokens, sizes.dim, mesh.sequence, stage.dtype.itemsize)
     patches = tokens_per_rank(tokens, mesh.sequence) * sizes.out_dim * PATCH**2
@@ -216,7 +224,8 @@ class _Rehearsal:
         self.network, self.trace, self.first_change = network, trace, network.first_change
         self.attention, self.layers, self.sigma = network.attention, layers, None
         self.chunk, self.paired = network.chunk, network.paired
-        self.calls = self.samples = self.texts = self.text_bytes = self.encode_peak = 0
+        self.calls = self.samples = self.texts = self.text_bytes = 0
+        self.encode_peak = self.features = 0
         self.forward = self.block = self.addition = self.keys_values = Work()
         self.traced = self.passes = self.additions = Work()
         self._kinds: dict[Hashable, _Traced] = {}
@@ -235,6 +244,7 @@ class _Rehearsal:
     def encode_anchor(self, anchor: Tensor, grid: tuple[int, int, int]) -> Tensor:
         assert isinstance(self.network, ShortcutDiT)
         features = self.network.encode_anchor(anchor, grid)
+        self.features = features.nbytes
         self.encode_peak = self.trace.peak - features.nbytes
         self.trace.move_to_host(features)
         self.trace.restart_peak()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.targets import Part, door_of
 from pixelwizard.models.attention.base import Grid
+from pixelwizard.models.shortcut.features import Fetched
 from pixelwizard.models.wan.dit import (
     CHUNK,
     Addition,
@@ -75,7 +76,7 @@ class SpatialAdapter(nn.Module):
 
         Without gradients about ``chunk`` tokens pass the large layers together, only frames with
         some of the tokens ``own`` do (None: all), and the features of these tokens are put
-        together on the device ``place`` (None: the anchor's).
+        together on the device ``place`` (None: the anchor's), in pinned memory for a GPU.
         Raises ValueError if the anchor has another number of latent frames than the grid.
         """
         frames, height, width = token_grid
@@ -95,7 +96,9 @@ class SpatialAdapter(nn.Module):
         area, own = height * width, own or slice(0, frames * height * width)
         first, last = own.start // area, -(-own.stop // area)
         shape = (len(narrow), own.stop - own.start, self.backbone[3].out_channels)
-        features = torch.empty(shape, dtype=dtype, device=place or narrow.device)
+        place = place or narrow.device
+        pinned = narrow.is_cuda and place.type == "cpu"
+        features = torch.empty(shape, dtype=dtype, device=place, pin_memory=pinned)
         for span in spans(last - first, max(1, chunk // area)):
             start, stop = first + span.start, first + span.stop
             wide = self._widen(narrow[:, :, start : stop + 2])
@@ -120,8 +123,11 @@ class SpatialAdapter(nn.Module):
         step = in_float32(self.adapter_dt_proj, sinusoid(step_size_B, self.freq_dim))
         scale = (1 + torch.tanh(time + step).unsqueeze(1)).to(features_BLE.dtype)
 
+        away = scale.is_cuda and not features_BLE.is_cuda
+
         def addition(layer: nn.Module) -> Addition:
-            return lambda span: layer(features_BLE[:, span].to(scale.device) * scale)
+            rows = Fetched(features_BLE, scale.device, asynchronous=away)
+            return lambda span: layer(rows(span) * scale)
 
         return {int(k): addition(layer) for k, layer in self.zero_layers.items()}
 
