@@ -12,8 +12,9 @@ from torch import Tensor
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.attention.exact import attention
 from pixelwizard.models.wan.dit import Rotary, WanDiT, patchify, unpatchify
-from pixelwizard.models.wan.kernels import rotate
+from pixelwizard.models.wan.kernels import compiled, rotate
 from pixelwizard.models.wan.streaming import BlockStream
+from pixelwizard.planning.device import META, Trace
 
 SIZES = DiTSizes(
     in_dim=4,
@@ -80,6 +81,48 @@ def test_chunks_of_tokens_change_nothing(network: WanDiT, chunk: int) -> None:
     network.chunk = chunk
     chunked = network(latents(), TIME, network.encode_text(texts()))
     assert torch.allclose(chunked, whole, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [1, 7, 17, 47])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_head_at_a_time_changes_nothing(network: WanDiT, chunk: int, times: int) -> None:
+    time = TIME if times == 1 else torch.stack((0 * TIME, TIME), dim=1)
+    whole = network(latents(), time, network.encode_text(texts()))
+    network._rotary.clear()
+    network.chunk, network.lean, network.text_on_host = chunk, True, True
+    for _ in range(2):
+        lean = network(latents(), time, network.encode_text(texts()))
+        assert torch.allclose(lean, whole, atol=1e-5) and not torch.equal(lean, 0 * lean)
+
+
+@torch.no_grad()
+def test_a_head_at_a_time_needs_no_keys_and_values_of_the_others() -> None:
+    sizes = DiTSizes(dim=384, num_heads=6, ffn_dim=1792, num_layers=1, text_dim=64, out_dim=4)
+    peaks = []
+    for lean in (False, True):
+        with META:
+            network = WanDiT(sizes).bfloat16().requires_grad_(False)
+            latent, text = torch.empty(1, 48, 7, 64, 64), torch.empty(512, 64)
+            network.chunk, network.lean = 64, lean
+            keys_values = network.encode_text([text])
+            with Trace() as trace:
+                network(latent, torch.empty(1), keys_values)
+        peaks.append(trace.peak)
+    tokens, channels, heads = 7 * 32 * 32, 384, 6
+    keys_and_values, queries = 2 * 2 * channels, 2 * channels
+    angles = 4 * channels // heads
+    saved = tokens * (keys_and_values - queries - keys_and_values // heads + angles)
+    assert saved < peaks[0] - peaks[1] < saved + tokens * angles  # putting angles together
+
+
+@torch.no_grad()
+def test_streamed_blocks_use_the_chosen_functions(network: WanDiT) -> None:
+    network.requires_grad_(False).stream_from_host(torch.device("cpu"), asynchronous=False)
+    network.use(compiled())
+    assert network._stream is not None
+    assert all(slot.kernels is compiled() for slot in network._stream.slots)
+    assert all(slot.self_attn.kernels is compiled() for slot in network._stream.slots)
 
 
 @torch.no_grad()

@@ -76,6 +76,9 @@ def test_base_network_equals_the_official_one(dit: GoldenDiT) -> None:
     network = dit.base()
     actual = network(dit.io["x"], dit.io["t"], network.encode_text(dit.context))
     assert relative_error(actual, dit.io["y_base"]) < TOLERANCE
+    network.chunk, network.lean, network.text_on_host = 5, True, True
+    lean = network(dit.io["x"], dit.io["t"], network.encode_text(dit.context))
+    assert relative_error(lean, dit.io["y_base"]) < TOLERANCE
 
 
 @pytest.mark.parametrize(("kind", "most"), [("fp8", 0.02), ("int8", 0.006)])

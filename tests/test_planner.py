@@ -27,8 +27,8 @@ from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.planning import transformer_cost
 from pixelwizard.planning.decode_cost import choose_tiles, cost_of_decode
 from pixelwizard.planning.device import FIRST_USE, META, DeviceRates, Trace
-from pixelwizard.planning.planner import CHUNKS, make_plan
-from pixelwizard.planning.report import Plan, StagePlan, table
+from pixelwizard.planning.planner import CHUNKS, CONTEXT, make_plan
+from pixelwizard.planning.report import Plan, StagePlan, details, table
 from pixelwizard.planning.transformer_cost import Sampling, cost_of_sampling
 from pixelwizard.stages.decode import Decode, allowed, surely_whole
 from pixelwizard.stages.latents import Detail
@@ -68,9 +68,9 @@ def test_full_size_at_121_frames_stays_below(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("chunk", [5, 100])
+@pytest.mark.parametrize(("chunk", "lean"), [(5, False), (100, False), (5, True)])
 def test_what_is_counted_from_one_block_and_one_forward_is_what_all_of_them_need(
-    chunk: int,
+    chunk: int, lean: bool
 ) -> None:
     sizes = replace(BACKBONE.dit, num_layers=4)
     schedule = make_schedule(SamplerSettings(steps=4, step_sizes="raw"), 5.0)
@@ -78,12 +78,12 @@ def test_what_is_counted_from_one_block_and_one_forward_is_what_all_of_them_need
         *(sizes, 2, SIZE.geometry, SIZE.anchor_geometry, schedule, 5.0),
         *(torch.float32, torch.float32),
     )
-    counted = cost_of_sampling(stage, stream=False, chunk=chunk)
+    counted = cost_of_sampling(stage, stream=False, chunk=chunk, lean=lean)
     trace = Trace()
     with trace:
         with META:
             network = ShortcutDiT(sizes, [0, 1])
-        network.requires_grad_(False).chunk = chunk
+        network.requires_grad_(False).chunk, network.lean = chunk, lean
         trace.restart_peak()
         texts = [torch.empty(sizes.text_len, sizes.text_dim, device=META) for _ in range(2)]
         noise, anchor = (
@@ -119,6 +119,17 @@ def test_a_4k_video_on_a_card_of_24_gb(capsys: pytest.CaptureFixture[str]) -> No
     assert detail["mode"] == "resident" and detail["fits"] and detail["tokens"] == 249_240
     assert detail["tflop"] == pytest.approx(8 * 25_100, rel=0.02) and detail["seconds"] > 100
     assert found["stages"][3]["tiles"] == [1, 2]  # whole frames would need 39 GB
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8"])
+def test_4k_details_in_8_bits_are_resident_on_a_card_of_12_gb(kind: str) -> None:
+    words = [*FULL_4K, f"backbone.quantize={kind}", "memory.budget_gb=12"]
+    detail = plan(*words, only=["detail"]).by_name["detail"]
+    assert (detail.mode, detail.fits, detail.lean) == ("resident", True, True)
+    assert detail.peak_gb <= 12 - CONTEXT / 1e9 and detail.weights_gb == pytest.approx(
+        5.3, abs=0.05
+    )
+    assert "one head at a time" in details(detail)
 
 
 def test_attention_is_counted_by_its_formula() -> None:

@@ -13,6 +13,7 @@ from small import small_config, write_backbone
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.models.shortcut.convert import convert
@@ -126,3 +127,21 @@ def test_what_needs_whole_weights_refuses_8_bits(
     assert main([*words, *run_dir]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "backbone.quantize=" in said
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+@pytest.mark.parametrize("attention", ["exact", "window"])
+def test_8_bits_a_head_at_a_time_change_nothing(
+    backbone: BackboneSettings, kind: str, attention: str
+) -> None:
+    network = load_anchor(replace(backbone, quantize=kind))
+    torch.nn.init.normal_(network.head.head.weight, std=0.3)
+    network.attention = ATTENTION.make(attention, "attention")
+    dim = network.sizes.in_dim, network.sizes.text_dim
+    latent, text = torch.randn(1, dim[0], 2, 8, 12), [torch.randn(3, dim[1])]
+    found = []
+    for lean in (False, True):
+        network.chunk, network.lean, network.text_on_host = 17, lean, lean
+        found.append(network(latent, torch.tensor([500.0]), network.encode_text(text)))
+    assert found[0].any() and torch.allclose(*found, atol=1e-5)

@@ -152,6 +152,8 @@ class ModelLoader:
         if isinstance(network, WanDiT):
             network.chunk = self.chunk(stage)
             network.paired = PAIRED["cuda" if self.rank.device.type == "cuda" else "cpu"]
+            network.lean = stage in self.planned and self.planned[stage].lean
+            network.text_on_host = network.lean
             network.residual = getattr(torch, self.config.memory.residual)
             network.ulysses = self.rank.ulysses
             network.attention = self.attention

@@ -51,6 +51,7 @@ class ExecutionMode:
     tiles: Tiles | None = None
     attention: str | None = None
     features: str | None = None
+    lean: bool = False
 
 
 def make_plan(
@@ -144,24 +145,28 @@ def _chunks(config: SamplingSettings, stage: Sampling, processors: int | None) -
 def _sampling(
     stage: Sampling, name: str, chunks: Sequence[int], modes: Sequence[str]
 ) -> Iterator[ExecutionMode]:
-    """Fewer bytes each: resident before streamed, large chunks before small ones.
+    """Fewer bytes each: resident before streamed, large chunks before small ones, lean last.
 
-    The anchor's features are on the device, else in host memory.
+    The anchor's features are on the device, else in host memory. Ranks that share a sequence have
+    few heads each: none is lean.
     """
+    tokens, ways = stage.passing.tokens, [(chunk, False) for chunk in chunks]
+    if stage.mesh.sequence == 1 and tokens > chunks[-1]:
+        ways.append((chunks[-1], True))
     for mode in ("sharded",) if stage.mesh.shards > 1 else modes:
-        for chunk in chunks:
-            cost = cost_of_sampling(stage, mode == "stream", chunk)
-            kernel = _kernel(stage, 2 if cost.paired else 1)
-            way = ExecutionMode(name, stage.passing.tokens, mode, cost, chunk, attention=kernel)
+        for chunk, lean in ways:
+            cost = cost_of_sampling(stage, mode == "stream", chunk, lean)
+            heads = 1 if lean else stage.sizes.num_heads // stage.mesh.sequence
+            kernel = _kernel(stage, 2 if cost.paired else 1, heads)
+            way = ExecutionMode(name, tokens, mode, cost, chunk, attention=kernel, lean=lean)
             if stage.anchor:
                 yield replace(way, cost=cost.with_features_on_device, features="device")
             yield replace(way, features="host" if stage.anchor else None)
 
 
-def _kernel(stage: Sampling, batch: int) -> str | None:
-    """What will compute the attentions here, where that is a choice of this machine."""
+def _kernel(stage: Sampling, batch: int, heads: int) -> str | None:
+    """What will compute attentions of so many heads, where that is a choice of this machine."""
     sizes, device = stage.sizes, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    heads = sizes.num_heads // stage.mesh.sequence
     keys = (batch, stage.passing.tokens, heads, sizes.dim // sizes.num_heads)
     return ATTENTION.make(stage.attention, "attention").choice(device, stage.dtype, keys)
 
@@ -295,6 +300,7 @@ def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> 
         attention=way.attention,
         paired=cost.paired,
         features=way.features,
+        lean=way.lean,
         sent_gb=round(sum(cost.sent.values()) / GB, 6),
         sending_seconds=round(sending, 3),
         host_gb=round((cost.host + kept) / GB, 6),

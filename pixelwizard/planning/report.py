@@ -18,12 +18,13 @@ class StagePlan:
 
     ``mode`` is resident, offload, stream or sharded; ``chunk`` tokens go through a layer of a
     transformer together; ``tiles`` of the decode: [rows, columns]; ``attention``: what computes it
-    on this machine, where that is chosen by time; ``paired``: both passes of a guided step are one
-    batch; ``features``: where those of the anchor are, device or host. ``sent_gb`` go to other
-    ranks; ``sending_seconds`` of the ``seconds`` pass waiting for them. ``seconds`` are what is
-    expected, ``limit_seconds`` what it would take at the device's best rates. ``host_gb`` are held
-    in host memory besides the program itself, ``kept_gb`` of them also while other stages run.
-    ``loading_seconds``: from the weights' file, once for a group of prompts.
+    on this machine, where that is chosen by time; ``lean``: for one head at a time; ``paired``:
+    both passes of a guided step are one batch; ``features``: where those of the anchor are, device
+    or host. ``sent_gb`` go to other ranks; ``sending_seconds`` of the ``seconds`` pass waiting for
+    them. ``seconds`` are what is expected, ``limit_seconds`` what it would take at the device's
+    best rates. ``host_gb`` are held in host memory besides the program itself, ``kept_gb`` of them
+    also while other stages run. ``loading_seconds``: from the weights' file, once for a group of
+    prompts.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StagePlan:
     attention: str | None = None
     paired: bool = False
     features: str | None = None
+    lean: bool = False
     sent_gb: float = 0.0
     sending_seconds: float = 0.0
     host_gb: float = 0.0
@@ -97,9 +99,10 @@ def details(stage: StagePlan) -> list[str]:
     """Chunks, attention or tiles in words."""
     if stage.chunk:
         kernel = [f"attention {stage.attention}"] if stage.attention else []
+        heads = ["one head at a time"] if stage.lean else []
         passes = ["both passes at once"] if stage.paired else []
         features = ["anchor features in host memory"] if stage.features == "host" else []
-        return [f"chunks of {stage.chunk} tokens", *passes, *features, *kernel]
+        return [f"chunks of {stage.chunk} tokens", *heads, *passes, *features, *kernel]
     if stage.tiles:
         rows, columns = stage.tiles
         return ["whole frames" if rows * columns == 1 else f"{rows} x {columns} tiles"]

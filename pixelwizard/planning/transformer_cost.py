@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -126,11 +127,12 @@ class Cost:
         return replace(self, peak=peak, host=host, fetched=self.fetched - fetched)
 
 
-def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
+def cost_of_sampling(stage: Sampling, stream: bool, chunk: int, lean: bool = False) -> Cost:
     """The cost of one clip with all its steps; ``stream``: blocks pass from host memory.
 
-    Weights that are sharded pass from the other ranks in the same way: at most two blocks are
-    whole at a time, one that computes and the next.
+    ``lean``: as ``WanDiT`` says, with keys and values of the text in host memory. Weights that are
+    sharded pass from the other ranks as from the host: at most two blocks are whole at a time, one
+    that computes and the next.
     """
     trace, shards = Trace(), stage.mesh.shards
     passing = stream or shards > 1
@@ -145,7 +147,7 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
             assert network._stream is not None
             for weight in (*network._stream.buffers, *_all_but_blocks(network)):
                 trace.allocated(weight)
-        network.chunk, network.residual = chunk, stage.residual
+        network.chunk, network.lean, network.residual = chunk, lean, stage.residual
         network.paired = stage.paired
         network.use(stage.kernels)
         network.ulysses = _Ulysses(stage.mesh.sequence) if stage.mesh.sequence > 1 else None
@@ -155,7 +157,7 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int) -> Cost:
         _run(stage, rehearsal)
     more = stage.sizes.num_layers - traced
     block = packed_bytes(network.blocks[0])
-    waiting = more * rehearsal.text_bytes
+    waiting = 0 if lean else more * rehearsal.text_bytes
     whole = stage.sizes.num_layers * block + sum(w.nbytes for w in _all_but_blocks(network))
     calls = rehearsal.calls
     work = (
@@ -239,6 +241,9 @@ class _Rehearsal:
         text = self.network.encode_text(embeddings)
         self.texts += 1
         self.text_bytes += sum(t.nbytes for t in text.blocks[0])
+        if self.network.lean:
+            for tensor in chain.from_iterable(text.blocks):
+                self.trace.move_to_host(tensor)
         return text
 
     def encode_anchor(self, anchor: Tensor, grid: tuple[int, int, int]) -> Tensor:

@@ -21,8 +21,9 @@ class Place:
 
     Keys and values are those of all T * H * W tokens, frame by frame and row by row; queries are
     those of tokens ``start``, ``start + 1``, ...: all, or a chunk of them. Ranks that share a
-    sequence have all tokens here, and some of the heads. ``sigma`` is where the step starts; None
-    in training, where the samples of a batch are at different places.
+    sequence have all tokens here, and some of the heads; where memory is tight it is one head.
+    ``sigma`` is where the step starts; None in training, where the samples of a batch are at
+    different places.
     """
 
     grid: Grid

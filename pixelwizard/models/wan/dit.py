@@ -19,6 +19,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence, cast
 
 import torch
@@ -31,7 +32,7 @@ from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.attention.base import Attention, Grid, Place
 from pixelwizard.models.attention.exact import Exact, attention
-from pixelwizard.models.wan.kernels import PLAIN, Kernels, linear
+from pixelwizard.models.wan.kernels import PLAIN, Kernels, linear, outputs_of
 from pixelwizard.parallel.exchange import Ulysses
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ A processor is 1.2 times as fast with both at 200 tokens each, and hardly faster
 (``tiny``, ``measure/both_passes.py``). On an H200 the matrix products of 3,472 tokens of
 Wan2.2-TI2V-5B, in tiles of 128x256, take an eighth less time in one batch, by count.
 """
+WIDE = 2
+"""Chunks that go together through what has the size of a single head."""
 LOOK = 1024
 """The most tokens that ``first_change`` compares."""
 
@@ -60,7 +63,8 @@ class Rotary:
 
     The pairs of channels are split over (frame, height, width) as c - 2 (c // 3), c // 3, c // 3
     with c = D/2; each axis has base 10000 (Wan2.2 ``rope_params``) and its own small table.
-    ``own``: the tokens of this rank (None: all), counted from the first of them.
+    ``own``: the tokens of this rank (None: all), counted from the first of them. ``kept``: those of
+    all own tokens are put together once, as every block asks for them.
     """
 
     def __init__(
@@ -69,8 +73,9 @@ class Rotary:
         head_dim: int,
         device: torch.device,
         own: slice | None = None,
+        kept: bool = True,
     ) -> None:
-        self.grid = grid
+        self.grid, self.kept = grid, kept
         self.own = own or slice(0, grid[0] * grid[1] * grid[2])
         self.device = device
         third = head_dim // 2 // 3
@@ -82,18 +87,21 @@ class Rotary:
         self._whole: Tensor | None = None
 
     def table(self, start: int, stop: int) -> Tensor:
-        """cos and sin of the angles of tokens start..stop, float32 [2, stop - start, D/2].
-
-        Those of all own tokens are kept: every block asks for them.
-        """
+        """cos and sin of the angles of tokens start..stop, float32 [2, stop - start, D/2]."""
+        if not self.kept:
+            return self._together(start, stop)
         if self._whole is None:
-            with torch.inference_mode(False):  # a kept table must also serve a later backward
-                token = torch.arange(self.own.start, self.own.stop, device=self.device)
-                row = token // self.grid[2]
-                places = (row // self.grid[1], row % self.grid[1], token % self.grid[2])
-                parts = [axis[:, place] for axis, place in zip(self.axes, places, strict=True)]
-                self._whole = torch.cat(parts, dim=-1)
+            self._whole = self._together(0, self.own.stop - self.own.start)
         return self._whole[:, start:stop]
+
+    def _together(self, start: int, stop: int) -> Tensor:
+        first = self.own.start
+        with torch.inference_mode(False):  # a kept table must also serve a later backward
+            token = torch.arange(first + start, first + stop, device=self.device)
+            row = token // self.grid[2]
+            places = (row // self.grid[1], row % self.grid[1], token % self.grid[2])
+            parts = [axis[:, place] for axis, place in zip(self.axes, places, strict=True)]
+            return torch.cat(parts, dim=-1)
 
 
 def _axis_table(size: int, pairs: int) -> Tensor:
@@ -129,6 +137,8 @@ class WanDiT(nn.Module):
     ``chunk``: tokens that go through a layer together without gradients. ``paired``: the most
     tokens that the two passes of guidance may have to be one batch. ``residual``: in which
     type the residual stream waits between the blocks; bfloat16 halves it and rounds once a block.
+    ``lean`` saves memory for a little time: keys and values are there for one head at a time, and
+    rotary angles where they are needed. ``text_on_host``: those of the text wait in host memory.
     ``stream_from_host`` leaves the weights of the blocks in host memory. ``checkpointing``: with
     gradients a block is computed a second time instead of keeping what is inside it. ``ulysses``:
     the ranks that share the tokens of a pass, each of which gets the whole latent and gives the
@@ -157,6 +167,7 @@ class WanDiT(nn.Module):
         self.sigma: float | None = None
         self.chunk = CHUNK
         self.paired = PAIRED["cpu"]
+        self.lean = self.text_on_host = False
         self.residual = torch.float32
         self.checkpointing = False
         self.ulysses: Ulysses | None = None
@@ -188,7 +199,9 @@ class WanDiT(nn.Module):
         for row, embedding in zip(padded, embeddings, strict=True):
             row[: len(embedding)] = embedding
         context = self.text_embedding(padded)
-        return TextKeyValues(tuple(block.text_keys_values(context) for block in self._each_block()))
+        place = torch.device("cpu") if self.text_on_host else context.device
+        pairs = (block.text_keys_values(context) for block in self._each_block())
+        return TextKeyValues(tuple((keys.to(place), values.to(place)) for keys, values in pairs))
 
     def stream_from_host(self, device: torch.device, asynchronous: bool) -> None:
         """Move all but the blocks to ``device``; the blocks stay in host memory and pass through.
@@ -205,7 +218,8 @@ class WanDiT(nn.Module):
 
     def use(self, kernels: Kernels) -> None:
         """Compute what lies between the attentions by these functions, plain or compiled ones."""
-        for module in self.modules():
+        passing = [] if self._stream is None else self._stream.slots
+        for module in chain.from_iterable(whole.modules() for whole in (self, *passing)):
             if isinstance(module, (Block, Projections, Head)):
                 module.kernels = kernels
 
@@ -251,7 +265,8 @@ class WanDiT(nn.Module):
             if additions and index in additions[0]:
                 x = self._add(x, [own[index] for own in additions], border)
             attend = partial(_attend, self.attention, Place(grid, index, sigma=self.sigma))
-            inputs = (x, modulation, rotary, keys_values, self.chunk, ulysses, attend, border)
+            here = (keys_values[0].to(x.device), keys_values[1].to(x.device))
+            inputs = (x, modulation, rotary, here, self.chunk, ulysses, attend, border, self.lean)
             if self._looking:
                 return self._change(x, grid, partial(block, *inputs))
             if self.checkpointing and torch.is_grad_enabled():
@@ -334,7 +349,8 @@ class WanDiT(nn.Module):
             if len(self._rotary) >= 4:
                 self._rotary.clear()
             head_dim = self.sizes.dim // self.sizes.num_heads
-            self._rotary[key] = Rotary(grid, head_dim, device, self.own_tokens(grid))
+            own = self.own_tokens(grid)
+            self._rotary[key] = Rotary(grid, head_dim, device, own, kept=not self.lean)
         return self._rotary[key]
 
 
@@ -370,12 +386,14 @@ class Block(nn.Module):
         ulysses: Ulysses | None = None,
         attend: Attend | None = None,
         border: int = 0,
+        lean: bool = False,
     ) -> Tensor:
         """Tokens [B, L, E] of the residual stream -> the same.
 
         Tokens before ``border`` have the first time's modulation, the others the last one's.
         Without gradients a sequence longer than ``chunk`` is processed in chunks of tokens and
-        ``x`` is overwritten: a chunk needs its own tokens and the keys and values of all.
+        ``x`` is overwritten: a chunk needs its own tokens and the keys and values of all; a
+        ``lean`` block has those of one head at a time.
         """
         six = Modulation(self.modulation.float() + modulation_BR6E, border)
         attend = attend or partial(_attend, Exact(), Place(rotary.grid, 0))
@@ -384,6 +402,9 @@ class Block(nn.Module):
             return self._with_others(x, rotary, six, text, chunk, ulysses, attend)
         if torch.is_grad_enabled() or length <= chunk:
             return self._whole(x, rotary, six, text, attend)
+        if lean:
+            attended = self._head_by_head(x, rotary, six, chunk, attend)
+            return self._after(x, attended, six, text, chunk)
         shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
         keys, values = (self.norm3.weight.new_empty(shape) for _ in range(2))
         for span in spans(length, chunk, border):
@@ -463,7 +484,46 @@ class Block(nn.Module):
             del hidden, tensor
         attended = ulysses.attend(packed, length, attend)
         del packed
-        for span in spans(own, chunk, six.border):
+        return self._after(x, attended, six, text, chunk)
+
+    def _head_by_head(
+        self, x: Tensor, rotary: Rotary, six: Modulation, chunk: int, attend: Attend
+    ) -> Tensor:
+        """What all tokens attend to [B, L, N, D], with keys and values of one head at a time.
+
+        Queries of all heads wait in the tensor that is returned, where results take their places.
+        """
+        projections, length = self.self_attn, x.shape[1]
+        heads, scales = projections.heads, x.new_empty(*x.shape[:2], 1, dtype=torch.float32)
+        mixed = self.norm3.weight.new_empty(*x.shape[:2], heads, x.shape[2] // heads)
+        for span in spans(length, chunk, six.border):
+            hidden = self._attention_input(x[:, span], six.of(span))
+            mixed[:, span] = projections.queries(hidden, rotary.table(span.start, span.stop))
+            scales[:, span] = projections.key_scale(hidden)
+            del hidden
+        keys, values = (torch.empty_like(mixed[:, :, :1]) for _ in range(2))
+        for head in range(heads):
+            for span in spans(length, WIDE * chunk, six.border):
+                hidden = self._attention_input(x[:, span], six.of(span))
+                table, scale = rotary.table(span.start, span.stop), scales[:, span]
+                pair = projections.keys_values_of(head, hidden, scale, table)
+                keys[:, span], values[:, span] = pair
+                del hidden, pair
+            for span in spans(length, heads * chunk):
+                own = mixed[:, span, head : head + 1]
+                own.copy_(attend(own, keys, values, start=span.start))
+        return mixed
+
+    def _after(
+        self,
+        x: Tensor,
+        attended: Tensor,
+        six: Modulation,
+        text: tuple[Tensor, Tensor],
+        chunk: int,
+    ) -> Tensor:
+        """The residual stream after its three branches, given what its tokens attended to."""
+        for span in spans(x.shape[1], chunk, six.border):
             branch = linear(self.self_attn.o, attended[:, span].flatten(2))
             x[:, span] = self._branches(x[:, span], branch, six.of(span), text)
         return x
@@ -516,6 +576,21 @@ class Projections(nn.Module):
     ) -> Tensor:
         """Attends from tokens [B, L, E] to the given keys and values -> [B, L, E]."""
         return linear(self.o, attend(self.queries(x, rotary), keys, values).flatten(2))
+
+    def key_scale(self, x: Tensor) -> Tensor:
+        """What the norm of keys, which is over all heads, multiplies each by: float32 [B, S, 1]."""
+        scale: Tensor = self.kernels.inverse_rms(linear(self.k, x), self.norm_k.eps)
+        return scale
+
+    def keys_values_of(
+        self, head: int, x: Tensor, scale: Tensor, rotary: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keys (normed by ``scale``, rotated) and values of one head, each [B, S, 1, D]."""
+        width = x.shape[-1] // self.heads
+        own = slice(head * width, (head + 1) * width)
+        keys, values = (outputs_of(layer, x, own) for layer in (self.k, self.v))
+        keys = self.kernels.scaled_head(keys, scale, self.norm_k.weight[own], rotary)
+        return keys, values.unsqueeze(2)
 
     def queries(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
         """Queries (normed, rotated) of tokens [B, L, E] -> [B, L, N, D]."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 from pixelwizard.models.wan.frames import Frames, Sum, Sums, activated, added, enlarged, entered
+from pixelwizard.models.wan.quantised import QuantisedLinear
 
 Function = Callable[..., Any]
 
@@ -33,6 +34,16 @@ def normed_heads(x: Tensor, weight: Tensor, eps: float, heads: int, table: Tenso
     """RMS norm of tokens [B, L, E] over all heads together, rotated -> [B, L, N, D] like ``x``."""
     y = F.rms_norm(x.float(), x.shape[-1:], weight.float(), eps).unflatten(-1, (heads, -1))
     return (y if table is None else rotate(y, table)).to(x.dtype)
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """What the RMS norm of tokens [B, L, E] multiplies each by, float32 [B, L, 1]."""
+    return torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
+
+
+def scaled_head(x: Tensor, scale: Tensor, weight: Tensor, table: Tensor) -> Tensor:
+    """One head [B, L, D] of tokens normed by ``scale`` [B, L, 1], rotated -> [B, L, 1, D]."""
+    return rotate((x.float() * scale * weight.float()).unsqueeze(2), table).to(x.dtype)
 
 
 def rotate(x_BLND: Tensor, table_2LP: Tensor) -> Tensor:
@@ -97,6 +108,8 @@ class Kernels:
 
     modulated: Function = modulated
     normed_heads: Function = normed_heads
+    inverse_rms: Function = inverse_rms
+    scaled_head: Function = scaled_head
     after_attention: Function = after_attention
     after_text: Function = after_text
     after_feed_forward: Function = after_feed_forward
@@ -155,6 +168,14 @@ def linear(layer: nn.Module, x: Tensor, gelu: bool = False) -> Tensor:
         return y.unflatten(0, x.shape[:-1])
     y = F.linear(x, weight, bias)
     return F.gelu(y, approximate="tanh") if gelu else y
+
+
+def outputs_of(layer: nn.Module, x: Tensor, outputs: slice) -> Tensor:
+    """Some outputs of a linear of tokens [B, L, E], plain or in 8 bits; without gradients."""
+    if isinstance(layer, QuantisedLinear):
+        return layer(x, outputs)
+    assert isinstance(layer, nn.Linear)
+    return F.linear(x, layer.weight[outputs], layer.bias[outputs])
 
 
 def _onednn(x: Tensor, weight: Tensor) -> bool:

@@ -195,9 +195,11 @@ class QuantisedLinear(nn.Module):
         self.weight_scale = nn.Parameter(like.new_empty(len(like), 1), requires_grad=False)
         self.bias = linear.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As ``nn.Linear``, in the type of ``x``."""
-        return F.linear(x, self.weight.to(x.dtype) * self.weight_scale.to(x.dtype), self.bias)
+    def forward(self, x: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """As ``nn.Linear``, in the type of ``x``; only some ``outputs`` if asked."""
+        scale = self.weight_scale[outputs].to(x.dtype)
+        weight = self.weight[outputs].to(x.dtype).mul_(scale)  # one copy, not two
+        return F.linear(x, weight, self.bias[outputs])
 
 
 def quantise_linears(network: nn.Module, kind: str) -> None:
