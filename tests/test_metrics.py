@@ -276,7 +276,7 @@ def test_torchscript_is_loaded_if_it_is_the_known_file(
 ) -> None:
     torch.jit.save(torch.jit.script(Script()), str(tmp_path / "i3d_torchscript.pt"))
     facts = NETWORKS["i3d-k400"]
-    with pytest.raises(ValueError, match="may hold code and is not loaded.*fetch i3d-k400"):
+    with pytest.raises(ValueError, match="it is not loaded.*fetch i3d-k400"):
         VideoNetwork(facts, tmp_path, CPU)
     known = replace(facts, sha256=names.file_digest(tmp_path / "i3d_torchscript.pt"))
     network = VideoNetwork(known, tmp_path, CPU)

@@ -19,6 +19,7 @@ from pixelwizard.cli.tasks.generate import check
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings, TrackerSettings, VideoSettings
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation import names
 from pixelwizard.evaluation.evaluate import evaluate
 from pixelwizard.generation import predict, scoring
@@ -230,7 +231,8 @@ def test_automatic_metrics_need_nothing_but_what_is_there(
         (folder / name).touch()
     assert names.resolve_auto(auto, "wan2_2_ti2v_5b").clip == "clip-vit-l14"
     assert names.resolve_auto(auto, "wan2_2_ti2v_5b").video is None
-    check(replace(config, metrics=auto))
+    with pytest.raises(ConfigError, match="is not the known file of clip-vit-l14: its sha256 is"):
+        check(replace(config, metrics=replace(auto, clip="clip-vit-l14")))
 
 
 def test_an_evaluation_is_tracked_like_a_run(config: GenerateConfig, tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ _FOUND = (
         side=256,
         resize="stretch256",
         dim=1024,
+        sha256="25466aef85727d16546c6cf8c99f12fcfad9cbca8225d45f23685e2e025b786b",
         note="video-mmd of V-JEPA 2: JEDi's estimator on later features, so not JEDi's values",
     ),
     FeatureNetwork(
@@ -117,6 +118,7 @@ _FOUND = (
         resize="crop224",
         dim=768,
         tokens=77,
+        sha256="a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
     ),
     FeatureNetwork(
         name="longclip-l",
@@ -266,7 +268,7 @@ def network_label(network: FeatureNetwork, folder: Path) -> str:
     if digest != network.sha256:
         raise ConfigError(
             f"{folder / network.weights} is not the known file of {network.name}: its sha256 is"
-            f" {digest[:12]}..., not {network.sha256[:12]}...; it may hold code and is not loaded;"
+            f" {digest[:12]}..., not {network.sha256[:12]}...; it is not loaded;"
             f" remove it, then {_remedy(network)}"
         )
     return network.name
