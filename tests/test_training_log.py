@@ -155,6 +155,18 @@ def test_a_continued_table_drops_what_came_after_the_checkpoint(tmp_path: Path) 
     assert (tmp_path / "log.csv").read_text().split() == ["step,loss", "1,0.1", "2,0.2", "3,9"]
 
 
+def test_columns_do_not_depend_on_what_was_logged_first(tmp_path: Path) -> None:
+    one, other = CSVRows(tmp_path / "one"), CSVRows(tmp_path / "other")
+    for name in ("loss", "minutes"):
+        one.log_metrics({name: 1.0}, step=2)
+    one.log_metrics({"loss": 2.0, "minutes": 3.0, "error": 4.0}, step=4)
+    other.log_metrics({"minutes": 1.0, "loss": 1.0}, step=2)
+    other.log_metrics({"error": 4.0, "minutes": 3.0, "loss": 2.0}, step=4)
+    lines = (tmp_path / "one/metrics.csv").read_text().split()
+    assert lines == ["step,error,loss,minutes", "2,,1.0,", "2,,,1.0", "4,4.0,2.0,3.0"]
+    assert (tmp_path / "other/metrics.csv").read_text().split()[0] == lines[0]
+
+
 @pytest.mark.parametrize(
     "damage", [b"a0: [x]\na1: [y]\n", b"step,loss\n1,2,3\n", b"step\nx\n", b"step\n\xff\n"]
 )

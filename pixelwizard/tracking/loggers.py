@@ -21,10 +21,13 @@ from pixelwizard.tracking import Tracker, figures, score_figures, score_recipes
 
 
 class StepTable:
-    """A CSV file whose rows begin with a step; names that it has no column for add one."""
+    """A CSV file whose rows begin with a step; names that it has no column for add one.
+
+    Added columns are in the order of the alphabet, whichever came first.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str] = ("step",)) -> None:
-        self.path, self.columns = path, list(columns)
+        self.path, self.first, self.columns = path, tuple(columns), list(columns)
 
     def rows(self) -> list[dict[str, str]]:
         """What is written, without a line that was torn. Raises ConfigError for another file."""
@@ -42,19 +45,24 @@ class StepTable:
     def keep(self, step: int) -> None:
         """Drop the rows after ``step``."""
         rows = [row for row in self.rows() if int(row["step"]) <= step]
-        self.columns = list(dict.fromkeys([*self.columns, *(n for row in rows for n in row)]))
+        self._widen(rows)
         header = dict(zip(self.columns, self.columns, strict=True))
         write_text(self.path, self._text([header, *rows]))
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows."""
         rows = list(rows)
-        names = dict.fromkeys([*self.columns, *(name for row in rows for name in row)])
-        if len(names) > len(self.columns):
-            self.columns = list(names)
+        if self._widen(rows):
             self.keep(max(int(row["step"]) for row in (*self.rows(), *rows)))
         with open(self.path, "a", encoding="utf-8", newline="") as file:
             file.write(self._text(rows))
+
+    def _widen(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Take the names of ``rows`` as columns; whether one is new."""
+        before = len(self.columns)
+        names = {name for row in rows for name in row}.union(self.columns)
+        self.columns = [*self.first, *sorted(names.difference(self.first))]
+        return len(self.columns) > before
 
     def _text(self, rows: Iterable[Mapping[str, Any]]) -> str:
         text = io.StringIO()
