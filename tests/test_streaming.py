@@ -111,7 +111,7 @@ def test_pages_belong_to_one_buffer_alone() -> None:
 def test_memory_that_cannot_be_locked_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     refusing = SimpleNamespace(cudaHostRegister=lambda *inputs: 2)
     monkeypatch.setattr(torch.cuda, "cudart", lambda: refusing)
-    with pytest.raises(RuntimeError, match="could not lock 1536 bytes .*use memory=resident"):
+    with pytest.raises(ValueError, match="could not lock 1536 bytes .*use memory=resident"):
         Packed(Mixed(), pinned=True)
 
 

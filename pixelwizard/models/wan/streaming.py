@@ -47,7 +47,7 @@ def packed_bytes(module: nn.Module) -> int:
 class Packed:
     """The weights of a module as views of one flat buffer where they are, uint8 [packed_bytes].
 
-    ``pinned`` registers the buffer with CUDA for as long as this object lives. Raises RuntimeError
+    ``pinned`` registers the buffer with CUDA for as long as this object lives. Raises ValueError
     where the system refuses to lock so much memory.
     """
 
@@ -161,7 +161,7 @@ def _room(size: int, device: torch.device) -> Tensor:
 def _register(flat: Tensor) -> None:
     error = int(torch.cuda.cudart().cudaHostRegister(flat.data_ptr(), flat.nbytes, 0))
     if error:
-        raise RuntimeError(
+        raise ValueError(
             f"CUDA could not lock {flat.nbytes} bytes of host memory (error {error}):"
             " use memory=resident, or allow this process to lock more"
         )
