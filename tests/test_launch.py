@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from pixelwizard.io.process import Interrupted
-from pixelwizard.launch import devices, processes
-from pixelwizard.launch.devices import usable_cores
+from pixelwizard.io import process
+from pixelwizard.io.process import Interrupted, usable_cores
+from pixelwizard.launch import processes
 from pixelwizard.launch.launch import Crew, crew, launch, worker_environment
 from pixelwizard.records.run_folder import LOCK, Failure, locked, read_failure, write_failure
 
@@ -318,8 +318,8 @@ def test_workers_import_from_where_this_process_does_but_not_from_the_working_di
 def test_threads_are_the_cores_of_the_affinity_and_the_quota_shared_by_ranks_and_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "MOUNT", tmp_path)
-    monkeypatch.setattr(devices, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(process, "MOUNT", tmp_path)
+    monkeypatch.setattr(process, "GROUPS", tmp_path / "groups")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert usable_cores() == 16

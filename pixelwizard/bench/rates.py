@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pixelwizard.io.files import write_text
+from pixelwizard.io.process import usable_cores
 from pixelwizard.planning.device import DeviceRates, stored
 
 MEASURED_SECONDS = 0.4
@@ -74,7 +75,7 @@ def measure_rates(device: torch.device, name: str) -> DeviceRates:
     return DeviceRates(
         *(name, matmul, attention, conv, memory, host_gbs),
         loading_gbs=_significant(loading_gbs(device)),
-        cores=max(1, len(os.sched_getaffinity(0)) // max(1, torch.cuda.device_count())),
+        cores=max(1, usable_cores() // max(1, torch.cuda.device_count())),
     )
 
 
@@ -89,7 +90,8 @@ def loading_gbs(device: torch.device) -> float:
         save_file({"weight": torch.randint(255, (FILE,), dtype=torch.uint8)}, file.name)
         with open(file.name, "rb") as written:
             os.fsync(written.fileno())
-            os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):  # not on macOS
+                os.posix_fadvise(written.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         started = now(device)
         with safe_open(file.name, framework="pt") as weights:
             weights.get_tensor("weight").to(device, copy=True)

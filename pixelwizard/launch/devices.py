@@ -1,4 +1,4 @@
-"""The cores and GPUs of this machine, and the ranks of a job on them. No torch here."""
+"""The GPUs of this machine, and the ranks of a job on them. No torch here."""
 
 from __future__ import annotations
 
@@ -6,50 +6,12 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Union
 
 from pixelwizard.config.generate import GenerateConfig, PlanConfig
 from pixelwizard.config.parallel import AXES, Mesh, is_open, resolve
 from pixelwizard.config.train import TrainConfig
-
-GROUPS, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-
-
-def usable_cores() -> int:
-    """Cores of this process's affinity, or fewer where a control group (Linux) has a CPU quota."""
-    known = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return min([cores, *(max(1, math.ceil(quota)) for quota in _quotas())])
-
-
-def _quotas() -> Iterator[float]:
-    """The quotas of this process's control groups, in cores; both versions of the interface."""
-    try:
-        lines = GROUPS.read_text("ascii").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            yield from _limits(MOUNT, group, ("cpu.max",))
-        elif "cpu" in controllers.split(","):
-            yield from _limits(MOUNT / "cpu", group, ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-
-
-def _limits(mount: Path, group: str, names: tuple[str, ...]) -> Iterator[float]:
-    """The quota of a group and of each group around it, as far as this process sees them."""
-    folder = mount / group.lstrip("/")
-    for place in (folder, *folder.parents[: len(folder.parts) - len(mount.parts)]):
-        try:
-            words = " ".join((place / name).read_text("ascii") for name in names).split()
-        except OSError:
-            continue
-        if words[0] not in ("max", "-1"):
-            yield int(words[0]) / int(words[1])
-
 
 COUNT = "import torch; print(torch.cuda.device_count())"
 

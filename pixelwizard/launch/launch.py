@@ -17,10 +17,9 @@ from pathlib import Path
 
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import remove_unfinished
-from pixelwizard.io.process import on_interrupt
+from pixelwizard.io.process import on_interrupt, usable_cores
 from pixelwizard.io.terminal import say
 from pixelwizard.launch import processes
-from pixelwizard.launch.devices import usable_cores
 from pixelwizard.launch.processes import SERVER_GONE, Work
 from pixelwizard.records.run_folder import (
     CONFIG,
