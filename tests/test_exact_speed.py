@@ -18,7 +18,7 @@ from pixelwizard.config.parallel import Mesh
 from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.sampling import SolverState, initial_noise
 from pixelwizard.diffusion.schedules import SOLVER, make_schedule
-from pixelwizard.models.shortcut.features import Fetched
+from pixelwizard.models.shortcut.network import Fetched
 from pixelwizard.models.wan.dit import CHUNK, PAIRED
 from pixelwizard.models.weights import load_anchor, load_detail
 from pixelwizard.planning.planner import CHUNKS, CONTEXT, execution_modes, make_plan

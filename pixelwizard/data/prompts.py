@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixelwizard.config.generate import (
     GenerateConfig,
@@ -23,7 +23,6 @@ from pixelwizard.config.generate import (
 )
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.schema import ConfigError, show
-from pixelwizard.data.source_files import Source, own_size, size_of, source_of
 from pixelwizard.data.table import (
     STARTS,
     Row,
@@ -34,6 +33,9 @@ from pixelwizard.data.table import (
     written,
 )
 from pixelwizard.io.terminal import Line, in_threads
+
+if TYPE_CHECKING:
+    from pixelwizard.data.source_files import Source
 
 TAKES = ("text", "id", "video", "negative_prompt", "seed", *STARTS)
 """Kinds of columns; without an id a prompt has the name of its video."""
@@ -200,8 +202,8 @@ def need_clips(config: SamplingSettings, clips: Sequence[Source]) -> None:
 def _check_agreement(config: GenerateConfig, clips: Sequence[Source]) -> None:
     """A clip that a video shall agree with is smaller than it; raises ConfigError."""
     for clip in clips if config.refine.agree == "clip" else ():
-        shape = size_of(config.resolution, clip).geometry
-        if own_size(clip, shape) == shape:
+        shape = clip.sizes(config.resolution).geometry
+        if clip.own_size(shape) == shape:
             raise ConfigError(
                 f"refine.agree=clip would make the clip itself of {clip.path.name}: it has"
                 f" {clip.width}x{clip.height} pixels, its video {shape.width}x{shape.height};"
@@ -214,7 +216,7 @@ def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
     clips = [prompt.clip for prompt in prompts if prompt.clip]
     pictures = [prompt for prompt in prompts if prompt.source and not prompt.clip]
     for source in (prompt.source for prompt in prompts if prompt.source):
-        size_of(config.resolution, source)
+        source.sizes(config.resolution)
     if not pictures and config.image != ImageSettings():
         raise ConfigError(
             "image is for given pictures; name one with --image FILE or a column image"
@@ -242,15 +244,18 @@ def _prompt(
             f"{row.place}: video={show(row.clip)} and image={show(row.image)} exclude each other: a"
             " video either refines a clip or begins with a picture; leave one empty"
         )
-    file = folder / (row.clip or row.image) if row.starts else None
-    text = row.texts[0]
-    if file is not None and not text:
-        text = written(file, "prompt") or text_beside(file, row.place)
+    text, source = row.texts[0], None
+    if row.starts:
+        from pixelwizard.data.source_files import source_of
+
+        file = folder / (row.clip or row.image)
+        text = text or written(file, "prompt") or text_beside(file, row.place)
+        source = source_of("video" if row.clip else "image", file, row.place)
     return Prompt(
         id=id,
         text=text,
         negative_prompt=negative if row.negative_prompt is None else row.negative_prompt,
         anchor_seed=seed + (index + 1) * 100,
         detail_seed=seed + index * 100 + 10000,
-        source=source_of("video" if row.clip else "image", file, row.place) if file else None,
+        source=source,
     )

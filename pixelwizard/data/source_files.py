@@ -60,6 +60,27 @@ class Source:
             return None
         return Sound(self.path, self.sound, self.delay, self.frames / self.fps)
 
+    def sizes(self, size: ResolutionSettings) -> ResolutionSettings:
+        """The sizes of the video that it becomes.
+
+        It has the shape of the source, and of a clip the frames, filled up to 4n+1. Raises
+        ConfigError for a shape that is too extreme.
+        """
+        if self.kind == "image":
+            return size.begun_with(self.width, self.height)
+        low, high = nearest_frames(self.frames)
+        shaped = size.shaped(self.width, self.height)
+        return replace(shaped, frames=low if low == self.frames else high)
+
+    def own_size(self, shape: Geometry) -> Geometry:
+        """The size in its file of the part of it that a ``shape`` shows; at most the shape's.
+
+        Rounded down to the grid, by which a frame may be squeezed.
+        """
+        kept = min(self.width / shape.width, self.height / shape.height, 1.0)
+        width, height = (nearest_sizes(round(n * kept))[0] for n in (shape.width, shape.height))
+        return replace(shape, width=width, height=height)
+
 
 def source_of(kind: Kind, path: Path, place: str) -> Source:
     """The file as a source. Raises ConfigError, which begins with ``place``, if it cannot be one.
@@ -101,29 +122,6 @@ def _found(kind: Kind, path: Path, size: int, modified_ns: int) -> Source:
     facts = asdict(info)
     del facts["seconds"]
     return Source(kind, path, file_digest(path), **facts)
-
-
-def size_of(size: ResolutionSettings, source: Source) -> ResolutionSettings:
-    """The sizes of the video that a source becomes.
-
-    It has the shape of the source, and of a clip the frames, filled up to 4n+1. Raises ConfigError
-    for a shape that is too extreme.
-    """
-    if source.kind == "image":
-        return size.begun_with(source.width, source.height)
-    low, high = nearest_frames(source.frames)
-    shaped = size.shaped(source.width, source.height)
-    return replace(shaped, frames=low if low == source.frames else high)
-
-
-def own_size(source: Source, shape: Geometry) -> Geometry:
-    """The size in its file of the part of a source that a ``shape`` shows; at most the shape's.
-
-    Rounded down to the grid, by which a frame may be squeezed.
-    """
-    kept = min(source.width / shape.width, source.height / shape.height, 1.0)
-    width, height = (nearest_sizes(round(n * kept))[0] for n in (shape.width, shape.height))
-    return replace(shape, width=width, height=height)
 
 
 def frames_of(

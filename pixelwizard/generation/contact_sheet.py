@@ -9,14 +9,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pixelwizard.data.source_files import Source
 from pixelwizard.io.files import atomic
 from pixelwizard.io.image import read_image
 from pixelwizard.io.reading import read_stills
+
+if TYPE_CHECKING:
+    from pixelwizard.data.source_files import Source
 
 COLUMNS = 5
 ROWS = 50

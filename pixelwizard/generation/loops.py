@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.data.source_files import frames_of
 from pixelwizard.diffusion.sampling import SolverState, add_noise, initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader
@@ -31,7 +30,6 @@ from pixelwizard.models.weights import load_anchor, load_detail, load_text_encod
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
-from pixelwizard.stages.agree import agreeing
 from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText, EncodeVideo
 
@@ -175,6 +173,8 @@ class EncodeLoop(StageLoop):
         return EncodeVideo(vae, self.config.resolution.geometry.latent_grid[0])
 
     def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
+        from pixelwizard.data.source_files import frames_of
+
         source, shape = job.prompt.source, job.size.geometry
         assert source is not None
         with self.attempt(job) as result:
@@ -371,13 +371,14 @@ class DecodeLoop(StageLoop):
         if not self.rank.is_lead:
             deque(made, maxlen=0)  # this rank takes its part and is given nothing
             return None
-        path = Path(self.config.run_dir) / "videos" / name
+        clip, path = job.prompt.clip, Path(self.config.run_dir) / "videos" / name
         form = path, size.width, size.height, self.config.video, self.comment(job)
-        clip = job.prompt.clip
         try:
             with VideoWriter(*form, clip.fps if clip else None, self._sound(job)) as writer:
                 shown: Iterator[Any] = islice(made, job.frames)
                 if clip and kind == "detail":
+                    from pixelwizard.stages.agree import agreeing
+
                     shown = agreeing(shown, clip, job.size, self.config.refine.agree)
                 for frames in shown:
                     writer.write(frames)

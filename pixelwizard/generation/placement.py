@@ -18,7 +18,6 @@ from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, PAIRED, WanDiT
 from pixelwizard.models.wan.kernels import chosen
-from pixelwizard.models.wan.streaming import Packed, viewing
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.mesh import Rank
@@ -26,6 +25,7 @@ from pixelwizard.records.provenance import Job
 from pixelwizard.stages.decode import allowed, surely_whole
 
 if TYPE_CHECKING:
+    from pixelwizard.models.wan.streaming import Packed
     from pixelwizard.planning.report import Plan
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -140,6 +140,8 @@ class ModelLoader:
     def _offloaded(
         self, stage: str, load: Load[Network], device: torch.device, dtype: torch.dtype
     ) -> Network:
+        from pixelwizard.models.wan.streaming import Packed, viewing
+
         if stage not in self._kept:
             network = load(self.config.backbone, CPU, dtype)
             self._kept[stage] = Packed(network, pinned=device.type == "cuda")

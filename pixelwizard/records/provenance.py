@@ -21,7 +21,6 @@ from pixelwizard.config.geometry import Geometry, ResolutionSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import identity, source_digest, targets
 from pixelwizard.data.prompts import Prompt
-from pixelwizard.data.source_files import size_of
 from pixelwizard.diffusion.schedules import grid_version, stage_schedules
 from pixelwizard.io.files import content_digest, file_digest, read_json, text_digest
 from pixelwizard.models.checkpoints import lora_files
@@ -147,7 +146,7 @@ def _beginning(
     source = prompt.source
     assert source is not None
     text, negative = texts = _text_keys(prompt, recipes)
-    size = size_of(config.resolution, source)
+    size = source.sizes(config.resolution)
     low, shape = size.anchor_geometry, [size.width, size.height]
     encoded = {"anchor": replace(low, frames=1)}
     if config.image.detail:
@@ -177,7 +176,7 @@ def _refining(
     source, rule = prompt.source, config.refine
     assert source is not None
     text, negative = texts = _text_keys(prompt, recipes)
-    size = size_of(config.resolution, source)
+    size = source.sizes(config.resolution)
     encoded = {"anchor": size.anchor_geometry}
     if rule.sigma is not None:
         encoded["start"] = size.geometry

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.data.examples import blur, to_video
-from pixelwizard.data.source_files import Source, frames_of, own_size
+from pixelwizard.data.source_files import Source, frames_of
 from pixelwizard.models.wan.vae import to_pixels
 
 COLOUR = 3.0
@@ -31,7 +31,7 @@ def agreeing(
     if agree == "none":
         return made
     if agree == "clip":
-        return with_details(made, frames_of(clip, own_size(clip, shape), shape))
+        return with_details(made, frames_of(clip, clip.own_size(shape), shape))
     return with_colours(made, frames_of(clip, size.anchor_geometry, shape))
 
 

@@ -11,7 +11,6 @@ from pixelwizard.config.geometry import windows_of
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import title
 from pixelwizard.data.prompts import Prompt, prompts_of, table_of
-from pixelwizard.data.source_files import size_of
 from pixelwizard.data.table import find_videos
 from pixelwizard.diffusion.schedules import stage_schedules
 from pixelwizard.io.terminal import say
@@ -93,7 +92,7 @@ def _check_passes(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
     """Ranks that make every pass together need equally many for every video."""
     window = config.resolution.geometry.latent_grid[0]
     lengths = [
-        size_of(config.resolution, p.source).geometry.latent_grid[0] if p.source else window
+        p.source.sizes(config.resolution).geometry.latent_grid[0] if p.source else window
         for p in prompts
     ]
     passes = {

@@ -11,7 +11,7 @@ from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import PlanConfig
 from pixelwizard.config.geometry import TEMPORAL_STRIDE, ResolutionSettings, windows_of
 from pixelwizard.data.prompts import DEMO_PROMPTS, given_clips, need_clips
-from pixelwizard.data.source_files import Source, size_of, source_of
+from pixelwizard.data.source_files import Source, source_of
 from pixelwizard.diffusion.schedules import draw_schedules, schedule_table, stage_schedules
 from pixelwizard.launch.devices import planned_mesh
 
@@ -39,7 +39,7 @@ def _largest(config: PlanConfig) -> tuple[Source, ResolutionSettings] | None:
     """The clip whose video has most pixels in a frame, then most frames, and that video's sizes."""
     clips = [source_of("video", path, place) for place, path in given_clips(config)]
     need_clips(config, clips)
-    sized = [(clip, size_of(config.resolution, clip)) for clip in clips]
+    sized = [(clip, clip.sizes(config.resolution)) for clip in clips]
     return max(sized, key=lambda one: (one[1].width * one[1].height, one[1].frames), default=None)
 
 
