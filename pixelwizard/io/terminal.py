@@ -29,12 +29,12 @@ def say(sentence: str) -> None:
     print(f"pixelwizard: {printable(sentence)}", file=sys.stderr, flush=True)
 
 
-def printable(text: str, most: int = MOST) -> str:
+def printable(text: str) -> str:
     """``text`` with newlines and control characters escaped, and shortened in its middle."""
     shown = UNPRINTABLE.sub(lambda found: repr(found.group())[1:-1], text)
-    if len(shown) <= most:
+    if len(shown) <= MOST:
         return shown
-    half = (most - 5) // 2
+    half = (MOST - 5) // 2
     return f"{shown[:half]} ... {shown[-half:]}"
 
 

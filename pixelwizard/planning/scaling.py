@@ -37,10 +37,7 @@ class Scale:
 
 
 def scaling(
-    config: SamplingSettings,
-    device: str,
-    counts: Sequence[int] = COUNTS,
-    clip: ResolutionSettings | None = None,
+    config: SamplingSettings, device: str, clip: ResolutionSettings | None = None
 ) -> list[Scale]:
     """A row for each number of devices; the first is what the others are compared with.
 
@@ -48,7 +45,7 @@ def scaling(
     """
     rows: list[Scale] = []
     heads, shard = config.backbone.dit.num_heads, config.parallel.shard
-    for count in counts:
+    for count in COUNTS:
         mesh = resolve(ParallelSettings("auto", shard=shard), heads, count, config.guided)
         plan = make_plan(config, device, mesh=mesh, clip=clip)
         rows.append(_scale(plan, count, mesh, rows[0] if rows else None))

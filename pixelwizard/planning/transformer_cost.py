@@ -52,14 +52,14 @@ def ulysses_bytes(tokens: int, dim: int, ranks: int, dtype_bytes: int = 2) -> in
     return (3 * own * (ranks - 1) + tokens - own) * dim * dtype_bytes // ranks
 
 
-def gather_bytes(values: int, ranks: int, dtype_bytes: int = 4) -> int:
-    """An all-gather of a tensor of which each rank has ``values``."""
-    return values * dtype_bytes * (ranks - 1)
+def gather_bytes(values: int, ranks: int) -> int:
+    """An all-gather of a float32 tensor of which each rank has ``values``."""
+    return 4 * values * (ranks - 1)
 
 
-def guidance_bytes(values: int, dtype_bytes: int = 4) -> int:
+def guidance_bytes(values: int) -> int:
     """One guided step on two halves of the ranks: a prediction of ``values``, each to the other."""
-    return values * dtype_bytes
+    return 4 * values
 
 
 def shard_bytes(weights: int, ranks: int) -> int:

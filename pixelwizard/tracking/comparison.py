@@ -20,16 +20,28 @@ log = logging.getLogger(__name__)
 
 
 def log_comparison(
-    config: CompareConfig,
-    rows: list[dict[str, Any]],
-    folder: Path,
-    warn: Callable[[str], None],
+    config: CompareConfig, rows: list[dict[str, Any]], folder: Path, warn: Callable[[str], None]
 ) -> None:
     """Record the files of ``folder``; ``rows`` are flat rows. Errors never end the comparison.
 
     The page goes along without its videos; with ``tracker.artifact`` the whole report does.
     """
-    _carefully(config, folder, warn, lambda: _log(config, rows, folder, warn))
+
+    def record() -> None:
+        import wandb
+
+        report = folder / "report"
+        with _session(config, folder, warn) as session:
+            session.log_table("comparison", [*rows[0]], [list(row.values()) for row in rows])
+            page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
+            picture = wandb.Image(str(folder / "pareto.png"))
+            session.run.log({"pareto": picture, "report": page})
+            if config.tracker.artifact:
+                artifact = wandb.Artifact(f"report-{session.run.id}", "report")
+                artifact.add_dir(str(report))
+                session.run.log_artifact(artifact)
+
+    _carefully(config, folder, warn, record)
 
 
 def log_table(
@@ -91,23 +103,3 @@ def _session(
     with session.environment():
         yield session
     session.end(exit_code=0)
-
-
-def _log(
-    config: CompareConfig,
-    rows: list[dict[str, Any]],
-    folder: Path,
-    warn: Callable[[str], None],
-) -> None:
-    import wandb
-
-    report = folder / "report"
-    with _session(config, folder, warn) as session:
-        session.log_table("comparison", [*rows[0]], [list(row.values()) for row in rows])
-        page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
-        picture = wandb.Image(str(folder / "pareto.png"))
-        session.run.log({"pareto": picture, "report": page})
-        if config.tracker.artifact:
-            artifact = wandb.Artifact(f"report-{session.run.id}", "report")
-            artifact.add_dir(str(report))
-            session.run.log_artifact(artifact)
