@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from page import EXAMPLES, PAGE
 
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
-FILE = re.compile(r"`([\w./]+\.(?:py|yaml))`[^`]*?\n\n```(?:python|yaml)\n(.*?)^```", re.M | re.S)
 QUICK = {
     "generate": ("anchor.steps=2", "tracker=none", "--prompt=a red circle grows"),
     "train": ("tracker=csv",),
@@ -65,7 +63,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outputs(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the page's commands left, run one after the other beside the page's files."""
     folder = tmp_path_factory.mktemp("empty")
-    for name, content in FILE.findall(PAGE):
+    for name, content in EXAMPLES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")

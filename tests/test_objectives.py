@@ -7,7 +7,6 @@ an exact network of it, told the size of its step, is what shortcut training is 
 from __future__ import annotations
 
 import math
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from page import EXAMPLES
 from safetensors.torch import load_file
 from small import small_training, write_backbone
 from torch import Tensor
@@ -53,7 +53,6 @@ SIZES = DiTSizes(
     **dict(text_dim=4, text_len=2, num_heads=2, num_layers=1),
 )
 SHAPE = (2, 4, 1, 4, 4)
-PAGE = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -256,11 +255,9 @@ def of_the_page(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> TrainConfig:
     """A training by the page's objective, composed from the page's files."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (values,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    (tmp_path / "thirds.py").write_text(code)
     (tmp_path / "conf/objective").mkdir(parents=True)
-    (tmp_path / "conf/objective/thirds.yaml").write_text(values)
+    for name in ("thirds.py", "conf/objective/thirds.yaml"):
+        (tmp_path / name).write_text(EXAMPLES[name])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (job,) = compose("train", ["objective=thirds", "run_dir=run"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from page import EXAMPLES
 from PIL import Image
 from torch import Tensor
 
@@ -108,7 +109,7 @@ def test_the_file_of_the_page_is_a_schedule_at_once(
 def test_the_class_of_the_page_is_a_solver_of_second_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "heun.py").write_text(block("python"), encoding="utf-8")
+    (tmp_path / "heun.py").write_text(EXAMPLES["heun.py"], encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     heun = Target("heun.Heun")
     assert make_schedule(SamplerSettings(solver=heun, steps=5, guidance=1.0), 5.0).nfe == 9
