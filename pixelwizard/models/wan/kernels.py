@@ -179,6 +179,10 @@ def outputs_of(layer: nn.Module, x: Tensor, outputs: slice) -> Tensor:
 
 
 def _onednn(x: Tensor, weight: Tensor) -> bool:
-    dtypes = (torch.float32, torch.bfloat16)
-    usable = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
-    return usable and x.dtype == weight.dtype and x.dtype in dtypes
+    """Whether oneDNN has a linear of this type here: in bfloat16 not on every processor."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    if x.dtype != weight.dtype:
+        return False
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bfloat16())
