@@ -27,7 +27,7 @@ Function = Callable[..., Any]
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """LayerNorm of tokens [B, L, E] without parameters, then x (1 + scale) + shift, in float32."""
-    return (F.layer_norm(x.float(), x.shape[-1:], eps=eps) * (1 + scale) + shift).to(dtype)
+    return torch.addcmul(shift, F.layer_norm(x.float(), x.shape[-1:], eps=eps), 1 + scale).to(dtype)
 
 
 def normed_heads(x: Tensor, weight: Tensor, eps: float, heads: int, table: Tensor | None) -> Tensor:
@@ -46,10 +46,16 @@ def scaled_head(x: Tensor, scale: Tensor, weight: Tensor, table: Tensor) -> Tens
     return rotate((x.float() * scale * weight.float()).unsqueeze(2), table).to(x.dtype)
 
 
-def rotate(x_BLND: Tensor, table_2LP: Tensor) -> Tensor:
-    """Rotates each pair of adjacent channels of ``x`` by its token's angle, in ``x``'s dtype."""
-    cos, sin = table_2LP[:, None, :, None, :].to(x_BLND.dtype)
-    even, odd = x_BLND.unflatten(-1, (-1, 2)).unbind(-1)
+def rotate(x_BLND: Tensor, table_LP2: Tensor) -> Tensor:
+    """Rotates each pair of adjacent channels of ``x``, float32, by its token's angle.
+
+    Uncompiled, that is one product of complex numbers, for which torch.compile has no code.
+    """
+    pairs, table = x_BLND.unflatten(-1, (-1, 2)), table_LP2[:, None]
+    if not torch.compiler.is_compiling():
+        product = torch.view_as_complex(pairs) * torch.view_as_complex(table)
+        return torch.view_as_real(product).flatten(-2)
+    (even, odd), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
@@ -57,8 +63,8 @@ def after_attention(
     x: Tensor, attended: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The residual stream in float32, and the input of the cross-attention like ``attended``."""
-    x = x.float() + gate * attended
-    hidden = F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps)
+    x = torch.addcmul(x.float(), gate, attended.float())
+    hidden = F.layer_norm(x, x.shape[-1:], weight.float(), bias.float(), eps)
     return x, hidden.to(attended.dtype)
 
 
@@ -72,7 +78,7 @@ def after_text(
 
 def after_feed_forward(x: Tensor, fed: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
     """The residual stream as it waits for the next block."""
-    return (x + gate * fed).to(dtype)
+    return torch.addcmul(x, gate, fed.float()).to(dtype)
 
 
 class Fused:

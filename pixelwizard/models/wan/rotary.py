@@ -37,12 +37,12 @@ class Rotary:
         self._whole: Tensor | None = None
 
     def table(self, start: int, stop: int) -> Tensor:
-        """cos and sin of the angles of tokens start..stop, float32 [2, stop - start, D/2]."""
+        """cos and sin of the angles of tokens start..stop, float32 [stop - start, D/2, 2]."""
         if not self.kept:
             return self._together(start, stop)
         if self._whole is None:
             self._whole = self._together(0, self.own.stop - self.own.start)
-        return self._whole[:, start:stop]
+        return self._whole[start:stop]
 
     def _together(self, start: int, stop: int) -> Tensor:
         first = self.own.start
@@ -50,12 +50,12 @@ class Rotary:
             token = torch.arange(first + start, first + stop, device=self.device)
             row = token // self.grid[2]
             places = (row // self.grid[1], row % self.grid[1], token % self.grid[2])
-            parts = [axis[:, place] for axis, place in zip(self.axes, places, strict=True)]
-            return torch.cat(parts, dim=-1)
+            parts = [axis[place] for axis, place in zip(self.axes, places, strict=True)]
+            return torch.cat(parts, dim=1)
 
 
 def _axis_table(size: int, pairs: int) -> Tensor:
-    """cos and sin of one axis' angles, float32 [2, size, pairs]."""
+    """cos and sin of one axis' angles, float32 [size, pairs, 2]."""
     frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
     angle = torch.outer(torch.arange(size, dtype=torch.float64), frequency)
-    return torch.stack((angle.cos(), angle.sin())).float()
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()
