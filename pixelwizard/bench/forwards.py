@@ -87,7 +87,8 @@ def compare(name: str, forward: Forward, budget_gb: float | None) -> ForwardResu
     fits = budget_gb is None or needed + CONTEXT / GB <= budget_gb
     if fits:
         calls.append(forward.reference)
-    device, weights = forward.noise.device, list(forward.network.parameters())
+    network, device = forward.network, forward.noise.device
+    weights = [*network.parameters(), *network.buffers()]
     velocities, peaks, first = [], [], []
     for call in calls:
         with Peak(device, weights) as peak:

@@ -27,6 +27,7 @@ from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.kernels import chosen
 from pixelwizard.models.wan.layouts import official_dit, official_vae
+from pixelwizard.models.wan.reordered import reorder_linears
 from pixelwizard.models.wan.vae import WanVAE
 
 Call = Callable[[], Tensor]
@@ -133,6 +134,8 @@ def compared(pair: Pair, device: torch.device, dtype: torch.dtype) -> PeerResult
     place(pair.theirs, device, dtype)
     pair.ours.to(device, dtype).load_state_dict(pair.official(weights))
     pair.ours.use(chosen("auto", device.type == "cuda"))
+    if device.type == "cpu":
+        reorder_linears(pair.ours)
     calls = pair.calls(device, dtype)
     with _one_thread(device):
         (result, peak), (expected, their_peak) = (_once(call, device) for call in calls)

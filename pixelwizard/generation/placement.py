@@ -18,6 +18,7 @@ from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, PAIRED, WanDiT
 from pixelwizard.models.wan.kernels import chosen
+from pixelwizard.models.wan.reordered import reorder_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.mesh import Rank
@@ -135,7 +136,10 @@ class ModelLoader:
             network.stream_from_host(device, asynchronous=device.type == "cuda")
         else:
             network = load(backbone, device, dtype)
-        return self._configured(stage, network)
+        self._configured(stage, network)
+        if mode == "resident" and device.type == "cpu" and _reorderable(network):
+            reorder_linears(network)
+        return network
 
     def _offloaded(
         self, stage: str, load: Load[Network], device: torch.device, dtype: torch.dtype
@@ -165,3 +169,10 @@ class ModelLoader:
             planned = self.planned.get(stage)
             network.features_on_host = planned is not None and planned.features == "host"
         return network
+
+
+def _reorderable(network: nn.Module) -> bool:
+    """Whether all uses of a network's linears are whole, and a second copy would fit in memory."""
+    if not isinstance(network, WanDiT) or network.lean:
+        return False
+    return 2 * sum(weight.nbytes for weight in network.parameters()) < available()

@@ -245,11 +245,12 @@ class Trace(TorchDispatchMode):
         """Count a tensor's storage, if it is new, while it is alive."""
         if self.computing and tensor.is_meta:
             return
-        storage = tensor.untyped_storage()
+        opaque = tensor.is_mkldnn  # what oneDNN stores in its own order
+        storage: Any = tensor if opaque else tensor.untyped_storage()
         number = storage._cdata
         if number in self._sizes:
             return
-        size = -(-storage.nbytes() // ALLOCATION) * ALLOCATION
+        size = -(-(tensor.nbytes if opaque else storage.nbytes()) // ALLOCATION) * ALLOCATION
         self._sizes[number] = size
         self.live += size
         self.peak = max(self.peak, self.live)

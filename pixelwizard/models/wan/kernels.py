@@ -21,6 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from pixelwizard.models.wan.frames import Frames, Sum, Sums, activated, added, enlarged, entered
 from pixelwizard.models.wan.quantised import QuantisedLinear
+from pixelwizard.models.wan.reordered import ReorderedLinear, has_onednn, pointwise
 
 Function = Callable[..., Any]
 
@@ -163,13 +164,15 @@ def linear(layer: nn.Module, x: Tensor, gelu: bool = False) -> Tensor:
     Without gradients a CPU takes oneDNN, a tenth faster than its default for float32, and a GPU
     the epilogue of cuBLASLt: there GELU needs no pass and no memory.
     """
+    if isinstance(layer, ReorderedLinear):
+        return layer(x, gelu)
     if torch.is_grad_enabled() or type(layer) is not nn.Linear or layer.bias is None:
         return F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
     weight, bias = layer.weight, layer.bias
-    if x.device.type == "cpu" and _onednn(x, weight):
-        after, how = ("gelu", "tanh") if gelu else ("none", "")
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], how)
-    if gelu and x.device.type in ("cuda", "meta") and x.dtype == weight.dtype:
+    same = x.dtype == weight.dtype
+    if x.device.type == "cpu" and same and has_onednn(x.dtype):
+        return pointwise(x, weight, bias, gelu)
+    if gelu and x.device.type in ("cuda", "meta") and same:
         y = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
         return y.unflatten(0, x.shape[:-1])
     y = F.linear(x, weight, bias)
@@ -182,13 +185,3 @@ def outputs_of(layer: nn.Module, x: Tensor, outputs: slice) -> Tensor:
         return layer(x, outputs)
     assert isinstance(layer, nn.Linear)
     return F.linear(x, layer.weight[outputs], layer.bias[outputs])
-
-
-def _onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN has a linear of this type here: in bfloat16 not on every processor."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    if x.dtype != weight.dtype:
-        return False
-    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported
-    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and has_bfloat16())

@@ -204,14 +204,14 @@ class QuantisedLinear(nn.Module):
 
 def quantise_linears(network: nn.Module, kind: str) -> None:
     """Replace the linears of a transformer's blocks; their weights are then to be filled in."""
-    for module, name in list(_linears(network)):
+    for module, name in list(block_linears(network)):
         setattr(module, name, QuantisedLinear(getattr(module, name), kind))
 
 
 def quantised_names(network: nn.Module) -> set[str]:
     """The names of the weights that ``quantise_linears`` replaces."""
     owners = {id(module): name for name, module in network.named_modules()}
-    return {f"{owners[id(module)]}.{name}.weight" for module, name in _linears(network)}
+    return {f"{owners[id(module)]}.{name}.weight" for module, name in block_linears(network)}
 
 
 def quantised(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
@@ -248,7 +248,7 @@ def _rows(weight: Weight, kind: str, part: int, rows: slice) -> Tensor:
     return quantised(read(weight, "cpu", torch.float32, rows), kind)[part].float()
 
 
-def _linears(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+def block_linears(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Every linear of the blocks, by its owner and its name there."""
     for name, module in network.named_modules():
         if name.startswith("blocks."):
