@@ -146,6 +146,13 @@ class TrackerSettings:
 
 
 _METRICS = "pixelwizard.evaluation.metrics"
+
+
+def _result(program: str, column: str) -> Part:
+    arguments = {"program": program, "column": column}
+    return Target(f"{_METRICS}.result_file.ResultFile", arguments)
+
+
 _VBENCH = (
     *("subject_consistency", "background_consistency", "motion_smoothness"),
     *("dynamic_degree", "aesthetic_quality", "imaging_quality"),
@@ -156,12 +163,21 @@ IMPORTED: Dict[str, Part] = {
         for name in _VBENCH
     },
     "vbench": "vbench",
-    "dover": "dover",
-    "dover-technical": Target(f"{_METRICS}.dover.DOVER", {"part": "technical"}),
-    "dover-aesthetic": Target(f"{_METRICS}.dover.DOVER", {"part": "aesthetic"}),
-    "musiq": "musiq",
+    "dover": _result("dover", "overall"),
+    "dover-technical": _result("dover", "technical"),
+    "dover-aesthetic": _result("dover", "aesthetic"),
+    "musiq": _result("musiq", "musiq"),
 }
 """Scores of other programs, by name. The mean of VBench comes after its dimensions."""
+COMPUTED: Dict[str, Dict[str, Part]] = {
+    "musiq": {"musiq": "musiq"},
+    "dover": {
+        "dover": "dover",
+        "dover-technical": Target(f"{_METRICS}.dover.DOVER", {"part": "technical"}),
+        "dover-aesthetic": Target(f"{_METRICS}.dover.DOVER", {"part": "aesthetic"}),
+    },
+}
+"""Of those what a network computes instead, by the setting that names the network."""
 SCORED_FRAMES = 16
 """Frames that the video networks need; shorter clips are scored only if scores are asked for."""
 
@@ -172,15 +188,18 @@ class MetricsSettings:
 
     ``None`` leaves out the scores of that network. ``auto`` takes the networks in the package for
     videos that ``backbone=tiny`` made, for others I3D and CLIP ViT-L/14 if they were fetched; for
-    all EfficientNet-Lite0 if the extra ``features`` is installed. ``lpips`` adds HD-LPIPS, which
-    needs the extra of that name; ``extra`` adds metrics by the name of their score. ``vbench`` is
-    VBench's program, ``auto`` the one on PATH; with ``None`` only its result files are read.
+    all EfficientNet-Lite0 if the extra ``features`` is installed, MUSIQ and DOVER if their files
+    are there. ``lpips`` adds HD-LPIPS, which needs the extra of that name; ``extra`` adds metrics
+    by the name of their score. ``vbench`` is VBench's program, ``auto`` the one on PATH. Without
+    it, or without the network of ``musiq`` or ``dover``, only result files are read.
     """
 
     enabled: bool = True
     video: Optional[str] = "auto"
     clip: Optional[str] = "auto"
     image: Optional[str] = "auto"
+    musiq: Optional[str] = "auto"
+    dover: Optional[str] = "auto"
     folder: str = setting("checkpoints/metrics", path=True)
     lpips: bool = False
     vbench: Optional[str] = setting("auto", path=("auto",))
@@ -192,7 +211,7 @@ class MetricsSettings:
     def parts(self) -> Dict[str, Part]:
         """Every metric by the name of its score: those that are always tried, then ``extra``.
 
-        Those of IMPORTED are of other programs.
+        Those of IMPORTED are of other programs, unless a network is named that computes them.
         """
         standard = ["hd_mse", "hd_mse_noise", *["hd_lpips"] * self.lpips]
         standard += ["high_frequency", "niqe", "si", "blur", "blockiness", "banding", "ti"]
@@ -200,7 +219,10 @@ class MetricsSettings:
         standard += ["frame_consistency", "clip", "fvd", "hd_fvd", "video_mmd"]
         standard += ["patch_fid", "patch_kid", "frame_mmd", "psnr", "ssim", "vmaf"]
         named: Dict[str, Part] = {name.replace("_", "-"): name for name in standard}
-        return {**named, **IMPORTED, **self.extra}
+        named |= IMPORTED
+        for network, computed in COMPUTED.items():
+            named |= computed if getattr(self, network) not in (None, "auto") else {}
+        return {**named, **self.extra}
 
     @property
     def asked(self) -> str:

