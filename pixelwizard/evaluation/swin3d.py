@@ -106,6 +106,8 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     """Of the tokens of every window, [K, N, C] -> [K, N, C]."""
 
+    fragment_position_bias_table: nn.Parameter | None
+
     def __init__(self, width: int, gated: bool) -> None:
         super().__init__()
         self.heads = width // HEAD
@@ -124,9 +126,9 @@ class _Attention(nn.Module):
         found = []
         for some, gates, apart in zip(*parts, strict=True):
             bias = near if far is None else far + (near - far) * gates[:, None]
-            query, key, value = self.qkv(some).unflatten(2, (3, self.heads, HEAD)).unbind(2)
-            heads = (each.transpose(1, 2) for each in (query, key, value))
-            seen = scaled_dot_product_attention(*heads, attn_mask=bias + apart[:, None])
+            heads = self.qkv(some).unflatten(2, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
+            query, key, value = heads.unbind()
+            seen = scaled_dot_product_attention(query, key, value, bias + apart[:, None])
             found.append(self.proj(seen.transpose(1, 2).flatten(2)))
         return torch.cat(found)
 
