@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_evaluate import settings, values, write
+from test_evaluate import write
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
@@ -19,8 +18,12 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation import dover
 from pixelwizard.evaluation.convnext3d import ConvNeXt3D
-from pixelwizard.evaluation.evaluate import SOME_SKIPPED, evaluate
+from pixelwizard.evaluation.files import inspect
+from pixelwizard.evaluation.look import look
+from pixelwizard.evaluation.measure import Measure
+from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.names import NETWORKS, network_folder, resolve_auto
+from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.evaluation.swin3d import Swin3D, _Attention, offsets, relations, windows
 
 PARAMETERS = 56_218_302
@@ -96,7 +99,7 @@ def renamed(state: dict[str, Tensor], *rules: tuple[str, str]) -> dict[str, Tens
 def test_the_technical_branch_sees_a_still_as_transformers_swin_does() -> None:
     from transformers import SwinConfig, SwinModel
 
-    sizes: dict[str, Any] = dict(embed_dim=32, depths=[2, 2, 2, 2], num_heads=[1, 2, 4, 8])
+    sizes: dict[str, Any] = dict(embed_dim=32, depths=[2, 1, 1, 1], num_heads=[1, 2, 4, 8])
     model: Any = filled(SwinModel(SwinConfig(**sizes, window_size=7, image_size=224)))
     state = renamed(
         {name: value for name, value in model.state_dict().items() if "index" not in name},
@@ -118,13 +121,13 @@ def test_the_technical_branch_sees_a_still_as_transformers_swin_does() -> None:
             state[name.replace("relative", "fragment")] = state[name]
     name = "patch_embed.proj.weight"
     state[name] = (state[name] / 2)[:, :, None].repeat(1, 1, 2, 1, 1)
-    network = Swin3D((2, 2, 2, 2), 32).eval()
+    network = Swin3D((2, 1, 1, 1), 32).eval()
     network.load_state_dict(state)
     still = noise((3, 224, 224))
     with torch.no_grad():
         known = model(pixel_values=still[None]).last_hidden_state[0].view(7, 7, 256)
-        found = network(still[:, None].expand(3, 32, 224, 224))
-    assert found.shape == (16, 7, 7, 256)
+        found = network(still[:, None].expand(3, 16, 224, 224))
+    assert found.shape == (8, 7, 7, 256)
     assert torch.allclose(found, known.expand_as(found), atol=2e-3)
 
 
@@ -251,8 +254,15 @@ def video(path: Path, width: int, height: int, frames: int) -> None:
     write(path, noise((frames, height, width, 3)).mul(40).add(128).clamp(0, 255).byte().numpy())
 
 
-def scored(folder: Path) -> MetricsSettings:
-    return MetricsSettings(video=None, clip=None, image=None, folder=str(folder))
+def given(folder: Path, *paths: Path) -> Given:
+    """What an evaluation of these videos has for its metrics."""
+    metrics = resolve_auto(MetricsSettings(folder=str(folder)), "tiny")
+    return Given(metrics, torch.device("cpu"), [inspect(path) for path in paths])
+
+
+def measures(given: Given) -> list[Measure]:
+    names = ("dover", "dover-technical", "dover-aesthetic")
+    return [Measure(name, given.settings.parts[name], given) for name in names]
 
 
 def test_three_scores_come_from_one_look_at_videos_of_several_sizes(
@@ -266,38 +276,38 @@ def test_three_scores_come_from_one_look_at_videos_of_several_sizes(
         return whole(network, fragments)
 
     monkeypatch.setattr(dover.DOVER, "technical", counted)
-    video(tmp_path / "v" / "a.mp4", 256, 224, 5)
-    video(tmp_path / "v" / "b.mp4", 224, 240, 2)
-    assert evaluate(settings(tmp_path, tmp_path / "v", metrics=scored(folder))) == 0
-    found, written = values(tmp_path), json.loads((tmp_path / "run" / "metrics.json").read_text())
+    video(tmp_path / "a.mp4", 256, 224, 5)
+    video(tmp_path / "b.mp4", 224, 240, 2)
+    of = given(folder, tmp_path / "a.mp4", tmp_path / "b.mp4")
+    found = measures(of)
+    for clip in of.clips:
+        for measure, seen in zip(found, look(clip, [m.metric for m in found]), strict=True):
+            measure.take(clip.id, seen, {"clip": clip})
     assert asked == [96, 96]
-    for name, part in (("dover", "overall"), *((f"dover-{p}", p) for p in dover.SCALES)):
-        recipe = str(found[name]["recipe"])
-        assert re.fullmatch(f"{name}/dover@[0-9a-f]{{8}}/{part}/3x32f\\+32f-middle/n=2", recipe)
-        each = [written["per_video"][id][name] for id in "ab"]
-        assert found[name]["value"] == pytest.approx(sum(each) / 2) and each[0] != each[1]
+    for measure, part in zip(found, ("overall", "technical", "aesthetic"), strict=True):
+        recipe = f"{measure.name}/dover@[0-9a-f]{{8}}/{part}/3x32f\\+32f-middle/n=2"
+        score, values = measure.score(), measure.values
+        assert re.fullmatch(recipe, score.recipe) and score.low <= score.value <= score.high
+        assert score.value == pytest.approx(sum(values.values()) / 2) and values["a"] != values["b"]
+    overall, technical, aesthetic = (
+        math.log(value / (100 - value)) for value in (measure.values["a"] for measure in found)
+    )
+    assert overall == pytest.approx(0.6104 * technical + 0.3896 * aesthetic)
 
 
 def test_a_video_without_room_for_the_fragments_is_named(folder: Path, tmp_path: Path) -> None:
-    video(tmp_path / "v" / "a.mp4", 222, 240, 1)
-    assert evaluate(settings(tmp_path, tmp_path / "v", metrics=scored(folder))) == 0
-    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert written["missing"]["dover"] == "a video is smaller than 224 pixels"
-    assert "hd-mse" in values(tmp_path)
+    video(tmp_path / "a.mp4", 222, 240, 1)
+    with pytest.raises(Unavailable, match="a video is smaller than 224 pixels"):
+        measures(given(folder, tmp_path / "a.mp4"))
 
 
-def test_another_file_costs_the_scores_of_dover_alone(folder: Path, tmp_path: Path) -> None:
+def test_another_file_is_refused_in_one_sentence(folder: Path, tmp_path: Path) -> None:
     path = folder / "dover" / "DOVER.pth"
-    video(tmp_path / "v" / "a.mp4", 224, 224, 1)
+    video(tmp_path / "a.mp4", 224, 224, 1)
     for content in (b"", b"<html>", {"weight": torch.zeros(1)}, [1]):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        config = settings(tmp_path, tmp_path / "v", metrics=scored(folder))
-        assert evaluate(config) == SOME_SKIPPED
-        written = json.loads((tmp_path / "run" / "metrics.json").read_text())
-        said = f"{path} is not the DOVER.pth that is known"
-        assert written["failed"] == dict.fromkeys(
-            ["dover", "dover-technical", "dover-aesthetic"], said
-        )
+        with pytest.raises(ValueError, match=f"^{path} is not the DOVER.pth that is known$"):
+            measures(given(folder, tmp_path / "a.mp4"))
 
 
 def test_auto_takes_the_file_that_is_there_and_a_missing_one_is_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation import musiq
 from pixelwizard.evaluation.evaluate import SOME_SKIPPED, evaluate
+from pixelwizard.evaluation.files import inspect
+from pixelwizard.evaluation.look import look
+from pixelwizard.evaluation.measure import Measure
+from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.musiq import (
     MUSIQ,
     cells,
@@ -235,19 +240,21 @@ def test_videos_of_several_sizes_have_values_with_the_files_digits(
     folder: Path, tmp_path: Path
 ) -> None:
     for number, width in enumerate((128, 96)):
-        write(tmp_path / "v" / f"clip{number}.mp4", shape_clip(number, 1, width))
-    metrics = MetricsSettings(video=None, clip=None, image=None, folder=str(folder))
-    assert evaluate(settings(tmp_path, tmp_path / "v", metrics=metrics)) == 0
-    found, written = (
-        values(tmp_path)["musiq"],
-        json.loads((tmp_path / "run/metrics.json").read_text()),
-    )
-    assert str(found["recipe"]).startswith("musiq/musiq-koniq@")
-    assert str(found["recipe"]).endswith("/224+384+native/8f-uniform/n=2")
-    first = [written["per_video"][f"clip{number}"]["musiq"] for number in range(2)]
-    assert found["value"] == pytest.approx(sum(first) / 2) and first[0] != first[1]
-    assert evaluate(settings(tmp_path, tmp_path / "v", metrics=metrics)) == 0
-    assert values(tmp_path)["musiq"] == found
+        write(tmp_path / f"clip{number}.mp4", shape_clip(number, 1, width))
+    metrics = resolve_auto(MetricsSettings(folder=str(folder)), "tiny")
+    clips = [inspect(tmp_path / f"clip{number}.mp4") for number in range(2)]
+    given = Given(metrics, torch.device("cpu"), clips)
+    found = []
+    for _ in range(2):
+        measure = Measure("musiq", metrics.parts["musiq"], given)
+        for clip in clips:
+            measure.take(clip.id, look(clip, [measure.metric])[0], {})
+        found.append(measure.score())
+        assert found[-1].value == pytest.approx(sum(measure.values.values()) / 2)
+        assert measure.values["clip0"] != measure.values["clip1"]
+    assert found[0] == found[1]
+    recipe = r"musiq/musiq-koniq@[0-9a-f]{8}/224\+384\+native/8f-uniform/n=2"
+    assert re.fullmatch(recipe, found[0].recipe)
 
 
 def test_auto_takes_the_network_where_its_file_is(folder: Path, tmp_path: Path) -> None:
@@ -290,10 +297,12 @@ def test_a_file_of_anything_else_costs_its_score_alone(tmp_path: Path) -> None:
     write(tmp_path / "v" / "clip0.mp4", shape_clip(0, frames=1))
     path = koniq(tmp_path / "metrics")
     path.parent.mkdir(parents=True)
-    metrics = MetricsSettings(video=None, clip=None, image=None, folder=str(tmp_path / "metrics"))
-    for content in (b"", b"<html>", b"PK\x03\x04"):
+    said = f"{path} is not a whole npz file of numbers"
+    for content in (b"", b"PK\x03\x04", b"<html>"):
         path.write_bytes(content)
-        assert evaluate(settings(tmp_path, tmp_path / "v", metrics=metrics)) == SOME_SKIPPED
-        written = json.loads((tmp_path / "run" / "metrics.json").read_text())
-        assert written["failed"] == {"musiq": f"{path} is not a whole npz file of numbers"}
-        assert "hd-mse" in values(tmp_path)
+        with pytest.raises(ValueError, match=said):
+            load_musiq(path)
+    metrics = MetricsSettings(video=None, clip=None, image=None, folder=str(tmp_path / "metrics"))
+    assert evaluate(settings(tmp_path, tmp_path / "v", metrics=metrics)) == SOME_SKIPPED
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["failed"] == {"musiq": said} and "hd-mse" in values(tmp_path)

@@ -85,6 +85,7 @@ _FOUND = (
         side=224,
         resize="stretch224",
         dim=768,
+        sha256="065cfde56f97671da4d196e1a3a6d3cf9304dcad92eb671e3632a6c6cdd04f73",
     ),
     FeatureNetwork(
         name="vjepa2-l",
