@@ -6,7 +6,9 @@
 Held-out clips are written as mp4 at the anchor's size, once averaged down and once degraded as in
 upstream's training, and refined by ``pixelwizard videos=DIR``. Printed are PSNR to the real
 clip of the refined file, of the input enlarged by bicubic and by Lanczos and written to such files,
-and of what the autoencoder makes of the input, enlarged bicubically. Clips longer than a window
+and of what the autoencoder makes of the input, enlarged bicubically. Two bounds follow, of networks
+that predict the real clip's latent: what the autoencoder makes of the real clip, as it is and with
+``agree=clip``. Clips longer than a window
 also give the mean step between frames where a window begins or ends, and elsewhere, less the real
 clip's.
 """
@@ -17,12 +19,15 @@ import argparse
 import json
 import math
 import random
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from gates import FIRST_SCENE, REFERENCE
 
 import pixelwizard as pw
+from pixelwizard.cli.compose import compose
 from pixelwizard.config.geometry import Geometry, nearest_frames, windows_of
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
@@ -30,7 +35,11 @@ from pixelwizard.data.examples import degraded, shrink, to_video
 from pixelwizard.data.source_files import Source, frames_of, source_of
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoWriter
-from pixelwizard.models.wan.vae import to_pixels
+from pixelwizard.models.wan.vae import WanVAE, to_pixels
+from pixelwizard.models.weights import load_vae
+from pixelwizard.stages.agree import with_details
+from pixelwizard.stages.decode import stream_pixels
+from pixelwizard.stages.latents import EncodeVideo
 
 VIDEO, ANCHOR, FRAMES = (512, 320), (256, 160), 17
 Frames = np.ndarray
@@ -86,9 +95,31 @@ def row(source: Source, video: Path, real: Frames) -> dict[str, float]:
         found[name] = psnr(written(frames, video.with_name(f"{name}.mp4")), real)
     known = np.stack(list(frames_of(anchor, size, size)))[: len(real)]
     found["autoencoder, bicubic"] = psnr(known, real)
+    decoded = reconstructed(real)
+    low = frames_of(source, Geometry(*ANCHOR, size.frames), size)
+    kept = with_details((frame[None] for frame in decoded), low)
+    for name, frames in (("bound", decoded), ("bound, agree=clip", np.concatenate(list(kept)))):
+        found[name] = psnr(written(frames, video.with_name(f"{name}.mp4")), real)
     found["refined above bicubic"] = found["refined"] - found["bicubic"]
     found["refined above autoencoder, bicubic"] = found["refined"] - found["autoencoder, bicubic"]
     return found | (seams(made, real) if len(real) > FRAMES else {})
+
+
+@cache
+def autoencoder() -> WanVAE:
+    """That of tiny."""
+    return load_vae(compose("generate", [], ())[0].config.backbone)
+
+
+def reconstructed(real: Frames) -> Frames:
+    """What the autoencoder makes of the real clip."""
+    vae, missing = autoencoder(), padded(len(real)) - len(real)
+    clip = np.concatenate([real, np.repeat(real[-1:], missing, 0)])
+    latent = EncodeVideo(vae, (FRAMES - 1) // 4 + 1)(clip)
+    weight = next(vae.parameters())
+    with torch.no_grad():
+        frames = list(stream_pixels(vae, latent[None].to(weight.dtype)))
+    return np.stack([frame.numpy() for frame in frames[: len(real)]])
 
 
 def written(frames: Frames, path: Path) -> Frames:

@@ -34,7 +34,8 @@ from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
-from pixelwizard.data.examples import to_video
+from pixelwizard.data import shapes
+from pixelwizard.data.examples import blur, resized, to_video
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.data.source_files import frames_of, source_of
 from pixelwizard.diffusion.sampling import SolverState, blended, initial_noise, sample
@@ -46,8 +47,10 @@ from pixelwizard.io.process import Interrupted
 from pixelwizard.io.reading import probe, read_frames
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.models.attention.window import Window
+from pixelwizard.models.wan.vae import to_pixels
 from pixelwizard.models.weights import load_vae
 from pixelwizard.records.run_folder import claim
+from pixelwizard.stages.agree import SHARP, agreement_of, sharpness
 from pixelwizard.stages.latents import Detail, EncodeVideo
 
 
@@ -543,6 +546,42 @@ def test_a_refined_clip_agrees_with_its_source_as_it_is_told(
         keys.append((record(config, "a")["key"], record(config, "a")["keys"]["detail"]))
     assert far["clip"][0] < 4 < far["colour"][0] / 2 and far["colour"][1] < far["none"][1] / 2
     assert len(set(keys)) == 3 and len({detail for _, detail in keys}) == 1
+
+
+def test_soft_and_noisy_clips_are_told_from_sharp_ones() -> None:
+    real = to_video(shapes.render(shapes.scene(0, "heldout"), 512, 320, 3))
+    sharp = resized(real, (160, 256), "area")
+    enlarged = resized(resized(sharp, (80, 128), "area"), (160, 256), "bicubic")
+    noisy = sharp + 0.15 * torch.randn(sharp.shape, generator=torch.Generator().manual_seed(0))
+    kinds = (sharp, blur(sharp, 7, 1.0), enlarged, noisy)
+    found = [sharpness(to_pixels(video[0]).numpy()) for video in kinds]
+    assert SHARP[0] < found[0] < SHARP[1] < found[3]
+    assert max(found[1:3]) < SHARP[0]
+    assert sharpness(np.full((2, 32, 64, 3), 90, np.uint8)) == 0
+
+
+def test_by_default_a_sharp_clip_is_kept_and_of_a_soft_one_only_the_colours(
+    backbone: BackboneSettings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sharp = write_clip(tmp_path / "sharp.mp4")
+    frames = to_video(np.stack(list(read_frames(sharp))))
+    with VideoWriter(tmp_path / "soft.mp4", 64, 32, VideoSettings(crf=1)) as writer:
+        writer.write(to_pixels(blur(frames, 9, 1.5)[0]).numpy())
+    config = refining(backbone, tmp_path, sharp, tmp_path / "soft.mp4")
+    assert run(config) == 0
+    said = capfd.readouterr().err
+    for id, agree in (("sharp", "clip"), ("soft", "colour")):
+        decode = record(config, id)["stages"]["decode"]
+        assert decode["agree"] == agree and (decode["sharpness"] >= SHARP[0]) is (id == "sharp")
+        assert f"{id}.mp4 has a sharpness of {decode['sharpness']:.2f}" in said
+        assert f"refine.agree={agree}\n" in said
+        told = replace(config, run_dir=str(tmp_path / id), refine=RefineSettings(agree=agree))
+        assert run(told) == 0
+        made = [Path(c.run_dir) / "videos" / f"{id}.mp4" for c in (config, told)]
+        assert np.array_equal(*(np.stack(list(read_frames(video))) for video in made))
+    large = source_of("video", write_clip(tmp_path / "large.mp4", width=128, height=64), "")
+    assert agreement_of(large, SIZE.geometry)[0] == "colour"
+    assert agreement_of(large, Geometry(256, 128, 9))[0] == "clip"
 
 
 def test_a_clip_as_large_as_its_video_cannot_be_all_of_it(tmp_path: Path) -> None:

@@ -40,12 +40,13 @@ class RefineSettings:
     there. ``anchor_noise`` is the level of gaussian noise on the anchor's latent, of unit variance
     (training: up to 0.1, in half of the samples). ``agree`` is what the decoded video takes from
     the clip: its ``colour``, that is its slow variations; at the size of the ``clip`` everything,
-    for clips that are sharp and clean; or nothing (``none``).
+    for clips that are sharp and clean; or nothing (``none``). ``auto`` measures each clip and
+    takes ``clip`` or ``colour``.
     """
 
     start: str = NOISE
     anchor_noise: float = setting(0.0, low=0.0, high=1.0)
-    agree: Literal["none", "colour", "clip"] = "colour"
+    agree: Literal["auto", "none", "colour", "clip"] = "auto"
 
     @property
     def sigma(self) -> Optional[float]:

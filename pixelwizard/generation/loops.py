@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +21,13 @@ from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import PeakMemory
 from pixelwizard.io.store import Store
 from pixelwizard.io.terminal import Display
-from pixelwizard.io.video import Sound, VideoError, VideoWriter
+from pixelwizard.io.video import VideoError
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
-from pixelwizard.stages.decode import Decode, decode_dtype
+from pixelwizard.stages.decode import decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText, EncodeVideo
 
 FAITHFUL = 28.0
@@ -45,13 +42,13 @@ class NotFinite(RuntimeError):
 class Result:
     """Tensors of a job by kind and key, or why there are none; seconds with interrupted runs'.
 
-    ``facts`` are figures of the job beside its cost.
+    ``facts`` are what else is recorded of the job, as plain values.
     """
 
     tensors: dict[tuple[str, str], Mapping[str, Tensor]] = field(default_factory=dict)
     error: Exception | None = None
     seconds: float = 0.0
-    facts: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class StageLoop(LightningModule, ABC):
@@ -332,69 +329,3 @@ class DetailLoop(SamplingLoop):
         if not level:
             return latent
         return latent + level * initial_noise(latent.shape, job.prompt.anchor_seed, self.device)
-
-
-class DecodeLoop(StageLoop):
-    """Every job's video, and its anchor's if wanted; what ``comment`` says of a job goes in it."""
-
-    name = "decode"
-    comment: Callable[[Job], str]
-
-    @property
-    def group(self) -> Group:
-        """The ranks of a prompt, with a part of every clip each."""
-        return self.rank.prompt
-
-    def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
-        vae = self.networks.load(self.name, load_vae, device, decode_dtype(self.config))
-        timed = self.config.trainer.arguments.get("benchmark", True)
-        return Decode(vae, self.networks.tiles, self.group.peers(), timed)
-
-    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
-        size, suffix = job.size, self.config.video.suffix
-        place = "detail", job.detail_key, "latent"
-        videos = [(f"{job.id}{suffix}", size.geometry, place)]
-        if self.config.save_anchor:
-            videos.insert(0, (f"{job.id}.anchor{suffix}", size.anchor_geometry, job.anchor))
-        with self.attempt(job) as result:
-            failures = [self._write(job, *video) for video in videos]  # all, as other ranks do
-            for failure in filter(None, failures):
-                raise failure
-        return result
-
-    def _write(
-        self, job: Job, name: str, size: Geometry, place: tuple[str, str, str]
-    ) -> VideoError | None:
-        """One video, if this is the rank that writes; or why there is none."""
-        kind, key, tensor = place
-        made = self.stage(self.store.load(kind, key)[tensor])
-        if not self.rank.is_lead:
-            deque(made, maxlen=0)  # this rank takes its part and is given nothing
-            return None
-        clip, path = job.prompt.clip, Path(self.config.run_dir) / "videos" / name
-        form = path, size.width, size.height, self.config.video, self.comment(job)
-        try:
-            with VideoWriter(*form, clip.fps if clip else None, self._sound(job)) as writer:
-                shown: Iterator[Any] = islice(made, job.frames)
-                if clip and kind == "detail":
-                    from pixelwizard.stages.agree import agreeing
-
-                    shown = agreeing(shown, clip, job.size, self.config.refine.agree)
-                for frames in shown:
-                    writer.write(frames)
-                    self.display.step(writer.frames, job.frames)
-                deque(made, maxlen=0)  # frames that only fill up the latent's last one
-        except VideoError as error:
-            deque(made, maxlen=0)  # the other ranks decode to the end
-            return VideoError(
-                f"{error}; its latent is kept in {self.store.path(kind, key)}: the same command"
-                " decodes it again, and so does one with another run_dir and video.codec"
-            )
-        return None
-
-    def _sound(self, job: Job) -> Sound | None:
-        """The sound of a clip that is refined."""
-        sound = job.prompt.clip.track if job.prompt.clip else None
-        if sound and not sound.is_copied(self.config.video.suffix):
-            self.display.line(f"prompt {job.id}: its sound, {sound.codec}, becomes AAC")
-        return sound

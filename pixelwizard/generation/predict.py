@@ -21,9 +21,9 @@ from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.config.trainer import culprit, own_callbacks
 from pixelwizard.diffusion.schedules import as_taken
 from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
+from pixelwizard.generation.decoding import DecodeLoop
 from pixelwizard.generation.loops import (
     AnchorLoop,
-    DecodeLoop,
     DetailLoop,
     EncodeLoop,
     EncodeTextLoop,
