@@ -21,7 +21,7 @@ COLOUR = 3.0
 PASSES = 2
 """One leaves 51 to 58 dB between a clip and the reduced video, two 59 to 69 (shapes)."""
 
-SHARP = (0.45, 1.2)
+SHARP = (0.45, 1.4)
 """Sharpness of clips that are neither soft nor noisy (measure/sharpness.py)."""
 LOOKED_AT = 8
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -43,7 +43,7 @@ def agreement_of(clip: Source, shape: Geometry) -> tuple[str, float]:
 def sharpness(frames: Iterable[np.ndarray]) -> float:
     """The deviation of luma in the finest octave of frames [H, W, 3], by that in the next coarser.
 
-    About 0.25 in a clip that was enlarged or blurred, 0.5 to 1.1 in a sharp one, 2 in white noise,
+    About 0.25 in a clip that was enlarged or blurred, 0.5 to 1.36 in a sharp one, 2 in white noise,
     0 where nothing varies.
     """
     power = [0.0, 0.0]
