@@ -91,11 +91,10 @@ def seen(network: ImageNetwork, clip: np.ndarray) -> Tensor:
 def values(network: ImageNetwork, clips: list[np.ndarray], real: list[Tensor]) -> dict[str, float]:
     """Every metric of damaged clips."""
     frames = [torch.from_numpy(frame.copy()) for clip in clips for frame in clip]
-    images = [frame.permute(2, 0, 1).float() / 255 for frame in frames]
     found = {
         "NIQE": float(np.mean([niqe(frame) or np.nan for frame in frames])),
         "SI": float(np.mean([spatial_information(frame) for frame in frames])),
-        "HD-MSE": float(np.mean([hd_mse(image) for image in images])),
+        "HD-MSE": float(np.mean([hd_mse(frame) for frame in frames])),
     }
     features = [seen(network, clip) for clip in clips]
     for metric, name in (

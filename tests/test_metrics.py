@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, interpolate, mse_loss
 
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.data import labelled, shapes
 from pixelwizard.evaluation import names
 from pixelwizard.evaluation.frechet import Moments, frechet_distance
+from pixelwizard.evaluation.luma import luma
 from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
 from pixelwizard.evaluation.metrics.clip import CLIPScore
 from pixelwizard.evaluation.metrics.frame_consistency import FrameConsistency
 from pixelwizard.evaluation.metrics.fvd import FrechetVideoDistance
 from pixelwizard.evaluation.metrics.hd_fvd import patches
-from pixelwizard.evaluation.metrics.hd_mse import hd_mse
+from pixelwizard.evaluation.metrics.hd_mse import hd_mse, lost
 from pixelwizard.evaluation.metrics.hd_mse_noise import NOISE_KEPT, hd_mse_of_noise
+from pixelwizard.evaluation.metrics.high_frequency import high_frequency
 from pixelwizard.evaluation.names import ASSETS, NETWORKS
 from pixelwizard.evaluation.networks import CLIPNetwork, VideoNetwork
 from pixelwizard.evaluation.reference import keep, kept
@@ -226,15 +229,49 @@ def test_long_captions_are_cut_and_counted() -> None:
 
 def test_hd_mse_is_the_published_sum() -> None:
     """Of an image that is black and white in turn, all is lost at each of the three factors."""
-    stripes = torch.arange(128).remainder(2).float().expand(3, 128, 128)
+    stripes = torch.arange(128).remainder(2).mul(255)[:, None].expand(128, 128, 3)
     assert hd_mse(stripes) == pytest.approx(3 * 0.25, rel=1e-5)
-    assert hd_mse(torch.full((3, 64, 96), 0.3)) == pytest.approx(0, abs=1e-12)
+    assert hd_mse(torch.full((64, 96, 3), 77)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [(320, 512), (333, 250), (40, 20), (2144, 96)])
+def test_strips_have_the_values_of_whole_frames(size: tuple[int, int]) -> None:
+    """HD-MSE, its noise and the high frequencies as their definitions write them, to 1e-6."""
+    frame = textured(*size)
+    image = frame.permute(2, 0, 1).double() / 255
+    whole = lost(image, lambda one, two: float(mse_loss(one, two)))
+    assert hd_mse(frame) == pytest.approx(whole, rel=1e-6)
+    kernel = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
+    response = conv2d(image[:, None], torch.outer(kernel, kernel)[None, None]).abs().mean((1, 2, 3))
+    noise = 3 * NOISE_KEPT * (response * (torch.pi / 2) ** 0.5 / 6).square().mean()
+    assert hd_mse_of_noise(frame) == pytest.approx(float(noise), rel=1e-6)
+    assert high_frequency(frame) == pytest.approx(high_frequency_of_spectrum(frame), rel=1e-6)
+
+
+def textured(height: int, width: int) -> torch.Tensor:
+    """Smooth colours under fine noise, uint8 [H, W, 3]."""
+    draw = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, height // 8 + 1, width // 8 + 1, generator=draw)
+    smooth = interpolate(coarse, (height, width), mode="bicubic")[0] * 230
+    noisy = smooth + 5 * torch.randn(smooth.shape, generator=draw)
+    return noisy.clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def high_frequency_of_spectrum(frame: torch.Tensor) -> float:
+    """From the whole spectrum, both halves of it, in float64."""
+    grey = luma(frame).double()
+    window = torch.outer(
+        *(torch.hann_window(n, periodic=False, dtype=torch.float64) for n in grey.shape)
+    )
+    power = torch.fft.fft2((grey - grey.mean()) * window, norm="ortho").abs().square()
+    rows, columns = (torch.fft.fftfreq(size).abs() for size in grey.shape)
+    above = power[torch.maximum(rows[:, None], columns) > 0.25].sum()
+    return float((above / window.square().sum()).sqrt())
 
 
 def test_noise_is_told_from_detail() -> None:
-    frame = torch.from_numpy(shapes.render(shapes.scene(0), 256, 160, 1)[0]).permute(2, 0, 1)
-    clean = frame.float() / 255
-    noise = 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    clean = torch.from_numpy(shapes.render(shapes.scene(0), 256, 160, 1)[0]).float()
+    noise = 0.05 * 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     added = hd_mse(clean + noise) - hd_mse(clean)
     control = hd_mse_of_noise(clean + noise) - hd_mse_of_noise(clean)
     assert added == pytest.approx(3 * NOISE_KEPT * 0.05**2, rel=0.1)

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean, median
 
 import pytest
 import torch
-from comparable import make_sweep
+from comparable import make_run, make_sweep
+from torch import Tensor
 
 from pixelwizard.cli.main import main
-from pixelwizard.evaluation.score import detectable, mean_with_interval, pairs_needed
+from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.evaluation import kernel
+from pixelwizard.evaluation.kernel import KernelDistance
+from pixelwizard.evaluation.metrics.base import Given
+from pixelwizard.evaluation.metrics.fvd import FrechetVideoDistance
+from pixelwizard.evaluation.reference import SetDistance
+from pixelwizard.evaluation.score import (
+    Difference,
+    detectable,
+    difference_of,
+    mean_with_interval,
+    pairs_needed,
+)
 
 
 def shown(values_TP: torch.Tensor, mean: float) -> float:
@@ -52,12 +66,113 @@ def test_plan_says_what_a_sweep_could_show(
     assert distance["detectable"] == pytest.approx(2.8294 * distance["deviation"] / 10, rel=1e-3)
     assert main(["plan", f"power=[{sweep}]"]) == 0
     assert "4 pairs show" in capsys.readouterr().out  # two prompts, two seeds
-    assert main(["plan", f"power=[{sweep}]", "metrics=[nfe,distance]", "format=json"]) == 0
+    assert main(["plan", str(sweep), "scores=[nfe,distance]", "format=json"]) == 0
     few = [one["score"] for one in json.loads(capsys.readouterr().out)["power"]]
     assert few == ["nfe", "distance"]
-    assert main(["plan", f"power=[{sweep}]", "metrics=[distanc]"]) == 2
-    assert "metrics=distanc must be one of" in capsys.readouterr().err
-    assert main(["plan", "metrics=[niqe]"]) == 2
-    assert "metrics=['niqe'] is for power=[FOLDER]" in capsys.readouterr().err
-    assert main(["plan", "n=24"]) == 2
-    assert "n=24 is for power=[FOLDER]" in capsys.readouterr().err
+
+
+def test_plan_takes_the_scores_of_a_group_of_metrics_and_names_what_the_runs_lack(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / name for name in ("a", "b")]
+    for run, error in zip(runs, (0.02, 0.05), strict=True):
+        sampler = SamplerSettings(steps=4, step_sizes="raw" if error < 0.03 else "none")
+        make_run(run, sampler, error, metrics={"niqe": 5.0, "clip": 20.0})
+    words = ["plan", *map(str, runs), "metrics=real", "n=24"]
+    assert main([*words, "format=json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [one["score"] for one in said["power"]] == ["niqe"]  # real has no CLIP
+    (note,) = said["notes"]
+    assert note.startswith("the runs do not share these scores: hd-mse, ") and "fvd" not in note
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "24 pairs show" in shown and note in shown
+    assert main([*words, "metrics=none"]) == 2
+    assert "metrics=none leaves nothing to plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["metrics=real"], "metrics= needs runs that show how much scores vary; name some: "),
+        (["n=24"], "n= needs runs that show how much scores vary"),
+        (["scores=[niqe]"], "pixelwizard plan RUNS scores=..."),
+        (["RUN", "scores=[distanc]"], "scores=distanc must be one of"),
+        (["RUN", "scores=[niqe]", "metrics=real"], "both choose what is planned; leave one out"),
+        (["RUN", "metrics=real"], "none of these scores has paired differences: hd-mse, "),
+        (["RUN", "metrics=[niqe,ti]"], "metrics=[niqe,ti] must be one of auto, long-text, none, "),
+    ],
+)
+def test_mistakes_of_planning_a_comparison_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    sweep = make_sweep(tmp_path / "sweep", seeds=(0,)) if "RUN" in words else tmp_path
+    assert main(["plan", *(word.replace("RUN", str(sweep)) for word in words)]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+
+
+class Discrepancy(KernelDistance):
+    """Video-level, as frame-MMD has it."""
+
+    def look_with(self, given: Given) -> str:
+        raise NotImplementedError
+
+    def features(self, seen: Tensor) -> Tensor:
+        return seen
+
+
+class Frechet(FrechetVideoDistance):
+    resamplings = 2  # the interval of one set is not looked at here
+
+    def features(self, seen: Tensor) -> Tensor:
+        return seen
+
+
+REAL = torch.randn(400, 4, generator=torch.Generator().manual_seed(7))
+
+
+def shares(kind: type[SetDistance], samples_VD: Tensor) -> Tensor:
+    """The pseudo-values of a set of videos, a sample each; their mean is the score."""
+    metric = kind()
+    metric.real = metric.summary(iter(REAL.split(1)))
+    for sample in samples_VD.split(1):
+        metric.update(sample)
+    value = metric.compute()[0]
+    assert metric.pseudo_values is not None
+    assert float(metric.pseudo_values.mean()) == pytest.approx(float(value), abs=1e-6)
+    return metric.pseudo_values
+
+
+def comparisons(kind: type[SetDistance], videos: int, times: int, seed: int) -> list[Difference]:
+    """Two arms of the same prompts, the second further from the real videos."""
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(times):
+        same, one, two = torch.randn(3, videos, 4, generator=draw)
+        arms = (0.3 + same + 0.4 * one, 0.5 + same + 0.4 * two)
+        pairs = shares(kind, arms[1]) - shares(kind, arms[0])
+        found.append(difference_of(pairs.tolist(), higher_is_better=False))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "seen"), [(Discrepancy, 24), (Frechet, 24)])
+def test_the_pairs_that_a_score_of_sets_needs_show_its_difference_in_four_of_five(
+    kind: type[SetDistance], seen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "RESAMPLINGS", 2)  # as in Frechet
+    at_hand = comparisons(kind, seen, 40, 0)
+    mean = fmean(one.value for one in at_hand)
+    needed = pairs_needed(median(one.deviation for one in at_hand), mean)
+    found = [one.sign for one in comparisons(kind, needed, 200, 1)]
+    print(kind.__name__, needed, found.count("worse") / len(found))
+    assert found.count("worse") / len(found) == pytest.approx(0.8, abs=0.1)
+
+
+def test_a_frechet_distance_of_fewer_videos_than_features_has_no_shares() -> None:
+    metric = Frechet()
+    metric.real = metric.summary(iter(REAL.split(1)))
+    for sample in REAL[:3].split(1):
+        metric.update(sample)
+    metric.compute()
+    assert metric.pseudo_values is None and "fewer than the 4 features" in metric.warnings[0]

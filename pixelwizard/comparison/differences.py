@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import stdev
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -18,28 +17,11 @@ from pixelwizard.comparison.sets import SetScore, set_scores
 from pixelwizard.comparison.variants import SAMPLERS, SCORES, Sample, Variant
 from pixelwizard.config.evaluate import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
-from pixelwizard.evaluation.score import Score, detectable, mean_with_interval
+from pixelwizard.evaluation.score import Difference, Score, difference_of, mean_with_interval
 
 COSTS = ("seconds", "nfe")
 BESIDE = ("skipped", "all-seconds")
 """Further costs, which rank nothing: skipped steps, and the seconds of all stages."""
-Sign = Literal["better", "worse", "unclear", "equal"]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean of paired differences from the baseline, and whether its interval excludes 0.
-
-    ``deviation`` is that of the differences; ``detectable`` the smallest mean that this many pairs
-    show with 80 % power.
-    """
-
-    value: float
-    low: float
-    high: float
-    sign: Sign
-    deviation: float
-    detectable: float
 
 
 @dataclass(frozen=True)
@@ -108,7 +90,7 @@ def compare(
             beaten = (_beats(other.scores, row.scores, quality, cost) for other in rows)
             row.dominated[cost] = any(beaten)
     name = end.name if end else None
-    sets = set_scores(variants, remarks)
+    sets = set_scores(variants, base, remarks)
     return Comparison(rows, list(samples), quality, base.name, name, remarks, sets)
 
 
@@ -302,16 +284,7 @@ def _paired(
     """Variant minus baseline, sample by sample."""
     ours, theirs = table[name][variant.name], table[name][base.name]
     pairs = [ours.values[sample] - theirs.values[sample] for sample in samples]
-    mean, low, high = mean_with_interval(torch.tensor(pairs, dtype=torch.float64))
-    spread = stdev(pairs) if len(pairs) > 1 else 0.0
-    least = detectable(spread, len(pairs)) if len(pairs) > 1 else 0.0
-    if low == high == 0:
-        sign: Sign = "equal"
-    elif low <= 0 <= high:
-        sign = "unclear"
-    else:
-        sign = "better" if (mean > 0) == ours.higher else "worse"
-    return Difference(mean, low, high, sign, spread, least)
+    return difference_of(pairs, ours.higher)
 
 
 def _beats(ours: Mapping[str, Score], theirs: Mapping[str, Score], quality: str, cost: str) -> bool:

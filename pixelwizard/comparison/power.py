@@ -1,4 +1,10 @@
-"""How small a difference a paired comparison can show, for every score: what to plan a sweep by."""
+"""How small a difference a paired comparison can show, for every score: what to plan a sweep by.
+
+Of a score of the whole set the pairs are those of the videos' shares in it. The error of its
+difference falls with the root of their number, as a mean's does; a discrepancy near 0, where it
+falls faster, shows smaller differences than stated. A Fréchet distance also has a bias that falls
+with the number: it cancels between arms of one number, and none is known of other numbers.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from pixelwizard.comparison.differences import Comparison
-from pixelwizard.config.schema import ConfigError, choice
-from pixelwizard.evaluation.score import detectable, pairs_needed
+from pixelwizard.config.generate import PlanConfig
+from pixelwizard.config.schema import ConfigError, choice, listed
+from pixelwizard.evaluation.score import Difference, detectable, pairs_needed
 from pixelwizard.io.terminal import aligned
 
 
@@ -25,26 +32,48 @@ class Power:
     needed: int | None
 
 
-def power(comparison: Comparison, pairs: int | None, metrics: Sequence[str] = ()) -> list[Power]:
-    """What so many pairs would show of every score, by default as many as were compared.
+def power_of(comparison: Comparison, config: PlanConfig) -> tuple[list[Power], list[str]]:
+    """What ``n`` pairs would show of every score, by default as many as were compared.
 
-    ``metrics`` are the scores wanted. Raises ConfigError for one that the runs have not.
+    Also a sentence for what has no figure. Raises ConfigError where ``scores`` names one that the
+    runs have not, and where nothing is left.
     """
-    if unknown := [name for name in metrics if name not in comparison.names]:
-        raise ConfigError(choice("metrics", unknown[0], comparison.names))
-    count = pairs or len(comparison.samples)
+    known = [*comparison.names, *comparison.sets]
+    if unknown := [name for name in config.scores if name not in known]:
+        raise ConfigError(choice("scores", unknown[0], known))
+    group = config.metrics.scores if config.metrics.asked else known
+    wanted = config.scores or [name for name in group if name in known]
+    lacking = ", ".join(name for name in group if name not in known)
+    notes = [f"the runs do not share these scores: {lacking}"] if lacking else []
+    pairs, found = config.n or len(comparison.samples), []
+    for name in wanted:
+        if differences := _differences(comparison, name):
+            found.append(_power(name, differences, pairs))
+        else:
+            why = next(score.why for score in comparison.sets[name].values())
+            notes.append(f"{name} has no figure: {why}")
+    if not found:
+        raise ConfigError(f"none of these scores has paired differences: {listed(wanted or group)}")
+    return found, notes
+
+
+def _differences(comparison: Comparison, name: str) -> list[Difference]:
+    """The differences of the variants from the baseline in a score."""
+    if name in comparison.sets:
+        found = [score.difference for score in comparison.sets[name].values()]
+        return [one for one in found if one]
     others = [row for row in comparison.rows if row.variant.name != comparison.baseline]
-    found = []
-    for name in metrics or comparison.names:
-        differences = [row.differences[name] for row in others]
-        middle = median(each.deviation for each in differences)
-        largest = max((each.value for each in differences), key=abs)
-        needed = pairs_needed(middle, largest) if largest else None
-        found.append(Power(name, middle, count, detectable(middle, count), largest, needed))
-    return found
+    return [row.differences[name] for row in others]
 
 
-def power_table(found: Sequence[Power]) -> str:
+def _power(name: str, differences: Sequence[Difference], pairs: int) -> Power:
+    middle = median(each.deviation for each in differences)
+    largest = max((each.value for each in differences), key=abs)
+    needed = pairs_needed(middle, largest) if largest else None
+    return Power(name, middle, pairs, detectable(middle, pairs), largest, needed)
+
+
+def power_table(found: Sequence[Power], notes: Sequence[str]) -> str:
     """For a terminal."""
     head = ("score", "deviation", f"{found[0].pairs} pairs show", "largest seen", "pairs for that")
     rows: list[tuple[str, ...]] = [head]
@@ -52,4 +81,4 @@ def power_table(found: Sequence[Power]) -> str:
         figures = (f"{number:.3g}" for number in (one.deviation, one.detectable, one.largest))
         rows.append((one.score, *figures, "-" if one.needed is None else str(one.needed)))
     legend = "differences of pairs from the baseline, told from 0 with 80 % power"
-    return "\n".join([*aligned(rows), "", legend])
+    return "\n".join([*aligned(rows), "", legend, *(f"- {note}" for note in notes)])

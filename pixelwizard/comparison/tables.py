@@ -7,12 +7,15 @@ import io
 from dataclasses import asdict
 from typing import Any
 
-from pixelwizard.comparison.differences import Comparison, Difference, Row
+from pixelwizard.comparison.differences import Comparison, Row
+from pixelwizard.comparison.sets import SetScore
+from pixelwizard.evaluation.score import Difference
 from pixelwizard.io.terminal import aligned, markdown
 
 SETS = (
-    "Scores of whole sets, not paired: the 95 % interval is that of each run over its own videos,"
-    " or over the runs of a variant that has several."
+    "Scores of whole sets: the 95 % interval is that of each run over its own videos, or over the"
+    " runs of a variant that has several; then the difference from the baseline, paired by each"
+    " video's share in the score, where the score has shares."
 )
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
 
@@ -53,12 +56,13 @@ def flat_rows(comparison: Comparison) -> list[dict[str, Any]]:
             one = scores.get(row.variant.name)
             values |= {name: one and one.value, f"{name}/low": one and one.low}
             values[f"{name}/high"] = one and one.high
+            values[f"{name}/sign"] = one and one.difference and one.difference.sign
         rows.append(values | {f"dominated/{cost}": lost for cost, lost in row.dominated.items()})
     return rows
 
 
 def to_csv(comparison: Comparison) -> str:
-    """A line per variant and score; those of sets have no paired difference."""
+    """A line per variant and score."""
     out = io.StringIO()
     head = ["arm", "score", "value", "low", "high", "difference", "difference_low"]
     head += ["difference_high", "sign", "dominated_by_seconds", "dominated_by_nfe", "videos"]
@@ -74,8 +78,10 @@ def to_csv(comparison: Comparison) -> str:
             )
     for name, scores in comparison.sets.items():
         for variant, one in scores.items():
+            apart = one.difference
+            differs = [apart.value, apart.low, apart.high, apart.sign] if apart else [""] * 4
             lines.writerow(
-                [variant, name, one.value, one.low, one.high, *[""] * 6]
+                [variant, name, one.value, one.low, one.high, *differs, "", ""]
                 + [one.videos, one.higher_is_better, one.recipe]
             )
     return out.getvalue()
@@ -135,9 +141,13 @@ def _set_cells(comparison: Comparison) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = [("variant", *heads)]
     for row in comparison.rows:
         found = [scores.get(row.variant.name) for scores in comparison.sets.values()]
-        cells = [f"{s.value:.4g} ({s.low:.4g} to {s.high:.4g})" if s else "-" for s in found]
-        table.append((row.variant.name, *cells))
+        table.append((row.variant.name, *(_set_cell(s) if s else "-" for s in found)))
     return table
+
+
+def _set_cell(score: SetScore) -> str:
+    interval = f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g})"
+    return f"{interval}, {described(score.difference)}" if score.difference else interval
 
 
 def _cell(row: Row, name: str, comparison: Comparison) -> str:

@@ -23,7 +23,7 @@ from pixelwizard.config.output import (
     VideoSettings,
 )
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.schema import ConfigError, check_range, setting, show
+from pixelwizard.config.schema import ConfigError, check_range, setting
 from pixelwizard.config.targets import Door, Part, door, title
 from pixelwizard.config.trainer import PredictionSettings
 
@@ -313,8 +313,8 @@ class PlanConfig(SamplingSettings):
     network by an ``objective``, or of a LoRA of it (``adapter``), in place of a run, on each number
     of ``gpus``. ``skip=search`` runs the demo prompts here and finds which steps of both samplers
     to skip.
-    ``power`` are folders as ``compare`` takes them: which differences of their scores, or of those
-    in ``metrics``, ``n`` pairs of prompt and seed would show.
+    ``power`` are folders as ``compare`` takes them: which differences of their scores ``n`` pairs
+    of prompt and seed would show; of the scores of ``metrics``, or of those named in ``scores``.
     """
 
     task: Literal["plan"] = "plan"
@@ -325,7 +325,8 @@ class PlanConfig(SamplingSettings):
     gpus: List[int] = setting([1, 8], low=1)
     power: List[str] = setting([], path=True)
     n: Optional[int] = setting(None, low=2)
-    metrics: List[str] = setting([])
+    metrics: MetricsSettings = setting(MetricsSettings)
+    scores: List[str] = setting([])
     adapter: AdapterSettings = setting(AdapterSettings)
     skip: Optional[Literal["search"]] = None
     format: Literal["text", "json"] = setting("text", incidental=True)
@@ -343,9 +344,7 @@ class PlanConfig(SamplingSettings):
                 )
         if self.train is not None:
             refuse_quantised(self.backbone, "train")
-        asked = f"n={self.n}" if self.n is not None else f"metrics={show(self.metrics)}"
-        if (self.n is not None or self.metrics) and not self.power:
-            raise ConfigError(f"{asked} is for power=[FOLDER]: name the runs to plan from")
+        self._check_power()
         if self.train is None and self.gpus != [1, 8]:
             raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
         if self.train is None and self.adapter.used:
@@ -358,3 +357,16 @@ class PlanConfig(SamplingSettings):
             check_objective(self.objective, self.train)
         if self.plot is not None and not self.plot.endswith(".png"):
             raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")
+
+    def _check_power(self) -> None:
+        """Scores are planned from runs; raises ConfigError."""
+        given = {"n": self.n, "metrics": self.metrics.asked, "scores": self.scores}
+        if not self.metrics.enabled:
+            raise ConfigError("metrics=none leaves nothing to plan; nearest: metrics=auto")
+        if self.scores and self.metrics.asked:
+            raise ConfigError("metrics= and scores= both choose what is planned; leave one out")
+        if not self.power and (key := next((name for name in given if given[name]), None)):
+            raise ConfigError(
+                f"{key}= needs runs that show how much scores vary; name some: pixelwizard plan"
+                f" RUNS {key}=..."
+            )

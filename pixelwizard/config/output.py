@@ -178,6 +178,12 @@ COMPUTED: Dict[str, Dict[str, Part]] = {
     },
 }
 """Of those what a network computes instead, by the setting that names the network."""
+OF_NETWORK = {
+    "clip": ("frame_consistency", "clip"),
+    "video": ("fvd", "hd_fvd", "video_mmd"),
+    "image": ("patch_fid", "patch_kid", "frame_mmd"),
+}
+"""The metrics that need a feature network, by its kind."""
 SCORED_FRAMES = 16
 """Frames that the video networks need; shorter clips are scored only if scores are asked for."""
 
@@ -216,13 +222,19 @@ class MetricsSettings:
         standard = ["hd_mse", "hd_mse_noise", *["hd_lpips"] * self.lpips]
         standard += ["high_frequency", "niqe", "si", "blur", "blockiness", "banding", "ti"]
         standard += ["flicker", "warping_error"]
-        standard += ["frame_consistency", "clip", "fvd", "hd_fvd", "video_mmd"]
-        standard += ["patch_fid", "patch_kid", "frame_mmd", "psnr", "ssim", "vmaf"]
+        standard += [name for names in OF_NETWORK.values() for name in names]
+        standard += ["psnr", "ssim", "vmaf"]
         named: Dict[str, Part] = {name.replace("_", "-"): name for name in standard}
         named |= IMPORTED
         for network, computed in COMPUTED.items():
             named |= computed if getattr(self, network) not in (None, "auto") else {}
         return {**named, **self.extra}
+
+    @property
+    def scores(self) -> List[str]:
+        """The names of the scores, without those of a network that is not named."""
+        left = [name for kind, of in OF_NETWORK.items() if not getattr(self, kind) for name in of]
+        return [name for name in self.parts if name.replace("-", "_") not in left]
 
     @property
     def asked(self) -> str:

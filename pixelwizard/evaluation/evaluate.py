@@ -156,6 +156,8 @@ class Evaluation:
                 self.report.notes.append(f"{measure.name}: {measure.problem}")
         if measure.failed:
             self.report.failed[measure.name] = measure.problem
+        if shares := measure.pseudo_values:
+            self.report.pseudo_values[measure.name] = shares
         if measure.values:
             self.report.add_per_video(measure.name, measure.recipe(1), measure.values)
 

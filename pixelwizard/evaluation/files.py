@@ -134,7 +134,7 @@ def content_hash(videos: Sequence[Path]) -> str:
     return text_digest("".join(digests))
 
 
-SCORE_FORMAT = 5
+SCORE_FORMAT = 6
 """To be raised when a score computes something else: older values are then computed again."""
 JSON = "metrics.json"
 

@@ -70,3 +70,19 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     apart = (first.mean - second.mean).square().sum()
     traces = first.covariance.trace() + second.covariance.trace()
     return max(0.0, float(apart + traces - 2 * cross))
+
+
+def influence(samples_MD: Tensor, first: Moments, second: Moments) -> Tensor:
+    """How far each of the first set's samples moves the distance, to first order: [M], of mean 0.
+
+    The derivative of the distance between Gaussians by a mean and a covariance, by way of the
+    linear map that carries the first onto the second (Knott and Smith, JOTA 43, 1984). The first
+    set needs more samples than features.
+    """
+    centred = samples_MD.double() - first.mean
+    left, singular, _ = torch.linalg.svd(first.root @ second.root)
+    inverse = torch.linalg.pinv(first.root, hermitian=True)
+    carried = inverse @ (left * singular) @ left.T @ inverse
+    found = 2 * centred @ (first.mean - second.mean)
+    found += centred.square().sum(dim=1) - (centred @ carried * centred).sum(dim=1)
+    return found - found.mean()

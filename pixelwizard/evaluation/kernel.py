@@ -51,7 +51,7 @@ class KernelDistance(SetDistance):
     """The squared discrepancy between the videos and the real ones.
 
     Unbiased, it leaves out pairs of samples of one video, and may be negative; ``biased`` counts
-    every pair. The interval draws whole videos.
+    every pair. The interval draws whole videos; the pseudo-values are the jackknife's.
     """
 
     kernel = Kernel(3, 1.0)
@@ -73,16 +73,19 @@ class KernelDistance(SetDistance):
             self._pairs(real, real),
             self._pairs(self.values, real, apart=False),
         )
-        once, drawn = torch.ones(1, len(self.values)).double(), draws(len(self.values), RESAMPLINGS)
-        times = torch.stack([torch.bincount(d, minlength=len(self.values)) for d in drawn]).double()
-        every = torch.ones(1, len(real)).double()
+        videos, every = len(self.values), torch.ones(1, len(real)).double()
+        once, drawn = torch.ones(1, videos).double(), draws(videos, RESAMPLINGS)
+        times = torch.stack([torch.bincount(d, minlength=videos) for d in drawn]).double()
 
         def discrepancy(times_RV: Tensor) -> Tensor:
             found = ours.mean(times_RV, times_RV) + theirs.mean(every, every)
             return self.scale * (found - 2 * both.mean(times_RV, every))
 
         value, resampled = float(discrepancy(once)), discrepancy(times)
-        ends = interval(value, resampled[resampled.isfinite()], len(self.values))
+        if videos > 2:  # without one of two there are no pairs
+            left = discrepancy(1 - torch.eye(videos).double())
+            self.pseudo_values = videos * value - (videos - 1) * left
+        ends = interval(value, resampled[resampled.isfinite()], videos)
         return torch.tensor([value, *ends], dtype=torch.float64)
 
     def _pairs(self, ones: list[Tensor], others: list[Tensor], apart: bool = True) -> _Pairs:

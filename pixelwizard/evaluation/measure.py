@@ -52,7 +52,18 @@ class Measure:
         self.lacking: list[str] = []
         self.short: list[str] = []
         self.failed: dict[str, str] = {}
-        self.videos = 0
+        self.taken: list[str] = []
+
+    @property
+    def videos(self) -> int:
+        """Of how many videos it is."""
+        return len(self.taken)
+
+    @property
+    def pseudo_values(self) -> dict[str, float]:
+        """Of a score of the set, each video's share in it by id; empty where it has none."""
+        found = self.metric.pseudo_values
+        return {} if found is None else dict(zip(self.taken, found.tolist(), strict=True))
 
     @property
     def wants_real_frames(self) -> bool:
@@ -77,7 +88,7 @@ class Measure:
             self.metric.update(*(frame.to(device) for frame in frames), **named)
             if self.metric.per_video:
                 (self.values[id],) = self._computed()
-            self.videos += 1
+            self.taken.append(id)
         except Unavailable as error:
             self.short.append(f"{id}: {error}")
         except ProcessLost:  # this says nothing of the video

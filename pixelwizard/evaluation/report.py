@@ -21,13 +21,14 @@ class Report:
     """Values of the set and of each video, what was skipped and why, what is to be known.
 
     ``failed`` has the metrics that raised an error, and which; ``missing`` all that have no value,
-    and why. ``recipes`` are those of the values
-    of single videos, by the name of the metric.
+    and why. ``recipes`` are those of the values of single videos, by the name of the metric;
+    ``pseudo_values`` are the videos' shares in scores of the set, by its name and their id.
     """
 
     scores: list[Score] = field(default_factory=list)
     per_video: dict[str, dict[str, float]] = field(default_factory=dict)
     recipes: dict[str, str] = field(default_factory=dict)
+    pseudo_values: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Report:
             "set": [asdict(score) for score in self.scores],
             "per_video": self.per_video,
             "recipes": self.recipes,
+            "pseudo_values": self.pseudo_values,
             "skipped": self.skipped,
             "failed": self.failed,
             "missing": self.missing,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, stdev
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ LEVELS = (0.025, 0.975)
 RESAMPLINGS = 1000
 POWER = 0.8
 NO_PAIRS = "no reference has the name, size and length of a video"
+Sign = Literal["better", "worse", "unclear", "equal"]
 
 
 class Unavailable(ValueError):
@@ -90,3 +93,33 @@ def pairs_needed(deviation: float, difference: float) -> int:
     while detectable(deviation, pairs) > abs(difference):
         pairs += 1
     return pairs
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences from the baseline, and whether its interval excludes 0.
+
+    ``deviation`` is that of the differences; ``detectable`` the smallest mean that this many pairs
+    show with 80 % power.
+    """
+
+    value: float
+    low: float
+    high: float
+    sign: Sign
+    deviation: float
+    detectable: float
+
+
+def difference_of(pairs: Sequence[float], higher_is_better: bool) -> Difference:
+    """What paired differences say."""
+    mean, low, high = mean_with_interval(torch.tensor(pairs, dtype=torch.float64))
+    spread = stdev(pairs) if len(pairs) > 1 else 0.0
+    least = detectable(spread, len(pairs)) if len(pairs) > 1 else 0.0
+    if low == high == 0:
+        sign: Sign = "equal"
+    elif low <= 0 <= high:
+        sign = "unclear"
+    else:
+        sign = "better" if (mean > 0) == higher_is_better else "worse"
+    return Difference(mean, low, high, sign, spread, least)

@@ -37,12 +37,13 @@ function fillScores() {
 
 function cell(arm, name) {
   const made = node("td", {}, figure(arm.scores[name].value));
-  const d = arm.differences[name];
-  if (arm.name !== data.baseline) {
-    const range = d.low === d.high ? "" : `, ${signed(d.low)} to ${signed(d.high)}`;
-    made.append(node("small", { class: d.sign }, `${signed(d.value)}${range} ${SIGNS[d.sign]}`));
-  }
+  if (arm.name !== data.baseline) made.append(difference(arm.differences[name]));
   return made;
+}
+
+function difference(d) {
+  const range = d.low === d.high ? "" : `, ${signed(d.low)} to ${signed(d.high)}`;
+  return node("small", { class: d.sign }, `${signed(d.value)}${range} ${SIGNS[d.sign]}`);
 }
 
 function fillSets() {
@@ -61,8 +62,12 @@ function fillSets() {
   byId("sets-legend").textContent = data.sets_legend;
 }
 
-const setCell = (score) =>
-  score ? node("td", {}, figure(score.value), node("small", {}, `${figure(score.low, 3)} to ${figure(score.high, 3)}`)) : node("td", {}, "–");
+function setCell(score) {
+  if (!score) return node("td", {}, "–");
+  const made = node("td", {}, figure(score.value), node("small", {}, `${figure(score.low, 3)} to ${figure(score.high, 3)}`));
+  if (score.difference) made.append(difference(score.difference));
+  return made;
+}
 
 function fillSettings() {
   const base = data.arms.findIndex((arm) => arm.name === data.baseline);

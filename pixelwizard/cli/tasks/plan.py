@@ -24,8 +24,9 @@ EXAMPLES = """\
   pixelwizard plan train=detail "gpus=[1,8]"          a step of training the detail network
   pixelwizard plan backbone=tiny resolution=demo schedule=unipc8 skip=search
                                                       which steps to skip, by sampling here
-  pixelwizard plan power=[outputs/schedules] n=48     the smallest differences that 48 pairs show
-  pixelwizard plan power=[outputs/schedules] metrics=[niqe,ti] n=48    of these scores alone
+  pixelwizard plan outputs/schedules metrics=real n=48
+                                                      the smallest differences that 48 pairs show
+  pixelwizard plan outputs/schedules "scores=[niqe,ti]" n=48    of these scores alone
   pixelwizard plan --video clip.mp4 resolution=4k     a clip to be refined, in its windows
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a plot"""
 
@@ -92,15 +93,15 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
 
 def _power(config: PlanConfig) -> int:
     from pixelwizard.comparison.differences import compare
-    from pixelwizard.comparison.power import power, power_table
+    from pixelwizard.comparison.power import power_of, power_table
     from pixelwizard.comparison.variants import read_variants
 
     comparison = compare(*read_variants([Path(folder) for folder in config.power]))
-    found = power(comparison, config.n, config.metrics)
+    found, notes = power_of(comparison, config)
     if config.format == "json":
-        print(json.dumps({"power": [asdict(one) for one in found]}), flush=True)
+        print(json.dumps({"power": [asdict(one) for one in found], "notes": notes}), flush=True)
     else:
-        print(power_table(found), flush=True)
+        print(power_table(found, notes), flush=True)
     return 0
 
 
@@ -126,4 +127,4 @@ def _search(config: PlanConfig) -> int:
     return 0
 
 
-COMMAND = Command(EXAMPLES, check, run)
+COMMAND = Command(EXAMPLES, check, run, word="power", words=True)

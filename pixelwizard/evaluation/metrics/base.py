@@ -148,8 +148,10 @@ class VideoMetric(Metric):
 
     ``sampling`` chooses the frames. With ``per_video`` the value of a set is the mean of its
     videos' values, with an interval; without, ``compute`` is asked once and may give [value, low,
-    high]. ``temporal`` metrics are not computed of videos of several frame rates. ``convention``
-    is what recipes say of it, ``{n}`` the number of videos.
+    high], and set ``pseudo_values``: [V], each video's share, whose mean is the value and whose
+    deviation is as though it were one of videos' values (Tukey's jackknife). ``temporal`` metrics
+    are not computed of videos of several frame rates. ``convention`` is what recipes say of it,
+    ``{n}`` the number of videos.
     """
 
     full_state_update = False
@@ -160,6 +162,7 @@ class VideoMetric(Metric):
     convention = ""
     look: Look = staticmethod(as_image)
     values: list[Tensor]
+    pseudo_values: Tensor | None = None
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False)
@@ -182,6 +185,7 @@ def completed(metric: Metric) -> Any:
     """A metric, completed by the defaults of VideoMetric."""
     known = {"sampling": VideoMetric.sampling, "per_video": True, "look": as_image}
     known |= {"temporal": False, "convention": "", "warnings": [], "prepare": lambda given: None}
+    known |= {"pseudo_values": None}
     for name, value in known.items():
         if not hasattr(metric, name):
             setattr(metric, name, value)

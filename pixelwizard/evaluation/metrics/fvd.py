@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.output import SCORED_FRAMES
-from pixelwizard.evaluation.frechet import Moments, frechet_distance
+from pixelwizard.evaluation.frechet import Moments, frechet_distance, influence
 from pixelwizard.evaluation.metrics.base import Given, Sampling
 from pixelwizard.evaluation.networks import VideoNetwork
 from pixelwizard.evaluation.reference import SetDistance, Tensors
@@ -49,9 +49,14 @@ class FrechetVideoDistance(SetDistance):
         """
         samples = torch.cat(self.values).double()
         owners = torch.repeat_interleave(torch.tensor([len(found) for found in self.values]))
-        reference = Moments(**self.real)
-        value = frechet_distance(Moments.of(samples), reference)
-        self.warnings += _too_few(len(samples), reference)
+        ours, reference = Moments.of(samples), Moments(**self.real)
+        value = frechet_distance(ours, reference)
+        if few := _too_few(len(samples), reference):
+            self.warnings += few
+        else:
+            moved = torch.zeros(len(self.values)).double()
+            moved.index_add_(0, owners, influence(samples, ours, reference))
+            self.pseudo_values = value + moved * len(self.values) / len(samples)
         resampled = []
         for drawn in draws(len(self.values), self.resamplings):
             weights = torch.bincount(drawn, minlength=len(self.values))[owners].double()
