@@ -104,6 +104,9 @@ def test_cited_rows_are_apart_with_their_source(tmp_path: Path) -> None:
     [
         ("rows: {}", "must have source: TEXT and rows"),
         ("source: x\nrows: {a: 3}", "rows.a must be"),
+        ("source: x\nrows: [a]", "rows must be {NAME: ...}, not "),
+        ("source: x\nrecipes: k345\nrows: {}", "recipes must be {NAME: ...}, not k345"),
+        ("source: x\nrows: {euler_4: {clip: 1}}", "another row is called euler_4; rename it there"),
         ("source: x\nrows: {a: {clip: much}}", "rows.a.clip"),
         ("source: x\nrows: {}\nyear: 2026", "year is none of source, rows, recipes"),
         ("source: [", "paper.yaml is not YAML"),
@@ -116,6 +119,12 @@ def test_a_file_of_cited_rows_that_is_none_is_one_sentence(
     with pytest.raises(ValueError) as refused:
         table(tmp_path / "paper.yaml")
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_cited_score_without_a_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "paper.yaml").write_text("source: x\nrows: {a: {clip: 1, hdmse: 2, vmaf: 3}}")
+    made = table(tmp_path / "paper.yaml")
+    assert "paper.yaml cites scores that have no column here: hdmse, vmaf" in made.notes
 
 
 def test_names_survive_latex_and_html() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pixelwizard.comparison.scored import Scored, Value
 from pixelwizard.config.evaluate import TableConfig
-from pixelwizard.config.schema import ConfigError, convert, listed
+from pixelwizard.config.schema import ConfigError, convert, listed, show
 from pixelwizard.config.tasks import read_yaml
 from pixelwizard.io.terminal import reason
 
@@ -77,7 +77,10 @@ def make_table(config: TableConfig, rows: Sequence[Scored], notes: Sequence[str]
     cited: dict[str, tuple[str, list[Cell]]] = {}
     shared = {column.score: column.recipe for column in columns if column.recipe}
     for file in map(Path, config.cited):
-        cited |= _cited(file, columns, shared)
+        more = _cited(file, columns, shared, remarks)
+        if twice := [row for row in more if row in {**cells, **cited}]:
+            raise ConfigError(f"cited={file}: another row is called {twice[0]}; rename it there")
+        cited |= more
     columns = [_as_cited(column, shared) for column in columns]
     if any(cell.unstated for _, line in cited.values() for cell in line):
         remarks.append("† its source states no recipe")
@@ -145,10 +148,13 @@ def _as_cited(column: Column, shared: Mapping[str, str]) -> Column:
 
 
 def _cited(
-    file: Path, columns: Sequence[Column], shared: dict[str, str]
+    file: Path, columns: Sequence[Column], shared: dict[str, str], notes: list[str]
 ) -> dict[str, tuple[str, list[Cell]]]:
-    """The rows of one file, by name; ``shared`` are the recipes by score. Raises ConfigError."""
-    key = f"cited={file}"
+    """The rows of one file, by name; ``shared`` are the recipes by score. Raises ConfigError.
+
+    Scores without a column are noted.
+    """
+    key, heads, lost = f"cited={file}", {column.score for column in columns}, set[str]()
     try:
         given: Any = read_yaml(file)
     except OSError as error:
@@ -157,9 +163,13 @@ def _cited(
         raise ConfigError(f"{key} must have source: TEXT and rows: {{NAME: {{SCORE: NUMBER}}}}")
     if unknown := given.keys() - {"source", "rows", "recipes"}:
         raise ConfigError(f"{key}: {sorted(unknown)[0]} is none of source, rows, recipes")
-    source, recipes = convert(given["source"], str, f"{key}: source"), given.get("recipes") or {}
+    source = convert(given["source"], str, f"{key}: source")
+    recipes, rows = given.get("recipes") or {}, given["rows"]
+    for name, part in (("recipes", recipes), ("rows", rows)):
+        if not isinstance(part, dict):
+            raise ConfigError(f"{key}: {name} must be {{NAME: ...}}, not {show(part)}")
     found = {}
-    for row, values in given["rows"].items():
+    for row, values in rows.items():
         place = f"{key}: rows.{row}"
         if not isinstance(values, dict):
             raise ConfigError(f"{place} must be {{SCORE: NUMBER}}")
@@ -168,6 +178,9 @@ def _cited(
         }
         line = [_cited_cell(column, numbers, recipes, shared) for column in columns]
         found[str(row)] = (source, line)
+        lost |= numbers.keys() - heads
+    if lost:
+        notes.append(f"{file.name} cites scores that have no column here: {listed(sorted(lost))}")
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pixelwizard.evaluation.luma import ROWS
 from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric
 
 
@@ -16,9 +17,12 @@ def change(frame_HWC: Tensor, before: Tensor | None) -> float | None:
     """The mean absolute difference of two uint8 frames; None for the first frame."""
     if before is None:
         return None
-    # of unsigned values: the larger minus the smaller
-    apart = frame_HWC.maximum(before) - frame_HWC.minimum(before)
-    return float(apart.sum(dtype=torch.int64)) / apart.numel()
+    total = 0
+    for strip, earlier in zip(frame_HWC.split(ROWS), before.split(ROWS), strict=True):
+        # of unsigned values: the larger minus the smaller
+        apart = strip.maximum(earlier) - strip.minimum(earlier)
+        total += int(apart.sum(dtype=torch.int64))
+    return total / frame_HWC.numel()
 
 
 class Flicker(VideoMetric):

@@ -22,6 +22,8 @@ from pixelwizard.evaluation.score import Unavailable
 
 ROWS = 540
 """Flow is sought in frames of at most this many rows."""
+STRIP = 64
+"""Rows that are compared at once."""
 
 
 def warping_error(frame_HWC: Tensor, before: Tensor | None) -> float | None:
@@ -42,17 +44,20 @@ def warping_error(frame_HWC: Tensor, before: Tensor | None) -> float | None:
     forward, backward = search.calc(one, two, None), search.calc(two, one, None)
     visible = cv2.resize(_consistent(forward, backward), (width, height)) > 0.5
     flow = cv2.resize(forward, (width, height)) * (height / rows)
-    apart = (first - _along(flow, second)) / 255
-    shown = apart[visible]
-    return float(np.square(shown, out=shown).mean(dtype=np.float64)) if shown.size else 0.0
+    total = 0.0
+    for top in range(0, height, STRIP):
+        strip = slice(top, top + STRIP)
+        apart = (first[strip] - _along(flow[strip], second, top))[visible[strip]] / 255
+        total += float(np.square(apart, out=apart).sum(dtype=np.float64))
+    return float(total / max(1, np.count_nonzero(visible)))
 
 
-def _along(flow_HW2: Any, values: Any) -> Any:
-    """Values at the places that the flow leads to."""
+def _along(flow_HW2: Any, values: Any, top: int = 0) -> Any:
+    """Values at the places that the flow leads to; its first row is the row ``top`` of them."""
     import cv2
 
-    rows, columns = np.indices(values.shape[:2], dtype=np.float32)
-    places = columns + flow_HW2[..., 0], rows + flow_HW2[..., 1]
+    rows, columns = np.indices(flow_HW2.shape[:2], dtype=np.float32)
+    places = columns + flow_HW2[..., 0], rows + (flow_HW2[..., 1] + top)
     return cv2.remap(values, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
