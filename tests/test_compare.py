@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import comparable
@@ -314,14 +315,21 @@ def pair(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def score_set(run: Path, value: float, recipe: str = "fvd/n=2", videos: int = 2) -> None:
-    """Scores as a run writes them: of its videos, and one of the whole set."""
+def score_set(
+    run: Path,
+    value: float,
+    recipe: str = "fvd/n=2",
+    videos: int = 2,
+    shares: Sequence[float] = (),
+) -> None:
+    """Scores as a run writes them: of its videos, and one of the whole set with their shares."""
     records = {path.stem: json.loads(path.read_text()) for path in run.glob("videos/*.json")}
     own = {id: {"clip-score": r["metrics"]["clip-score"]["value"]} for id, r in records.items()}
     facts = {"name": "fvd", "value": value, "low": value - 1, "high": value + 2}
     facts |= {"recipe": recipe, "videos": videos, "higher_is_better": False}
     mean = {"name": "clip-score", "higher_is_better": True}
     scores = {"per_video": own, "recipes": {"clip-score": "score/of=this"}, "set": [mean, facts]}
+    scores["pseudo_values"] = {"fvd": dict(zip(own, shares, strict=False))}
     (run / "metrics.json").write_text(json.dumps(scores))
 
 
@@ -338,6 +346,32 @@ def test_scores_of_whole_sets_stand_beside_the_paired_ones(
     assert found["b"]["value"] == "60.0" and found["b"]["sign"] == "" and len(found) == 2
     assert "| b       | 60 (59 to 62) |" in (pair / "out" / "comparison.md").read_text()
     assert '"fvd": {"a": ' in (pair / "out" / "report" / "index.html").read_text()
+
+
+def test_scores_of_sets_are_paired_by_the_shares_of_their_videos(
+    pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score_set(pair / "a", 50.0, shares=(48.0, 52.0))
+    score_set(pair / "b", 60.0, shares=(57.0, 63.0))
+    runs = [str(pair / "a"), str(pair / "b")]
+    assert main(["compare", *runs, f"out={pair / 'out'}", "tracker=none"]) == 0
+    assert "60 (59 to 62), +10 - +" in capsys.readouterr().out
+    lines = list(csv.DictReader((pair / "out" / "comparison.csv").open()))
+    (b,) = (line for line in lines if line["score"] == "fvd" and line["arm"] == "b")
+    assert float(b["difference"]) == 10 and b["sign"] == "worse"
+    assert main(["plan", *runs, "scores=[fvd]", "n=24", "format=json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["power"]
+    assert found["deviation"] == pytest.approx(2**0.5) and found["largest"] == 10
+
+
+def test_a_score_of_sets_without_shares_has_no_power_and_says_why(
+    pair: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score_set(pair / "a", 50.0)
+    score_set(pair / "b", 60.0)
+    assert main(["plan", str(pair / "a"), str(pair / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "- fvd has no figure: its runs keep no shares of single videos" in said
 
 
 def test_of_several_runs_the_mean_of_their_sets_is_shown(tmp_path: Path) -> None:

@@ -42,6 +42,17 @@ class Brightness(Metric):
 class OfTheSet(Brightness):
     per_video = False
 
+class Shared(OfTheSet):
+    def __init__(self, lost=0):
+        super().__init__()
+        self.lost, self.seen = lost, []
+    def update(self, frames):
+        super().update(frames)
+        self.seen.append(frames.mean())
+    def compute(self):
+        self.pseudo_values = torch.stack(self.seen[self.lost:])
+        return super().compute()
+
 class Broken(Brightness):
     def update(self, frames, caption="", clip=None):
         if clip.id == "clip1":
@@ -127,6 +138,15 @@ def test_a_score_of_the_whole_set_has_no_interval(tmp_path: Path, videos: Path) 
     assert score["low"] == score["value"] == score["high"] and score["videos"] == 3
     assert score["warnings"] == ["a score of the whole set, which has no interval"]
     assert all("bright" not in row for row in found["per_video"].values())
+
+
+def test_a_score_of_the_set_may_give_the_shares_of_its_videos(tmp_path: Path, videos: Path) -> None:
+    whole, less = Target("brightness.Shared"), Target("brightness.Shared", {"lost": 1})
+    found = scored(tmp_path, videos, SOME_SKIPPED, whole=whole, less=less)
+    shares = found["pseudo_values"]["whole"]
+    assert sorted(shares) == ["clip0", "clip1", "clip2"] and "less" not in found["pseudo_values"]
+    assert sum(shares.values()) / 3 == pytest.approx(of(found, "whole")["value"])
+    assert "pseudo_values has 2 shares of 3 videos" in found["failed"]["less"]
 
 
 def test_a_metric_that_raises_costs_its_own_values_alone(tmp_path: Path, videos: Path) -> None:

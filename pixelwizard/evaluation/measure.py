@@ -29,6 +29,7 @@ class Measure:
 
     ``lacking`` are the videos without what it asks for, ``short`` those with too few or only flat
     frames, and why; ``failed`` has its own errors by video, which cost its values and nothing else.
+    ``pseudo_values`` are, once a set is scored, its videos' shares in the score, where it has some.
     """
 
     def __init__(self, name: str, part: Part, given: Given) -> None:
@@ -53,17 +54,12 @@ class Measure:
         self.short: list[str] = []
         self.failed: dict[str, str] = {}
         self.taken: list[str] = []
+        self.pseudo_values: dict[str, float] = {}
 
     @property
     def videos(self) -> int:
         """Of how many videos it is."""
         return len(self.taken)
-
-    @property
-    def pseudo_values(self) -> dict[str, float]:
-        """Of a score of the set, each video's share in it by id; empty where it has none."""
-        found = self.metric.pseudo_values
-        return {} if found is None else dict(zip(self.taken, found.tolist(), strict=True))
 
     @property
     def wants_real_frames(self) -> bool:
@@ -132,7 +128,8 @@ class Measure:
         if self.metric.per_video:
             return mean_with_interval(torch.tensor([*self.values.values()], dtype=torch.float64))
         try:
-            return self._computed()
+            found, self.pseudo_values = self._computed(), self._shares()
+            return found
         except Unavailable:
             raise
         except Exception as error:
@@ -146,6 +143,15 @@ class Measure:
         if len(values) not in (1, 3) or not values.isfinite().all():
             raise ValueError(f"compute() gave {values.tolist()}, and not a finite number")
         return tuple(values.tolist())
+
+    def _shares(self) -> dict[str, float]:
+        found = self.metric.pseudo_values
+        if found is None:
+            return {}
+        shares = torch.as_tensor(found).double().flatten().tolist()
+        if len(shares) != self.videos:
+            raise ValueError(f"pseudo_values has {len(shares)} shares of {self.videos} videos")
+        return dict(zip(self.taken, shares, strict=True))
 
 
 def _is_seen(value: Any) -> bool:
