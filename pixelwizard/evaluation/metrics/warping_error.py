@@ -49,7 +49,7 @@ def warping_error(frame_HWC: Tensor, before: Tensor | None) -> float | None:
         strip = slice(top, top + STRIP)
         apart = (first[strip] - _along(flow[strip], second, top))[visible[strip]] / 255
         total += float(np.square(apart, out=apart).sum(dtype=np.float64))
-    return float(total / max(1, np.count_nonzero(visible)))
+    return total / max(1, int(visible.sum()))
 
 
 def _along(flow_HW2: Any, values: Any, top: int = 0) -> Any:
