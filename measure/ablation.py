@@ -25,22 +25,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from gates import Clip, Model, clips, laplacian, recipe_of
+from gates import laplacian, recipe_of
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
+from pixelwizard.comparison.few_step.figures import Viewers, apart
+from pixelwizard.comparison.few_step.intervals import (
+    distance_of_sets,
+    in_thousandths,
+    interval,
+    mean_of,
+    over_seeds,
+)
+from pixelwizard.comparison.few_step.networks import Networks
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.data.examples import to_video
-from pixelwizard.evaluation.frechet import Moments, frechet_distance
-from pixelwizard.evaluation.names import ASSETS, NETWORKS
-from pixelwizard.evaluation.networks import VideoNetwork
+from pixelwizard.data.held_out import Clip, clips
 
 STEPS = (2, 3, 4, 5, 8)
 SOLVERS, SIZES, EVALUATIONS = ("euler", "unipc", "dpmpp"), ("none", "raw", "snapped"), (1, 2, 4, 8)
 MANY = 50
-RESAMPLINGS = 2000
 FIGURES = ("distance", "energy", "fvd")
-FRAMES = 16
 NEEDED = ("text_encoder", "detail", "vae")
 WITHOUT_STEP_SIZES = "flow"
 """The training that is sampled without step sizes."""
@@ -73,9 +78,9 @@ class Measured:
     def __init__(self, export: Path, overrides: Sequence[str], out: Path) -> None:
         config = compose("generate", overrides)[0].config
         backbone = replace(config.backbone, folder=str(export.resolve()))
-        self.model = Model(replace(config, backbone=backbone))
+        self.model = Networks(replace(config, backbone=backbone))
         self.out = out / "clips"
-        self.video = VideoNetwork(NETWORKS["tiny-video"], ASSETS / "video", torch.device("cpu"))
+        self.viewers = Viewers()
 
     def rows(self, name: str, count: int, measure: Callable[[Clip], Row]) -> list[Row]:
         """The figures of ``count`` clips."""
@@ -105,17 +110,12 @@ class Measured:
         texts = self.model.texts(clip)
         return lambda *how: self.model.detail(sampler(*how))(noise, condition, *texts)
 
-    def features(self, frames: np.ndarray) -> list[float]:
-        """What tiny-video sees in the first frames of a clip."""
-        fitted = [self.video.fit(torch.from_numpy(frame.copy())) for frame in frames[:FRAMES]]
-        return self.video.features(torch.stack(fitted, dim=1)[None])[0].tolist()
-
     def real(self, clip: Clip) -> Row:
         """Features of the real clip, energy of the autoencoder's reconstruction."""
         real = clip.render(self.model.config.resolution.geometry)
         with torch.no_grad():
             again = self.model.decoded(self.model.vae.encode(to_video(real))[0])
-        return {"features": self.features(real), "energy": laplacian(again)}
+        return {"features": self.viewers.features(real), "energy": laplacian(again)}
 
     def steps(self, clip: Clip, step_sizes: str) -> Row:
         """Every number of steps: distance, energy and features with UniPC, Euler's distance."""
@@ -133,7 +133,7 @@ class Measured:
         return {
             "distance": apart(latent, goal),
             "energy": laplacian(frames) / ceiling,
-            "features": self.features(frames),
+            "features": self.viewers.features(frames),
         }
 
     def cross(self, clip: Clip) -> Row:
@@ -146,34 +146,6 @@ class Measured:
             for sizes in SIZES
             for count in EVALUATIONS
         }
-
-
-def apart(latent: Tensor, goal: Tensor) -> float:
-    """Mean square distance."""
-    return float((latent - goal).square().mean())
-
-
-def interval(values_SC: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float]) -> Row:
-    """``value`` of all seeds and clips, and 95 % of what other seeds and clips would give."""
-    seeds, count = values_SC.shape[:2]
-    draw = np.random.default_rng(0)
-    resampled = [
-        value(values_SC[draw.integers(seeds, size=seeds)], draw.integers(count, size=count))
-        for _ in range(RESAMPLINGS)
-    ]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"value": value(values_SC, np.arange(count)), "low": float(low), "high": float(high)}
-
-
-def mean_of(values_SC: np.ndarray, chosen: np.ndarray) -> float:
-    return float(values_SC[:, chosen].mean())
-
-
-def distance_of_sets(features_SC2D: np.ndarray, chosen: np.ndarray) -> float:
-    """FVD of generated [:, :, 0] to real [:, :, 1] features, the mean over seeds."""
-    sets = [torch.from_numpy(seed[chosen]) for seed in features_SC2D]
-    pairs = [(Moments.of(one[:, 0]), Moments.of(one[:, 1])) for one in sets]
-    return float(np.mean([frechet_distance(one, other) for one, other in pairs]))
 
 
 def compared(found: dict[str, list[list[Row]]], against: str) -> list[Row]:
@@ -198,13 +170,6 @@ def compared(found: dict[str, list[list[Row]]], against: str) -> list[Row]:
 
 def column(seeds: list[list[Row]], name: str, figure: str) -> np.ndarray:
     return np.array([[row[name][figure] for row in rows] for rows in seeds])
-
-
-def over_seeds(values: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float]) -> Row:
-    """The mean, the least and the greatest of the seeds: sets with repeated clips lie farther."""
-    every = np.arange(values.shape[1])
-    single = [value(values[seed : seed + 1], every) for seed in range(len(values))]
-    return {"value": float(np.mean(single)), "low": min(single), "high": max(single)}
 
 
 def written(rows: Iterable[Row], figures: Sequence[str]) -> str:
@@ -284,12 +249,6 @@ def cross(given: argparse.Namespace) -> None:
         lines.append(f"{solver}: clips closer with step sizes, of {len(rows)}, by NFE: {ahead}")
     (given.out / "cross.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-
-
-def in_thousandths(figure: Row) -> str:
-    """Value and interval."""
-    value, low, high = (1000 * figure[key] for key in ("value", "low", "high"))
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,40 +23,30 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from judge import judge
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
+from pixelwizard.comparison.few_step.figures import enlarge, psnr
+from pixelwizard.comparison.few_step.networks import Networks
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
-from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.train import DegradationSettings
 from pixelwizard.data import shapes
-from pixelwizard.data.examples import degraded, shrink, to_video
-from pixelwizard.diffusion.sampling import initial_noise
-from pixelwizard.diffusion.schedules import make_schedule
+from pixelwizard.data.examples import to_video
+from pixelwizard.data.held_out import Clip, clips
+from pixelwizard.evaluation.judge import judge
 from pixelwizard.io.image import cover
 from pixelwizard.models.checkpoints import require_weights, weights_digest
-from pixelwizard.models.shortcut.network import ShortcutDiT
-from pixelwizard.models.wan.vae import WanVAE, to_pixels
-from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
-from pixelwizard.stages.decode import Decode
-from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
 JUDGED = ("colour", "background", "motion", "shape")
-FIRST_SCENE = 5_000_000
-"""The scene of the first clip; the trainings' held-out examples start at 0 and 1,000,000."""
 REFERENCE = DegradationSettings(shrink=[2.8, 5.6], blurred=1.0, kernels=[5], deviation=[1.9, 2.7])
 """The reference's degradation in parts of a picture, at anchors of 160 lines (conf/data/shapes)."""
 SHEET_ROWS, SHEET_FRAMES, FRAME_WIDTH = 16, 5, 256
@@ -71,75 +61,7 @@ Row = dict[str, float]
 Pictures = list[np.ndarray]
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One held-out caption, a real scene of it, and the seeds of a generated one."""
-
-    number: int
-    text: str
-
-    @property
-    def scene(self) -> shapes.Scene:
-        """The real clip."""
-        return shapes.scene_for(self.text, FIRST_SCENE + self.number)
-
-    def render(self, size: Geometry) -> np.ndarray:
-        """The real clip's frames, uint8 [T, H, W, 3]."""
-        return shapes.render(self.scene, size.width, size.height, size.frames)
-
-
-class Model:
-    """The networks of a configuration, each loaded when it is first needed."""
-
-    def __init__(self, config: GenerateConfig) -> None:
-        self.config = config
-
-    @cached_property
-    def encode_text(self) -> EncodeText:
-        return EncodeText(load_text_encoder(self.config.backbone))
-
-    @cached_property
-    def vae(self) -> WanVAE:
-        return load_vae(self.config.backbone)
-
-    @cached_property
-    def anchor(self) -> Anchor:
-        schedule = make_schedule(self.config.anchor, self.config.resolution.anchor_shift)
-        return Anchor(load_anchor(self.config.backbone), schedule, self.config.anchor.guidance)
-
-    @cached_property
-    def detail_network(self) -> ShortcutDiT:
-        return load_detail(self.config.backbone)
-
-    def detail(self, sampler: SamplerSettings) -> Detail:
-        """The second stage with another schedule."""
-        schedule = make_schedule(sampler, self.config.resolution.shift)
-        return Detail(self.detail_network, schedule, sampler.guidance)
-
-    def texts(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        return self.encode_text(clip.text), self.encode_text(self.config.backbone.negative_prompt)
-
-    def noise(self, clip: Clip, size: Geometry, stream: int) -> Tensor:
-        shape = (self.config.backbone.dit.in_dim, *size.latent_grid)
-        return initial_noise(shape, 10_000 * stream + clip.number)
-
-    def decoded(self, latent_CTHW: Tensor) -> np.ndarray:
-        """uint8 [T, H, W, 3]."""
-        return np.concatenate(list(Decode(self.vae)(latent_CTHW)))
-
-    def condition(
-        self, clip: Clip, rule: DegradationSettings | None = None
-    ) -> tuple[np.ndarray, Tensor]:
-        """A real clip and the anchor latent of its reduced version, degraded if there is a rule."""
-        real = clip.render(self.config.resolution.geometry)
-        video, size = to_video(real), self.config.resolution.anchor_geometry
-        draw = random.Random(clip.number)
-        small = degraded(video, size, rule, draw) if rule else shrink(video, size)
-        with torch.no_grad():
-            return real, self.vae.encode(small)[0]
-
-
-def measure_vae(model: Model, clip: Clip) -> tuple[Row, Pictures]:
+def measure_vae(model: Networks, clip: Clip) -> tuple[Row, Pictures]:
     """Reconstructions at both sizes."""
     row, pictures = {}, []
     size = model.config.resolution
@@ -152,14 +74,14 @@ def measure_vae(model: Model, clip: Clip) -> tuple[Row, Pictures]:
     return row, pictures
 
 
-def measure_anchor(model: Model, clip: Clip) -> tuple[Row, Pictures]:
+def measure_anchor(model: Networks, clip: Clip) -> tuple[Row, Pictures]:
     """The first stage alone."""
     noise = model.noise(clip, model.config.resolution.anchor_geometry, stream=1)
     frames = model.decoded(model.anchor(noise, *model.texts(clip)))
     return judged(frames, clip.text, "anchor"), [frames]
 
 
-def measure_pipeline(model: Model, clip: Clip) -> tuple[Row, Pictures]:
+def measure_pipeline(model: Networks, clip: Clip) -> tuple[Row, Pictures]:
     """Both stages."""
     size, texts = model.config.resolution, model.texts(clip)
     anchor = model.anchor(model.noise(clip, size.anchor_geometry, stream=1), *texts)
@@ -170,7 +92,7 @@ def measure_pipeline(model: Model, clip: Clip) -> tuple[Row, Pictures]:
     return row, [small, frames]
 
 
-def measure_image(model: Model, clip: Clip) -> tuple[Row, Pictures]:
+def measure_image(model: Networks, clip: Clip) -> tuple[Row, Pictures]:
     """Both stages, given the first frame of the real clip; and the anchor told another motion."""
     size, texts = model.config.resolution, model.texts(clip)
     shape, small = ((g.width, g.height) for g in (size.geometry, size.anchor_geometry))
@@ -199,7 +121,7 @@ def other_motion(scene: shapes.Scene) -> str:
     return "moves right" if scene.x[0] < 0.5 else "moves left"
 
 
-def measure_detail(model: Model, clip: Clip) -> tuple[Row, Pictures]:
+def measure_detail(model: Networks, clip: Clip) -> tuple[Row, Pictures]:
     """The second stage given a real anchor, and given a degraded one."""
     real = clip.render(model.config.resolution.geometry)
     with torch.no_grad():
@@ -217,7 +139,7 @@ def measure_detail(model: Model, clip: Clip) -> tuple[Row, Pictures]:
 
 
 def from_anchor(
-    model: Model, clip: Clip, rule: DegradationSettings | None
+    model: Networks, clip: Clip, rule: DegradationSettings | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The decoded anchor of a real clip enlarged, and what the detail stage makes of the anchor."""
     size = model.config.resolution.geometry
@@ -227,7 +149,7 @@ def from_anchor(
     return enlarge(model.decoded(condition), size), model.decoded(latent)
 
 
-def measure_shortcut(model: Model, clip: Clip) -> tuple[Row, Pictures]:
+def measure_shortcut(model: Networks, clip: Clip) -> tuple[Row, Pictures]:
     """Four steps against fifty."""
     settings = model.config.schedule
     real, condition = model.condition(clip)
@@ -250,7 +172,7 @@ def measure_shortcut(model: Model, clip: Clip) -> tuple[Row, Pictures]:
     return row, []
 
 
-PARTS: dict[str, tuple[Callable[[Model, Clip], tuple[Row, Pictures]], tuple[str, ...]]] = {
+PARTS: dict[str, tuple[Callable[[Networks, Clip], tuple[Row, Pictures]], tuple[str, ...]]] = {
     "vae": (measure_vae, ("vae",)),
     "anchor": (measure_anchor, ("text_encoder", "anchor", "vae")),
     "pipeline": (measure_pipeline, ("text_encoder", "anchor", "detail", "vae")),
@@ -261,25 +183,12 @@ PARTS: dict[str, tuple[Callable[[Model, Clip], tuple[Row, Pictures]], tuple[str,
 """What measures a part, and the weights that it needs."""
 
 
-def psnr(video: np.ndarray, real: np.ndarray) -> float:
-    """dB over all pixels and frames of uint8 clips."""
-    error = float(np.mean((video.astype(np.float32) - real) ** 2))
-    return 10 * float(np.log10(255**2 / max(error, 1e-9)))
-
-
 def laplacian(video: np.ndarray) -> float:
     """Mean square of the five-point Laplacian of uint8 frames: energy at the finest scales."""
     x = video.astype(np.float32)
     middle = 4 * x[:, 1:-1, 1:-1]
     around = x[:, :-2, 1:-1] + x[:, 2:, 1:-1] + x[:, 1:-1, :-2] + x[:, 1:-1, 2:]
     return float(np.mean((middle - around) ** 2))
-
-
-def enlarge(video: np.ndarray, size: Geometry) -> np.ndarray:
-    """uint8 frames at another size, bicubically."""
-    frames = to_video(video)[0].transpose(0, 1)
-    large = F.interpolate(frames, (size.height, size.width), mode="bicubic")
-    return to_pixels(large.transpose(0, 1)).numpy()
 
 
 def judged(video: np.ndarray, text: str, name: str) -> Row:
@@ -289,13 +198,7 @@ def judged(video: np.ndarray, text: str, name: str) -> Row:
     return {f"{name} {key}": value for key, value in {**right, "all": min(right.values())}.items()}
 
 
-def clips(count: int) -> list[Clip]:
-    """Held-out captions, all different, always in the same order."""
-    texts = shapes.prompts("heldout", count, seed=1)
-    return [Clip(number, text) for number, text in enumerate(texts)]
-
-
-def measure(part: str, model: Model, count: int, out: Path | None) -> list[Row]:
+def measure(part: str, model: Networks, count: int, out: Path | None) -> list[Row]:
     """The figures of ``count`` clips, those kept below ``out`` not again."""
     function, needed = PARTS[part]
     require_weights(model.config.backbone, needed)
@@ -377,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.folder:
         folder = str(Path(given.folder).resolve())
         config = replace(config, backbone=replace(config.backbone, folder=folder))
-    model = Model(config)
+    model = Networks(config)
     print("| part | figure | mean | N |\n|---|---|---|---|")
     notes = []
     for part in given.part or ["vae", "pipeline", "detail", "shortcut"]:

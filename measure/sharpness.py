@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from gates import FIRST_SCENE, REFERENCE
+from gates import REFERENCE
 from refine import ANCHOR, FRAMES, VIDEO
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import blur, degraded, resized, shrink, to_video
+from pixelwizard.data.held_out import FIRST_SCENE
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.models.wan.vae import to_pixels

@@ -23,12 +23,9 @@ import torch
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.training.draws import generator
 from pixelwizard.training.train import make_module
-from pixelwizard.training.velocity import VelocityNetwork
+from pixelwizard.training.work import DRAWN, WITH_GRADIENT, drawn
 
-WITH_GRADIENT = 3
-DRAWN = 400
 METHODS: dict[str, list[str]] = {
     "flow": ["objective=flow"],
     "shortcut": ["objective=shortcut"],
@@ -56,18 +53,12 @@ def cost_of(config: TrainConfig, repeats: int) -> Cost:
     """The mean step of a training, over the kinds of step that it draws."""
     module: Any = make_module(config)
     optimizer, total = module.configure_optimizers(), Cost()
-    shares = Counter(drawn(module, step) for step in range(DRAWN))
+    shares = Counter(drawn(module.objective, step) for step in range(DRAWN))
     for kind, count in shares.items():
         one = min((timed(module, optimizer, kind) for _ in range(repeats)), key=lambda c: c.seconds)
         total.seconds += one.seconds * count / DRAWN
         total.passes += one.passes * count / DRAWN
     return total
-
-
-def drawn(module: VelocityNetwork, step: int) -> str:
-    """The kind of a step's target."""
-    module.objective.begin(step, step / DRAWN)
-    return module.objective.target_kind(generator(0, step), step / DRAWN)
 
 
 def timed(module: Any, optimizer: torch.optim.Optimizer, kind: str) -> Cost:

@@ -134,6 +134,10 @@ def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
         from pixelwizard.generation.run import generate
 
         return generate
+    if isinstance(config, TrainConfig) and config.comparison.budget is not None:
+        from pixelwizard.comparison.few_step.run import train_compared
+
+        return train_compared
     if isinstance(config, TrainConfig):
         from pixelwizard.training.train import train
 

@@ -34,7 +34,7 @@ LIGHT = (
 )
 ROOMS = (
     *("config", "io", "parallel", "models", "data", "diffusion", "stages", "records", "tracking"),
-    *("planning", "evaluation", "generation", "training", "bench", "worker", "comparison"),
+    *("planning", "evaluation", "generation", "training", "bench", "comparison", "worker"),
     *("launch", "cli", "api", "__main__"),
 )
 """From the ground up: a room imports from itself and from those before it."""

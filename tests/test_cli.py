@@ -590,7 +590,8 @@ def test_an_experiment_can_be_a_sweep(launched: Launched) -> None:
         "      schedule: shortcut4,euler4\n      seed: 0,1\n"
     )
     assert main(["experiments=both", "seed=7"]) == 0
-    assert [folder.name for folder in launched.folders] == ["schedule=shortcut4", "schedule=euler4"]
+    names = ["schedule=shortcut4,seed=7", "schedule=euler4,seed=7"]
+    assert sorted(folder.name for folder in launched.folders) == sorted(names)
     assert launched.config().seed == 7
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from judge import Verdict, judge, read_clip, score
 
 from pixelwizard.data.shapes import Scene, caption, render, scene, scene_for
+from pixelwizard.evaluation.judge import Verdict, judge, score
+from pixelwizard.io.reading import read_frames
 
 SCENES = [scene(31 * seed, split) for seed in range(15) for split in ("train", "heldout")]
 
@@ -45,7 +46,7 @@ def test_the_verdict_survives_a_compressed_video_file(tmp_path: Path) -> None:
     for frame in clip(drawn):
         writer.send(frame)
     writer.close()
-    shown = read_clip(path)
+    shown = np.stack(list(read_frames(path)))
     assert shown.shape == (17, 160, 256, 3)
     assert judge(shown) == Verdict("cyan", "cross", "shrinks", "purple")
 

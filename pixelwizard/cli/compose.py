@@ -290,15 +290,23 @@ def compose(
             if chosen.swept and not sweep:
                 raise ConfigError(f"{chosen.swept[0]} is one of several values; -m runs them all")
             composed = made.compose(chosen.all)
-            own_keys = {override.split("=", 1)[0] for override in chosen.all}
+            given = {_swept_key(override): override for override in chosen.all}
             params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
-            more = [f"{key}={value}" for key, value in params.items() if key not in own_keys]
+            more = [f"{key}={value}" for key, value in params.items() if key not in given]
             for inner in _combinations(checked(task, more, True, own)):
                 final = made.compose(inner.all + chosen.all) if more else composed
                 swept = (*chosen.swept, *inner.swept)
+                if swept or sweep:  # one value in place of the experiment's several names a job too
+                    single = [given[key] for key in params if key in given]
+                    swept = (*swept, *(word for word in single if word not in swept))
                 config = made.config(final, prompts)
                 jobs.append(Composed(config, swept, _part(final, "launcher")))
     return jobs
+
+
+def _swept_key(override: str) -> str:
+    """The key that an override takes the place of in a sweep: a class is that of its group."""
+    return override.split("=", 1)[0].removesuffix(f".{TARGET}")
 
 
 def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Composed | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import List, Literal, Optional
+from typing import List, Literal, Optional, Tuple, get_args
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import ResolutionSettings
@@ -29,6 +29,8 @@ from pixelwizard.config.trainer import PredictionSettings
 
 DIFFUSION = "pixelwizard.diffusion"
 NOISE = "noise"
+StepSizes = Literal["none", "raw", "snapped", "whole"]
+STEP_SIZES: Tuple[str, ...] = get_args(StepSizes)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class SamplerSettings:
     shift: Optional[float] = setting(None, low=0.01)
     guidance: float = setting(5.0, low=0.0)
     guided_steps: Optional[List[int]] = None
-    step_sizes: Literal["none", "raw", "snapped", "whole"] = "none"
+    step_sizes: StepSizes = "none"
 
     def check(self, key: str) -> None:
         """Decreasing timesteps inside (0, 1000], existing guided steps; raises ConfigError.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.comparison import FEWEST_FRAMES, ComparisonSettings
 from pixelwizard.config.generate import RunSettings, StagesSettings, refuse_quantised
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, ResolutionSettings
 from pixelwizard.config.lora import AdapterSettings, check_adapter
@@ -252,6 +253,7 @@ class TrainConfig(StagesSettings):
     )
     checkpoint: CheckpointSettings = setting(CheckpointSettings, incidental=True)
     samples: SampleSettings = setting(SampleSettings, incidental=True)
+    comparison: ComparisonSettings = setting(ComparisonSettings, later=True)
     seed: int = setting(0, low=0, high=2**31)
 
     @property
@@ -286,6 +288,28 @@ class TrainConfig(StagesSettings):
                 f"samples.every={self.samples.every} needs held-out examples of an anchor or a"
                 " detail network; use samples.every=0"
             )
+        check_comparison(self)
+
+
+def check_comparison(config: TrainConfig) -> None:
+    """An arm of a comparison trains a whole detail network on the shapes; raises ConfigError."""
+    if config.comparison.budget is None:
+        return
+    data, given = config.data, f"comparison.budget={config.comparison.budget}"
+    if config.part != "detail":
+        raise ConfigError(f"{given} is for the detail network, not for {config.part}; stage=detail")
+    if data.target is not None or data.kind != "shapes":
+        raise ConfigError(
+            f"{given} needs data=shapes, not data={title(data.target or data.kind)}: it measures on"
+            " clips of the shapes that no training sees, and judges what they show"
+        )
+    if config.adapter.used:
+        raise ConfigError(f"{given} compares whole networks; use adapter=none")
+    if config.comparison.decoded and config.resolution.frames < FEWEST_FRAMES:
+        raise ConfigError(
+            f"resolution.frames={config.resolution.frames} are too few for {given}, which needs"
+            f" {FEWEST_FRAMES}; use these, or comparison.decoded=[]"
+        )
 
 
 def check_training_ranks(config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pixelwizard.cli.compose import Composed, compose
 from pixelwizard.cli.sweeps.launchers import at_once, launcher_of, on_node
-from pixelwizard.cli.sweeps.ledger import SweepJob, job_name, run_sweep
+from pixelwizard.cli.sweeps.ledger import INTERRUPTS, Launch, SweepJob, job_name, run_sweep
 from pixelwizard.cli.sweeps.search import run_search
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
@@ -53,11 +53,25 @@ def sweep(request: SweepRequest, jobs: Sequence[Composed]) -> int:
     launch = launcher_of(launcher, request.folder)
     with crew(at_once(launcher), forked=True):
         if search is None:
-            made = [request.job(job, job.swept) for job in jobs]
-            return run_sweep(request.folder, {job.folder.name: job for job in made}, launch)
+            return run_jobs(request, [request.job(job, job.swept) for job in jobs], launch)
 
         def make_job(overrides: Sequence[str]) -> SweepJob:
             (job,) = compose(request.task, [*search.fixed, *overrides], request.prompts)
             return request.job(job, overrides)
 
         return run_search(request.folder, search, launch, make_job)
+
+
+def run_jobs(request: SweepRequest, jobs: Sequence[SweepJob], launch: Launch) -> int:
+    """Run the jobs of a sweep, after those that come first; returns the exit code."""
+    study = command(request.task).study(request.folder, {job.swept: job.config for job in jobs})
+    first = {
+        name: SweepJob(request.task, config, (), request.command_line)
+        for name, config in study.first.items()
+    }
+    if first and (code := run_sweep(request.folder, first, launch)):
+        return code
+    code = run_sweep(request.folder, {job.folder.name: job for job in jobs}, launch)
+    if code not in INTERRUPTS:
+        study.last()
+    return code

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -23,6 +24,18 @@ def run_in_workers(config: Any, command_line: Sequence[str]) -> int:
 
 
 @dataclass(frozen=True)
+class Study:
+    """What a sweep's jobs need and make together.
+
+    ``first`` are jobs that must be done before all others, by name; ``last`` is called once the
+    others have ended, and says on the terminal what it wrote.
+    """
+
+    first: Mapping[str, Any] = field(default_factory=dict)
+    last: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
 class Command:
     """One task: examples that run as written, and its functions.
 
@@ -30,6 +43,8 @@ class Command:
     the exit code. ``config`` is the task's root dataclass; ``word`` is the key that a bare word on
     the command line gives a value to, all of them a list if ``words``; ``finished(config)`` says
     whether a run that ended well still has its results, so that a sweep need not repeat it.
+    ``study(folder, jobs)`` is what the jobs of a sweep, by their swept values, have together; it
+    raises ValueError where they do not fit.
     """
 
     examples: str
@@ -38,6 +53,7 @@ class Command:
     word: str | None = None
     words: bool = False
     finished: Callable[[Any], bool] = lambda config: True
+    study: Callable[[Path, Mapping[tuple[str, ...], Any]], Study] = lambda folder, jobs: Study()
 
 
 TASKS = {

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from pixelwizard.cli.tasks import Command
+from pixelwizard.cli.tasks import Command, Study
+from pixelwizard.comparison.few_step.kept import (
+    START,
+    check_against,
+    is_measured,
+    label,
+    start_config,
+)
+from pixelwizard.config.comparison import ARMS
 from pixelwizard.config.objective import STAGES
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import DataSettings, TrainConfig
@@ -21,6 +31,8 @@ EXAMPLES = """\
   pixelwizard train experiments=train_tiny_video         and a small video network
   pixelwizard train objective=flow stage=detail trainer.max_steps=100 run_dir=FOLDER
   pixelwizard train parallel=fsdp parallel.prompts=2 trainer.max_steps=100
+  pixelwizard train experiments=compare_objectives sweep_dir=FOLDER   objectives side by side
+  pixelwizard train experiments=compare_objectives sweep_dir=FOLDER objective=MINE   and yours
 
 Repeat a command to continue an interrupted training; run_dir=FOLDER/export has the weights."""
 
@@ -55,7 +67,28 @@ def check_clips(data: DataSettings) -> None:
 
 def finished(config: TrainConfig) -> bool:
     """Whether a training that ended well still has what it exported."""
-    return (Path(config.run_dir) / "export").is_dir()
+    is_there = (Path(config.run_dir) / "export").is_dir()
+    return is_there and (config.comparison.budget is None or is_measured(config))
 
 
-COMMAND = Command(EXAMPLES, check, finished=finished)
+def study(folder: Path, jobs: Mapping[tuple[str, ...], TrainConfig]) -> Study:
+    """The arms of a comparison start from one network, made first, and share a page."""
+    arms = {swept: config for swept, config in jobs.items() if config.comparison.budget in ARMS}
+    if not arms:
+        return Study()
+    one = next(iter(arms.values()))
+    check_against(one.comparison.against, map(label, arms), folder)
+    first = {} if one.comparison.start else {START: start_config(one, folder)}
+    return Study(first, lambda: show_page(folder, one))
+
+
+def show_page(folder: Path, arm: TrainConfig) -> None:
+    """Write the page of a comparison and say where it is."""
+    from pixelwizard.comparison.few_step.page import PAGE, write_page  # with torch and matplotlib
+
+    for name in write_page(folder, arm):
+        print(f"{name} is not measured, so it is not on the page", file=sys.stderr)
+    print(folder / PAGE)
+
+
+COMMAND = Command(EXAMPLES, check, finished=finished, study=study)

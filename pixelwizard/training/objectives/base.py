@@ -48,7 +48,8 @@ class Objective(nn.Module, ABC):
     that starts as the teacher and is trained in the steps of the kind ``score``, at ``score_lr``
     times the rates. ``keeps_teacher``: the teacher changes and belongs into the checkpoint.
     Buffers are part of the checkpoint too. ``step`` and ``progress`` (0..1) are those of the
-    training when a step begins.
+    training when a step begins. ``sampled_with`` are the step sizes that its network is sampled
+    with (``schedule.step_sizes``): ``raw``, or ``none`` where it learns none.
     """
 
     kinds: tuple[str, ...] = (FLOW,)
@@ -64,6 +65,7 @@ class Objective(nn.Module, ABC):
         self.shift = flow.shift or shift
         self.grid: TrainingGrid = training_grid(self.shift, flow)
         self.step, self.progress = 0, 0.0
+        self.sampled_with = "raw" if self.uses_step_sizes else "none"
 
     def begin(self, step: int, progress: float) -> bool:
         """A step begins; True if the student's weights are to become the teacher's before it."""

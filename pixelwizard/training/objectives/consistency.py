@@ -45,6 +45,7 @@ class Consistency(Objective):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.settings = config.objective.consistency
+        self.sampled_with = "whole"
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         discrete = self.settings.kind == "discrete"

@@ -42,6 +42,7 @@ class DMD(Objective):
         super().__init__(config)
         self.settings, self.seed = config.objective.dmd, config.seed
         self.score_lr = self.settings.score_lr
+        self.sampled_with = "whole" if self.settings.rollout == "renoise" else "raw"
 
     def target_kind(self, generator: torch.Generator, progress: float) -> str:
         return DISTRIBUTION if self.step % self.settings.ratio == self.settings.ratio - 1 else SCORE

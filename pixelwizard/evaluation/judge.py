@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 
 from pixelwizard.data.shapes import BACKGROUNDS, COLOURS, SHAPES, distance, scene_for
@@ -56,13 +54,6 @@ def _template(shape: str) -> _Template:
 
 
 TEMPLATES = {shape: _template(shape) for shape in SHAPES}
-
-
-def read_clip(path: Path | str) -> np.ndarray:
-    """All frames of a video file: uint8 [T, H, W, 3]."""
-    reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return np.stack([np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader])
 
 
 def judge(clip: np.ndarray) -> Verdict:

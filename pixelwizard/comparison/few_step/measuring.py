@@ -1,0 +1,111 @@
+"""Samples held-out clips with a trained network and keeps the figures of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pixelwizard.comparison.few_step.figures import Viewers, apart, psnr
+from pixelwizard.comparison.few_step.kept import Row, clip_file, kept_in, missing_in, read_row
+from pixelwizard.comparison.few_step.networks import Networks
+from pixelwizard.config.comparison import MOST_CLIPS
+from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.data.held_out import Clip, clips
+from pixelwizard.evaluation.judge import score
+from pixelwizard.io.files import write_json
+from pixelwizard.io.terminal import Line
+from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.models.wan.files import read_tensors, save
+
+MANY, REAL = 50, 24
+"""Steps of the goal; real clips for the distance of sets, which come after all that are sampled."""
+JUDGED = ("colour", "background", "motion", "shape")
+GOAL = "latent"
+
+
+class Measuring:
+    """The detail stage of a run with held-out clips; ``goals`` is the starting network's folder."""
+
+    def __init__(self, config: TrainConfig, goals: Path, device: torch.device) -> None:
+        self.config, self.goals = config, goals
+        self.networks, self.viewers = Networks(config, device), Viewers(device)
+        self._given: dict[int, tuple[Tensor, ...]] = {}
+
+    def measure(
+        self, name: str, network: ShortcutDiT, sampler: Mapping[str, object], what: str
+    ) -> None:
+        """The missing figures of all clips, kept as those of the network ``name``."""
+        self.networks.detail_network = network
+        settings, line = self.config.comparison, Line()
+        for number, clip in enumerate(clips(settings.clips), start=1):
+            path = clip_file(self.config.run_dir, name, clip.number)
+            row = read_row(path)
+            for count in missing_in(row, settings):
+                line.show(f"{what}: clip {number} of {settings.clips}, {count} passes")
+                decode = count in settings.decoded
+                row[f"{count}"] = self.figures(clip, dict(sampler, steps=count), decode)
+                write_json(path, row)
+        line.say(f"{what}: measured on {settings.clips} clips")
+
+    def latent(self, clip: Clip, sampler: Mapping[str, object]) -> Tensor:
+        """Sampled from the clip's anchor and noise."""
+        stage = self.networks.detail(SamplerSettings(**{"solver": "euler", **sampler}))  # type: ignore[arg-type]
+        return stage(*self.given(clip))
+
+    def given(self, clip: Clip) -> tuple[Tensor, ...]:
+        """What a clip is sampled from: noise, the latent of its anchor, both texts."""
+        if clip.number not in self._given:
+            noise = self.networks.noise(clip, self.config.resolution.geometry, stream=2)
+            condition = self.networks.condition(clip)[1]
+            self._given[clip.number] = (noise, condition, *self.networks.texts(clip))
+        return self._given[clip.number]
+
+    def goal(self, clip: Clip) -> Tensor:
+        """The starting network's latent of many steps. Raises ValueError without a readable one."""
+        return read_tensors(self.goal_file(clip))[GOAL].to(self.networks.device)
+
+    def goal_file(self, clip: Clip) -> Path:
+        """Where a goal is."""
+        return kept_in(self.goals) / "goals" / f"{clip.number:03d}.safetensors"
+
+    def make_goals(self, network: ShortcutDiT, guidance: float) -> None:
+        """The goals of all clips that have none."""
+        self.networks.detail_network = network
+        settings, line = self.config.comparison, Line()
+        for number, clip in enumerate(clips(settings.clips), start=1):
+            if self.goal_file(clip).is_file():
+                continue
+            line.show(f"start: clip {number} of {settings.clips}, {MANY} steps")
+            sampler = {"solver": "unipc", "steps": MANY, "guidance": guidance}
+            latent = self.latent(clip, sampler)
+            save({GOAL: latent.cpu()}, self.goal_file(clip), torch.float32)
+
+    def figures(self, clip: Clip, sampler: Mapping[str, object], decode: bool) -> Row:
+        """Distance, and of the decoded clip PSNR, features and what the judge says."""
+        latent = self.latent(clip, sampler)
+        row: Row = {"distance": apart(latent, self.goal(clip))}
+        if not decode:
+            return row
+        video = self.networks.decoded(latent)
+        real = clip.render(self.config.resolution.geometry)
+        right = score([video], [clip.text])
+        row |= {
+            "psnr": psnr(video, real),
+            "judge": sum(right[name] for name in JUDGED) / len(JUDGED),
+            "features": self.viewers.features(video),
+            "real": self.viewers.features(real),
+        }
+        return row | ({"images": self.viewers.images(video)} if self.viewers.sees_images else {})
+
+    def look_at_real(self) -> None:
+        """Keep what the image network sees in real clips that nothing else uses."""
+        path = kept_in(self.config.run_dir) / "real_images.json"
+        if path.is_file() or not self.config.comparison.decoded or not self.viewers.sees_images:
+            return
+        size = self.config.resolution.geometry
+        others = clips(MOST_CLIPS + REAL)[-REAL:]
+        write_json(path, {"images": [self.viewers.images(clip.render(size)) for clip in others]})

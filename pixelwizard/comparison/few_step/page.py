@@ -1,0 +1,223 @@
+"""The page of a comparison of objectives: its tables as text. S seeds, C clips, D features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixelwizard.comparison.few_step.figure import draw
+from pixelwizard.comparison.few_step.intervals import (
+    distance_of_sets,
+    ends,
+    in_thousandths,
+    interval,
+    mean_of,
+    over_seeds,
+    with_ends,
+)
+from pixelwizard.comparison.few_step.kept import (
+    ARM,
+    START,
+    Row,
+    arms_below,
+    kept_in,
+    measured_in,
+    read_config,
+    rows_of,
+    start_of,
+)
+from pixelwizard.config.comparison import ARMS, ComparisonSettings
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.evaluation.kernel import Kernel
+from pixelwizard.io.files import read_json, write_json, write_text
+from pixelwizard.io.terminal import markdown
+
+PAGE, VALUES = "objectives.md", "objectives.json"
+KERNEL = Kernel(3, 1.0)
+FEATURES = ("features", "real", "images")
+"""Figures of a decoded clip that are numbers only together."""
+Seeds = Mapping[int | None, Sequence[Row]]
+"""The rows of an arm, by seed; those of a network that no arm trained have the seed None."""
+Arms = dict[str, Seeds]
+
+
+@dataclass
+class Found:
+    """Everything that is measured: the rows by budget and arm, the costs by arm."""
+
+    known: Arms = field(default_factory=dict)
+    arms: dict[str, dict[str, dict[int | None, list[Row]]]] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def of(self, budget: str) -> Arms:
+        """The networks that no arm trained, and the arms of a budget."""
+        return {**self.known, **self.arms[budget]}
+
+
+def write_page(folder: Path, first: TrainConfig) -> list[str]:
+    """The tables, the figures and all values of a sweep's folder; names of arms left out.
+
+    ``first`` is one of the sweep's arms.
+    """
+    settings = first.comparison
+    found, left_out = read_found(folder, settings, start_of(first))
+    real = kept_in(start_of(first)) / "real_images.json"
+    images = torch.tensor(read_json(real)["images"]) if real.is_file() else None
+    lines = ["# Few-step objectives compared", "", *costs(found.costs)]
+    for budget in [budget for budget in ARMS if budget in found.arms]:
+        lines += ["", f"## Equal {budget}", "", *tables(found.of(budget), settings, images)]
+        lines += ["", f"![distance over passes](objectives_{budget}.svg)"]
+        picture = folder / f"objectives_{budget}.svg"
+        draw(found.of(budget), list(found.known), settings.passes, picture)
+    if left_out:
+        lines += ["", f"Not measured, so left out: {', '.join(left_out)}."]
+    write_text(folder / PAGE, "\n".join(lines) + "\n")
+    write_json(folder / VALUES, {"arms": values(found), "costs": found.costs})
+    return left_out
+
+
+def read_found(folder: Path, settings: ComparisonSettings, start: Path) -> tuple[Found, list[str]]:
+    """What is measured below a sweep's folder, and the names of the runs that are not."""
+    found, left_out = Found(), []
+    for network in measured_in(read_config(start)):
+        if rows := rows_of(start, network, settings):
+            found.known[network] = {None: rows}
+    for run, name in arms_below(folder).items():
+        config = read_config(run)
+        if (budget := config.comparison.budget) not in ARMS:
+            continue
+        if rows := rows_of(run, ARM, settings):
+            found.arms.setdefault(budget, {}).setdefault(name, {})[config.seed] = rows
+            found.costs[name] = read_json(kept_in(run) / "cost.json")
+        else:
+            left_out.append(run.name)
+    return found, left_out
+
+
+def costs(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What a step of each arm costs, and how many steps make equal work."""
+    head = ["arm", "passes of a step beside flow matching's", "steps for equal work"]
+    rows = [[name, f"{cost['passes']:.2f}", f"{cost['steps']}"] for name, cost in found.items()]
+    return markdown([head, *rows])
+
+
+def tables(found: Arms, settings: ComparisonSettings, images: Tensor | None) -> list[str]:
+    """The tables of one budget."""
+    lines = [f"Distance to the {START}ing network's many steps, thousandths, 95 % intervals:", ""]
+    lines += distances(found, settings.passes)
+    if settings.against in found:
+        lines += ["", f"Above {settings.against}, paired by clip and seed:", ""]
+        lines += differences(found, settings.passes, settings.against)
+    for count in settings.decoded:
+        lines += ["", f"Decoded, {_passes(count)}:", "", *quality(found, count, images)]
+    return lines
+
+
+def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:
+    """A figure of all seeds and clips, [S, C], or [S, C, D]."""
+    return np.array([[row[f"{passes}"][figure] for row in rows] for rows in seeds.values()])
+
+
+def distances(found: Arms, passes: Sequence[int]) -> list[str]:
+    """The distance by arm and passes, in thousandths."""
+    return _table(found, passes, lambda seeds, n: columns(seeds, n, "distance"))
+
+
+def differences(found: Arms, passes: Sequence[int], against: str) -> list[str]:
+    """What the distance is above that of ``against``, paired by clip and seed."""
+    base = found[against]
+
+    def above(seeds: Seeds, n: int) -> np.ndarray:
+        own, other = paired(seeds, base)
+        return columns(own, n, "distance") - columns(other, n, "distance")
+
+    others = {name: seeds for name, seeds in found.items() if name != against}
+    shared = {name: seeds for name, seeds in others.items() if paired(seeds, base)[0]}
+    return _table(shared, passes, above)
+
+
+def paired(one: Seeds, other: Seeds) -> tuple[Seeds, Seeds]:
+    """The rows of the seeds that both have; a network that no arm trained has every seed."""
+    if None in one:
+        one = dict.fromkeys(other, one[None])
+    if None in other:
+        other = dict.fromkeys(one, other[None])
+    seeds = [seed for seed in one if seed in other]
+    return {seed: one[seed] for seed in seeds}, {seed: other[seed] for seed in seeds}
+
+
+def _table(
+    found: Arms, passes: Sequence[int], figure: Callable[[Seeds, int], np.ndarray]
+) -> list[str]:
+    head = ["arm", "seeds", *map(_passes, passes)]
+    rows = [
+        [
+            name,
+            f"{len(seeds)}",
+            *(in_thousandths(interval(figure(seeds, n), mean_of)) for n in passes),
+        ]
+        for name, seeds in found.items()
+    ]
+    return markdown([head, *rows])
+
+
+def _passes(count: int) -> str:
+    return f"{count} pass{'' if count == 1 else 'es'}"
+
+
+def quality(found: Arms, passes: int, real_images: Tensor | None) -> list[str]:
+    """What the decoded clips of so many passes are like.
+
+    PSNR with its interval; both set distances with the least and the greatest of the seeds.
+    """
+    rows = [["arm", "PSNR, dB", "frame-MMD, thousandths", "FVD", "judge"]]
+    for name, seeds in found.items():
+        pairs = np.stack([columns(seeds, passes, kind) for kind in ("features", "real")], axis=2)
+        rows.append(
+            [
+                name,
+                with_ends(interval(columns(seeds, passes, "psnr"), mean_of)),
+                discrepancies(seeds, passes, real_images),
+                with_ends(over_seeds(pairs, distance_of_sets)),
+                f"{columns(seeds, passes, 'judge').mean():.2f}",
+            ]
+        )
+    return markdown(rows)
+
+
+def discrepancies(seeds: Seeds, passes: int, real_images: Tensor | None) -> str:
+    """Frame-MMD of the seeds; a dash where the image network was not installed."""
+    if real_images is None or any(
+        "images" not in r[f"{passes}"] for s in seeds.values() for r in s
+    ):
+        return "-"
+    images = torch.from_numpy(columns(seeds, passes, "images"))
+    return with_ends(ends([1000 * discrepancy(one, real_images) for one in images]))
+
+
+def discrepancy(ours_VD: Tensor, real_WD: Tensor) -> float:
+    """The unbiased squared discrepancy of two sets of videos, as ``frame-mmd`` has it."""
+    ours, real = (list(videos.float()[:, None]) for videos in (ours_VD, real_WD))
+    own, other, both = KERNEL.sums(ours, ours), KERNEL.sums(real, real), KERNEL.sums(ours, real)
+    means = [
+        (pairs.sum() - pairs.trace()) / (len(pairs) * (len(pairs) - 1)) for pairs in (own, other)
+    ]
+    return float(sum(means) - 2 * both.mean())
+
+
+def values(found: Found) -> list[dict[str, object]]:
+    """Every figure of every clip that is a number by itself, a line each."""
+    return [
+        {"budget": budget, "arm": name, "seed": seed, "clip": clip, "passes": int(count)}
+        | {kind: value for kind, value in figures.items() if kind not in FEATURES}
+        for budget in found.arms
+        for name, seeds in found.of(budget).items()
+        for seed, rows in seeds.items()
+        for clip, row in enumerate(rows)
+        for count, figures in row.items()
+    ]

@@ -1,0 +1,77 @@
+"""The passes of a training step, counted: an objective makes its targets of no real network.
+
+Passes give the time of a step (``measure/step_time.py``), one with gradient counting as three.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixelwizard.config.geometry import PATCH
+from pixelwizard.config.objective import OBJECTIVES
+from pixelwizard.config.train import TrainConfig
+from pixelwizard.training.draws import generator
+from pixelwizard.training.objectives.base import Objective
+from pixelwizard.training.passes import Conditions, Passes
+
+WITH_GRADIENT = 3
+"""What a pass with gradient costs, in passes without."""
+DRAWN = 400
+"""Steps whose mean is taken: their kinds are drawn."""
+
+
+def make_objective(config: TrainConfig) -> Objective:
+    """The configured objective. Raises ConfigError where it cannot be made."""
+    made: Objective = OBJECTIVES.make(config.objective.part, "objective", config=config)
+    return made
+
+
+def equal_steps(config: TrainConfig) -> tuple[float, int]:
+    """What a mean step costs in units of one of flow matching, which is one pass with gradient.
+
+    And how many steps cost as much as ``trainer.max_steps`` of flow matching, at least one.
+    """
+    cost = mean_passes(config) / WITH_GRADIENT
+    return cost, max(1, round(config.trainer.max_steps / cost))
+
+
+def mean_passes(config: TrainConfig) -> float:
+    """The passes of a mean step of the configured objective, in units of one without gradient."""
+    objective = make_objective(config)
+    return sum(passes_of(objective, step, config) for step in range(DRAWN)) / DRAWN
+
+
+def drawn(objective: Objective, step: int) -> str:
+    """The kind of target of one of the ``DRAWN`` steps of a training."""
+    objective.begin(step, step / DRAWN)
+    return objective.target_kind(generator(0, step), step / DRAWN)
+
+
+def passes_of(objective: Objective, step: int, config: TrainConfig) -> int:
+    """The passes of one of the ``DRAWN`` steps."""
+    count, kind = 0, drawn(objective, step)
+
+    def ask(network: Any, text: None, features: None, x_t: Tensor, *times: Tensor) -> Tensor:
+        nonlocal count
+        count += WITH_GRADIENT if torch.is_grad_enabled() and network.trains else 1
+        return 0 * x_t
+
+    grid = (1, 1, 1)
+    x0 = torch.zeros(config.objective.batch, config.backbone.dit.in_dim, 1, PATCH, PATCH)
+    text = [torch.zeros(1, config.backbone.dit.text_dim)] * len(x0)
+    conditions = Conditions(text, text, torch.ones(len(x0)) > 0, grid, anchor=x0)
+    passes = Passes(_network(), conditions, ask, lambda network, given: None)
+    for name in objective.networks:
+        passes.add(name, _network(trains=name != "teacher"))
+    target = objective.target(kind, passes, x0, generator(0, step, "samples"))
+    if target.found is None:
+        passes(target.x_t, target.timestep_B, target.step_size_B)
+    return count
+
+
+def _network(trains: bool = True) -> Any:
+    return SimpleNamespace(trains=trains, encode_text=lambda texts: None)
