@@ -103,6 +103,11 @@ def test_the_solver_asks_twice_in_all_steps_but_the_last(outputs: Path) -> None:
     assert record["detail"]["nfe"] == 5
 
 
+def test_the_objective_of_the_page_stands_beside_a_shipped_one(outputs: Path) -> None:
+    text = (outputs / "beside" / "objectives.md").read_text(encoding="utf-8")
+    assert "| thirds " in text and "| shortcut " in text and "left out" not in text
+
+
 def test_a_sweep_runs_the_schedules(outputs: Path) -> None:
     jobs = read(outputs / "schedules" / "sweep.json")["jobs"]
     assert len(jobs) == 2 and {job["status"] for job in jobs.values()} == {"done"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,8 @@ from pixelwizard.io.terminal import markdown
 
 PAGE, VALUES = "objectives.md", "objectives.json"
 KERNEL = Kernel(3, 1.0)
+COSTS = "A pass with gradient counts as three."
+ENDS = "PSNR with its interval, both distances of sets with the least and the greatest of the seeds"
 FEATURES = ("features", "real", "images")
 """Figures of a decoded clip that are numbers only together."""
 Seeds = Mapping[int | None, Sequence[Row]]
@@ -68,7 +70,7 @@ def write_page(folder: Path, first: TrainConfig) -> list[str]:
     found, left_out = read_found(folder, settings, start_of(first))
     real = kept_in(start_of(first)) / "real_images.json"
     images = torch.tensor(read_json(real)["images"]) if real.is_file() else None
-    lines = ["# Few-step objectives compared", "", *costs(found.costs)]
+    lines = ["# Few-step objectives compared", "", COSTS, "", *costs(found.costs)]
     for budget in [budget for budget in ARMS if budget in found.arms]:
         lines += ["", f"## Equal {budget}", "", *tables(found.of(budget), settings, images)]
         lines += ["", f"![distance over passes](objectives_{budget}.svg)"]
@@ -114,7 +116,7 @@ def tables(found: Arms, settings: ComparisonSettings, images: Tensor | None) -> 
         lines += ["", f"Above {settings.against}, paired by clip and seed:", ""]
         lines += differences(found, settings.passes, settings.against)
     for count in settings.decoded:
-        lines += ["", f"Decoded, {_passes(count)}:", "", *quality(found, count, images)]
+        lines += ["", f"Decoded, {_passes(count)}; {ENDS}:", "", *quality(found, count, images)]
     return lines
 
 
@@ -125,20 +127,24 @@ def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:
 
 def distances(found: Arms, passes: Sequence[int]) -> list[str]:
     """The distance by arm and passes, in thousandths."""
-    return _table(found, passes, lambda seeds, n: columns(seeds, n, "distance"))
+    return _table(
+        {
+            name: (len(seeds), [columns(seeds, n, "distance") for n in passes])
+            for name, seeds in found.items()
+        },
+        passes,
+    )
 
 
 def differences(found: Arms, passes: Sequence[int], against: str) -> list[str]:
     """What the distance is above that of ``against``, paired by clip and seed."""
-    base = found[against]
-
-    def above(seeds: Seeds, n: int) -> np.ndarray:
-        own, other = paired(seeds, base)
-        return columns(own, n, "distance") - columns(other, n, "distance")
-
-    others = {name: seeds for name, seeds in found.items() if name != against}
-    shared = {name: seeds for name, seeds in others.items() if paired(seeds, base)[0]}
-    return _table(shared, passes, above)
+    rows = {}
+    for name, seeds in found.items():
+        own, other = paired(seeds, found[against])
+        if name != against and own:
+            pairs = [(columns(one, n, "distance") for one in (own, other)) for n in passes]
+            rows[name] = (min(len(seeds), len(own)), [ours - theirs for ours, theirs in pairs])
+    return _table(rows, passes)
 
 
 def paired(one: Seeds, other: Seeds) -> tuple[Seeds, Seeds]:
@@ -152,18 +158,13 @@ def paired(one: Seeds, other: Seeds) -> tuple[Seeds, Seeds]:
 
 
 def _table(
-    found: Arms, passes: Sequence[int], figure: Callable[[Seeds, int], np.ndarray]
+    rows: Mapping[str, tuple[int, Sequence[np.ndarray]]], passes: Sequence[int]
 ) -> list[str]:
-    head = ["arm", "seeds", *map(_passes, passes)]
-    rows = [
-        [
-            name,
-            f"{len(seeds)}",
-            *(in_thousandths(interval(figure(seeds, n), mean_of)) for n in passes),
-        ]
-        for name, seeds in found.items()
-    ]
-    return markdown([head, *rows])
+    """The mean of values [S, C] by arm and passes, in thousandths; first how many seeds."""
+    lines = [["arm", "seeds", *map(_passes, passes)]]
+    for name, (count, values) in rows.items():
+        lines.append([name, f"{count}", *(in_thousandths(interval(v, mean_of)) for v in values)])
+    return markdown(lines)
 
 
 def _passes(count: int) -> str:
