@@ -246,6 +246,9 @@ def test_an_arm_alone_needs_a_starting_network_of_its_size(
     other = ["comparison.start=arms/start", "resolution.frames=21", "run_dir=alone/two"]
     assert main([*alone[:-1], *other]) == 2
     assert "was trained at 128x64 with 17 frames" in capsys.readouterr().err
+    more = ["comparison.start=arms/start", "comparison.clips=3", "run_dir=alone/three"]
+    assert main([*alone[:-1], *more]) == 2
+    assert "comparison.clips=3 is more than the starting" in capsys.readouterr().err
 
 
 def test_values_of_a_clip_are_the_distance_to_the_goal_of_the_blind_network(

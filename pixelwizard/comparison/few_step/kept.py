@@ -53,6 +53,11 @@ def clip_file(run: str | Path, network: str, number: int) -> Path:
     return kept_in(run) / network / f"{number:03d}.json"
 
 
+def goal_file(run: str | Path, number: int) -> Path:
+    """The starting network's latent of many steps for a clip, below its run folder."""
+    return kept_in(run) / "goals" / f"{number:03d}.safetensors"
+
+
 def read_row(path: Path) -> Row:
     """The values of a clip so far."""
     return read_json(path) if path.is_file() else {}

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from pixelwizard.comparison.few_step.figures import Viewers, apart, psnr
-from pixelwizard.comparison.few_step.kept import Row, clip_file, kept_in, missing_in, read_row
+from pixelwizard.comparison.few_step.kept import (
+    Row,
+    clip_file,
+    goal_file,
+    kept_in,
+    missing_in,
+    read_row,
+)
 from pixelwizard.comparison.few_step.networks import Networks
 from pixelwizard.config.comparison import MOST_CLIPS
 from pixelwizard.config.generate import SamplerSettings
@@ -66,23 +73,20 @@ class Measuring:
 
     def goal(self, clip: Clip) -> Tensor:
         """The starting network's latent of many steps. Raises ValueError without a readable one."""
-        return read_tensors(self.goal_file(clip))[GOAL].to(self.networks.device)
-
-    def goal_file(self, clip: Clip) -> Path:
-        """Where a goal is."""
-        return kept_in(self.goals) / "goals" / f"{clip.number:03d}.safetensors"
+        return read_tensors(goal_file(self.goals, clip.number))[GOAL].to(self.networks.device)
 
     def make_goals(self, network: ShortcutDiT, guidance: float) -> None:
         """The goals of all clips that have none."""
         self.networks.detail_network = network
         settings, line = self.config.comparison, Line()
         for number, clip in enumerate(clips(settings.clips), start=1):
-            if self.goal_file(clip).is_file():
+            path = goal_file(self.goals, clip.number)
+            if path.is_file():
                 continue
             line.show(f"start: clip {number} of {settings.clips}, {MANY} steps")
             sampler = {"solver": "unipc", "steps": MANY, "guidance": guidance}
             latent = self.latent(clip, sampler)
-            save({GOAL: latent.cpu()}, self.goal_file(clip), torch.float32)
+            save({GOAL: latent.cpu()}, path, torch.float32)
 
     def figures(self, clip: Clip, sampler: Mapping[str, object], decode: bool) -> Row:
         """Distance, and of the decoded clip PSNR, features and what the judge says."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pixelwizard.comparison.few_step.kept import kept_in, read_config, start_of
+from pixelwizard.comparison.few_step.kept import goal_file, kept_in, read_config, start_of
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import TrainConfig
@@ -67,5 +67,12 @@ def require_start(config: TrainConfig) -> Path:
         raise ConfigError(
             f"comparison.start={run} was trained at {size.width}x{size.height} with {size.frames}"
             " frames; give the arms the same resolution"
+        )
+    count = config.comparison.clips
+    there = next((n for n in range(count) if not goal_file(run, n).is_file()), count)
+    if there < count:
+        raise ConfigError(
+            f"comparison.clips={count} is more than the starting network in {run} was sampled for;"
+            f" nearest: {there}"
         )
     return file
