@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,13 @@ from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.output import SCORED_FRAMES, MetricsSettings
 from pixelwizard.data.examples import to_video
 from pixelwizard.evaluation.metrics.frame_mmd import FrameKernelDistance
-from pixelwizard.evaluation.names import IMAGE, NETWORKS, missing_files, network_folder
+from pixelwizard.evaluation.names import (
+    IMAGE,
+    NETWORKS,
+    FeatureNetwork,
+    missing_files,
+    network_folder,
+)
 from pixelwizard.evaluation.networks import ImageNetwork, VideoNetwork
 from pixelwizard.models.wan.vae import to_pixels
 
@@ -53,7 +60,7 @@ class Viewers:
     def image(self) -> ImageNetwork:
         return ImageNetwork(*self._place(IMAGE), self.device)
 
-    def _place(self, name: str) -> tuple:
+    def _place(self, name: str) -> tuple[FeatureNetwork, Path]:
         return NETWORKS[name], network_folder(NETWORKS[name], MetricsSettings())
 
     @property

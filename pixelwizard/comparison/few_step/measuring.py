@@ -32,6 +32,8 @@ MANY, REAL = 50, 24
 """Steps of the goal; real clips for the distance of sets, which come after all that are sampled."""
 JUDGED = ("colour", "background", "motion", "shape")
 GOAL = "latent"
+Given = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What a clip is sampled from: noise, the latent of its anchor, both texts."""
 
 
 class Measuring:
@@ -40,7 +42,7 @@ class Measuring:
     def __init__(self, config: TrainConfig, goals: Path, device: torch.device) -> None:
         self.config, self.goals = config, goals
         self.networks, self.viewers = Networks(config, device), Viewers(device)
-        self._given: dict[int, tuple[Tensor, ...]] = {}
+        self._given: dict[int, Given] = {}
 
     def measure(
         self, name: str, network: ShortcutDiT, sampler: Mapping[str, object], what: str
@@ -63,8 +65,8 @@ class Measuring:
         stage = self.networks.detail(SamplerSettings(**{"solver": "euler", **sampler}))  # type: ignore[arg-type]
         return stage(*self.given(clip))
 
-    def given(self, clip: Clip) -> tuple[Tensor, ...]:
-        """What a clip is sampled from: noise, the latent of its anchor, both texts."""
+    def given(self, clip: Clip) -> Given:
+        """What a clip is sampled from, made once."""
         if clip.number not in self._given:
             noise = self.networks.noise(clip, self.config.resolution.geometry, stream=2)
             condition = self.networks.condition(clip)[1]
