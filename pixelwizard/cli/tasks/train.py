@@ -16,7 +16,7 @@ from pixelwizard.comparison.few_step.kept import (
 )
 from pixelwizard.config.comparison import ARMS
 from pixelwizard.config.objective import STAGES
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.train import DataSettings, TrainConfig
 from pixelwizard.data.table import clip_table
 from pixelwizard.launch.devices import mesh_of
@@ -86,8 +86,8 @@ def show_page(folder: Path, arm: TrainConfig) -> None:
     """Write the page of a comparison and say where it is."""
     from pixelwizard.comparison.few_step.page import PAGE, write_page  # with torch and matplotlib
 
-    for name in write_page(folder, arm):
-        print(f"{name} is not measured, so it is not on the page", file=sys.stderr)
+    if left_out := write_page(folder, arm):
+        print(f"not measured, so not on the page: {listed(left_out)}", file=sys.stderr)
     print(folder / PAGE)
 
 
