@@ -125,7 +125,7 @@ class _Attention(nn.Module):
         parts = (all.split(AT_ONCE) for all in (inside_KNC, gates_KNN, apart_KNN))
         found = []
         for some, gates, apart in zip(*parts, strict=True):
-            bias = near if far is None else far + (near - far) * gates[:, None]
+            bias = near if far is None else torch.addcmul(far, near - far, gates[:, None])
             heads = self.qkv(some).unflatten(2, (3, self.heads, HEAD)).permute(2, 0, 3, 1, 4)
             query, key, value = heads.unbind()
             seen = scaled_dot_product_attention(query, key, value, bias + apart[:, None])
@@ -134,7 +134,7 @@ class _Attention(nn.Module):
 
     def _biases(self, table: Tensor) -> Tensor:
         """[h, N, N]."""
-        return table[offsets().to(table.device)].permute(2, 0, 1)
+        return table[offsets().to(table.device)].permute(2, 0, 1).contiguous()
 
 
 def offsets() -> Tensor:
@@ -168,11 +168,15 @@ def relations(size_DHW: Sequence[int], shift: Size) -> tuple[Tensor, Tensor]:
     """
     places = torch.meshgrid(*(torch.arange(side) for side in size_DHW), indexing="ij")
     cells = [places[dim] // (size_DHW[dim] // FRAGMENTS) for dim in (1, 2)]
-    of = windows(torch.stack(cells, -1).roll([-step for step in shift], (0, 1, 2)))
-    fragments = (of[:, :, None] - of[:, None]).abs().sum(-1).float()
+    down, right = (
+        windows(cell[..., None].to(torch.int8).roll([-step for step in shift], (0, 1, 2)))[..., 0]
+        for cell in cells
+    )
+    fragments = (down[:, :, None] - down[:, None]).abs_()
+    fragments += (right[:, :, None] - right[:, None]).abs_()
     regions = torch.zeros(tuple(size_DHW), dtype=torch.long)
     for place, side, window, step in zip(places, size_DHW, WINDOW, shift, strict=True):
         later = (place >= side - window).long() + (place >= side - step) if step else 0
         regions = 3 * regions + later
     region = windows(regions[..., None])[..., 0]
-    return fragments, (region[:, :, None] != region[:, None]) * APART
+    return fragments.float(), (region[:, :, None] != region[:, None]) * APART
