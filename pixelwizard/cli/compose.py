@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cached_property
 from itertools import islice, product
 from math import prod
 from pathlib import Path
@@ -145,13 +146,17 @@ class Composer:
 
     def _refuse_hydras_own(self, composed: DictConfig) -> None:
         """Refuse what a user's file says to Hydra and only Hydra's own start would heed."""
-        plain = hydra.compose(self.task, return_hydra_config=True)
-        before, after = (OmegaConf.to_container(one.hydra) for one in (plain, composed))
-        for key in schema.differences(before, after, "hydra"):
+        after = OmegaConf.to_container(composed.hydra)
+        for key in schema.differences(self._hydras_own, after, "hydra"):
             if not schema.is_below(key, OURS):
                 own = RENAMED.get(key)
                 rule = f"give {own} on the command line" if own else "leave it out"
                 raise ConfigError(habit(key) or f"{key} in a file has no effect; {rule}")
+
+    @cached_property
+    def _hydras_own(self) -> Any:
+        """What Hydra says to itself where nobody says anything."""
+        return OmegaConf.to_container(hydra.compose(self.task, return_hydra_config=True).hydra)
 
     def _of_group(self, override: str) -> str:
         """The selection of a user's own group, added to the task's defaults."""
