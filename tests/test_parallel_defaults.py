@@ -106,8 +106,8 @@ def test_every_mode_ends_well_with_sheet_scores_and_tracker(made: Path, name: st
     assert all(told[f"metrics/{s['recipe']}"] == s["value"] for s in scores["set"])
 
 
-CLOSE = 5e-3
-"""Sums in another order change single pixels by a level; the optical flow shows it most."""
+CLOSE = {"rel": 5e-3, "abs": 2e-5}
+"""Sums in another order change single pixels by a level; warping errors near 0 show it most."""
 
 
 @pytest.mark.parametrize(("name", "alone"), list(TELLING.items())[1:])
@@ -117,10 +117,10 @@ def test_the_scores_are_those_of_one_rank(made: Path, name: str, alone: str) -> 
         (s["name"], s["recipe"], s["videos"]) for s in expected["set"]
     ]
     for one, other in zip(found["set"], expected["set"], strict=True):
-        assert one["value"] == pytest.approx(other["value"], rel=CLOSE), one["name"]
+        assert one["value"] == pytest.approx(other["value"], **CLOSE), one["name"]
     assert found["per_video"].keys() == expected["per_video"].keys() == set(IDS)
     for id in IDS:
-        assert found["per_video"][id] == pytest.approx(expected["per_video"][id], rel=CLOSE)
+        assert found["per_video"][id] == pytest.approx(expected["per_video"][id], **CLOSE)
 
 
 def test_anchors_pictures_and_tiles_of_ranks_are_those_of_one(made: Path) -> None:

@@ -323,12 +323,12 @@ class PlanConfig(SamplingSettings):
     device: Literal["auto", "h200", "h100", "a100", "rtx5090", "rtx4090"] = "auto"
     plot: Optional[str] = setting(None, path=True)
     train: Optional[Stage] = None
-    objective: ObjectiveSettings = setting(ObjectiveSettings, door=OBJECTIVES)
-    gpus: List[int] = setting([1, 8], low=1)
     power: List[str] = setting([], path=True)
     n: Optional[int] = setting(None, low=2)
     metrics: MetricsSettings = setting(MetricsSettings)
     scores: List[str] = setting([])
+    objective: ObjectiveSettings = setting(ObjectiveSettings, door=OBJECTIVES)
+    gpus: List[int] = setting([1, 8], low=1)
     adapter: AdapterSettings = setting(AdapterSettings)
     skip: Optional[Literal["search"]] = None
     format: Literal["text", "json"] = setting("text", incidental=True)
