@@ -26,7 +26,7 @@ class Mine(Euler):
 """
 SMALL = ["resolution.frames=5", "resolution.width=128", "resolution.height=64", "tracker=none"]
 RUN = [*SMALL, "--prompt", "a red circle", "metrics=none", "anchor.steps=2"]
-RUN += ["schedule.steps=2", "schedule.solver._target_=mine.Mine"]
+RUN += ["schedule.steps=2", "schedule.solver._target_=own_solver.Mine"]
 TRAINING = ["trainer.max_steps=1", "data.count=8", "data.held_out=2", "data.shard=4"]
 TRAINING += ["data.ready=4", "data.workers=1", "objective.batch=2"]
 
@@ -36,7 +36,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory, where files have the names of modules and say if they ran."""
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(f"open('{name}.ran', 'w')\nraise SystemExit(1)\n")
-    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own_solver.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)
     forkserver._forkserver._stop()  # type: ignore[attr-defined]  # so that it starts here
