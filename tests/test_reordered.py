@@ -46,7 +46,7 @@ def test_it_computes_what_the_plain_linear_does(dtype: torch.dtype, gelu: bool) 
     layer, x = nn.Linear(64, 48).to(dtype), torch.randn(2, 33, 64, dtype=dtype)
     tolerance = 1e-6 if dtype == torch.float32 else 1e-2
     found, expected = linear(ReorderedLinear(layer), x, gelu), linear(layer, x, gelu)
-    assert torch.allclose(found, expected, atol=tolerance)
+    assert torch.allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
 @torch.no_grad()
