@@ -125,8 +125,9 @@ def test_both_passes_at_once_are_the_two_passes(
     backbone: BackboneSettings, make: Callable[..., Anchor | Detail], solver: str
 ) -> None:
     stage = make(backbone, solver=solver)
+    stage.network.double()  # sums of a batch of two round apart by as much as is allowed here
     (one, paired), (two, single) = (sampled(stage, most) for most in (PAIRED["cpu"], 0))
-    torch.testing.assert_close(one, two, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
     assert paired == {2: single[1] // 2} and single[1] == stage.schedule.nfe
 
 
