@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: a 
 def pytest_collection_finish() -> None:
     """What the tests have imported stays, so no collection looks at its million objects again."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files of users that a test module imported are not there for the next one."""
+    yield
+    written = tmp_path_factory.getbasetemp()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).is_relative_to(written):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

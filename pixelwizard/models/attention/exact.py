@@ -9,7 +9,9 @@ from torch import Tensor
 from pixelwizard.models.attention.base import Attention, Place
 
 ROWS = 256
-"""Queries whose scores a CPU keeps at a time."""
+"""Queries whose scores a CPU keeps at a time, at least."""
+SCORES = 2**19
+"""How many scores a CPU keeps at a time, unless those of ``ROWS`` are more."""
 
 
 class Exact(Attention):
@@ -45,17 +47,18 @@ def _long_bfloat16(query: Tensor, key: Tensor) -> bool:
 
 
 def _by_rows(query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor) -> Tensor:
-    """Every head of every sample, ROWS queries at a time: scores of that many stay in the cache."""
+    """Every head of every sample, as many queries at a time as leave their scores in the cache."""
     out = torch.empty_like(query_BLND)
-    scale = query_BLND.shape[-1] ** -0.5
+    scale, keys = query_BLND.shape[-1] ** -0.5, key_BSND.shape[1]
+    rows = max(ROWS, SCORES // keys)
+    spaces = [out.new_empty(rows, keys) for _ in range(2)]
     for sample in range(query_BLND.shape[0]):
         for head in range(query_BLND.shape[2]):
-            key, value = key_BSND[sample, :, head].t() * scale, value_BSND[sample, :, head]
-            rows = zip(
-                query_BLND[sample, :, head].split(ROWS),
-                out[sample, :, head].split(ROWS),
-                strict=True,
-            )
-            for query, result in rows:
-                result.copy_((query @ key).softmax(-1) @ value)
+            key, value = key_BSND[sample, :, head].t(), value_BSND[sample, :, head]
+            parts = (whole[sample, :, head].split(rows) for whole in (query_BLND, out))
+            for query, result in zip(*parts, strict=True):
+                scores, weights = (space[: len(query)] for space in spaces)
+                torch.addmm(scores, query, key, beta=0, alpha=scale, out=scores)
+                torch.softmax(scores, -1, out=weights)
+                result.copy_(weights @ value)
     return out

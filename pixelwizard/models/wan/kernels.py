@@ -33,13 +33,15 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.
 
 def normed_heads(x: Tensor, weight: Tensor, eps: float, heads: int, table: Tensor | None) -> Tensor:
     """RMS norm of tokens [B, L, E] over all heads together, rotated -> [B, L, N, D] like ``x``."""
-    y = F.rms_norm(x.float(), x.shape[-1:], weight.float(), eps).unflatten(-1, (heads, -1))
+    y = x.float()
+    y = (y * inverse_rms(y, eps)).mul_(weight.float()).unflatten(-1, (heads, -1))
     return (y if table is None else rotate(y, table)).to(x.dtype)
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """What the RMS norm of tokens [B, L, E] multiplies each by, float32 [B, L, 1]."""
-    return torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
+    norm = torch.linalg.vector_norm(x.float(), dim=-1, keepdim=True)
+    return torch.rsqrt(norm.square() / x.shape[-1] + eps)
 
 
 def scaled_head(x: Tensor, scale: Tensor, weight: Tensor, table: Tensor) -> Tensor:
