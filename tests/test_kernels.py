@@ -133,4 +133,11 @@ def test_long_attention_in_bfloat16_on_a_cpu_is_as_exact_as_the_fused_kernel() -
     ).transpose(1, 2)
     error = (attention(*rounded).float() - exact).square().mean()
     assert error < 2 * (fused.float() - exact).square().mean()
-    assert torch.equal(attention(rounded[0][:, 256:], *rounded[1:]), attention(*rounded)[:, 256:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tokens", [300, 1100])  # all rows of scores at once, and 476 at a time
+def test_how_many_rows_of_scores_are_there_at_a_time_changes_nothing(tokens: int) -> None:
+    query, key, value = (torch.randn(1, tokens, 2, 64).bfloat16() for _ in range(3))
+    whole = attention(query, key, value)
+    assert torch.equal(attention(query[:, 30:], key, value), whole[:, 30:])
