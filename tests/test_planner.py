@@ -125,14 +125,19 @@ def test_a_4k_video_on_a_card_of_24_gb(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize("kind", ["fp8", "int8"])
-def test_4k_details_in_8_bits_are_resident_on_a_card_of_12_gb(kind: str) -> None:
+def test_4k_in_8_bits_is_resident_on_a_card_of_12_gb(kind: str) -> None:
     words = [*FULL_4K, f"backbone.quantize={kind}", "memory.budget_gb=12"]
-    detail = plan(*words, only=["detail"]).by_name["detail"]
+    found = plan(*words, only=["text", "detail"]).by_name
+    text, detail = found["text"], found["detail"]
+    assert (text.mode, text.fits) == ("resident", True)
+    assert text.weights_gb == pytest.approx(6.73, abs=0.01)  # bfloat16: 11.36
     assert (detail.mode, detail.fits, detail.lean) == ("resident", True, True)
     assert detail.peak_gb <= 12 - CONTEXT / 1e9 and detail.weights_gb == pytest.approx(
         5.3, abs=0.05
     )
     assert "one head at a time" in details(detail)
+    texts = 2 * 30 * 2 * 512 * 3072 * 2 / 1e9  # both passes' keys and values in every block
+    assert detail.host_gb == pytest.approx(1.53 + texts, abs=0.01)
 
 
 def test_attention_is_counted_by_its_formula() -> None:

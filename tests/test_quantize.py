@@ -16,10 +16,11 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.data.prompts import prompts_of
+from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.quantised import QuantisedLinear, quantised
 from pixelwizard.models.wan.streaming import BlockStream
-from pixelwizard.models.weights import load_anchor, load_detail
+from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder
 from pixelwizard.planning.planner import execution_modes
 from pixelwizard.records.provenance import make_jobs
 
@@ -66,6 +67,25 @@ def test_only_the_linears_of_blocks_are_quantised_and_the_result_stays_near(
     assert 0 < error < (0.02 if kind == "int8" else 0.06)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_text_encoders_linears_are_in_int8_and_its_result_stays_near(
+    kind: str, backbone: BackboneSettings
+) -> None:
+    def encoded(quantize: str | None, streamed: bool = False) -> torch.Tensor:
+        encoder = load_text_encoder(replace(backbone, quantize=quantize))
+        found = [m for m in encoder.modules() if isinstance(m, QuantisedLinear)]
+        assert len(found) == (7 * backbone.text.num_layers if quantize else 0)
+        assert all(linear.weight.dtype == torch.int8 for linear in found)
+        if streamed:
+            encoder.stream_from_host(torch.device("cpu"), asynchronous=False)
+        return torch.cat(encoder(["a red circle moves", "blue"]))
+
+    exact, near = encoded(None), encoded(kind)
+    assert 0 < (near - exact).norm() / exact.norm() < 0.05
+    assert torch.equal(near, encoded(kind, streamed=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_converted_weights_have_8_bits_and_give_the_same(
     kind: str, backbone: BackboneSettings, tmp_path: Path
@@ -77,8 +97,13 @@ def test_converted_weights_have_8_bits_and_give_the_same(
         assert stored.dtype == {"int8": torch.int8, "fp8": torch.float8_e4m3fn}[kind]
         assert file.get_tensor("blocks.0.ffn.0.weight_scale").shape == (len(stored), 1)
         assert file.get_tensor("head.head.weight").dtype == torch.float32
+    with safe_open(tmp_path / NAMES["text_encoder"][0], "pt") as file:
+        assert file.get_tensor("blocks.0.ffn.fc2.weight").dtype == torch.int8
+        assert file.get_tensor("token_embedding.weight").dtype == torch.float32
     there = replace(small, folder=str(tmp_path))
     assert torch.allclose(velocity(there), velocity(small), atol=1e-6)
+    texts = [load_text_encoder(settings)(["a red circle"])[0] for settings in (there, small)]
+    assert torch.allclose(*texts, atol=1e-6)
     assert torch.allclose(velocity(replace(there, quantize=None)), velocity(small), atol=1e-5)
 
 
@@ -100,14 +125,12 @@ def test_a_plan_counts_a_byte_a_weight() -> None:
     assert 0.5 < small / whole < 0.55
 
 
-def test_only_quantised_weights_are_part_of_the_keys(
-    backbone: BackboneSettings, tmp_path: Path
-) -> None:
+def test_quantised_weights_are_part_of_the_keys(backbone: BackboneSettings, tmp_path: Path) -> None:
     config = small_config(backbone, tmp_path / "run")
     other = replace(config, backbone=replace(backbone, quantize="int8"))
     digests = dict.fromkeys(("text_encoder", "anchor", "detail", "vae"), "digest")
     exact, small = (make_jobs(c, prompts_of(c), digests)[0] for c in (config, other))
-    assert exact.text_key == small.text_key
+    assert exact.text_key != small.text_key
     assert exact.anchor_key != small.anchor_key and exact.detail_key != small.detail_key
 
 

@@ -80,7 +80,8 @@ class BackboneSettings:
     ``lora``: files of low-rank weights that are added to the two stages' networks;
     ``ema``: whether a trainer's container gives its averaged weights (``auto``: if it has them).
     ``detail_network`` is a subclass of ShortcutDiT with another step-size conditioning or adapter.
-    ``quantize``: the linears of both transformers' blocks in 8 bits (None: in ``dtype``).
+    ``quantize``: the linears of both transformers' blocks in 8 bits, and those of the text
+    encoder's in int8 (None: in ``dtype``).
     ``few_step``: the folder's anchor network of few steps is the anchor, where it has one; so if
     ``anchor`` has step sizes.
     The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
@@ -113,6 +114,11 @@ class BackboneSettings:
     def detail_dit(self) -> DiTSizes:
         """The sizes of the detail network: those of the anchor, but for its number of blocks."""
         return replace(self.dit, num_layers=self.detail_layers or self.dit.num_layers)
+
+    @property
+    def quantize_text(self) -> str | None:
+        """The 8 bits of the text encoder: int8, as transformers' UMT5 rounds inputs to fp8 too."""
+        return None if self.quantize is None else "int8"
 
     def check(self, key: str) -> None:
         """Networks whose sizes fit each other; raises ConfigError."""

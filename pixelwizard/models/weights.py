@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
@@ -59,7 +59,12 @@ from pixelwizard.models.wan.quantised import (
     read,
     scale_name,
 )
-from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, official_shapes
+from pixelwizard.models.wan.umt5 import (
+    TextEncoder,
+    linear_names,
+    load_tokenizer,
+    official_shapes,
+)
 from pixelwizard.models.wan.vae import WanVAE
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -112,12 +117,17 @@ def load_text_encoder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> TextEncoder:
-    """Load text encoder and tokenizer. Raises ValueError if files are missing or broken."""
+    """Load text encoder and tokenizer. Raises ValueError if files are missing or broken.
+
+    ``backbone.quantize_text``: the linears of its blocks in 8 bits.
+    """
     tensors = open_text_encoder(backbone)
     tokenizer = load_tokenizer(tokenizer_folder(backbone))
     with torch.device("meta"):
         encoder = TextEncoder(backbone.text, tokenizer, backbone.dit.text_len)
-    encoder.load_official(cast(tensors, device, dtype), assign=True)
+    kind = backbone.quantize_text
+    names = linear_names(backbone.text) if kind else ()
+    encoder.load_official(cast(tensors, device, dtype, names, kind), assign=True, quantize=kind)
     return frozen(encoder)
 
 
@@ -326,16 +336,8 @@ def fill_transformer(
     if mesh is None:
         if quantize is None:
             return fill(network, tensors, device, dtype)
-        names = quantised_names(network)
+        state = cast(tensors, device, dtype, quantised_names(network), quantize)
         quantise_linears(network, quantize)
-        state: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            if name in names:
-                whole = read(tensor, device, torch.float32)
-                state[name], scale = quantised(whole, quantize)
-                state[scale_name(name)] = scale.to(dtype)
-            else:
-                state[name] = read(tensor, device, dtype)
         network.load_state_dict(state, strict=True, assign=True)
         return frozen(network)
     shard(network, mesh)
@@ -351,10 +353,25 @@ def frozen(network: Network) -> Network:
 
 
 def cast(
-    tensors: Mapping[str, Weight], device: torch.device | str, dtype: torch.dtype
+    tensors: Mapping[str, Weight],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    names: Collection[str] = (),
+    kind: str | None = None,
 ) -> dict[str, Tensor]:
-    """Bring weights to device and dtype, one at a time; those already there stay mapped."""
-    return {name: read(tensor, device, dtype) for name, tensor in tensors.items()}
+    """Bring weights to device and dtype, one at a time; those already there stay mapped.
+
+    Those of ``names`` are rounded to 8 bits of a ``kind`` and have scales of that dtype.
+    """
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if kind and name in names:
+            whole = read(tensor, device, torch.float32)
+            state[name], scale = quantised(whole, kind)
+            state[scale_name(name)] = scale.to(dtype)
+        else:
+            state[name] = read(tensor, device, dtype)
+    return state
 
 
 def shard(network: WanDiT, mesh: DeviceMesh) -> None:

@@ -113,12 +113,11 @@ def execution_modes(
 
 
 def _text(config: SamplingSettings) -> Iterator[ExecutionMode]:
-    sizes, length = config.backbone.text, config.backbone.dit.text_len
-    dtype = getattr(torch, config.backbone.dtype)
+    backbone, length = config.backbone, config.backbone.dit.text_len
+    dtype, kind = getattr(torch, backbone.dtype), backbone.quantize_text
     for mode in _modes(config):
-        yield ExecutionMode(
-            "text", length, mode, cost_of_text(sizes, length, dtype, mode == "stream")
-        )
+        cost = cost_of_text(backbone.text, length, dtype, mode == "stream", kind)
+        yield ExecutionMode("text", length, mode, cost)
 
 
 def _encode(config: SamplingSettings, window: int) -> Iterator[ExecutionMode]:

@@ -8,19 +8,27 @@ from typing import Any, NamedTuple
 import torch
 
 from pixelwizard.config.backbone import TextSizes
+from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.planning.transformer_cost import Cost
 
 
-def cost_of_text(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool = False) -> Cost:
+def cost_of_text(
+    sizes: TextSizes,
+    text_len: int,
+    dtype: torch.dtype,
+    stream: bool = False,
+    quantize: str | None = None,
+) -> Cost:
     """The cost of a prompt and its negative, each of ``text_len`` tokens.
 
-    ``stream``: blocks pass from host memory, where the embedding stays.
+    ``stream``: blocks pass from host memory, where the embedding stays. ``quantize``: their
+    linears are in 8 bits.
     """
     few = min(sizes.num_layers, 2 if stream else 1)
     one, two = (
-        _traced(replace(sizes, num_layers=layers), text_len, dtype, stream)
+        _traced(replace(sizes, num_layers=layers), text_len, dtype, stream, quantize)
         for layers in (few, few + 1)
     )
     more = sizes.num_layers - few
@@ -42,11 +50,13 @@ class _Encoded(NamedTuple):
     loaded: int
 
 
-def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -> _Encoded:
+def _traced(
+    sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool, quantize: str | None
+) -> _Encoded:
     """One text through a whole encoder."""
     trace, fetched, host = Trace(), 0, 0
     if stream:
-        encoder = _encoder(sizes, text_len, dtype)
+        encoder = _encoder(sizes, text_len, dtype, quantize)
         encoder.stream_from_host(META, asynchronous=False)
         stack: Any = encoder.model.encoder
         fetched = sum(packed.flat.nbytes for packed in stack.block.packed)
@@ -56,7 +66,7 @@ def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -
             for weight in (*stack.block.buffers, stack.final_layer_norm.weight):
                 trace.allocated(weight)
         else:
-            encoder = _encoder(sizes, text_len, dtype)
+            encoder = _encoder(sizes, text_len, dtype, quantize)
         weights, before = trace.live, trace.work
         trace.restart_peak()
         encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
@@ -64,7 +74,12 @@ def _traced(sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool) -
     return _Encoded(trace.work - before, weights, trace.peak - weights, fetched, host, loaded)
 
 
-def _encoder(sizes: TextSizes, text_len: int, dtype: torch.dtype) -> TextEncoder:
+def _encoder(
+    sizes: TextSizes, text_len: int, dtype: torch.dtype, quantize: str | None
+) -> TextEncoder:
     tokenizer: Any = ()  # only its length is asked for
     with META:
-        return TextEncoder(sizes, tokenizer, text_len).to(dtype).requires_grad_(False)
+        encoder = TextEncoder(sizes, tokenizer, text_len).to(dtype).requires_grad_(False)
+        if quantize is not None:
+            quantise_linears(encoder.model.encoder, quantize)
+    return encoder

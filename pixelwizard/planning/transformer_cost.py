@@ -157,7 +157,7 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int, lean: bool = Fal
         _run(stage, rehearsal)
     more = stage.sizes.num_layers - traced
     block = packed_bytes(network.blocks[0])
-    waiting = 0 if lean else more * rehearsal.text_bytes
+    text = more * rehearsal.text_bytes
     whole = stage.sizes.num_layers * block + sum(w.nbytes for w in _all_but_blocks(network))
     calls = rehearsal.calls
     work = (
@@ -168,14 +168,19 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int, lean: bool = Fal
         + rehearsal.texts * more * rehearsal.keys_values
     )
     held = (0 if passing else more * block) + (whole // shards if shards > 1 else 0)
-    peak = max(trace.peak, rehearsal.encode_peak) + held + waiting
+    peak = max(trace.peak, rehearsal.encode_peak) + held + (0 if lean else text)
     fetched = calls * stage.sizes.num_layers * block if stream else 0
+    if lean:
+        one = rehearsal.text_bytes // rehearsal.prompts
+        fetched += rehearsal.samples * stage.sizes.num_layers * one
     copied = rehearsal.samples * stage.controlled * rehearsal.features
     return Cost(
         *(weights + held, peak, work.flops, work.moved, fetched + copied),
         sent=_sent(stage, rehearsal.samples, calls, whole),
         paired=rehearsal.samples > calls,
-        host=trace.on_host + (stage.sizes.num_layers * block if stream else 0),
+        host=trace.on_host
+        + (stage.sizes.num_layers * block if stream else 0)
+        + (text if lean else 0),
         loaded=whole // shards,
         features=(rehearsal.features, copied),
     )
@@ -226,7 +231,7 @@ class _Rehearsal:
         self.network, self.trace, self.first_change = network, trace, network.first_change
         self.attention, self.layers, self.sigma = network.attention, layers, None
         self.chunk, self.paired = network.chunk, network.paired
-        self.calls = self.samples = self.texts = self.text_bytes = 0
+        self.calls = self.samples = self.texts = self.prompts = self.text_bytes = 0
         self.encode_peak = self.features = 0
         self.forward = self.block = self.addition = self.keys_values = Work()
         self.traced = self.passes = self.additions = Work()
@@ -240,6 +245,7 @@ class _Rehearsal:
     def encode_text(self, embeddings: list[Tensor]) -> TextKeyValues:
         text = self.network.encode_text(embeddings)
         self.texts += 1
+        self.prompts += len(embeddings)
         self.text_bytes += sum(t.nbytes for t in text.blocks[0])
         if self.network.lean:
             for tensor in chain.from_iterable(text.blocks):

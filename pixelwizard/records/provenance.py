@@ -90,6 +90,7 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
         passes["attention"] = identity(config.attention)
     if backbone.quantize is not None:
         passes["quantize"] = backbone.quantize
+    text = {} if backbone.quantize_text is None else {"quantize": backbone.quantize_text}
     network = {}
     if backbone.detail_network is not None:
         network["network"] = identity(backbone.detail_network)
@@ -97,6 +98,7 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
         "text": {
             "sizes": [identity(backbone.text), backbone.dit.text_len],
             "weights": digests["text_encoder"],
+            **text,
         },
         "anchor": {
             "sampler": _sampler(config.anchor, size.anchor_shift),

@@ -5,7 +5,7 @@ Quantised weights are dequantised, LoRAs are added, and ``backbone.quantize`` qu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
 from pixelwizard.models.wan.files import save
 from pixelwizard.models.wan.quantised import Weight, quantised_names, quantised_weights
+from pixelwizard.models.wan.umt5 import linear_names
 from pixelwizard.models.weights import (
     copy_tokenizer,
     open_anchor,
@@ -49,9 +50,15 @@ def _opened(
 ) -> tuple[Mapping[str, Weight], Mapping[str, torch.dtype]]:
     """The weights of a part under their official names; types of the quantised."""
     if part == "text_encoder":
-        return open_text_encoder(backbone), {}
+        names = linear_names(backbone.text)
+        return _quantised(open_text_encoder(backbone), names, backbone.quantize_text)
     openers = {"anchor": open_anchor, "detail": open_detail, "vae": open_vae}
     network, weights = openers[part](backbone)
-    if backbone.quantize is None or part == "vae":
-        return weights, {}
-    return quantised_weights(weights, quantised_names(network), backbone.quantize)
+    names = quantised_names(network)
+    return _quantised(weights, names, None if part == "vae" else backbone.quantize)
+
+
+def _quantised(
+    weights: Mapping[str, Weight], names: Collection[str], kind: str | None
+) -> tuple[Mapping[str, Weight], Mapping[str, torch.dtype]]:
+    return (weights, {}) if kind is None else quantised_weights(weights, names, kind)

@@ -199,11 +199,11 @@ class QuantisedLinear(nn.Module):
         """As ``nn.Linear``, in the type of ``x``; only some ``outputs`` if asked."""
         scale = self.weight_scale[outputs].to(x.dtype)
         weight = self.weight[outputs].to(x.dtype).mul_(scale)  # one copy, not two
-        return F.linear(x, weight, self.bias[outputs])
+        return F.linear(x, weight, None if self.bias is None else self.bias[outputs])
 
 
 def quantise_linears(network: nn.Module, kind: str) -> None:
-    """Replace the linears of a transformer's blocks; their weights are then to be filled in."""
+    """Replace the linears of a network's blocks; their weights are then to be filled in."""
     for module, name in list(block_linears(network)):
         setattr(module, name, QuantisedLinear(getattr(module, name), kind))
 
@@ -249,9 +249,9 @@ def _rows(weight: Weight, kind: str, part: int, rows: slice) -> Tensor:
 
 
 def block_linears(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Every linear of the blocks, by its owner and its name there."""
+    """Every linear of the blocks (transformers' T5: ``block``), by its owner and its name there."""
     for name, module in network.named_modules():
-        if name.startswith("blocks."):
+        if name.startswith(("blocks.", "block.")):
             for own, child in module.named_children():
                 if type(child) is nn.Linear:
                     yield module, own

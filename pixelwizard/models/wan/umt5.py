@@ -23,6 +23,7 @@ from pixelwizard.config.backbone import TextSizes
 from pixelwizard.io.terminal import reason
 from pixelwizard.models.checkpoints import TOKENIZER_CONFIG, check_tokenizer
 from pixelwizard.models.wan.layouts import official_names
+from pixelwizard.models.wan.quantised import quantise_linears, scale_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -114,6 +115,11 @@ def official_shapes(sizes: TextSizes) -> dict[str, list[int]]:
     return shapes
 
 
+def linear_names(sizes: TextSizes) -> set[str]:
+    """The official names of the weights of all linears, which are those of the blocks."""
+    return {name for name in official_shapes(sizes) if ".attn." in name or ".ffn." in name}
+
+
 class TextEncoder(nn.Module):
     """UMT5 encoder with its tokenizer.
 
@@ -196,9 +202,18 @@ class TextEncoder(nn.Module):
         state = self.model.state_dict()
         return {official: state[name] for official, name in self._names.items()}
 
-    def load_official(self, tensors: Mapping[str, Tensor], assign: bool = False) -> None:
-        """Fill the encoder from exactly the official names (KeyError and RuntimeError if not)."""
+    def load_official(
+        self, tensors: Mapping[str, Tensor], assign: bool = False, quantize: str | None = None
+    ) -> None:
+        """Fill the encoder from exactly the official names (KeyError and RuntimeError if not).
+
+        ``quantize``: the linears of the blocks are in 8 bits, and have scales.
+        """
         state = {name: tensors[official] for official, name in self._names.items()}
+        if quantize is not None:
+            quantise_linears(self.model.encoder, quantize)
+            scales = {scale_name(name): scale_name(own) for own, name in self._names.items()}
+            state |= {name: tensors[own] for name, own in scales.items() if own in tensors}
         state["encoder.embed_tokens.weight"] = state["shared.weight"]
         self.model.load_state_dict(state, strict=True, assign=assign)
         self.model.set_input_embeddings(self.model.shared)
