@@ -29,15 +29,14 @@ from gates import laplacian, recipe_of
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
-from pixelwizard.comparison.few_step.figures import Viewers, apart
 from pixelwizard.comparison.few_step.intervals import (
-    distance_of_sets,
+    fvd_over_seeds,
     in_thousandths,
     interval,
     mean_of,
-    over_seeds,
 )
 from pixelwizard.comparison.few_step.networks import Networks
+from pixelwizard.comparison.few_step.scores import Features, mse
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.data.examples import to_video
 from pixelwizard.data.held_out import Clip, clips
@@ -80,7 +79,7 @@ class Measured:
         backbone = replace(config.backbone, folder=str(export.resolve()))
         self.model = Networks(replace(config, backbone=backbone))
         self.out = out / "clips"
-        self.viewers = Viewers()
+        self.features = Features()
 
     def rows(self, name: str, count: int, measure: Callable[[Clip], Row]) -> list[Row]:
         """The figures of ``count`` clips."""
@@ -115,7 +114,7 @@ class Measured:
         real = clip.render(self.model.config.resolution.geometry)
         with torch.no_grad():
             again = self.model.decoded(self.model.vae.encode(to_video(real))[0])
-        return {"features": self.viewers.features(real), "energy": laplacian(again)}
+        return {"features": self.features.of_video(real), "energy": laplacian(again)}
 
     def steps(self, clip: Clip, step_sizes: str) -> Row:
         """Every number of steps: distance, energy and features with UniPC, Euler's distance."""
@@ -125,15 +124,15 @@ class Measured:
         for steps in STEPS:
             row[f"unipc {steps}"] = self.seen(sample("unipc", steps, step_sizes), goal, ceiling)
         for steps in STEPS:
-            row[f"euler {steps}"] = {"distance": apart(sample("euler", steps, step_sizes), goal)}
+            row[f"euler {steps}"] = {"distance": mse(sample("euler", steps, step_sizes), goal)}
         return row
 
     def seen(self, latent: Tensor, goal: Tensor, ceiling: float) -> Row:
         frames = self.model.decoded(latent)
         return {
-            "distance": apart(latent, goal),
+            "distance": mse(latent, goal),
             "energy": laplacian(frames) / ceiling,
-            "features": self.viewers.features(frames),
+            "features": self.features.of_video(frames),
         }
 
     def cross(self, clip: Clip) -> Row:
@@ -141,7 +140,7 @@ class Measured:
         sample = self.latents(clip)
         goal = sample("unipc", MANY, "none")
         return {
-            f"{solver} {sizes} {count}": apart(sample(solver, count, sizes), goal)
+            f"{solver} {sizes} {count}": mse(sample(solver, count, sizes), goal)
             for solver in SOLVERS
             for sizes in SIZES
             for count in EVALUATIONS
@@ -158,8 +157,8 @@ def compared(found: dict[str, list[list[Row]]], against: str) -> list[Row]:
                 if figure in seeds[0][0][name]:
                     figures[figure] = interval(column(seeds, name, figure), mean_of)
             if "features" in seeds[0][0][name]:
-                both = [[[r[name]["features"], r["real"]] for r in rows] for rows in seeds]
-                figures["fvd"] = over_seeds(np.array(both), distance_of_sets)
+                real = np.array([[row["real"] for row in rows] for rows in seeds])
+                figures["fvd"] = fvd_over_seeds(column(seeds, name, "features"), real)
             others = found.get(against, [])
             if len(others) == len(seeds) and len(others[0]) == len(seeds[0]):
                 apart = column(seeds, name, "distance") - column(others, name, "distance")

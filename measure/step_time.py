@@ -24,7 +24,7 @@ import torch
 from pixelwizard.cli.compose import compose
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.training.train import make_module
-from pixelwizard.training.work import DRAWN, WITH_GRADIENT, drawn
+from pixelwizard.training.work import DRAWN, WITH_GRADIENT, kind_at
 
 METHODS: dict[str, list[str]] = {
     "flow": ["objective=flow"],
@@ -53,7 +53,7 @@ def cost_of(config: TrainConfig, repeats: int) -> Cost:
     """The mean step of a training, over the kinds of step that it draws."""
     module: Any = make_module(config)
     optimizer, total = module.configure_optimizers(), Cost()
-    shares = Counter(drawn(module.objective, step) for step in range(DRAWN))
+    shares = Counter(kind_at(module.objective, step) for step in range(DRAWN))
     for kind, count in shares.items():
         one = min((timed(module, optimizer, kind) for _ in range(repeats)), key=lambda c: c.seconds)
         total.seconds += one.seconds * count / DRAWN

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.io.files import read_json
-from pixelwizard.records.run_folder import CONFIG
+from pixelwizard.records.run_folder import CONFIG, SCORES, STATUS
 
 if TYPE_CHECKING:
     from pixelwizard.comparison.differences import Comparison
@@ -28,7 +28,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of ``metrics.json``; empty before the run has been evaluated."""
-        path = self.folder / "metrics.json"
+        path = self.folder / SCORES
         return read_json(path) if path.is_file() else {}
 
 
@@ -41,8 +41,8 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     """
     from pixelwizard.cli.compose import compose
     from pixelwizard.cli.tasks import command
+    from pixelwizard.config.parallel import mesh_of
     from pixelwizard.io.process import Interrupted
-    from pixelwizard.launch.devices import mesh_of
     from pixelwizard.records.run_folder import claim
     from pixelwizard.worker import session, work_of
 
@@ -68,13 +68,14 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
 
 def _launched(folder: Path, world: int) -> None:
     """Run a job of several ranks; failed prompts are in its status, anything else is raised."""
-    from pixelwizard.launch.launch import SOME_FAILED, launch
+    from pixelwizard.io.process import SOME_FAILED
+    from pixelwizard.launch.launch import launch
     from pixelwizard.records.run_folder import read_failure
 
     code = launch(folder, world)
     if code > 128:
         raise KeyboardInterrupt
-    some_failed = code == SOME_FAILED and (folder / "status.json").is_file()
+    some_failed = code == SOME_FAILED and (folder / STATUS).is_file()
     if code and not (some_failed and read_run(folder).failed):
         failure = read_failure(folder)
         reason = failure.reason if failure else f"the run in {folder} ended with code {code}"
@@ -142,7 +143,7 @@ def compare(runs: Sequence[Path | str], overrides: Sequence[str] = ()) -> Report
 def read_run(folder: Path | str) -> Run:
     """The run in a folder, with its finished videos."""
     folder = Path(folder)
-    status = read_json(folder / "status.json")
+    status = read_json(folder / STATUS)
     done = [name for name, state in status.items() if state["state"] == "done"]
     failed = {name: state["why"] for name, state in status.items() if state["state"] == "failed"}
     suffix = load(folder / CONFIG).video.suffix

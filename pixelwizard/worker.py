@@ -23,6 +23,8 @@ from pixelwizard.config.tasks import BenchConfig
 from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import disk_full, is_full, remove_unfinished, write_text
 from pixelwizard.io.process import (
+    SOME_FAILED,
+    USER_ERROR,
     Interrupted,
     ProcessLost,
     importing,
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SOME_FAILED = 3
 LOST_RANK = "another rank of this job is gone"
 LOST_READER = (
     "a process that reads examples was killed, perhaps for want of memory; fewer data.workers need"
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if len(arguments) != 1:
         print("usage: python -m pixelwizard.worker RUN_DIR", file=sys.stderr)
-        return 2
+        return USER_ERROR
     return run(Path(arguments[0]))
 
 
@@ -186,13 +187,13 @@ def _explain(error: Exception, folder: Path) -> int:
     """Say why a job stopped; its exit code."""
     if isinstance(error, ValueError):
         say(str(error))
-        return 2
+        return USER_ERROR
     if isinstance(error, OSError):
         if is_full(error) and not error.filename:  # a stream's error names no file
             error = disk_full(folder)
         where = f"{error.filename}: " if error.filename else ""
         say(f"the run cannot go on: {where}{reason(error)}; everything finished is kept")
-        return 2
+        return USER_ERROR
     if isinstance(error, WorkStopped):
         say(f"{error}; everything finished is kept")
         return SOME_FAILED

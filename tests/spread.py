@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pixelwizard.config.geometry import WHOLE, Tiles
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.exchange import GroupPeers, RowShard
+from pixelwizard.parallel.exchange import Peers, RowShard
 from pixelwizard.planning.device import Trace
 from pixelwizard.stages.decode import Decode
 
@@ -55,7 +55,7 @@ def _as_rank(folder: Path) -> None:
 @torch.no_grad()
 def _decoded(case: Case, group: dist.ProcessGroup) -> dict[str, Any]:
     """Frames, the video before rounding (rows of whole frames), bytes sent, peak of bytes."""
-    peers = GroupPeers(group)
+    peers = Peers(group)
     sent = Sent()
     with sent, Trace(computing=True) as trace:
         frames = [frame[0] for frame in Decode(case.vae, case.tiles, peers)(case.latent)]

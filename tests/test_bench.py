@@ -34,7 +34,7 @@ from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.attention.auto import KERNELS
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import Block, WanDiT
-from pixelwizard.models.wan.rotary import Rotary
+from pixelwizard.models.wan.kernels import Rotary
 from pixelwizard.planning.device import DeviceRates, Trace, find, stored
 from pixelwizard.planning.planner import make_plan
 from pixelwizard.planning.report import table

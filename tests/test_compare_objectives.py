@@ -19,8 +19,8 @@ from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.comparison.few_step import intervals, measuring, page, start
+from pixelwizard.comparison.few_step.files import label
 from pixelwizard.comparison.few_step.intervals import interval, mean_of
-from pixelwizard.comparison.few_step.kept import label
 from pixelwizard.comparison.few_step.run import with_guidance
 from pixelwizard.config.comparison import ComparisonSettings
 from pixelwizard.config.lora import AdapterSettings
@@ -32,8 +32,8 @@ from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.training.train import make_module
 from pixelwizard.training.work import (
     WITH_GRADIENT,
-    drawn,
     equal_steps,
+    kind_at,
     make_objective,
     mean_passes,
     passes_of,
@@ -278,7 +278,7 @@ def test_a_blind_network_answers_every_step_size_as_it_does_zero() -> None:
     step_B = torch.tensor([0.0, 10.0, 500.0])
     before = network.dt_embedding(step_B)
     assert not torch.allclose(before[0], before[1])
-    start.hold(network.dt_embedding)
+    start.blind(network.dt_embedding)
     after = network.dt_embedding(step_B)
     assert torch.equal(after, after[:1].expand(3, -1))
     assert torch.allclose(after[0], before[0], atol=1e-6)
@@ -314,7 +314,7 @@ def passes_made(module: Any, step: int) -> int:
     }
     batch |= {"text": [torch.randn(3, dit.text_dim)] * 2, "step": step}
     batch |= {"empty": [torch.zeros(1, dit.text_dim)] * 2}
-    kind = drawn(module.objective, step)
+    kind = kind_at(module.objective, step)
     hooks = [network.register_forward_pre_hook(note) for network in module.networks]
     module.target_kind = lambda _: kind
     module.loss(module.network, batch)

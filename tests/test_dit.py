@@ -12,8 +12,7 @@ from torch import Tensor
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.attention.exact import attention
 from pixelwizard.models.wan.dit import WanDiT, patchify, unpatchify
-from pixelwizard.models.wan.kernels import compiled, rotate
-from pixelwizard.models.wan.rotary import Rotary
+from pixelwizard.models.wan.kernels import Rotary, compiled, rotate
 from pixelwizard.models.wan.streaming import BlockStream
 from pixelwizard.planning.device import META, Trace
 

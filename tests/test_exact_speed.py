@@ -21,10 +21,16 @@ from pixelwizard.diffusion.schedules import SOLVER, make_schedule
 from pixelwizard.models.shortcut.network import Fetched
 from pixelwizard.models.wan.dit import CHUNK, PAIRED
 from pixelwizard.models.weights import load_anchor, load_detail
-from pixelwizard.planning.planner import CHUNKS, CONTEXT, execution_modes, make_plan
+from pixelwizard.planning.planner import (
+    CHUNKS,
+    CONTEXT,
+    chunk_of_whole_waves,
+    execution_modes,
+    filled,
+    make_plan,
+)
 from pixelwizard.planning.report import details
 from pixelwizard.planning.transformer_cost import Cost, Sampling, cost_of_sampling
-from pixelwizard.planning.waves import chunk_of_whole_waves, filled
 from pixelwizard.stages.latents import Anchor, Detail
 
 NOISE = initial_noise((4, *SIZE.anchor_geometry.latent_grid), 1)

@@ -36,14 +36,13 @@ from pixelwizard.config.objective import (
 )
 from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.diffusion.sampling import add_noise
+from pixelwizard.diffusion.sampling import add_noise, keyed_generator
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import check_weights, load_anchor
 from pixelwizard.stages.latents import Anchor
 from pixelwizard.training.derivatives import by_differences, by_jvp
-from pixelwizard.training.draws import generator
 from pixelwizard.training.objectives.base import FLOW, Objective
 from pixelwizard.training.objectives.dmd import DISTRIBUTION, SCORE
 from pixelwizard.training.objectives.flow_map import MAP
@@ -303,8 +302,8 @@ def test_gradients_reach_the_student_through_its_own_passes_alone(
     batch["empty"] = [text.double() for text in batch["empty"]]
 
     def loss(held: Any = None) -> tuple[Tensor, Any]:
-        given = module.passes(module.network, batch, generator("condition"))
-        fresh = module.objective.target(kind, given, x0, generator("target"))
+        given = module.passes(module.network, batch, keyed_generator("condition"))
+        fresh = module.objective.target(kind, given, x0, keyed_generator("target"))
         held = held or fresh
         found = fresh.found
         if found is None:

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.cli.tasks import generate
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.generation import run
 from pixelwizard.models.checkpoints import available_parts, require_weights, weights_digest
 from pixelwizard.models.shortcut.convert import convert
-from pixelwizard.models.wan.files import open_weights
-from pixelwizard.models.wan.gguf_file import read_gguf
+from pixelwizard.models.wan.files import VALUES, LazyTensor, open_weights, read, read_gguf
 from pixelwizard.models.wan.layouts import (
     diffusers_module,
     official_dit,
@@ -33,7 +32,6 @@ from pixelwizard.models.wan.layouts import (
     official_text,
     official_vae,
 )
-from pixelwizard.models.wan.quantised import VALUES, LazyTensor, read
 from pixelwizard.models.weights import (
     check_weights,
     load_anchor,
@@ -316,8 +314,8 @@ def test_a_file_of_something_else_is_recognised(case, backbone, tmp_path):
 def test_weights_that_need_another_attention_are_refused_by_their_name(tmp_path):
     config = small_config(replace(BACKBONE, anchor="/x/T3-Video-Wan2.2-T2V-5B.pt"), tmp_path)
     with pytest.raises(ValueError, match="is T3-Video by its name, .*; use attention=t3"):
-        generate._check_published(config)
-    generate._check_published(replace(config, attention="t3"))
+        run._check_published(config)
+    run._check_published(replace(config, attention="t3"))
 
 
 @pytest.mark.parametrize(
@@ -326,11 +324,11 @@ def test_weights_that_need_another_attention_are_refused_by_their_name(tmp_path)
 )
 def test_a_distilled_network_is_told_how_to_be_sampled(name, steps, tmp_path, capsys):
     config = small_config(replace(BACKBONE, anchor=f"/x/{name}"), tmp_path)
-    generate._check_published(replace(config, anchor=replace(config.anchor, guidance=5.0)))
+    run._check_published(replace(config, anchor=replace(config.anchor, guidance=5.0)))
     said = capsys.readouterr().err
     assert f"anchor.timesteps=[{steps}] anchor.guidance=1" in said and said.count("\n") == 1
-    generate._check_published(replace(config, anchor=replace(config.anchor, guidance=1.0)))
-    generate._check_published(replace(config, backbone=BACKBONE))
+    run._check_published(replace(config, anchor=replace(config.anchor, guidance=1.0)))
+    run._check_published(replace(config, backbone=BACKBONE))
     assert not capsys.readouterr().err
 
 

@@ -27,7 +27,7 @@ from pixelwizard.data.prompts import prompts_of
 from pixelwizard.data.source_files import frames_of, source_of
 from pixelwizard.diffusion.sampling import SolverState
 from pixelwizard.diffusion.schedules import make_schedule
-from pixelwizard.generation import predict
+from pixelwizard.generation import encoding, predict
 from pixelwizard.generation.replay import repetition
 from pixelwizard.io.image import cover, image_size, read_image
 from pixelwizard.io.process import Interrupted
@@ -226,7 +226,7 @@ def test_results_go_by_what_the_picture_holds(
     assert run(config) == 0
     moved = file.rename(tmp_path / "b.png")
     with monkeypatch.context() as patch:
-        for loop in (predict.EncodeLoop, predict.AnchorLoop, predict.DetailLoop):
+        for loop in (encoding.EncodeLoop, predict.AnchorLoop, predict.DetailLoop):
             patch.setattr(loop, "predict_step", None)
         again = beginning(backbone, tmp_path, moved, run_dir=str(tmp_path / "again"))
         assert run(again) == 0

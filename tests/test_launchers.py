@@ -21,10 +21,10 @@ from pixelwizard.cli.sweeps.launchers import CLUSTERS, launcher_of, on_node, sub
 from pixelwizard.cli.sweeps.ledger import SweepJob, in_turn, run_sweep
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.parallel import mesh_of
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
 from pixelwizard.config.targets import Target
-from pixelwizard.launch.devices import mesh_of
 
 pytest.importorskip("submitit")
 pytest.importorskip("optuna")

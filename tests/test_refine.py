@@ -26,7 +26,6 @@ from pixelwizard import worker
 from pixelwizard.cli.arguments import parse
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.cli.tasks.generate import check
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig, RefineSettings, SamplerSettings
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, windows_of
@@ -41,8 +40,9 @@ from pixelwizard.data.source_files import frames_of, source_of
 from pixelwizard.diffusion.sampling import SolverState, blended, initial_noise, sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.evaluation.metrics.high_frequency import high_frequency
-from pixelwizard.generation import predict
+from pixelwizard.generation import encoding, predict
 from pixelwizard.generation.replay import repetition
+from pixelwizard.generation.run import check
 from pixelwizard.io.process import Interrupted
 from pixelwizard.io.reading import probe, read_frames
 from pixelwizard.io.video import VideoWriter
@@ -153,7 +153,7 @@ def test_results_go_by_what_the_file_holds_and_not_by_its_name(
     assert run(config) == 0
     moved = clip.rename(tmp_path / "b.mp4")
     with monkeypatch.context() as patch:
-        patch.setattr(predict.EncodeLoop, "predict_step", None)
+        patch.setattr(encoding.EncodeLoop, "predict_step", None)
         patch.setattr(predict.DetailLoop, "predict_step", None)
         again = refining(backbone, tmp_path, moved, run_dir=str(tmp_path / "again"))
         assert run(again) == 0

@@ -15,7 +15,6 @@ from wandb_files import history, settings_of
 
 from pixelwizard import worker
 from pixelwizard.cli.main import main
-from pixelwizard.cli.tasks.generate import check
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings, TrackerSettings, VideoSettings
@@ -23,6 +22,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation import names
 from pixelwizard.evaluation.evaluate import evaluate
 from pixelwizard.generation import predict, scoring
+from pixelwizard.generation.run import check
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import claim
 

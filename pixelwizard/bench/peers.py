@@ -27,7 +27,7 @@ from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.kernels import chosen
 from pixelwizard.models.wan.layouts import official_dit, official_vae
-from pixelwizard.models.wan.reordered import reorder_linears
+from pixelwizard.models.wan.linears import reorder_linears
 from pixelwizard.models.wan.vae import WanVAE
 
 Call = Callable[[], Tensor]

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property
 from itertools import islice, product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 import yaml
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,17 +37,14 @@ from pixelwizard.cli.arguments import (
     split_folders,
 )
 from pixelwizard.cli.habits import habit
-from pixelwizard.cli.search_path import search_first
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
-from pixelwizard.config.schema import ConfigError, marked
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
 from pixelwizard.config.targets import TARGET, check_doors, is_own_part, search_in, targets
-from pixelwizard.config.tasks import check_yaml
 from pixelwizard.models.checkpoints import take_few_steps, take_statistics
-from pixelwizard.records.run_folder import config_hash
+from pixelwizard.records.run_folder import default_run_dir
 
-PENDING = "pending"
 OURS = (
     *("hydra.launcher", "hydra.sweeper", "hydra.overrides", "hydra.runtime", "hydra.searchpath"),
     *("hydra.job.override_dirname", "hydra.mode"),
@@ -61,7 +60,7 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
 
     Errors of Hydra become ConfigError.
     """
-    _introduce(task, own)
+    introduce(task, own)
     try:
         with hydra.initialize_config_dir(str(tasks.shipped()), **BASE):
             yield Composer(task, own)
@@ -71,34 +70,11 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
     except RecursionError:
         for path in tasks.own_files(own):
-            check_yaml(path)  # names the file
+            tasks.check_yaml(path)  # names the file
         raise ConfigError("a YAML file is nested too deep; make it flatter") from None
 
 
-def shown_by_hydra(task: str, options: Mapping[str, str], overrides: Sequence[str]) -> str:
-    """What Hydra itself prints for its ``options`` (``--info``, ``--cfg hydra``, ...).
-
-    Raises ConfigError where Hydra refuses them.
-    """
-    folders, overrides = split_folders(overrides)
-    own = tasks.own_folders(folders)
-    _introduce(task, own)
-    flags = [word for option, value in options.items() for word in (option, value) if word]
-    argv, sys.argv = sys.argv, [sys.argv[0], *flags, *checked(task, overrides, False, own)]
-    shown, refused = io.StringIO(), io.StringIO()
-    try:
-        with redirect_stdout(shown), redirect_stderr(refused):
-            hydra.main(config_path=str(tasks.shipped()), config_name=task, **BASE)(print)()
-    except (SystemExit, HydraException, ValueError) as ended:
-        if not isinstance(ended, SystemExit) or ended.code:
-            said = refused.getvalue().strip().split("\n\n")[0] or str(ended)
-            raise ConfigError(f"{' '.join(flags)}: {said.splitlines()[-1]}") from None
-    finally:
-        sys.argv = argv
-    return shown.getvalue()
-
-
-def _introduce(task: str, own: list[Path]) -> None:
+def introduce(task: str, own: list[Path]) -> None:
     """Give Hydra the defaults of a task and the user's folders."""
     root = tasks.roots()[task]
     hints, defaults = schema.leaves(root), schema.defaults(root)
@@ -111,12 +87,53 @@ def _introduce(task: str, own: list[Path]) -> None:
     store.store(name=name, node=defaults)
     for path in tasks.own_files(own):
         try:
-            check_yaml(path)
+            tasks.check_yaml(path)
         except yaml.YAMLError:
             continue  # Hydra says so if it is used
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    search_first(own)
+    OwnFiles.folders = own
+    for plugin in (OwnFiles, _experiment_source()):
+        Plugins.instance().register(plugin)
+
+
+@cache
+def _experiment_source() -> type[ConfigSource]:
+    """Hydra's source of files, of which it sees nothing but ``experiments``.
+
+    The folder beside them is the user's: in it ``data`` or ``prompts`` are no config groups.
+    """
+    found: list[Any] = Plugins.instance().discover(ConfigSource)
+    (files,) = (source for source in found if source.scheme() == "file")
+
+    class ExperimentSource(files):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def scheme() -> str:
+            return tasks.EXPERIMENTS
+
+        def is_group(self, config_path: str) -> bool:
+            return _is_experiment(config_path) and bool(super().is_group(config_path))
+
+        def is_config(self, config_path: str) -> bool:
+            return _is_experiment(config_path) and bool(super().is_config(config_path))
+
+    return ExperimentSource
+
+
+def _is_experiment(path: str) -> bool:
+    return path.partition("/")[0] in ("", tasks.EXPERIMENTS)
+
+
+class OwnFiles(SearchPathPlugin):
+    """Lets Hydra find the user's files before the shipped ones, and ``experiments`` anywhere."""
+
+    folders: ClassVar[list[Path]] = []
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(self.folders):
+            search_path.prepend("own", f"file://{folder}")
+        for root in tasks.experiment_roots():
+            search_path.append("experiments", f"{tasks.EXPERIMENTS}://{root}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +184,7 @@ class Composer:
     def _left_out(self, words: Sequence[str], nodes: Sequence[str]) -> list[str]:
         """The choices without the default option of a group that a user's class replaces."""
         chosen = {word.split("=", 1)[0] for word in words}
-        named = {
-            node.split("=", 1)[0].removesuffix(f".{TARGET}") for node in nodes if TARGET in node
-        }
+        named = {_replaced_key(node) for node in nodes if TARGET in node}
         return [f"~{group}" for group in self._composed if group in named - chosen]
 
     @property
@@ -193,20 +208,11 @@ class Composer:
         if "run_dir" not in values:
             return self._with_targets(tasks.from_plain(values))
         given = values["run_dir"]
-        values["replaced"] = [
-            sentence
-            for group, name in choices.items()
-            if (sentence := tasks.replaced(group, str(name), self.own))
-        ]
-        config = self._with_targets(tasks.from_plain({**values, "run_dir": given or PENDING}))
+        values["replaced"] = tasks.replacements(choices, self.own)
+        config = self._with_targets(tasks.from_plain({**values, "run_dir": given or "pending"}))
         if given:
             return config
-        names = [choices["experiments"]] if choices.get("experiments") else []
-        places = marked(type(config), "names_run")
-        naming = sorted(places.keys() & choices.keys(), key=places.__getitem__)
-        names = names or [choices[group] for group in naming]
-        name = re.sub(r"[^A-Za-z0-9._-]+", "+", "-".join([*names, config_hash(config)]))
-        return dataclasses.replace(config, run_dir=str(Path.cwd() / "outputs" / name))
+        return dataclasses.replace(config, run_dir=default_run_dir(config, choices))
 
     def _with_targets(self, config: Any) -> Any:
         """The configuration with the folders of the user's classes, which are checked."""
@@ -295,7 +301,7 @@ def compose(
             if chosen.swept and not sweep:
                 raise ConfigError(f"{chosen.swept[0]} is one of several values; -m runs them all")
             composed = made.compose(chosen.all)
-            given = {_swept_key(override): override for override in chosen.all}
+            given = {_replaced_key(override): override for override in chosen.all}
             params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
             more = [f"{key}={value}" for key, value in params.items() if key not in given]
             for inner in _combinations(checked(task, more, True, own)):
@@ -309,8 +315,8 @@ def compose(
     return jobs
 
 
-def _swept_key(override: str) -> str:
-    """The key that an override takes the place of in a sweep: a class is that of its group."""
+def _replaced_key(override: str) -> str:
+    """The key whose value an override replaces: a class replaces that of its group."""
     return override.split("=", 1)[0].removesuffix(f".{TARGET}")
 
 

@@ -14,10 +14,10 @@ from pixelwizard.cli.completion import complete
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, command
 from pixelwizard.config import tasks
 from pixelwizard.config.schema import ConfigError, join, to_plain, unknown
-from pixelwizard.io.process import settle_streams
+from pixelwizard.io.process import USER_ERROR, settle_streams
 from pixelwizard.io.terminal import reason, say
 
-USER_ERROR, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 QUERIES = {"query=bash": " ", "query=zsh": " ", "query=fish": "\n"}
 """How a shell asks for completions -> what it wants between them."""
 
@@ -86,7 +86,7 @@ def _show(arguments: Arguments) -> None:
         jobs = compose(arguments.task, overrides, arguments.prompts, arguments.sweep)
         print("---\n".join(_yaml(job.config, show.get("--package")) for job in jobs), end="")
     else:
-        from pixelwizard.cli.compose import shown_by_hydra
+        from pixelwizard.cli.shown import shown_by_hydra
 
         print(shown_by_hydra(arguments.task, arguments.show, overrides), end="")
 

@@ -14,10 +14,11 @@ import torch
 
 from pixelwizard.comparison.distance import compared_stage, distances, target_of
 from pixelwizard.comparison.sets import SetScore, set_scores
-from pixelwizard.comparison.variants import SAMPLERS, SCORES, Sample, Variant
+from pixelwizard.comparison.variants import SAMPLERS, Sample, Variant
 from pixelwizard.config.evaluate import AGAINST_REAL, DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.evaluation.score import Difference, Score, difference_of, mean_with_interval
+from pixelwizard.records.run_folder import SCORES
 
 COSTS = ("seconds", "nfe")
 BESIDE = ("skipped", "all-seconds")

@@ -21,7 +21,6 @@ from pixelwizard.io.reading import probe
 from pixelwizard.io.terminal import Display
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.records.run_folder import CONFIG
-from pixelwizard.tracking import Tracker
 
 COPIED = ("prompt", "seed", "device", "config", "source")
 """What the record of an enlarged clip has of the video's that was refined from it."""
@@ -110,4 +109,4 @@ def _score(video: Video, paths: Mapping[Sample, Path], place: Path) -> None:
     ids = {path.stem: path for path in paths.values()}
     config = replace(_config_of(video), run_dir=str(place))
     if config.scored:
-        score_run(config, ids, Tracker(), Display(list(ids)))
+        score_run(config, ids, None, Display(list(ids)))

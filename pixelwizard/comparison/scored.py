@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pixelwizard.comparison.variants import STATUS, Variant, read_variants
+from pixelwizard.comparison.variants import Variant, read_variants
 from pixelwizard.config.evaluate import EvaluateConfig, TableConfig
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings
@@ -18,7 +18,6 @@ from pixelwizard.config.targets import search_in
 from pixelwizard.config.tasks import load
 from pixelwizard.data.table import find_videos
 from pixelwizard.evaluation.files import (
-    JSON,
     backbone_of,
     find_captions,
     identity_of,
@@ -28,9 +27,9 @@ from pixelwizard.evaluation.files import (
 from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.terminal import Line, reason
-from pixelwizard.records.run_folder import CONFIG, LEDGER
+from pixelwizard.records.run_folder import CONFIG, LEDGER, SCORES, STATUS
 
-SCORES = "scores"
+FOLDER = "scores"
 """The folder in ``out`` that keeps what was scored for a table."""
 
 
@@ -92,7 +91,7 @@ def scored_rows(config: TableConfig, out: Path, line: Line) -> tuple[list[Scored
             try:
                 if not each.videos:
                     raise ConfigError("no video of it is finished")
-                scores = _scores(config, each, out / SCORES, line)
+                scores = _scores(config, each, out / FOLDER, line)
             except ValueError as error:
                 rows.append(_without(each.name, error, notes))
                 continue
@@ -196,7 +195,7 @@ def _own_scores(of: _Set) -> dict[str, Any] | None:
     if (given := of.evaluation) is not None:
         settings = resolve_auto(given.metrics, backbone_of([*of.videos.values()]))
         real = find_videos(Path(given.reference), "reference") if given.reference else []
-        scores = Path(given.run_dir) / JSON
+        scores = Path(given.run_dir) / SCORES
         found = read_json(scores) if scores.is_file() else {}
         return found if found.get("of") == identity_of(settings, of.videos, real) else None
     (place, *others) = {path.parent.parent for path in of.videos.values()}

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from pixelwizard.comparison.variants import SCORES, Sample, Variant, Video
+from pixelwizard.comparison.variants import Sample, Variant, Video
 from pixelwizard.evaluation.score import Difference, difference_of, mean_with_interval
 from pixelwizard.io.files import read_json
+from pixelwizard.records.run_folder import SCORES
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,13 @@ from pixelwizard.config.schema import ConfigError, marked
 from pixelwizard.config.tasks import load
 from pixelwizard.io.files import content_digest, read_json
 from pixelwizard.io.terminal import reason
-from pixelwizard.records.run_folder import CONFIG, LEDGER, determining, short_hash
+from pixelwizard.records.run_folder import CONFIG, LEDGER, SCORES, STATUS, determining, short_hash
 
 DONE = "done"
 OWN = marked(GenerateConfig, "of_sample")
 """Keys that tell runs of a variant apart, and not variants."""
 SAMPLERS = {"anchor": "anchor", "detail": "schedule"}
 """Stages that sample, and the keys of their settings."""
-STATUS, SCORES = "status.json", "metrics.json"
 NEEDED = ("prompt", "seed", "weights", "device", "detail", "stages", "config")
 """What is read of the record of a video."""
 

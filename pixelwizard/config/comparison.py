@@ -11,7 +11,7 @@ MOST_CLIPS = 100
 """Held-out clips that may be sampled; real ones for the distance of sets come after them."""
 FEWEST_FRAMES = 17
 """Of a clip that the network of ``tiny-video`` sees: it takes 16."""
-ARMS = ("samples", "work")
+ARM_BUDGETS = ("samples", "work")
 """The budgets of arms."""
 
 

@@ -95,7 +95,9 @@ class SamplerSettings:
         "unipc", **door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
     )
     skip: Part = setting(
-        "none", later=True, **door(f"{DIFFUSION}.skip.base.Skip", f"{DIFFUSION}.skip")
+        "none",
+        later=True,
+        **door(f"{DIFFUSION}.skip.base.Skip", f"{DIFFUSION}.skip", words=("none",)),
     )
     steps: int = setting(50, low=1, high=1000)
     timesteps: Optional[List[float]] = None

@@ -1,13 +1,21 @@
 """How the ranks of a job share its work: one mesh of prompts x guidance x sequence. No torch here.
 
+Without a GPU the ranks are CPU processes; the GPUs of this machine are counted only where a size
+depends on them.
+
 A rank is one process with one device. Ranks of one prompt are adjacent:
 rank = (prompt group * guidance + half) * sequence + place.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Optional
+from functools import cache
+from typing import Any, Literal, NamedTuple, Optional, Protocol
 
 from pixelwizard.config.schema import ConfigError, check_range, setting
 
@@ -83,6 +91,10 @@ class Mesh:
         """The coordinates of a rank."""
         group, within = divmod(rank, self.per_prompt)
         return Place(group, *divmod(within, self.sequence))
+
+
+SINGLE = Mesh()
+"""One rank."""
 
 
 def check_parallel(settings: ParallelSettings, heads: int, guided: bool, tokens: int) -> None:
@@ -219,3 +231,56 @@ def mesh_of_world(settings: ParallelSettings, heads: int, world: int, guided: bo
             f" ({_sizes(mesh)}), but {world} were started; start {mesh.world}, or change the sizes"
         )
     return mesh
+
+
+class Shared(Protocol):
+    """The settings of a task whose work ranks can share."""
+
+    @property
+    def parallel(self) -> ParallelSettings: ...
+    @property
+    def backbone(self) -> Any: ...
+    @property
+    def guided(self) -> bool: ...
+
+
+def mesh_of(config: Shared) -> Mesh:
+    """The mesh of a job on this machine.
+
+    Raises ConfigError where the settings ask for more than there is.
+    """
+    return _on(config, _gpus_of(config) or asked_ranks(config))
+
+
+def planned_mesh(config: Shared) -> Mesh:
+    """The mesh of a plan, which may ask for more devices than this machine has.
+
+    Raises ConfigError where the settings ask for more than their own ``parallel.devices``.
+    """
+    return _on(config, max(_gpus_of(config), asked_ranks(config)))
+
+
+def asked_ranks(config: Shared) -> int:
+    """The number of ranks of the given sizes."""
+    return math.prod(getattr(config.parallel, axis) or 1 for axis in AXES)
+
+
+def _on(config: Shared, devices: int) -> Mesh:
+    return resolve(config.parallel, config.backbone.dit.num_heads, devices, config.guided)
+
+
+def _gpus_of(config: Shared) -> int:
+    """The GPUs of this machine, or 0 where no size depends on them."""
+    parallel = config.parallel
+    return count_gpus() if is_open(parallel) and parallel.devices is None else 0
+
+
+COUNT = "import torch; print(torch.cuda.device_count())"
+
+
+@cache
+def count_gpus() -> int:
+    """The number of GPUs that torch finds, in a separate process; 0 if it fails."""
+    place = os.path.dirname(os.__file__)  # no user's torch.py lies here
+    asked = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, cwd=place)
+    return int(asked.stdout) if asked.stdout.strip().isdigit() else 0

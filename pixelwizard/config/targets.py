@@ -14,7 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Union
@@ -136,11 +136,11 @@ class Door:
     @property
     def names(self) -> list[str]:
         """The shipped parts, found without importing them."""
-        if not self.package:
-            return list(self.words)
-        folder = Path(__file__).parents[1].joinpath(*self.package.split(".")[1:])
-        files = (path.stem for path in folder.glob("*.py"))
-        return sorted(name for name in files if name not in ("__init__", "base"))
+        files: Iterable[Path] = ()
+        if self.package:
+            folder = Path(__file__).parents[1].joinpath(*self.package.split(".")[1:])
+            files = (path for path in folder.glob("*.py") if path.stem not in ("__init__", "base"))
+        return [*self.words, *sorted(path.stem for path in files)]
 
     def check_name(self, name: str, key: str) -> None:
         """Refuse the name of no shipped part."""

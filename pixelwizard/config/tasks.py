@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -296,10 +296,12 @@ def options(group: str, own: Sequence[Path] = ()) -> list[str]:
     return sorted({path.stem for path in _files(group, own)})
 
 
-def replaced(group: str, name: str, own: Sequence[Path]) -> str:
-    """The remark on an option that two files define, of which the first wins; else empty."""
-    found = [path for path in _files(group, own) if path.stem == name]
-    return f"{group}={name} is {found[0]}, not {found[-1]}" if len(found) > 1 else ""
+def replacements(choices: Mapping[str, Any], own: Sequence[Path]) -> list[str]:
+    """A remark on every chosen option that two files define, of which the first wins."""
+    files = {
+        f"{g}={name}": [p for p in _files(g, own) if p.stem == name] for g, name in choices.items()
+    }
+    return [f"{o} is {found[0]}, not {found[-1]}" for o, found in files.items() if len(found) > 1]
 
 
 def _files(group: str, own: Sequence[Path]) -> Iterator[Path]:

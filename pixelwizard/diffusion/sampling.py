@@ -11,30 +11,27 @@ the answers. So the solver, its history and a skip rule see a single latent.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Sequence, TypeVar
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 from torch import Tensor
 
 from pixelwizard.config.geometry import windows_of
 from pixelwizard.diffusion.schedules import SKIP, SOLVER, TRAIN_TIMESTEPS, Schedule, Step
-from pixelwizard.diffusion.skip.base import Moment, Skip
-from pixelwizard.parallel.exchange import CFGParallel
 
-FloatOrTensor = TypeVar("FloatOrTensor", float, Tensor)
-
-
-def shift_sigma(sigma: FloatOrTensor, shift: float) -> FloatOrTensor:
-    """Moves sigma in [0, 1] towards noise: s sigma / (1 + (s - 1) sigma); 0 and 1 stay."""
-    return shift * sigma / (1 + (shift - 1) * sigma)
+if TYPE_CHECKING:
+    from pixelwizard.diffusion.skip.base import Moment, Skip
+    from pixelwizard.parallel.exchange import CFGParallel
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     """The point of the path at ``sigma``, a number or one value per sample ([B])."""
-    sigma = _per_sample(sigma, x0)
+    if isinstance(sigma, Tensor) and sigma.ndim:
+        sigma = per_sample(sigma, x0.ndim)
     return (1 - sigma) * x0 + sigma * noise
 
 
@@ -49,6 +46,12 @@ def initial_noise(shape: Sequence[int], seed: int, device: torch.device | str = 
     return torch.randn(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
 
+def keyed_generator(*key: object) -> torch.Generator:
+    """Random numbers for a key like (seed, step, "noise"): they depend on none drawn before."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+
+
 def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal noise of the shape, the type and on the device of ``x``.
 
@@ -61,16 +64,9 @@ def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return initial_noise(x.shape, seed, x.device).to(x)
 
 
-def per_sample(values_B: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, 1, 1], to multiply latents."""
-    return values_B.view(-1, 1, 1, 1, 1)
-
-
-def _per_sample(sigma: Tensor | float, like: Tensor) -> Tensor | float:
-    """Reshapes [B] to [B, 1, 1, ...] so that it multiplies ``like``; numbers pass."""
-    if isinstance(sigma, Tensor) and sigma.ndim == 1:
-        return sigma.view(-1, *[1] * (like.ndim - 1))
-    return sigma
+def per_sample(values_B: Tensor, axes: int = 5) -> Tensor:
+    """[B] -> [B, 1, 1, 1, 1], or with another number of axes, to multiply latents."""
+    return values_B.view(-1, *[1] * (axes - 1))
 
 
 Velocity = Callable[[Tensor, Step], Tensor]
@@ -158,21 +154,25 @@ def sample(
     continues from there and ends in the same bits. Raises ValueError where a solver asks the
     network more or less often than its ``evaluations`` says, as plans and NFE would be wrong.
     """
-    solver, skip = SOLVER.make(schedule.solver, "solver"), SKIP.make(schedule.skip, "skip")
+    solver = SOLVER.make(schedule.solver, "solver")
+    skip = None if schedule.skip == "none" else SKIP.make(schedule.skip, "skip")
     state = state or SolverState(0, with_first(first, noise.float()))
     for index in range(state.step, len(schedule.steps)):
         step, kept = schedule.steps[index], state.kept
-        look = cache(partial(probe or _no_probe, state.latent, step))
-        moment = Moment(schedule.sigmas, index, state.latent, look)
-        computed = skip.asks(moment, kept) if step.computed is None else step.computed
-        ask = _Ask(velocity if computed else _Instead(skip, moment, kept), step, first)
+        answer, computed = velocity, step.computed
+        if skip is not None:
+            look = cache(partial(probe or _no_probe, state.latent, step))
+            moment = skip.at(schedule.sigmas, index, state.latent, look)
+            computed = skip.asks(moment, kept) if computed is None else computed
+            answer = velocity if computed else _Instead(skip, moment, kept)
+        ask = _Ask(answer, step, first)
         latent, history = solver.step(schedule.sigmas, index, state.latent, ask, state.history)
         if ask.count != step.evaluations:
             raise ValueError(
                 f"{type(solver).__name__} asked the network {ask.count} times in step {index};"
                 f" its evaluations() says {step.evaluations}"
             )
-        if computed:
+        if skip is not None and computed:
             kept = skip.remember(moment, ask.first, kept)
         skipped = state.skipped if computed else (*state.skipped, index)
         latent = with_first(first, latent.float())

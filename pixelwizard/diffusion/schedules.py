@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
@@ -18,6 +18,10 @@ from pixelwizard.config.targets import Part, door_of, title
 from pixelwizard.io.files import atomic
 from pixelwizard.io.terminal import aligned
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FloatOrTensor = TypeVar("FloatOrTensor", float, "Tensor")
 TRAIN_TIMESTEPS = 1000
 NO_STEP = 1e-3
 """Of noise less than this, a schedule that is entered makes no step of its own."""
@@ -118,6 +122,8 @@ def make_schedule(
 
 def _planned(skip: Part, steps: int, key: str) -> list[bool | None]:
     """Which steps ask the network, as far as that is known beforehand."""
+    if skip == "none":
+        return [True] * steps
     made = SKIP.make(skip, key)
     try:
         planned = list(made.planned(steps))
@@ -137,10 +143,11 @@ def shifted_grid(first: float, steps: int, shift: float) -> list[float]:
     In the order of operations of numpy's ``linspace`` and of Wan2.2's ``fm_solvers.py``, bit for
     bit: timesteps are cut down to whole numbers.
     """
-    return [_shifted(first - index * (first / steps), shift) for index in range(steps)]
+    return [shift_sigma(first - index * (first / steps), shift) for index in range(steps)]
 
 
-def _shifted(sigma: float, shift: float) -> float:
+def shift_sigma(sigma: FloatOrTensor, shift: float) -> FloatOrTensor:
+    """Moves sigma in [0, 1] towards noise: s sigma / (1 + (s - 1) sigma); 0 and 1 stay."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -151,7 +158,7 @@ def grid_version(settings: SamplerSettings, shift: float) -> int:
     first = SOLVER.make(settings.solver, "solver").first_sigma
     steps, shift = settings.steps, settings.shift or shift
     new = shifted_grid(first, steps, shift)
-    old = (_shifted(round(first, 3) * (1 - index / steps), shift) for index in range(steps))
+    old = (shift_sigma(round(first, 3) * (1 - index / steps), shift) for index in range(steps))
     differ = (
         int(a * TRAIN_TIMESTEPS) != int(b * TRAIN_TIMESTEPS) for a, b in zip(old, new, strict=True)
     )

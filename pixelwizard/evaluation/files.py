@@ -25,7 +25,7 @@ from pixelwizard.evaluation.names import (
     wanted,
 )
 from pixelwizard.io.files import file_digest, read_json, text_digest, write_json
-from pixelwizard.records.run_folder import CONFIG, short_hash
+from pixelwizard.records.run_folder import CONFIG, SCORES, short_hash
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,6 @@ def content_hash(videos: Sequence[Path]) -> str:
 
 SCORE_FORMAT = 6
 """To be raised when a score computes something else: older values are then computed again."""
-JSON = "metrics.json"
 
 
 def settings_of(config: GenerateConfig) -> MetricsSettings:
@@ -188,7 +187,7 @@ def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str,
     A score that failed is tried again, with all the others.
     """
     try:
-        kept: dict[str, Any] = read_json(Path(config.run_dir) / JSON)
+        kept: dict[str, Any] = read_json(Path(config.run_dir) / SCORES)
         beside = all("metrics" in read_json(path.with_suffix(".json")) for path in videos.values())
         whole = beside and not kept.get("failed") and kept["of"] == identity(config, videos)
         return kept if whole else None
@@ -205,4 +204,4 @@ def keep_scores(config: GenerateConfig, videos: Mapping[str, Path], scores: dict
             name: {"value": value, "recipe": recipes[name]} for name, value in values.items()
         }
         write_json(path.with_suffix(".json"), record)
-    write_json(Path(config.run_dir) / JSON, {**scores, "of": identity(config, videos)})
+    write_json(Path(config.run_dir) / SCORES, {**scores, "of": identity(config, videos)})

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.evaluation.files import JSON
 from pixelwizard.evaluation.names import FeatureNetwork
 from pixelwizard.evaluation.score import Score
 from pixelwizard.io.files import write_json, write_text
 from pixelwizard.io.terminal import aligned, markdown
+from pixelwizard.records.run_folder import SCORES
 
 MARKDOWN = "evaluate.md"
 
@@ -82,7 +82,7 @@ class Report:
 
     def write(self, folder: Path, of: str) -> None:
         """Both files, each whole or not at all; ``of`` tells what was scored."""
-        write_json(folder / JSON, {**self.to_json(), "of": of})
+        write_json(folder / SCORES, {**self.to_json(), "of": of})
         write_text(folder / MARKDOWN, self.markdown())
 
     def _rows(self, quote: str = "") -> list[tuple[str, ...]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -21,17 +24,17 @@ from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.io.process import PeakMemory
 from pixelwizard.io.store import Store
 from pixelwizard.io.terminal import Display
-from pixelwizard.io.video import VideoError
+from pixelwizard.io.video import Sound, VideoError, VideoWriter
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.records.provenance import Job
 from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
-from pixelwizard.stages.decode import decode_dtype
-from pixelwizard.stages.latents import Anchor, Detail, EncodeText, EncodeVideo
+from pixelwizard.stages.decode import Decode, decode_dtype
+from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
-FAITHFUL = 28.0
-"""Decibels below which a clip is far from what its autoencoder knows."""
+if TYPE_CHECKING:
+    from pixelwizard.data.source_files import Source
 
 
 class NotFinite(RuntimeError):
@@ -156,36 +159,6 @@ class EncodeTextLoop(StageLoop):
             for key, text in texts.items():
                 if not self.store.has("text", key):
                     result.tensors["text", key] = {"embedding": self.stage(text)}
-        return result
-
-
-class EncodeLoop(StageLoop):
-    """The latents of every job's source, and how well the autoencoder gives it back."""
-
-    name = "encode"
-
-    def load(self, device: torch.device, dtype: torch.dtype) -> EncodeVideo:
-        dtype = decode_dtype(self.config)
-        vae = self.networks.load(self.name, load_vae, device, dtype)
-        return EncodeVideo(vae, self.config.resolution.geometry.latent_grid[0])
-
-    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
-        from pixelwizard.data.source_files import frames_of
-
-        source, shape = job.prompt.source, job.size.geometry
-        assert source is not None
-        with self.attempt(job) as result:
-            sizes = job.encoded.items()
-            latents = {n: self.stage(frames_of(source, size, shape)) for n, size in sizes}
-            name, size = next(iter(sizes))
-            psnr = self.stage.fidelity(latents[name], frames_of(source, size, shape))
-            result.facts["reconstruction_psnr"] = round(psnr, 2)
-            if psnr < FAITHFUL:
-                self.display.line(
-                    f"prompt {job.id}: the autoencoder of {self.config.backbone.name} does not know"
-                    f" such clips: it gives {source.path.name} back at only {psnr:.1f} dB"
-                )
-            result.tensors["encode", job.encode_key] = latents
         return result
 
 
@@ -329,3 +302,84 @@ class DetailLoop(SamplingLoop):
         if not level:
             return latent
         return latent + level * initial_noise(latent.shape, job.prompt.anchor_seed, self.device)
+
+
+class DecodeLoop(StageLoop):
+    """Every job's video, and its anchor's if wanted; what ``comment`` says of a job goes in it."""
+
+    name = "decode"
+    comment: Callable[[Job], str]
+
+    @property
+    def group(self) -> Group:
+        """The ranks of a prompt, with a part of every clip each."""
+        return self.rank.prompt
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> Decode:
+        vae = self.networks.load(self.name, load_vae, device, decode_dtype(self.config))
+        timed = self.config.trainer.arguments.get("benchmark", True)
+        return Decode(vae, self.networks.tiles, self.group.peers(), timed)
+
+    def predict_step(self, job: Job, batch_idx: int = 0) -> Result:
+        size, suffix = job.size, self.config.video.suffix
+        place = "detail", job.detail_key, "latent"
+        videos = [(f"{job.id}{suffix}", size.geometry, place)]
+        if self.config.save_anchor:
+            videos.insert(0, (f"{job.id}.anchor{suffix}", size.anchor_geometry, job.anchor))
+        with self.attempt(job) as result:
+            # All, as other ranks do.
+            failures = [self._write(job, result, *video) for video in videos]
+            for failure in filter(None, failures):
+                raise failure
+        return result
+
+    def _write(
+        self, job: Job, result: Result, name: str, size: Geometry, place: tuple[str, str, str]
+    ) -> VideoError | None:
+        """One video, if this is the rank that writes; or why there is none."""
+        kind, key, tensor = place
+        made = self.stage(self.store.load(kind, key)[tensor])
+        if not self.rank.is_lead:
+            deque(made, maxlen=0)  # this rank takes its part and is given nothing
+            return None
+        clip, path = job.prompt.clip, Path(self.config.run_dir) / "videos" / name
+        form = path, size.width, size.height, self.config.video, self.comment(job)
+        try:
+            with VideoWriter(*form, clip.fps if clip else None, self._sound(job)) as writer:
+                shown: Iterator[Any] = islice(made, job.frames)
+                if clip and kind == "detail":
+                    shown = self._agreeing(shown, job, clip, result)
+                for frames in shown:
+                    writer.write(frames)
+                    self.display.step(writer.frames, job.frames)
+                deque(made, maxlen=0)  # frames that only fill up the latent's last one
+        except VideoError as error:
+            deque(made, maxlen=0)  # the other ranks decode to the end
+            return VideoError(
+                f"{error}; its latent is kept in {self.store.path(kind, key)}: the same command"
+                " decodes it again, and so does one with another run_dir and video.codec"
+            )
+        return None
+
+    def _agreeing(
+        self, shown: Iterator[Any], job: Job, clip: Source, result: Result
+    ) -> Iterator[Any]:
+        """The frames with what they take of the clip; what it decides itself is said and noted."""
+        from pixelwizard.stages.agree import agreeing, agreement_of
+
+        agree: str = self.config.refine.agree
+        if agree == "auto":
+            agree, sharpness = agreement_of(clip, job.size.geometry)
+            result.facts |= {"agree": agree, "sharpness": round(sharpness, 3)}
+            self.display.line(
+                f"prompt {job.id}: {clip.path.name} has a sharpness of {sharpness:.2f}, so it is"
+                f" refined with refine.agree={agree}"
+            )
+        return agreeing(shown, clip, job.size, agree)
+
+    def _sound(self, job: Job) -> Sound | None:
+        """The sound of a clip that is refined."""
+        sound = job.prompt.clip.track if job.prompt.clip else None
+        if sound and not sound.is_copied(self.config.video.suffix):
+            self.display.line(f"prompt {job.id}: its sound, {sound.codec}, becomes AAC")
+        return sound

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
@@ -21,11 +21,10 @@ from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.config.trainer import culprit, own_callbacks
 from pixelwizard.diffusion.schedules import as_taken
 from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
-from pixelwizard.generation.decoding import DecodeLoop
 from pixelwizard.generation.loops import (
     AnchorLoop,
+    DecodeLoop,
     DetailLoop,
-    EncodeLoop,
     EncodeTextLoop,
     Result,
     SamplingLoop,
@@ -39,12 +38,12 @@ from pixelwizard.io.video import check_ffmpeg
 from pixelwizard.models.weights import check_weights
 from pixelwizard.parallel.mesh import MeshStrategy, Rank, trainer_options
 from pixelwizard.records.provenance import Job, Provenance, finished, written_files
-from pixelwizard.records.run_folder import Status, WorkStopped, sentence
-from pixelwizard.tracking import Tracker
+from pixelwizard.records.run_folder import STATUS, Status, WorkStopped, sentence
+
+if TYPE_CHECKING:
+    from pixelwizard.tracking import Tracker
 
 log = logging.getLogger(__name__)
-
-STAGES = (EncodeTextLoop, EncodeLoop, AnchorLoop, DetailLoop, DecodeLoop)
 
 
 class Prediction:
@@ -78,10 +77,11 @@ class Prediction:
         self.provenance = Provenance(config, digests, device_name())
         self.records, self.callbacks = records, own_callbacks(config)
         self.earlier = {k for job in jobs for k in job.results if self.store.has(*k)}
+        self.stages = stages_of(jobs)
         (self.folder / "videos").mkdir(parents=True, exist_ok=True)
-        self.status = Status(self.folder / "status.json" if self.rank.is_first else None, self.jobs)
+        self.status = Status(self.folder / STATUS if self.rank.is_first else None, self.jobs)
         self.status.done(*(id for id, record in records.items() if record))
-        self.tracker = Tracker()
+        self.tracker: Tracker | None = None
         self.sheet: Path | None = None
         self.elsewhere: list[list[str]] = []
 
@@ -90,12 +90,12 @@ class Prediction:
             from pixelwizard.tracking.fallback import open_tracker
 
             self.tracker = open_tracker(self.config, self.display.line)
-        for id, record in self.records.items():
-            if record:
-                self.tracker.earlier(self._video_of(id), record)
+            for id, record in self.records.items():
+                if record:
+                    self.tracker.earlier(self._video_of(id), record)
         self.trainer = Trainer(
             precision="32-true",
-            logger=list(self.tracker.loggers) or False,
+            logger=list(self.tracker.loggers if self.tracker else ()) or False,
             callbacks=list(self.callbacks.values()),
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -111,7 +111,8 @@ class Prediction:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._describe()
         self.status.close()
-        self.tracker.finish(self.sheet)
+        if self.tracker:
+            self.tracker.finish(self.sheet)
         self.display.close()
         if isinstance(error, Exception) and (name := culprit(error, self.callbacks)):
             raise WorkStopped(f"callbacks.{name} failed ({reason(error)})") from error
@@ -131,12 +132,12 @@ class Prediction:
         others = [n for n in range(sets) if self.rank.is_first and n != self.rank.place.prompts]
         self.elsewhere = [todo[n::sets][::-1] for n in others]
         counts = [self._needs(id, self.store.has) for id in own]
-        self.display.plan({s.name: sum(s.name in c for c in counts) for s in STAGES})
+        self.display.plan({s.name: sum(s.name in c for c in counts) for s in self.stages})
         rounds = list(groups(own, self.config.group_size))
         most = len(list(groups(todo[::sets], self.config.group_size)))
         for group in [*rounds, *([[]] * (most - len(rounds)))]:
             needs = {id: self._needs(id, self._is_whole) for id in group if self.rank.is_lead}
-            for stage in STAGES:
+            for stage in self.stages:
                 yield from self._loop(stage, needs)
 
     def _loop(
@@ -200,7 +201,8 @@ class Prediction:
             skipped = {"skipped": list(loop.skipped)} if loop.skipped else {}
             self.store.save(kind, key, tensors, {**cost, **skipped, **self._means(loop)})
             self.store.remove(f"{kind}_state", key)
-        self.tracker.stage(job.id, loop.name, cost)
+        if self.tracker:
+            self.tracker.stage(job.id, loop.name, cost)
         if loop.name == "decode":
             self._publish(job, cost)
 
@@ -235,7 +237,8 @@ class Prediction:
 
     def _announce(self, id: str, record: dict[str, Any]) -> None:
         self.status.done(id)
-        self.tracker.video(self._video_of(id), record)
+        if self.tracker:
+            self.tracker.video(self._video_of(id), record)
         self.display.line(f"video {self._video_of(id)}")
 
     def complete(self, videos: Mapping[str, Path]) -> dict[str, str]:
@@ -273,6 +276,15 @@ class Prediction:
 
 def _nothing() -> None:
     """What a profiler describes after each of the loops."""
+
+
+def stages_of(jobs: Sequence[Job]) -> tuple[type[StageLoop], ...]:
+    """The stages of a run in their order; only given clips and pictures are encoded."""
+    if not any(job.encode_key for job in jobs):
+        return EncodeTextLoop, AnchorLoop, DetailLoop, DecodeLoop
+    from pixelwizard.generation.encoding import EncodeLoop
+
+    return EncodeTextLoop, EncodeLoop, AnchorLoop, DetailLoop, DecodeLoop
 
 
 def groups(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.evaluation.files import (
-    JSON,
     find_captions,
     inspect,
     keep_scores,
@@ -19,6 +18,7 @@ from pixelwizard.evaluation.files import (
 from pixelwizard.io.process import importing
 from pixelwizard.io.terminal import Display
 from pixelwizard.io.video import VideoError
+from pixelwizard.records.run_folder import SCORES
 from pixelwizard.tracking import Tracker
 
 
@@ -36,9 +36,9 @@ def check_reference(config: GenerateConfig) -> None:
 
 
 def score_run(
-    config: GenerateConfig, videos: Mapping[str, Path], tracker: Tracker, display: Display
+    config: GenerateConfig, videos: Mapping[str, Path], tracker: Tracker | None, display: Display
 ) -> None:
-    """Score the videos, by prompt id, unless that was done; tell the tracker in any case.
+    """Score the videos, by prompt id, unless that was done; tell a tracker in any case.
 
     One process does this when all videos are finished, if ``config.scored``. The values go into
     ``metrics.json`` and each ``videos/ID.json``. Raises ValueError where nothing can be scored.
@@ -49,8 +49,9 @@ def score_run(
         keep_scores(config, videos, scores)
     for name, why in scores.get("failed", {}).items():
         display.line(f"no score {name}: {why}")
-    tracker.scores(scores)
-    display.line(f"scores {Path(config.run_dir) / JSON}: {_in_short(scores)}")
+    if tracker:
+        tracker.scores(scores)
+    display.line(f"scores {Path(config.run_dir) / SCORES}: {_in_short(scores)}")
 
 
 def _computed(

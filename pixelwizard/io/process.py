@@ -17,6 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+USER_ERROR, SOME_FAILED = 2, 3
+"""Exit codes; 1 is a defect, and 128 + a signal's number an interruption."""
+
 
 class _Pipe(io.FileIO):
     """A stream that discards its output once its reader is gone or its disk is full."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import remove_unfinished
-from pixelwizard.io.process import on_interrupt, usable_cores
+from pixelwizard.io.process import SOME_FAILED, on_interrupt, usable_cores
 from pixelwizard.io.terminal import say
 from pixelwizard.launch import processes
 from pixelwizard.launch.processes import SERVER_GONE, Work
@@ -39,7 +39,6 @@ RESTART_SECONDS = 1.0
 """Until a server that was killed has left the system's table of processes."""
 TAIL_LINES = 20
 KEPT = "everything finished is kept, the same command continues"
-SOME_FAILED = 3
 
 
 @dataclass

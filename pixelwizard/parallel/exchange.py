@@ -93,14 +93,20 @@ class Ulysses:
 
 
 class Peers:
-    """The processes that decode one clip together, the first of which writes; here only one."""
+    """The processes of a group that decode one clip together, the first of which writes."""
 
-    rank, size = 0, 1
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
 
     @property
     def writes(self) -> bool:
         """Whether this process collects the frames."""
         return self.rank == 0
+
+    def rows(self, height: int) -> RowShard:
+        """The latent rows of this process, of ``height``."""
+        return RowShard(self, height)
 
     def exchange(
         self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Sequence[int]], like: Tensor
@@ -109,35 +115,6 @@ class Peers:
 
         ``like`` gives type and device, also where nothing is sent or received.
         """
-        assert not outgoing and not incoming
-        return {}
-
-    def gather(self, x: Tensor) -> list[Tensor]:
-        """The equally shaped tensors of all ranks, on every rank."""
-        return [x]
-
-    def collect(self, mine: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The tensors of the first ranks in their order, for the one that writes; else nothing.
-
-        ``shapes`` are those of all tensors; a rank beyond them gives an empty one.
-        """
-        if self.writes:
-            incoming = {rank: shape for rank, shape in enumerate(shapes) if rank}
-            return [mine, *self.exchange({}, incoming, mine).values()]
-        self.exchange({0: mine}, {}, mine)
-        return []
-
-
-class GroupPeers(Peers):
-    """The processes of a process group."""
-
-    def __init__(self, group: dist.ProcessGroup) -> None:
-        self.group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-
-    def exchange(
-        self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Sequence[int]], like: Tensor
-    ) -> dict[int, Tensor]:
         sent = [like.new_empty(0), *(outgoing[rank].flatten() for rank in sorted(outgoing))]
         expected = [math.prod(incoming.get(rank, (0,))) for rank in range(self.size)]
         received = like.new_empty(sum(expected))
@@ -154,12 +131,21 @@ class GroupPeers(Peers):
         return {rank: parts[rank].view(*shape) for rank, shape in sorted(incoming.items())}
 
     def gather(self, x: Tensor) -> list[Tensor]:
+        """The equally shaped tensors of all ranks, on every rank."""
         parts = [torch.empty_like(x) for _ in range(self.size)]
         dist.all_gather(parts, x.contiguous(), group=self.group)
         return parts
 
+    def collect(self, mine: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """The tensors of the first ranks in their order, for the one that writes; else nothing.
 
-NO_PEERS = Peers()
+        ``shapes`` are those of all tensors; a rank beyond them gives an empty one.
+        """
+        if self.writes:
+            incoming = {rank: shape for rank, shape in enumerate(shapes) if rank}
+            return [mine, *self.exchange({}, incoming, mine).values()]
+        self.exchange({0: mine}, {}, mine)
+        return []
 
 
 class RowShard:

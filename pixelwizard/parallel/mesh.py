@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,13 +19,14 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from pixelwizard.config.parallel import AXES, Mesh
+from pixelwizard.config.parallel import AXES, SINGLE, Mesh
 from pixelwizard.io.terminal import reason
-from pixelwizard.parallel.exchange import NO_PEERS, CFGParallel, GroupPeers, Peers, Ulysses
+
+if TYPE_CHECKING:
+    from pixelwizard.parallel.exchange import CFGParallel, Peers, Ulysses
 
 Value = TypeVar("Value")
 
-SINGLE = Mesh()
 PATIENCE = timedelta(hours=12)
 """How long a rank waits for another, which may be decoding: whoever dies ends all anyway."""
 
@@ -57,9 +58,13 @@ class Group:
         """Wait for the group."""
         self.gather(None)
 
-    def peers(self) -> Peers:
-        """The group as those who decode a clip together."""
-        return GroupPeers(self.axis.get_group()) if self.axis else NO_PEERS
+    def peers(self) -> Peers | None:
+        """The group as those who decode a clip together; None: this process alone."""
+        if self.axis is None:
+            return None
+        from pixelwizard.parallel.exchange import Peers
+
+        return Peers(self.axis.get_group())
 
 
 ALONE = Group()
@@ -81,6 +86,8 @@ class Rank:
             self._make_groups()
 
     def _make_groups(self) -> None:
+        from pixelwizard.parallel.exchange import CFGParallel, Ulysses
+
         mesh, kind = self.mesh, self.device.type
         self.everyone = Group(init_device_mesh(kind, (mesh.world,), mesh_dim_names=("world",)))
         two, three = (mesh.prompts, mesh.per_prompt), (mesh.prompts, mesh.guidance, mesh.sequence)

@@ -17,7 +17,7 @@ import torch
 
 from pixelwizard.config.generate import ATTENTION, SamplingSettings
 from pixelwizard.config.geometry import Geometry, ResolutionSettings, Tiles
-from pixelwizard.config.parallel import Mesh
+from pixelwizard.config.parallel import SINGLE, Mesh
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.io.process import GB
 from pixelwizard.io.terminal import STAGES
@@ -25,14 +25,15 @@ from pixelwizard.models.wan.dit import CHUNK, PAIRED
 from pixelwizard.models.wan.kernels import Kernels, chosen
 from pixelwizard.planning.decode_cost import choose_tiles, cost_of_encode
 from pixelwizard.planning.device import DeviceRates, find
-from pixelwizard.planning.report import SINGLE, Plan, StagePlan, details
+from pixelwizard.planning.report import Plan, StagePlan, details
 from pixelwizard.planning.text_cost import cost_of_text
 from pixelwizard.planning.transformer_cost import Cost, Sampling, cost_of_sampling
-from pixelwizard.planning.waves import chunk_of_whole_waves
 from pixelwizard.stages.precision import settled
 
 CONTEXT = 0.7e9
 CHUNKS = (CHUNK, CHUNK // 4)
+ROWS = 128
+"""Queries of a tile of attention."""
 REFINING = ("text", "encode", "detail", "decode")
 """The stages of a given clip."""
 
@@ -139,6 +140,29 @@ def _chunks(config: SamplingSettings, stage: Sampling, processors: int | None) -
         return CHUNKS
     heads = stage.sizes.num_heads
     return tuple(chunk_of_whole_waves(chunk, heads, processors) for chunk in CHUNKS)
+
+
+def filled(tokens: int, heads: int, processors: int) -> float:
+    """The share of an attention's waves on a GPU that is work, for ``tokens`` queries, in (0, 1].
+
+    A tile is 128 queries of one head (FlashAttention-2 and -3 and cuDNN at 128 channels a head). A
+    GPU takes one a multiprocessor at a time, so tiles run in waves, and a last wave that is not
+    full leaves multiprocessors idle at the end of every chunk.
+    """
+    tiles = -(-tokens // ROWS) * heads
+    waves = -(-tiles // processors)
+    return tokens * heads / (ROWS * processors * waves)
+
+
+def chunk_of_whole_waves(wanted: int, heads: int, processors: int) -> int:
+    """The chunk near ``wanted`` tokens that leaves least idle; of equal ones the nearest.
+
+    It is a multiple of 128 from a half to five quarters of ``wanted``, so memory stays similar.
+    Raises ValueError where no multiple of 128 is in that range (``wanted`` under 103).
+    """
+    low, high = -(-wanted // (2 * ROWS)), 5 * wanted // (4 * ROWS)
+    near = range(max(low, 1) * ROWS, high * ROWS + 1, ROWS)
+    return max(near, key=lambda chunk: (filled(chunk, heads, processors), -abs(chunk - wanted)))
 
 
 def _sampling(

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pixelwizard.config.parallel import Mesh
+from pixelwizard.config.parallel import SINGLE, Mesh
 from pixelwizard.io.terminal import aligned
-
-SINGLE = Mesh()
 
 
 @dataclass(frozen=True)

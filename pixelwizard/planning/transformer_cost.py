@@ -22,18 +22,17 @@ from torch import Tensor
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import PATCH, Geometry
-from pixelwizard.config.parallel import Mesh
+from pixelwizard.config.parallel import SINGLE, Mesh
 from pixelwizard.config.targets import Part
 from pixelwizard.diffusion.schedules import Schedule
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import PAIRED, TextKeyValues, WanDiT
 from pixelwizard.models.wan.kernels import PLAIN, Kernels
-from pixelwizard.models.wan.quantised import quantise_linears
+from pixelwizard.models.wan.linears import quantise_linears
 from pixelwizard.models.wan.streaming import packed_bytes
 from pixelwizard.parallel.exchange import CFGParallel, Ulysses
 from pixelwizard.planning.device import META, Trace, Work
-from pixelwizard.planning.report import SINGLE
 from pixelwizard.stages.latents import Anchor, Detail
 
 

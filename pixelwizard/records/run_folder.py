@@ -11,10 +11,11 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -24,7 +25,7 @@ from typing import Any
 import yaml
 
 from pixelwizard.config.schema import ConfigError, differences, is_below, marked, show, to_plain
-from pixelwizard.config.tasks import load
+from pixelwizard.config.tasks import EXPERIMENTS, load
 from pixelwizard.io.files import read_json, text_digest, write_json, write_text
 from pixelwizard.io.terminal import MOST, reason
 
@@ -104,6 +105,7 @@ def _holder(file: Path) -> str:
 
 
 CONFIG, OVERRIDES, LEDGER = "config.yaml", "overrides.txt", "sweep.json"
+STATUS, SCORES, SHEET = "status.json", "metrics.json", "contact_sheet.png"
 
 
 def config_hash(config: Any) -> str:
@@ -126,6 +128,19 @@ def determining(config: Any) -> dict[str, Any]:
 def short_hash(value: Any) -> str:
     """Eight hexadecimal digits of a plain value."""
     return text_digest(json.dumps(value, sort_keys=True, ensure_ascii=False))[:8]
+
+
+def default_run_dir(config: Any, choices: Mapping[str, Any]) -> str:
+    """The folder of a run without ``run_dir``, below outputs.
+
+    It is named after the experiment, or else after the ``choices`` of the groups that are marked
+    ``names_run``, and has the hash of all that determines the results.
+    """
+    places = marked(type(config), "names_run")
+    groups = sorted(places.keys() & choices.keys(), key=places.__getitem__)
+    named = [EXPERIMENTS] if choices.get(EXPERIMENTS) else groups
+    joined = "-".join([*(choices[group] for group in named), config_hash(config)])
+    return str(Path.cwd() / "outputs" / re.sub(r"[^A-Za-z0-9._-]+", "+", joined))
 
 
 def claim(config: Any, command: Sequence[str]) -> Path:

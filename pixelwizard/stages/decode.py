@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,7 +29,9 @@ from pixelwizard.config.geometry import (
     most_tiles,
 )
 from pixelwizard.models.wan.vae import WanVAE, to_pixels
-from pixelwizard.parallel.exchange import NO_PEERS, Peers, RowShard
+
+if TYPE_CHECKING:
+    from pixelwizard.parallel.exchange import Peers, RowShard
 
 
 @dataclass(frozen=True)
@@ -66,27 +69,26 @@ def stream_pixels(
 
 
 def whole_frames(
-    vae: WanVAE, latent_BCTHW: Tensor, peers: Peers = NO_PEERS
+    vae: WanVAE, latent_BCTHW: Tensor, peers: Peers | None = None
 ) -> Iterator[np.ndarray]:
     """Frames of one clip as uint8 ``[H, W, 3]``, in order of time, for the rank that writes.
 
     Each rank decodes some of the rows; of a latent that has fewer rows than ranks, one decodes all.
     """
     height, width = latent_BCTHW.shape[3:]
-    if height < peers.size:
-        if peers.writes:
-            yield from whole_frames(vae, latent_BCTHW)
+    if peers is None or peers.size > height:
+        if peers is None or peers.writes:
+            yield from map(_on_host, stream_pixels(vae, latent_BCTHW))
         return
-    rows = RowShard(peers, height)
+    rows = peers.rows(height)
     latent = latent_BCTHW[..., rows.own, :]
     shapes = [(SPATIAL_STRIDE * count, SPATIAL_STRIDE * width, 3) for count in rows.counts]
-    pixels = stream_pixels(vae, latent, rows if peers.size > 1 else None)
-    for strips in _collected(pixels, shapes, peers):
+    for strips in _collected(stream_pixels(vae, latent, rows), shapes, peers):
         yield np.concatenate(strips)
 
 
 def tiled_frames(
-    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, peers: Peers = NO_PEERS
+    vae: WanVAE, latent_BCTHW: Tensor, tiles: Tiles, peers: Peers | None = None
 ) -> Iterator[np.ndarray]:
     """The same in tiles, as many at a time as there are ranks.
 
@@ -98,9 +100,9 @@ def tiled_frames(
         for row in spans(height, tiles.rows, tiles.overlap)
         for column in spans(width, tiles.columns, tiles.overlap)
     ]
-    canvas = _Canvas(height, width)
-    for start in range(0, len(places), peers.size):
-        turn = places[start : start + peers.size]
+    canvas, ranks = _Canvas(height, width), peers.size if peers else 1
+    for start in range(0, len(places), ranks):
+        turn = places[start : start + ranks]
         for t, parts in enumerate(_turn(vae, latent_BCTHW, turn, peers)):
             for place, pixels in zip(turn, parts, strict=True):
                 canvas.paint(t, *place, pixels)
@@ -109,12 +111,13 @@ def tiled_frames(
 
 
 def _turn(
-    vae: WanVAE, latent_BCTHW: Tensor, places: Sequence[tuple[Span, Span]], peers: Peers
+    vae: WanVAE, latent_BCTHW: Tensor, places: Sequence[tuple[Span, Span]], peers: Peers | None
 ) -> Iterator[list[np.ndarray]]:
     """For the rank that writes, each frame's tiles at the ``places``, one decoded by each rank."""
     shapes = [(row.size, column.size, 3) for row, column in places]
-    if peers.rank < len(places):
-        row, column = places[peers.rank]
+    rank = peers.rank if peers else 0
+    if rank < len(places):
+        row, column = places[rank]
         tile = latent_BCTHW[..., row.start : row.stop, column.start : column.stop]
         decoded = stream_pixels(vae, tile)
     else:
@@ -124,14 +127,20 @@ def _turn(
 
 
 def _collected(
-    pixels: Iterator[Tensor], shapes: Sequence[Sequence[int]], peers: Peers
+    pixels: Iterator[Tensor], shapes: Sequence[Sequence[int]], peers: Peers | None
 ) -> Iterator[list[np.ndarray]]:
     """For the rank that writes, what each rank has of every frame, on the host.
 
     Nothing of a frame is left on the device when the next one is asked for.
     """
+    if peers is None:
+        return map(lambda own: [_on_host(own)], pixels)
     parts = map(lambda own: peers.collect(own, shapes), pixels)
-    return map(lambda found: [part.cpu().numpy() for part in found], filter(None, parts))
+    return map(lambda found: [*map(_on_host, found)], filter(None, parts))
+
+
+def _on_host(pixels: Tensor) -> np.ndarray:
+    return pixels.cpu().numpy()
 
 
 class _Canvas:
@@ -229,7 +238,7 @@ class Decode:
     """
 
     def __init__(
-        self, vae: WanVAE, tiles: Tiles = WHOLE, peers: Peers = NO_PEERS, timed: bool = True
+        self, vae: WanVAE, tiles: Tiles = WHOLE, peers: Peers | None = None, timed: bool = True
     ) -> None:
         self.vae, self.tiles, self.peers, self.timed = vae, tiles, peers, timed
 

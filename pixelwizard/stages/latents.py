@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,8 +27,10 @@ from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.umt5 import TextEncoder, clean, unknown_words
 from pixelwizard.models.wan.vae import WanVAE
-from pixelwizard.parallel.exchange import CFGParallel
 from pixelwizard.stages.decode import stream_pixels
+
+if TYPE_CHECKING:
+    from pixelwizard.parallel.exchange import CFGParallel
 
 BEST = 100.0
 """Decibels of equal frames, whose PSNR has no bound."""

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pixelwizard.diffusion.sampling import per_sample
-from pixelwizard.training.draws import generator
+from pixelwizard.diffusion.sampling import keyed_generator, per_sample
 
 
 @dataclass(frozen=True)
@@ -40,5 +39,5 @@ def first_frames(latent_BCTHW: Tensor, share: float, *key: object) -> FirstFrame
     """A share of the samples, drawn by ``key``, given the first frame of their latent; or None."""
     if not share:
         return None
-    lot_B = torch.rand(len(latent_BCTHW), generator=generator(*key, "first frame"))
+    lot_B = torch.rand(len(latent_BCTHW), generator=keyed_generator(*key, "first frame"))
     return FirstFrames(latent_BCTHW[:, :, :1], (lot_B < share).to(latent_BCTHW.device))

@@ -13,7 +13,7 @@ from pixelwizard.config.objective import RANDOM
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.models.checkpoints import MissingWeights, find_weights
-from pixelwizard.models.wan.quantised import Weight, read
+from pixelwizard.models.wan.files import Weight, read
 
 LEAST_SHARE = 0.9
 """Of the tensors of a network that its starting weights must fit, its additions apart."""

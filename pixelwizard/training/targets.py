@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.objective import FlowSettings, ShortcutSettings
-from pixelwizard.diffusion.sampling import add_noise, shift_sigma, velocity
-from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, Schedule, halved
+from pixelwizard.diffusion.sampling import add_noise, per_sample, velocity
+from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, Schedule, halved, shift_sigma
 from pixelwizard.training.passes import NetworkVelocity
 
 REFERENCE_FLOW, REFERENCE = FlowSettings(), ShortcutSettings()
@@ -135,7 +135,7 @@ def self_consistency_target(
         middle = grid.snap(middle.to(grid.timesteps)).to(timestep)
     first = network(x_t, timestep, half)
     span = (middle - timestep) / TRAIN_TIMESTEPS
-    x_middle = x_t + span.view(-1, *[1] * (x_t.ndim - 1)) * first
+    x_middle = x_t + per_sample(span, x_t.ndim) * first
     second = network(x_middle, middle, half)
     return (first + second) / 2
 

@@ -21,16 +21,15 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Batches, HeldOut
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.sources import open_sources
+from pixelwizard.diffusion.sampling import keyed_generator
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.models.wan.files import open_weights
+from pixelwizard.models.wan.files import Weight, open_weights
 from pixelwizard.models.wan.layouts import official_dit
-from pixelwizard.models.wan.quantised import Weight
 from pixelwizard.training.adapters import adapt, twin
 from pixelwizard.training.data import Examples
-from pixelwizard.training.draws import generator
 from pixelwizard.training.first_frame import first_frames
 from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.objectives.base import Objective, Target
@@ -165,7 +164,7 @@ class VelocityNetwork(TrainedNetwork):
         """The kind of target of a step; the objective's first while only measuring the loss."""
         if not torch.is_grad_enabled():
             return self.objective.kinds[0]
-        own = generator(self.config.seed, self.step_of(batch), "branch")
+        own = keyed_generator(self.config.seed, self.step_of(batch), "branch")
         return self.objective.target_kind(own, self.progress)
 
     def step_of(self, batch: Batch) -> int:
@@ -242,7 +241,7 @@ class VelocityNetwork(TrainedNetwork):
 
     def loss(self, network: Any, batch: Batch) -> Tensor:
         batch = self.encoded(batch)
-        own = generator(self.config.seed, batch["step"], self.global_rank, "samples")
+        own = keyed_generator(self.config.seed, batch["step"], self.global_rank, "samples")
         kind, passes = self.target_kind(batch), self.passes(network, batch, own)
         target = self.objective.target(kind, passes, batch["latent"].float(), own)
         found = target.found

@@ -14,7 +14,7 @@ from torch import Tensor
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.config.objective import OBJECTIVES
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.training.draws import generator
+from pixelwizard.diffusion.sampling import keyed_generator
 from pixelwizard.training.objectives.base import Objective
 from pixelwizard.training.passes import Conditions, Passes
 
@@ -45,15 +45,15 @@ def mean_passes(config: TrainConfig) -> float:
     return sum(passes_of(objective, step, config) for step in range(DRAWN)) / DRAWN
 
 
-def drawn(objective: Objective, step: int) -> str:
+def kind_at(objective: Objective, step: int) -> str:
     """The kind of target of one of the ``DRAWN`` steps of a training."""
     objective.begin(step, step / DRAWN)
-    return objective.target_kind(generator(0, step), step / DRAWN)
+    return objective.target_kind(keyed_generator(0, step), step / DRAWN)
 
 
 def passes_of(objective: Objective, step: int, config: TrainConfig) -> int:
     """The passes of one of the ``DRAWN`` steps."""
-    count, kind = 0, drawn(objective, step)
+    count, kind = 0, kind_at(objective, step)
 
     def ask(network: Any, text: None, features: None, x_t: Tensor, *times: Tensor) -> Tensor:
         nonlocal count
@@ -67,7 +67,7 @@ def passes_of(objective: Objective, step: int, config: TrainConfig) -> int:
     passes = Passes(_network(), conditions, ask, lambda network, given: None)
     for name in objective.networks:
         passes.add(name, _network(trains=name != "teacher"))
-    target = objective.target(kind, passes, x0, generator(0, step, "samples"))
+    target = objective.target(kind, passes, x0, keyed_generator(0, step, "samples"))
     if target.found is None:
         passes(target.x_t, target.timestep_B, target.step_size_B)
     return count

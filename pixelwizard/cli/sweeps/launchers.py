@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.cli.sweeps.ledger import Ended, Launch, SweepJob, in_turn
-from pixelwizard.config.parallel import is_open
+from pixelwizard.config.parallel import asked_ranks, is_open, mesh_of
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import LauncherSettings
 from pixelwizard.io.process import usable_cores
 from pixelwizard.io.terminal import reason
-from pixelwizard.launch.devices import asked_ranks, mesh_of
 from pixelwizard.records.run_folder import Failure
 
 POLL_SECONDS = 2.0

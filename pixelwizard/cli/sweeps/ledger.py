@@ -13,6 +13,7 @@ from typing import Any
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import read_json, write_json
+from pixelwizard.io.process import SOME_FAILED, USER_ERROR
 from pixelwizard.io.terminal import printable, say
 from pixelwizard.records.run_folder import (
     CONFIG,
@@ -27,7 +28,7 @@ from pixelwizard.records.run_folder import (
 
 PENDING, DONE, FAILED = "pending", "done", "failed"
 NAME_LENGTH = 100
-SOME_FAILED, USER_ERROR, KILLED = 3, 2, 137
+KILLED = 137
 INTERRUPTS = (129, 130, 143)
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.cli.sweeps.launchers import EXTRA
-from pixelwizard.cli.sweeps.ledger import INTERRUPTS, SOME_FAILED, Launch, SweepJob, run_sweep
+from pixelwizard.cli.sweeps.ledger import INTERRUPTS, Launch, SweepJob, run_sweep
 from pixelwizard.config.evaluate import DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.sweep import Choice, Search, SweeperSettings
 from pixelwizard.config.targets import door_of
+from pixelwizard.io.process import SOME_FAILED
 from pixelwizard.io.terminal import aligned, say
 
 MakeJob = Callable[[Sequence[str]], SweepJob]

@@ -11,8 +11,8 @@ from typing import Any
 
 def run_in_workers(config: Any, command_line: Sequence[str]) -> int:
     """Claim the run folder and run the task in a worker for each rank; returns the exit code."""
+    from pixelwizard.config.parallel import mesh_of
     from pixelwizard.launch import launch  # multiprocessing: only where something runs
-    from pixelwizard.launch.devices import mesh_of
     from pixelwizard.records.run_folder import claim
 
     folder, parallel = claim(config, command_line), getattr(config, "parallel", None)

@@ -10,10 +10,10 @@ from pathlib import Path
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import PlanConfig
 from pixelwizard.config.geometry import TEMPORAL_STRIDE, ResolutionSettings, windows_of
+from pixelwizard.config.parallel import planned_mesh
 from pixelwizard.data.prompts import DEMO_PROMPTS, given_clips, need_clips
 from pixelwizard.data.source_files import Source, source_of
 from pixelwizard.diffusion.schedules import draw_schedules, schedule_table, stage_schedules
-from pixelwizard.launch.devices import planned_mesh
 
 EXAMPLES = """\
   pixelwizard plan                                    2K with the full-size backbone

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pixelwizard.cli.tasks import Command, Study
-from pixelwizard.comparison.few_step.kept import (
+from pixelwizard.comparison.few_step.files import (
     START,
     check_against,
     is_measured,
     label,
     start_config,
 )
-from pixelwizard.config.comparison import ARMS
+from pixelwizard.config.comparison import ARM_BUDGETS
 from pixelwizard.config.objective import STAGES
+from pixelwizard.config.parallel import mesh_of
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.train import DataSettings, TrainConfig
 from pixelwizard.data.table import clip_table
-from pixelwizard.launch.devices import mesh_of
 from pixelwizard.models.checkpoints import PARTS, require_weights
 
 EXAMPLES = """\
@@ -72,7 +72,9 @@ def finished(config: TrainConfig) -> bool:
 
 def study(folder: Path, jobs: Mapping[tuple[str, ...], TrainConfig]) -> Study:
     """The arms of a comparison start from one network, made first, and share a page."""
-    arms = {swept: config for swept, config in jobs.items() if config.comparison.budget in ARMS}
+    arms = {
+        swept: config for swept, config in jobs.items() if config.comparison.budget in ARM_BUDGETS
+    }
     if not arms:
         return Study()
     one = next(iter(arms.values()))

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Union
 
 import numpy as np
 import torch
 
+from pixelwizard.comparison.few_step.files import Row
 from pixelwizard.evaluation.frechet import Moments, frechet_distance
 
 RESAMPLINGS = 2000
-Figure = dict[str, float]
+Interval = dict[str, float]
 """``value``, ``low`` and ``high``."""
+Seeds = Mapping[Union[int, None], Sequence[Row]]
+"""The rows of an arm by seed; those of a network that no arm trained have the seed None."""
 
 
-def interval(values_SC: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float]) -> Figure:
+def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:
+    """A figure of all seeds and clips, [S, C], or [S, C, D]."""
+    return np.array([[row[f"{passes}"][figure] for row in rows] for rows in seeds.values()])
+
+
+def interval(values_SC: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
     """``value`` of all seeds and clips, and 95 % of what other seeds and clips would give."""
     seeds, count = values_SC.shape[:2]
     draw = np.random.default_rng(0)
@@ -26,13 +35,7 @@ def interval(values_SC: np.ndarray, value: Callable[[np.ndarray, np.ndarray], fl
     return {"value": value(values_SC, np.arange(count)), "low": float(low), "high": float(high)}
 
 
-def over_seeds(values: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float]) -> Figure:
-    """The mean, the least and the greatest of the seeds: sets with repeated clips lie farther."""
-    every = np.arange(values.shape[1])
-    return ends([value(values[seed : seed + 1], every) for seed in range(len(values))])
-
-
-def ends(values: list[float]) -> Figure:
+def mean_and_range(values: list[float]) -> Interval:
     """The mean of some values, the least and the greatest."""
     return {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
 
@@ -42,19 +45,21 @@ def mean_of(values_SC: np.ndarray, chosen: np.ndarray) -> float:
     return float(values_SC[:, chosen].mean())
 
 
-def distance_of_sets(features_SC2D: np.ndarray, chosen: np.ndarray) -> float:
-    """FVD of generated [:, :, 0] to real [:, :, 1] features, the mean over seeds."""
-    sets = [torch.from_numpy(seed[chosen]) for seed in features_SC2D]
-    pairs = [(Moments.of(one[:, 0]), Moments.of(one[:, 1])) for one in sets]
-    return float(np.mean([frechet_distance(one, other) for one, other in pairs]))
+def fvd_over_seeds(ours_SCD: np.ndarray, real_SCD: np.ndarray) -> Interval:
+    """FVD of generated to real features, a value for each seed.
+
+    It has no interval by resampling: sets with repeated clips lie farther.
+    """
+    pairs = zip(torch.from_numpy(ours_SCD), torch.from_numpy(real_SCD), strict=True)
+    return mean_and_range([frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs])
 
 
-def in_thousandths(figure: Figure) -> str:
-    """Value and interval."""
-    return with_ends({key: 1000 * figure[key] for key in ("value", "low", "high")})
+def in_thousandths(found: Interval) -> str:
+    """``shown`` of a thousand times the values."""
+    return shown({key: 1000 * value for key, value in found.items()})
 
 
-def with_ends(figure: Figure) -> str:
+def shown(found: Interval) -> str:
     """Value and ends."""
-    value, low, high = (figure[key] for key in ("value", "low", "high"))
+    value, low, high = (found[key] for key in ("value", "low", "high"))
     return f"{value:.2f} ({low:.2f} to {high:.2f})"

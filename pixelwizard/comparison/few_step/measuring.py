@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pixelwizard.comparison.few_step.figures import Viewers, apart, psnr
-from pixelwizard.comparison.few_step.kept import (
+from pixelwizard.comparison.few_step.files import (
     Row,
     clip_file,
+    few_step_folder,
     goal_file,
-    kept_in,
     missing_in,
     read_row,
 )
 from pixelwizard.comparison.few_step.networks import Networks
+from pixelwizard.comparison.few_step.scores import Features, mse, psnr
 from pixelwizard.config.comparison import MOST_CLIPS
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.train import TrainConfig
@@ -41,7 +41,7 @@ class Measuring:
 
     def __init__(self, config: TrainConfig, goals: Path, device: torch.device) -> None:
         self.config, self.goals = config, goals
-        self.networks, self.viewers = Networks(config, device), Viewers(device)
+        self.networks, self.features = Networks(config, device), Features(device)
         self._given: dict[int, Given] = {}
 
     def measure(
@@ -93,7 +93,7 @@ class Measuring:
     def figures(self, clip: Clip, sampler: Mapping[str, object], decode: bool) -> Row:
         """Distance, and of the decoded clip PSNR, features and what the judge says."""
         latent = self.latent(clip, sampler)
-        row: Row = {"distance": apart(latent, self.goal(clip))}
+        row: Row = {"distance": mse(latent, self.goal(clip))}
         if not decode:
             return row
         video = self.networks.decoded(latent)
@@ -102,16 +102,20 @@ class Measuring:
         row |= {
             "psnr": psnr(video, real),
             "judge": sum(right[name] for name in JUDGED) / len(JUDGED),
-            "features": self.viewers.features(video),
-            "real": self.viewers.features(real),
+            "features": self.features.of_video(video),
+            "real": self.features.of_video(real),
         }
-        return row | ({"images": self.viewers.images(video)} if self.viewers.sees_images else {})
+        return row | (
+            {"images": self.features.of_frames(video)} if self.features.has_images else {}
+        )
 
     def look_at_real(self) -> None:
         """Keep what the image network sees in real clips that nothing else uses."""
-        path = kept_in(self.config.run_dir) / "real_images.json"
-        if path.is_file() or not self.config.comparison.decoded or not self.viewers.sees_images:
+        path = few_step_folder(self.config.run_dir) / "real_images.json"
+        if path.is_file() or not self.config.comparison.decoded or not self.features.has_images:
             return
         size = self.config.resolution.geometry
         others = clips(MOST_CLIPS + REAL)[-REAL:]
-        write_json(path, {"images": [self.viewers.images(clip.render(size)) for clip in others]})
+        write_json(
+            path, {"images": [self.features.of_frames(clip.render(size)) for clip in others]}
+        )

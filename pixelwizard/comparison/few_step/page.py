@@ -10,28 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.comparison.few_step.figure import draw
-from pixelwizard.comparison.few_step.intervals import (
-    distance_of_sets,
-    ends,
-    in_thousandths,
-    interval,
-    mean_of,
-    over_seeds,
-    with_ends,
-)
-from pixelwizard.comparison.few_step.kept import (
+from pixelwizard.comparison.few_step.files import (
     ARM,
     START,
     Row,
     arms_below,
-    kept_in,
+    few_step_folder,
     measured_in,
     read_config,
     rows_of,
     start_of,
 )
-from pixelwizard.config.comparison import ARMS, ComparisonSettings
+from pixelwizard.comparison.few_step.intervals import (
+    Seeds,
+    columns,
+    fvd_over_seeds,
+    in_thousandths,
+    interval,
+    mean_and_range,
+    mean_of,
+    shown,
+)
+from pixelwizard.comparison.few_step.plot import draw
+from pixelwizard.config.comparison import ARM_BUDGETS, ComparisonSettings
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.evaluation.kernel import Kernel
 from pixelwizard.io.files import read_json, write_json, write_text
@@ -43,8 +44,6 @@ COSTS = "A pass with gradient counts as three."
 ENDS = "PSNR with its interval, both distances of sets with the least and the greatest of the seeds"
 FEATURES = ("features", "real", "images")
 """Figures of a decoded clip that are numbers only together."""
-Seeds = Mapping[int | None, Sequence[Row]]
-"""The rows of an arm, by seed; those of a network that no arm trained have the seed None."""
 Arms = dict[str, Seeds]
 
 
@@ -68,10 +67,10 @@ def write_page(folder: Path, first: TrainConfig) -> list[str]:
     """
     settings = first.comparison
     found, left_out = read_found(folder, settings, start_of(first))
-    real = kept_in(start_of(first)) / "real_images.json"
+    real = few_step_folder(start_of(first)) / "real_images.json"
     images = torch.tensor(read_json(real)["images"]) if real.is_file() else None
     lines = ["# Few-step objectives compared", "", COSTS, "", *costs(found.costs)]
-    for budget in [budget for budget in ARMS if budget in found.arms]:
+    for budget in [budget for budget in ARM_BUDGETS if budget in found.arms]:
         lines += ["", f"## Equal {budget}", "", *tables(found.of(budget), settings, images)]
         lines += ["", f"![distance over passes](objectives_{budget}.svg)"]
         picture = folder / f"objectives_{budget}.svg"
@@ -91,11 +90,11 @@ def read_found(folder: Path, settings: ComparisonSettings, start: Path) -> tuple
             found.known[network] = {None: rows}
     for run, name in arms_below(folder).items():
         config = read_config(run)
-        if (budget := config.comparison.budget) not in ARMS:
+        if (budget := config.comparison.budget) not in ARM_BUDGETS:
             continue
         if rows := rows_of(run, ARM, settings):
             found.arms.setdefault(budget, {}).setdefault(name, {})[config.seed] = rows
-            found.costs[name] = read_json(kept_in(run) / "cost.json")
+            found.costs[name] = read_json(few_step_folder(run) / "cost.json")
         else:
             left_out.append(run.name)
     return found, left_out
@@ -118,11 +117,6 @@ def tables(found: Arms, settings: ComparisonSettings, images: Tensor | None) -> 
     for count in settings.decoded:
         lines += ["", f"Decoded, {_passes(count)}; {ENDS}:", "", *quality(found, count, images)]
     return lines
-
-
-def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:
-    """A figure of all seeds and clips, [S, C], or [S, C, D]."""
-    return np.array([[row[f"{passes}"][figure] for row in rows] for rows in seeds.values()])
 
 
 def distances(found: Arms, passes: Sequence[int]) -> list[str]:
@@ -178,13 +172,13 @@ def quality(found: Arms, passes: int, real_images: Tensor | None) -> list[str]:
     """
     rows = [["arm", "PSNR, dB", "frame-MMD, thousandths", "FVD", "judge"]]
     for name, seeds in found.items():
-        pairs = np.stack([columns(seeds, passes, kind) for kind in ("features", "real")], axis=2)
+        features, real = (columns(seeds, passes, kind) for kind in ("features", "real"))
         rows.append(
             [
                 name,
-                with_ends(interval(columns(seeds, passes, "psnr"), mean_of)),
+                shown(interval(columns(seeds, passes, "psnr"), mean_of)),
                 discrepancies(seeds, passes, real_images),
-                with_ends(over_seeds(pairs, distance_of_sets)),
+                shown(fvd_over_seeds(features, real)),
                 f"{columns(seeds, passes, 'judge').mean():.2f}",
             ]
         )
@@ -198,7 +192,7 @@ def discrepancies(seeds: Seeds, passes: int, real_images: Tensor | None) -> str:
     ):
         return "-"
     images = torch.from_numpy(columns(seeds, passes, "images"))
-    return with_ends(ends([1000 * discrepancy(one, real_images) for one in images]))
+    return shown(mean_and_range([1000 * discrepancy(one, real_images) for one in images]))
 
 
 def discrepancy(ours_VD: Tensor, real_WD: Tensor) -> float:

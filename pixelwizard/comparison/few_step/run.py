@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from pixelwizard.comparison.few_step.kept import (
+from pixelwizard.comparison.few_step.files import (
     ARM,
     BACKBONE,
     START,
-    kept_in,
+    few_step_folder,
     measured_in,
     start_of,
 )
@@ -52,7 +52,7 @@ def train_compared(config: TrainConfig, rank: Rank | None = None) -> int:
         arm = replace(arm, trainer=replace(arm.trainer, max_steps=steps))
     code = train(arm, rank)
     if rank.is_first:
-        write_json(kept_in(config.run_dir) / "cost.json", {"passes": cost, "steps": steps})
+        write_json(few_step_folder(config.run_dir) / "cost.json", {"passes": cost, "steps": steps})
         measure_arm(arm, rank.device)
     return code
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pixelwizard.comparison.few_step.kept import goal_file, kept_in, read_config, start_of
+from pixelwizard.comparison.few_step.files import few_step_folder, goal_file, read_config, start_of
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import TrainConfig
@@ -22,7 +22,7 @@ BLIND, DETAIL = "blind", "detail"
 
 def blind_file(run: Path) -> Path:
     """The weights of the starting network, below its run folder."""
-    return kept_in(run) / BLIND / NAMES[DETAIL][0]
+    return few_step_folder(run) / BLIND / NAMES[DETAIL][0]
 
 
 def export_file(run: str | Path) -> Path:
@@ -40,12 +40,12 @@ def make_blind(config: TrainConfig) -> None:
     file = export_file(config.run_dir)
     network = load_from(file, config.backbone, torch.device("cpu"))
     for projection in (network.dt_embedding, network.spatial_adapter.adapter_dt_proj):
-        hold(projection)
-    save_network(network, DETAIL, kept_in(config.run_dir) / BLIND, torch.float32)
+        blind(projection)
+    save_network(network, DETAIL, few_step_folder(config.run_dir) / BLIND, torch.float32)
 
 
 @torch.no_grad()
-def hold(projection: Any) -> None:
+def blind(projection: Any) -> None:
     """Let a projection of step sizes answer all of them as it does 0."""
     first, middle, last = projection
     last.bias.copy_(last(middle(first(sinusoid(torch.zeros(1), first.in_features))))[0])

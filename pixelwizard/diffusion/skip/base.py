@@ -44,6 +44,12 @@ class Skip(ABC):
         The first step must ask. Raises ValueError for a number of steps that does not fit.
         """
 
+    def at(
+        self, sigmas: Sequence[float], index: int, latent: Tensor, probe: Callable[[], Tensor]
+    ) -> Moment:
+        """The moment that the other methods get for a step."""
+        return Moment(sigmas, index, latent, probe)
+
     def asks(self, moment: Moment, kept: tuple[Tensor, ...]) -> bool:
         """Whether a step asks the network that the plan leaves open."""
         return True

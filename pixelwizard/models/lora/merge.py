@@ -32,8 +32,7 @@ from pixelwizard.models.lora.names import (
     other_method,
     split,
 )
-from pixelwizard.models.wan.files import read_metadata, read_tensors
-from pixelwizard.models.wan.quantised import LazyTensor, Weight
+from pixelwizard.models.wan.files import LazyTensor, Weight, read_metadata, read_tensors
 
 STAGE = "pixelwizard.stage"
 """The metadata that says which stage's network a file was trained for."""

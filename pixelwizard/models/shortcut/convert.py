@@ -6,14 +6,16 @@ Quantised weights are dequantised, LoRAs are added, and ``backbone.quantize`` qu
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
-from pixelwizard.models.wan.files import save
-from pixelwizard.models.wan.quantised import Weight, quantised_names, quantised_weights
+from pixelwizard.models.wan.files import LazyTensor, Weight, read, save
+from pixelwizard.models.wan.linears import TYPES, quantised, quantised_names, scale_name
 from pixelwizard.models.wan.umt5 import linear_names
 from pixelwizard.models.weights import (
     copy_tokenizer,
@@ -61,4 +63,20 @@ def _opened(
 def _quantised(
     weights: Mapping[str, Weight], names: Collection[str], kind: str | None
 ) -> tuple[Mapping[str, Weight], Mapping[str, torch.dtype]]:
-    return (weights, {}) if kind is None else quantised_weights(weights, names, kind)
+    """Weights with those of ``names`` in 8 bits and their scales, and the types of these."""
+    if kind is None:
+        return weights, {}
+    found: dict[str, Weight] = {}
+    types: dict[str, torch.dtype] = {}
+    for name, weight in weights.items():
+        if name not in names:
+            found[name] = weight
+            continue
+        for part, (own, width) in enumerate(((name, weight.shape[1]), (scale_name(name), 1))):
+            found[own] = LazyTensor((len(weight), width), partial(_rows, weight, kind, part))
+            types[own] = torch.float32 if part else TYPES[kind][0]
+    return found, types
+
+
+def _rows(weight: Weight, kind: str, part: int, rows: slice) -> Tensor:
+    return quantised(read(weight, "cpu", torch.float32, rows), kind)[part].float()

@@ -170,9 +170,6 @@ class Fetched:
 DOOR = door_of(BackboneSettings, "detail_network")
 
 
-DOOR = door_of(BackboneSettings, "detail_network")
-
-
 class StepEmbedding(nn.Sequential):
     """Sinusoid of dt -> Linear, SiLU, Linear; the last layer starts at zero.
 

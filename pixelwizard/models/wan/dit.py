@@ -32,12 +32,12 @@ from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.attention.base import Attention, Grid, Place
 from pixelwizard.models.attention.exact import Exact, attention
-from pixelwizard.models.wan.kernels import PLAIN, Kernels, linear, outputs_of
-from pixelwizard.models.wan.rotary import Rotary
-from pixelwizard.parallel.exchange import Ulysses
+from pixelwizard.models.wan.kernels import PLAIN, Kernels, Rotary
+from pixelwizard.models.wan.linears import linear, outputs_of
 
 if TYPE_CHECKING:
     from pixelwizard.models.wan.streaming import BlockStream
+    from pixelwizard.parallel.exchange import Ulysses
 
 Attend = Callable[..., Tensor]
 """The self-attention of one layer: (queries, keys, values, first query = 0) -> [B, L, N, D]."""

@@ -1,19 +1,34 @@
-"""Weights in files: memory-mapped when read, written one by one, atomically.
+"""Weights in files: memory-mapped or computed when read, written one by one, atomically.
 
 Reading takes no memory but the page cache: safetensors, ``.pt`` and GGUF files are mapped, and
-pages are read on use; quantised weights are computed then. Writing holds one tensor at a time.
-A file gets its name only when it is complete.
+pages are read on use; quantised weights are computed then, in blocks of rows (the first axis), in
+float32, and rounded once into the wanted type, so neither a whole network nor a whole weight is
+ever there twice. Writing holds one tensor at a time. A file gets its name only when it is complete.
+
+Source of the names in float8 files: ComfyUI ``comfy/utils.py`` (``convert_old_quants``) and
+``comfy/ops.py``. The old form has a tensor ``scaled_fp8`` in the file and ``scale_weight`` beside
+each weight; the new one has ``weight_scale``, and says the format in a tensor ``comfy_quant``
+(JSON) beside the weight or in the file's metadata. A weight is the float8 one times its scale; the
+scale of its input serves float8 arithmetic, which is not used here. Float8 weights without any of
+this were cast.
+
+GGUF files are read by the ``gguf`` package. A tensor's shape is stored reversed, and its rows are
+quantised in blocks, so any rows can be dequantised alone. Source of the conventions:
+city96/ComfyUI-GGUF ``loader.py`` and ``tools/convert.py``: transformers have their official names,
+text encoders those of llama.cpp (``layouts.py``); a tensor that was reshaped for its quantisation
+has its shape in the metadata.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,9 +38,72 @@ from torch import Tensor
 from pixelwizard.io.files import atomic
 from pixelwizard.io.terminal import reason
 from pixelwizard.models.checkpoints import PICKLES, weight_files
-from pixelwizard.models.wan.gguf_file import read_gguf
 from pixelwizard.models.wan.layouts import without_prefix
-from pixelwizard.models.wan.quantised import LazyTensor, Weight, dequantised, read
+
+VALUES = 1 << 22
+"""How many values are computed together: 16 MB in float32."""
+
+
+class LazyTensor:
+    """A weight of a file that is computed when it is read.
+
+    ``rows`` gives some rows of the first axis as float32 on the CPU. The blocks do not depend on
+    what is asked for, so every reader gets the same bits: a whole network, or a rank's slice.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, shape: Sequence[int], rows: Callable[[slice], Tensor]) -> None:
+        self.shape = torch.Size(shape)
+        self._rows = rows
+        self._step = max(1, VALUES // max(1, math.prod(self.shape[1:])))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def numel(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    def to(
+        self, device: torch.device | str, dtype: torch.dtype, rows: slice = slice(None)
+    ) -> Tensor:
+        """The weight, or some neighbouring ``rows`` of it, computed."""
+        start, stop, _ = rows.indices(len(self))
+        count = max(0, stop - start)
+        made = torch.empty((count, *self.shape[1:]), dtype=dtype, device=device)
+        for first, block in self._blocks(start, stop):
+            low, high = max(start, first), min(stop, first + len(block))
+            made[low - start : high - start] = block[low - first : high - first]
+        return made
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.to("cpu", torch.float32, rows)
+
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """The first row and the values of every block that overlaps start..stop."""
+        for first in range(start - start % self._step, stop, self._step):
+            yield first, self._rows(slice(first, min(first + self._step, len(self))))
+
+
+Weight = Union[Tensor, LazyTensor]
+"""A weight of a file, mapped or computed."""
+
+
+def read(
+    weight: Weight, device: torch.device | str, dtype: torch.dtype, rows: slice | None = None
+) -> Tensor:
+    """A weight on ``device`` in ``dtype``; some ``rows`` of it are a copy.
+
+    A mapped one that is there already stays mapped.
+    """
+    if isinstance(weight, LazyTensor):
+        return weight.to(device, dtype, rows or slice(None))
+    weight = weight.detach()
+    if rows is None:
+        return weight.to(device, dtype)
+    return weight[rows].to(device, dtype, copy=True)
+
 
 # Segments that trainers and wrappers put into names; no published name has them.
 _WRAPPERS = {"model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -204,3 +282,138 @@ def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
     flat = tensor.contiguous().reshape(-1)
     if flat.numel():
         file.write(memoryview(flat.view(torch.uint8).numpy()))
+
+
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+METADATA = "_quantization_metadata"
+_FORMATS = ("float8_e4m3fn", "float8_e5m2")
+_MARKER, _FORMAT = "scaled_fp8", "comfy_quant"
+_SCALES = ("scale_weight", "weight_scale")
+_UNUSED = ("scale_input", "input_scale", _MARKER, _FORMAT, "spiece_model", *_SCALES)
+"""Last words of names that are no weights; ``spiece_model`` is a tokenizer in a text encoder."""
+
+
+def dequantised(
+    tensors: Mapping[str, Weight], path: Path, metadata: Mapping[str, str]
+) -> dict[str, Weight]:
+    """The weights of a file without its scales; those that have one are computed on reading.
+
+    Raises ValueError for another format than float8 with one scale a weight, and for float8
+    weights that lost their scales: cast without them they would make noise.
+    """
+    _refuse_formats(tensors, path, metadata)
+    scales = {
+        f"{name.rpartition('.')[0]}.weight": value
+        for name, value in tensors.items()
+        if _last(name) in _SCALES
+    }
+    scaled = bool(scales) or any(_last(name) in (_MARKER, _FORMAT) for name in tensors)
+    found: dict[str, Weight] = {}
+    for name, weight in tensors.items():
+        if _last(name) in _UNUSED:
+            continue
+        if name in scales:
+            weight = _scaled(name, weight, scales.pop(name), path)
+        elif scaled and weight.dtype in FLOAT8:
+            raise ValueError(
+                f"{path} has scaled float8 weights, but no scale for {name}: it is not complete,"
+                " fetch it again"
+            )
+        found[name] = weight
+    if scales:
+        raise ValueError(f"{path} has a scale for {next(iter(scales))}, but not that weight")
+    return found
+
+
+def _refuse_formats(tensors: Mapping[str, Weight], path: Path, metadata: Mapping[str, str]) -> None:
+    for layer, kind in _formats(tensors, path, metadata).items():
+        if kind not in _FORMATS:
+            raise ValueError(
+                f"{path} is quantised as {kind} ({layer}), which cannot be read; take the version"
+                " in fp16, bf16, fp8 (one scale a weight) or GGUF"
+            )
+
+
+def _formats(
+    tensors: Mapping[str, Weight], path: Path, metadata: Mapping[str, str]
+) -> dict[str, str]:
+    """The formats that a file states, by the names of its layers."""
+    try:
+        layers = json.loads(metadata.get(METADATA, "{}")).get("layers", {})
+        found = {name: layer["format"] for name, layer in layers.items()}
+        for name, tensor in tensors.items():
+            if _last(name) == _FORMAT:
+                text = bytes(tensor[:].tolist()).decode()
+                found[name.rpartition(".")[0]] = json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} does not say how it is quantised: it is damaged") from None
+    return found
+
+
+def _scaled(name: str, weight: Weight, scale: Weight, path: Path) -> Weight:
+    """An 8-bit weight times its scale, one for all or one a row; others keep a scale of 1."""
+    if scale.numel() == len(weight) > 1:
+        factors = read(scale, "cpu", torch.float32).reshape(-1, *[1] * (len(weight.shape) - 1))
+        return LazyTensor(weight.shape, lambda rows: weight[rows].float() * factors[rows])
+    if scale.numel() != 1:
+        raise ValueError(
+            f"{path} has {scale.numel()} scales for {name}, not one: take the version in fp16,"
+            " bf16, fp8 (one scale a weight) or GGUF"
+        )
+    factor = float(scale)  # type: ignore[arg-type]
+    if weight.dtype not in FLOAT8 and factor == 1:
+        return weight
+    return LazyTensor(weight.shape, lambda rows: weight[rows].float() * factor)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+ARCHITECTURES = ("wan", "t5", "t5encoder")
+_ARCHITECTURE, _SHAPE = "general.architecture", "comfy.gguf.orig_shape."
+
+
+def read_gguf(path: Path) -> dict[str, Weight]:
+    """The weights of a GGUF file by their names in it.
+
+    Raises ValueError for a broken file, another kind of network, and without the package.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise ValueError(
+            f"{path} is a GGUF file, which needs the package gguf: pip install 'pixelwizard[files]'"
+        ) from None
+    try:
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+        weights = {tensor.name: _weight(tensor, fields) for tensor in reader.tensors}
+    except NotImplementedError as error:  # it says which type
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from None
+    except Exception as error:  # of a broken file the package raises whatever its bytes lead to
+        raise ValueError(f"{path} cannot be read, it may be truncated: {reason(error)}") from error
+    if not weights:
+        raise ValueError(f"{path} is a GGUF file without tensors: fetch it again")
+    architecture = fields.get(_ARCHITECTURE, "unnamed")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"{path} is a GGUF file of the architecture {architecture}, not of Wan's transformer"
+            " (wan) or its text encoder (t5, t5encoder)"
+        )
+    return weights
+
+
+def _weight(tensor: Any, fields: dict[str, Any]) -> Weight:
+    import gguf
+
+    def rows(some: slice) -> Tensor:
+        values = gguf.quants.dequantize(tensor.data[some], tensor.tensor_type)
+        return torch.from_numpy(values.copy())
+
+    stored = [int(size) for size in reversed(tensor.shape)]
+    shape = fields.get(_SHAPE + tensor.name, stored)
+    if shape != stored:  # rows of the file are not rows of the weight
+        return rows(slice(None)).view(shape)
+    rows(slice(0, 1))  # refuses a type that cannot be read
+    return LazyTensor(shape, rows)

@@ -1,7 +1,11 @@
-"""What lies between attentions and convolutions: elementwise functions; and linears.
+"""What lies between attentions and convolutions: elementwise functions, rotary angles.
 
 An elementwise function compiled by ``torch.compile`` is one kernel: it reads its arguments and
 writes its results once. Uncompiled, the same code runs operation by operation.
+
+The autoencoder's frames [B, C, H, W] and weights lie with their channels last in memory
+(``torch.channels_last``). The three taps of a convolution in time are three 2-D convolutions, whose
+results are added up where the sum is used.
 
 Letters of shapes: B samples, L tokens, E model channels, N heads, D channels of a head.
 """
@@ -9,9 +13,10 @@ Letters of shapes: B samples, L tokens, E model channels, N heads, D channels of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -19,11 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from pixelwizard.models.wan.frames import Frames, Sum, Sums, activated, added, enlarged, entered
-from pixelwizard.models.wan.quantised import QuantisedLinear
-from pixelwizard.models.wan.reordered import ReorderedLinear, has_onednn, pointwise
+from pixelwizard.models.attention.base import Grid
 
 Function = Callable[..., Any]
+Sum = tuple[Tensor, ...]
+"""Tensors ``[B, C, H, W]`` that make a frame together; adding may overwrite the first of them."""
+Sums = Iterator[Sum]
+"""The frames of a clip in order of time, each as a sum."""
+Frames = Iterator[Tensor]
+"""The frames ``[B, C, H, W]`` of a clip in order of time."""
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -82,6 +91,47 @@ def after_text(
 def after_feed_forward(x: Tensor, fed: Tensor, gate: Tensor, dtype: torch.dtype) -> Tensor:
     """The residual stream as it waits for the next block."""
     return torch.addcmul(x, gate, fed.float()).to(dtype)
+
+
+def activated(gamma: Tensor, *parts: Tensor) -> Tensor:
+    """RMS norm of the sum over its channels, times ``gamma`` [C], then SiLU."""
+    x = sum(parts[1:], parts[0])
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(1e-12)
+    y = (x / length).mul_(len(gamma) ** 0.5 * gamma.view(-1, 1, 1))
+    return F.silu(y, inplace=True)
+
+
+def added(total: Tensor, *parts: Tensor) -> Tensor:
+    """The sum, in place of the first part."""
+    for part in parts:
+        total += part
+    return total
+
+
+def entered(gamma: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum, and ``activated`` of it."""
+    x = added(*parts)
+    return x, activated(gamma, x)
+
+
+def enlarged(phases: Tensor, source: Tensor, place: int, time: int) -> Tensor:
+    """A frame [B, C, 2H, 2W] from the ``phases`` of its pixels, plus repeated channels.
+
+    ``phases`` [B, 4C, H+1, W+1]: for each row and column of a square of 2 x 2 pixels, see
+    ``phase_weights``. ``source`` [B, D, H, W]: its channels, repeated, fill the squares of ``time``
+    frames, of which this is number ``place`` (Wan2.2 ``DupUp3D``).
+    """
+    batch, dim, height, width = source.shape
+    out = phases.shape[1] // 4
+    if dim < out:
+        source = source.repeat_interleave(out // dim, dim=1)
+    every = source.shape[1] // out
+    y = phases.new_empty(batch, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
+    for number, (row, column) in enumerate(product(range(2), repeat=2)):
+        first = (4 * place + number) * every // (4 * time)
+        phase = phases[:, number * out : (number + 1) * out, row:, column:]
+        y[:, :, row::2, column::2] = phase[:, :, :height, :width] + source[:, first::every]
+    return y
 
 
 class Fused:
@@ -160,30 +210,99 @@ def chosen(compile: str, on_gpu: bool) -> Kernels:
     return compiled() if compile == "on" or (compile == "auto" and on_gpu) else PLAIN
 
 
-def linear(layer: nn.Module, x: Tensor, gelu: bool = False) -> Tensor:
-    """A linear of tokens [B, L, E], then tanh GELU if asked.
+def phase_weights(weight: Tensor) -> Tensor:
+    """A 3 x 3 convolution [O, I, 3, 3] of a frame enlarged by 2 as 2 x 2 ones of the frame itself.
 
-    Without gradients a CPU takes oneDNN, a tenth faster than its default for float32, and a GPU
-    the epilogue of cuBLASLt: there GELU needs no pass and no memory.
+    Two of three taps meet the same pixel, so their weights add up. Returns [4O, I, 2, 2] for the
+    upper left, upper right, lower left and lower right pixel of each square; with a padding of 1
+    they give ``phases``.
     """
-    if isinstance(layer, ReorderedLinear):
-        return layer(x, gelu)
-    if torch.is_grad_enabled() or type(layer) is not nn.Linear or layer.bias is None:
-        return F.gelu(layer(x), approximate="tanh") if gelu else layer(x)
-    weight, bias = layer.weight, layer.bias
-    same = x.dtype == weight.dtype
-    if x.device.type == "cpu" and same and has_onednn(x.dtype):
-        return pointwise(x, weight, bias, gelu)
-    if gelu and x.device.type in ("cuda", "meta") and same:
-        y = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
-        return y.unflatten(0, x.shape[:-1])
-    y = F.linear(x, weight, bias)
-    return F.gelu(y, approximate="tanh") if gelu else y
+    x = weight.float()
+    for dim in (-1, -2):
+        a, b, c = x.unbind(dim)
+        x = torch.stack([torch.stack(pair, dim) for pair in ((a, b + c), (a + b, c))])
+    return channels_last(x.flatten(0, 2).to(weight.dtype))
 
 
-def outputs_of(layer: nn.Module, x: Tensor, outputs: slice) -> Tensor:
-    """Some outputs of a linear of tokens [B, L, E], plain or in 8 bits; without gradients."""
-    if isinstance(layer, QuantisedLinear):
-        return layer(x, outputs)
-    assert isinstance(layer, nn.Linear)
-    return F.linear(x, layer.weight[outputs], layer.bias[outputs])
+def taps(conv: nn.Conv3d, window: Sequence[Tensor], out: slice = slice(None), **how: Any) -> Frames:
+    """What each frame of the window, the oldest first, adds to its last one's output.
+
+    Missing frames are zero. A frame that has been used may leave the window.
+    """
+    weight = conv.weight[out]
+    bias = None if conv.bias is None else conv.bias[out]
+    for age in range(len(window), 0, -1):
+        yield F.conv2d(window[-age], weight[:, :, -age], bias if age == 1 else None, **how)
+
+
+def lay_out(conv: nn.Conv2d | nn.Conv3d) -> None:
+    """Lay a convolution's weight out with its channels last and the taps in time apart."""
+    weight = conv.weight.data
+    if weight.ndim == 5:
+        weight = weight.permute(2, 0, 3, 4, 1).contiguous().permute(1, 4, 0, 2, 3)
+        conv.weight.data = weight
+    else:
+        conv.weight.data = channels_last(weight)
+
+
+def alone(frames: Frames) -> Sums:
+    """Frames as sums of one part."""
+    return map(lambda frame: (frame,), frames)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same frames or 2-D weights with channels last in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class Rotary:
+    """Angles of the tokens of a (T, H, W) grid, put together for the tokens that are asked for.
+
+    The pairs of channels are split over (frame, height, width) as c - 2 (c // 3), c // 3, c // 3
+    with c = D/2; each axis has base 10000 (Wan2.2 ``rope_params``) and its own small table.
+    ``own``: the tokens of this rank (None: all), counted from the first of them. ``kept``: those of
+    all own tokens are put together once, as every block asks for them.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        head_dim: int,
+        device: torch.device,
+        own: slice | None = None,
+        kept: bool = True,
+    ) -> None:
+        self.grid, self.kept = grid, kept
+        self.own = own or slice(0, grid[0] * grid[1] * grid[2])
+        self.device = device
+        third = head_dim // 2 // 3
+        pairs = (head_dim // 2 - 2 * third, third, third)
+        with torch.inference_mode(False):
+            self.axes = [
+                _axis_table(size, count).to(device) for size, count in zip(grid, pairs, strict=True)
+            ]
+        self._whole: Tensor | None = None
+
+    def table(self, start: int, stop: int) -> Tensor:
+        """cos and sin of the angles of tokens start..stop, float32 [stop - start, D/2, 2]."""
+        if not self.kept:
+            return self._together(start, stop)
+        if self._whole is None:
+            self._whole = self._together(0, self.own.stop - self.own.start)
+        return self._whole[start:stop]
+
+    def _together(self, start: int, stop: int) -> Tensor:
+        first = self.own.start
+        with torch.inference_mode(False):  # a kept table must also serve a later backward
+            token = torch.arange(first + start, first + stop, device=self.device)
+            row = token // self.grid[2]
+            places = (row // self.grid[1], row % self.grid[1], token % self.grid[2])
+            parts = [axis[place] for axis, place in zip(self.axes, places, strict=True)]
+            return torch.cat(parts, dim=1)
+
+
+def _axis_table(size: int, pairs: int) -> Tensor:
+    """cos and sin of one axis' angles, float32 [size, pairs, 2]."""
+    frequency = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    angle = torch.outer(torch.arange(size, dtype=torch.float64), frequency)
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).float()

@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pixelwizard.config.backbone import VAESizes
-from pixelwizard.models.wan.frames import (
+from pixelwizard.models.wan.kernels import (
+    PLAIN,
     Frames,
+    Kernels,
     Sums,
     alone,
     channels_last,
@@ -32,7 +34,6 @@ from pixelwizard.models.wan.frames import (
     phase_weights,
     taps,
 )
-from pixelwizard.models.wan.kernels import PLAIN, Kernels
 
 PIXEL_PATCH = 2
 QUERY_CHUNK = 4096

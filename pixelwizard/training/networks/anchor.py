@@ -14,7 +14,7 @@ from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.shortcut.network import AnyFlowDiT, SteppedDiT
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.models.wan.quantised import Weight
+from pixelwizard.models.wan.files import Weight
 from pixelwizard.models.weights import anchor_class, save_network
 from pixelwizard.stages.latents import Anchor
 from pixelwizard.training.exports import complete_backbone

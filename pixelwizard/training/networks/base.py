@@ -21,8 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.models.lora.adapter import is_adapter
-from pixelwizard.models.wan.files import read_tensors, unwrap
-from pixelwizard.models.wan.quantised import Weight
+from pixelwizard.models.wan.files import Weight, read_tensors, unwrap
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.adapters import adapt, twin
 from pixelwizard.training.data import Examples

@@ -14,16 +14,14 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.data.crops import CropBatches, held_out_crops
 from pixelwizard.data.statistics import latent_statistics
-from pixelwizard.diffusion.sampling import noise_like, per_sample
+from pixelwizard.diffusion.sampling import keyed_generator, noise_like, per_sample
 from pixelwizard.models.checkpoints import find_weights
-from pixelwizard.models.wan.files import open_weights
+from pixelwizard.models.wan.files import Weight, open_weights
 from pixelwizard.models.wan.layouts import official_vae
-from pixelwizard.models.wan.quantised import Weight
 from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
 from pixelwizard.models.weights import save_network
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.data import Examples
-from pixelwizard.training.draws import generator
 from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.networks.base import TrainedNetwork
 
@@ -96,7 +94,7 @@ class TrainedVAE(TrainedNetwork):
         video_BCTHW = video_BCTHW / 127.5 - 1
         mean, logvar = network.moments(video_BCTHW)
         logvar = logvar.clamp(-12, 6)
-        draw = generator(self.config.seed, batch["step"])
+        draw = keyed_generator(self.config.seed, batch["step"])
         noise = noise_like(mean, draw)
         if self.decoder_only:
             raised_B = MORE_NOISE * torch.rand(len(mean), generator=draw)

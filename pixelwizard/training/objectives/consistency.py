@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.diffusion.sampling import noise_like, per_sample, shift_sigma
-from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS
+from pixelwizard.diffusion.sampling import noise_like, per_sample
+from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, shift_sigma
 from pixelwizard.training.derivatives import by_differences
 from pixelwizard.training.objectives.base import Objective, Target
 from pixelwizard.training.passes import Passes

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.diffusion.sampling import add_noise, noise_like, per_sample, shift_sigma
-from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, shifted_grid
-from pixelwizard.training.draws import generator as shared
+from pixelwizard.diffusion.sampling import add_noise, keyed_generator, noise_like, per_sample
+from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, shift_sigma, shifted_grid
 from pixelwizard.training.objectives.base import Objective, Target
 from pixelwizard.training.passes import Passes
 from pixelwizard.training.targets import flow_matching_target
@@ -48,7 +47,9 @@ class DMD(Objective):
         return DISTRIBUTION if self.step % self.settings.ratio == self.settings.ratio - 1 else SCORE
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
-        ranks = shared("rollout", self.seed, self.step if torch.is_grad_enabled() else "held out")
+        ranks = keyed_generator(
+            "rollout", self.seed, self.step if torch.is_grad_enabled() else "held out"
+        )
         with torch.set_grad_enabled(torch.is_grad_enabled() and kind == DISTRIBUTION):
             clean = self.rollout(network, noise_like(x0, generator), generator, ranks)
         low, high = (time / TRAIN_TIMESTEPS for time in self.settings.between)

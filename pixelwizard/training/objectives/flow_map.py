@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.diffusion.sampling import noise_like, per_sample, shift_sigma
-from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS
+from pixelwizard.diffusion.sampling import noise_like, per_sample
+from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, shift_sigma
 from pixelwizard.training.derivatives import by_differences
 from pixelwizard.training.objectives.base import FLOW, Target
 from pixelwizard.training.objectives.flow import Flow

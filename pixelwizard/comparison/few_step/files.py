@@ -30,7 +30,7 @@ IN_EVERY_ARM = ("seed", "comparison.budget")
 NAMING = ("objective=", "objective._target_=")
 
 
-def kept_in(run: str | Path) -> Path:
+def few_step_folder(run: str | Path) -> Path:
     """The folder of everything that a run keeps for the comparison."""
     return Path(run) / "few_step"
 
@@ -50,12 +50,12 @@ def measured_in(config: TrainConfig) -> list[str]:
 
 def clip_file(run: str | Path, network: str, number: int) -> Path:
     """The values of a clip."""
-    return kept_in(run) / network / f"{number:03d}.json"
+    return few_step_folder(run) / network / f"{number:03d}.json"
 
 
 def goal_file(run: str | Path, number: int) -> Path:
     """The starting network's latent of many steps for a clip, below its run folder."""
-    return kept_in(run) / "goals" / f"{number:03d}.safetensors"
+    return few_step_folder(run) / "goals" / f"{number:03d}.safetensors"
 
 
 def read_row(path: Path) -> Row:

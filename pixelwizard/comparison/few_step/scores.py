@@ -1,4 +1,4 @@
-"""The figures of one clip: distances of latents and pixels, what networks and the judge see."""
+"""The figures of one clip: distances of latents and of pixels, features of networks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EVERY, SEEN = 4, Geometry(224, 224, 1)
 """The frames that the image network sees, and their size there."""
 
 
-def apart(latent: Tensor, goal: Tensor) -> float:
+def mse(latent: Tensor, goal: Tensor) -> float:
     """Mean square distance."""
     return float((latent - goal).square().mean())
 
@@ -46,8 +46,8 @@ def enlarge(video: np.ndarray, size: Geometry) -> np.ndarray:
     return to_pixels(large.transpose(0, 1)).numpy()
 
 
-class Viewers:
-    """The networks that see decoded clips, uint8 [T, H, W, 3], each loaded when it is needed."""
+class Features:
+    """Features of clips, uint8 [T, H, W, 3]; each network is loaded when it is first needed."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -64,16 +64,16 @@ class Viewers:
         return NETWORKS[name], network_folder(NETWORKS[name], MetricsSettings())
 
     @property
-    def sees_images(self) -> bool:
+    def has_images(self) -> bool:
         """Whether the image network is installed: it comes with an extra."""
         return not missing_files(NETWORKS[IMAGE], MetricsSettings())
 
-    def features(self, frames: np.ndarray) -> list[float]:
+    def of_video(self, frames: np.ndarray) -> list[float]:
         """What tiny-video sees in the first frames of a clip."""
         fitted = [self.video.fit(torch.from_numpy(f.copy())) for f in frames[:SCORED_FRAMES]]
         return self.video.features(torch.stack(fitted, dim=1)[None])[0].tolist()
 
-    def images(self, frames: np.ndarray) -> list[float]:
+    def of_frames(self, frames: np.ndarray) -> list[float]:
         """What the image network sees in some frames, stretched: their mean, their change."""
         seen = self.image.embed(torch.from_numpy(enlarge(frames[::EVERY], SEEN)))
         return FrameKernelDistance().features(seen[:, None])[0].tolist()

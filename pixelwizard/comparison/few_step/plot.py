@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
+from matplotlib.figure import Figure
 
-from pixelwizard.comparison.few_step.intervals import Figure, interval, mean_of
+from pixelwizard.comparison.few_step.intervals import Interval, Seeds, columns, interval, mean_of
 from pixelwizard.io.files import atomic
 
 PANELS, TICKS = 4, (1, 3, 10, 30)
-Curves = dict[str, list[Figure]]
 
 
-def draw(
-    found: Mapping[str, Mapping[Any, Any]], known: Sequence[str], passes: Sequence[int], to: Path
-) -> None:
+def draw(found: Mapping[str, Seeds], known: Sequence[str], passes: Sequence[int], to: Path) -> None:
     """Write the SVG: each arm with its interval, all others in grey behind it.
 
     ``found`` has the rows of every arm by seed. ``known`` are networks that no arm trained; every
     panel has them, dashed and dotted.
     """
-    curves = {name: [_distance(seeds, n) for n in passes] for name, seeds in found.items()}
+    curves = {
+        name: [interval(columns(seeds, n, "distance"), mean_of) for n in passes]
+        for name, seeds in found.items()
+    }
     arms = [name for name in found if name not in known]
     rows = -(-len(arms) // PANELS)
-    picture = Picture(figsize=(3 * PANELS, 2.5 * rows), layout="constrained")
+    picture = Figure(figsize=(3 * PANELS, 2.5 * rows), layout="constrained")
     axes = picture.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, arms, strict=False):
         for other in arms:
@@ -47,7 +45,7 @@ def draw(
         picture.savefig(part, format="svg")
 
 
-def _arm(axis: Axes, passes: Sequence[int], curve: Sequence[Figure]) -> None:
+def _arm(axis: Axes, passes: Sequence[int], curve: Sequence[Interval]) -> None:
     axis.fill_between(passes, _ends(curve, "low"), _ends(curve, "high"), alpha=0.25)
     axis.plot(passes, _ends(curve, "value"), marker="o", markersize=4)
     axis.set(xscale="log", yscale="log")
@@ -58,10 +56,5 @@ def _arm(axis: Axes, passes: Sequence[int], curve: Sequence[Figure]) -> None:
     axis.grid(alpha=0.3)
 
 
-def _distance(seeds: Mapping[Any, Any], passes: int) -> Figure:
-    values = [[row[f"{passes}"]["distance"] for row in rows] for rows in seeds.values()]
-    return interval(np.array(values), mean_of)
-
-
-def _ends(curve: Sequence[Figure], end: str) -> list[float]:
+def _ends(curve: Sequence[Interval], end: str) -> list[float]:
     return [1000 * point[end] for point in curve]
