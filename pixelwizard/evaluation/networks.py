@@ -23,12 +23,23 @@ from pixelwizard.evaluation.tiny import load_video_encoder
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class VideoNetwork:
+class LoadedNetwork:
+    """A network from its ``folder``. Raises ConfigError for a file that is not the pinned one."""
+
+    def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
+        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+
+    @property
+    def convention(self) -> str:
+        """How recipes call what it sees."""
+        return f"{self.label}/{self.facts.resize}"
+
+
+class VideoNetwork(LoadedNetwork):
     """A video network by name: frames are brought to its size one by one, clips to features."""
 
     def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
-        self.facts, self.device = facts, device
-        self.label = network_label(facts, folder)  # also refuses a file that is not the pinned one
+        super().__init__(facts, folder, device)
         self._features = _LOADERS[facts.name](folder, device)
 
     def fit(self, frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
@@ -40,6 +51,10 @@ class VideoNetwork:
         else:
             frame = interpolate(frame, (side, side), mode="bilinear", align_corners=False)
         return frame[0].round().to(torch.uint8)
+
+    def sample(self, frames_TCSS: Tensor) -> Tensor:
+        """One sample [1, D] from the fitted frames uint8 [16, 3, S, S] of a video."""
+        return self.features(frames_TCSS.transpose(0, 1)[None])
 
     @torch.no_grad()
     def features(self, clips_BCTHW: Tensor) -> Tensor:
@@ -106,14 +121,14 @@ def _vjepa(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 _LOADERS = {"tiny-video": _tiny, "i3d-k400": _i3d, "videomae": _videomae, "vjepa2-l": _vjepa}
 
 
-class ImageNetwork:
+class ImageNetwork(LoadedNetwork):
     """A network of images at full resolution: patches of a frame -> features."""
 
     patches = 8
     """Of a frame, at most: so a core looks at four 4K frames a second."""
 
     def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
-        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        super().__init__(facts, folder, device)
         network: Any = load_efficientnet(folder / facts.weights).to(device)
         self.network = network.to(memory_format=torch.channels_last)
 
@@ -125,11 +140,11 @@ class ImageNetwork:
         return found.cpu()
 
 
-class MUSIQNetwork:
+class MUSIQNetwork(LoadedNetwork):
     """MUSIQ: a frame at its own size -> its quality."""
 
     def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
-        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        super().__init__(facts, folder, device)
         self.network = load_musiq(folder / facts.weights).to(device)
 
     @torch.no_grad()
@@ -138,11 +153,11 @@ class MUSIQNetwork:
         return float(self.network(_signed(frame_HWC.to(self.device).float().permute(2, 0, 1))))
 
 
-class DOVERNetwork:
+class DOVERNetwork(LoadedNetwork):
     """DOVER: two views of a video's frames -> its qualities."""
 
     def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
-        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        super().__init__(facts, folder, device)
         self.network = dover.load_dover(folder / facts.weights).to(device)
         self.known: dict[Clip, dict[str, float]] = {}
 
@@ -165,7 +180,7 @@ class DOVERNetwork:
         return self.known[clip]
 
 
-class CLIPNetwork:
+class CLIPNetwork(LoadedNetwork):
     """A CLIP of a local folder: images and texts -> unit vectors."""
 
     def __init__(self, facts: FeatureNetwork, folder: Path, device: torch.device) -> None:
@@ -173,7 +188,7 @@ class CLIPNetwork:
         from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
         transformers.utils.logging.disable_progress_bar()
-        self.facts, self.device, self.label = facts, device, network_label(facts, folder)
+        super().__init__(facts, folder, device)
         config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
         config.text_config.max_position_embeddings = facts.tokens
         network: Any = CLIPModel.from_pretrained(
@@ -191,11 +206,6 @@ class CLIPNetwork:
         images = self.processor(images=frame_HWC.numpy(), return_tensors="pt")
         pixels: Tensor = images["pixel_values"]
         return pixels
-
-    @property
-    def convention(self) -> str:
-        """How recipes call what it sees."""
-        return f"{self.label}/{self.facts.resize}"
 
     def embed(self, frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
         """One uint8 frame -> [D] of length 1."""

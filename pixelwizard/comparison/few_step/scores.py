@@ -71,7 +71,7 @@ class Features:
     def of_video(self, frames: np.ndarray) -> list[float]:
         """What tiny-video sees in the first frames of a clip."""
         fitted = [self.video.fit(torch.from_numpy(f.copy())) for f in frames[:SCORED_FRAMES]]
-        return self.video.features(torch.stack(fitted, dim=1)[None])[0].tolist()
+        return self.video.sample(torch.stack(fitted))[0].tolist()
 
     def of_frames(self, frames: np.ndarray) -> list[float]:
         """What the image network sees in some frames, stretched: their mean, their change."""

@@ -31,15 +31,15 @@ class FrechetVideoDistance(SetDistance):
         """See frames as the video network wants them."""
         self.network: VideoNetwork = given.network("video")
         self.look = self.network.fit
-        return f"{self.network.label}/{self.network.facts.resize}"
+        return self.network.convention
 
     def summary(self, features: Iterator[Tensor]) -> Tensors:
         """The moments of the real videos."""
         return Moments.summary(features)
 
     def features(self, seen: Tensor) -> Tensor:
-        """One sample [1, D] from the stretched frames uint8 [16, 3, S, S] of a video."""
-        return self.network.features(seen.transpose(0, 1)[None])
+        """A sample per video."""
+        return self.network.sample(seen)
 
     def compute(self) -> Tensor:
         """[value, low, high] float64, none below 0. Raises Unavailable for fewer than two videos.

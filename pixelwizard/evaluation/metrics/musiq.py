@@ -18,4 +18,4 @@ class MUSIQ(VideoMetric):
         """Load the network."""
         network = given.network("musiq")
         self.look = network.rate
-        self.convention = f"{network.label}/{network.facts.resize}/{self.sampling}/n={{n}}"
+        self.convention = f"{network.convention}/{self.sampling}/n={{n}}"

@@ -29,8 +29,8 @@ class VideoKernelDistance(KernelDistance):
         """See frames as the video network wants them."""
         self.network: VideoNetwork = given.network("video")
         self.look = self.network.fit
-        return f"{self.network.label}/{self.network.facts.resize}/poly2-biased-x100"
+        return f"{self.network.convention}/poly2-biased-x100"
 
     def features(self, seen: Tensor) -> Tensor:
-        """One sample [1, D] from the stretched frames uint8 [16, 3, S, S] of a video."""
-        return self.network.features(seen.transpose(0, 1)[None])
+        """A sample per video."""
+        return self.network.sample(seen)
