@@ -25,7 +25,7 @@ FRAMES, CLIPS, STEP = 32, 3, 2
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of the colours, 0..255."""
 SCALES = {"technical": (0.1107, 0.07355), "aesthetic": (-0.08285, 0.03774)}
-"""Mean and deviation of what the networks say of videos."""
+"""Mean and deviation of the networks' outputs over videos."""
 SHARES = {"technical": 0.6104, "aesthetic": 0.3896}
 
 
@@ -68,9 +68,9 @@ def _scaled(frames_TSSC: Tensor) -> Tensor:
 
 
 def quality(technical: float, aesthetic: float) -> dict[str, float]:
-    """What the networks say -> 0..100 for either, and for both as ``overall``."""
-    said = {"technical": technical, "aesthetic": aesthetic}
-    scaled = {name: (said[name] - mean) / width for name, (mean, width) in SCALES.items()}
+    """The networks' outputs -> 0..100 for either, and for both as ``overall``."""
+    outputs = {"technical": technical, "aesthetic": aesthetic}
+    scaled = {name: (outputs[name] - mean) / width for name, (mean, width) in SCALES.items()}
     scaled["overall"] = sum(share * scaled[name] for name, share in SHARES.items())
     return {name: 100 / (1 + math.exp(-value)) for name, value in scaled.items()}
 

@@ -175,8 +175,8 @@ class DOVERNetwork(LoadedNetwork):
                 views_T2SSC[[places[number] for number in numbers], view].to(self.device)
                 for view, numbers in enumerate(chosen)
             )
-            said = self.network.technical(fragments), self.network.aesthetic(small)
-            self.known[clip] = dover.quality(*said)
+            outputs = self.network.technical(fragments), self.network.aesthetic(small)
+            self.known[clip] = dover.quality(*outputs)
         return self.known[clip]
 
 

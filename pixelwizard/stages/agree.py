@@ -29,9 +29,9 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 
 def agreement_of(clip: Source, shape: Geometry) -> tuple[str, float]:
-    """What ``refine.agree=auto`` takes from a clip, ``clip`` or ``colour``, and its sharpness.
+    """What ``refine.agree=auto`` means for a clip, and the sharpness that decides it.
 
-    Everything of a clip that is smaller than its video, sharp and clean; else the colours.
+    ``clip`` where the clip is smaller than its video, sharp and clean; else ``colour``.
     Raises VideoError if the clip cannot be read to its end.
     """
     own, step = clip.own_size(shape), max(1, clip.frames // LOOKED_AT)

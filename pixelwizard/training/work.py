@@ -1,4 +1,4 @@
-"""The passes of a training step, counted: an objective makes its targets of no real network.
+"""Counts the passes of a training step: the objective asks a stand-in for its networks.
 
 Passes give the time of a step (``measure/step_time.py``), one with gradient counting as three.
 """

@@ -24,7 +24,7 @@ def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:
 
 
 def interval(values_SC: np.ndarray, value: Callable[[np.ndarray, np.ndarray], float]) -> Interval:
-    """``value`` of all seeds and clips, and 95 % of what other seeds and clips would give."""
+    """``value`` over all seeds and clips, with its 95 % interval from resampling both."""
     seeds, count = values_SC.shape[:2]
     draw = np.random.default_rng(0)
     resampled = []

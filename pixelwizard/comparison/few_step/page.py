@@ -131,7 +131,7 @@ def distances(found: Arms, passes: Sequence[int]) -> list[str]:
 
 
 def differences(found: Arms, passes: Sequence[int], against: str) -> list[str]:
-    """What the distance is above that of ``against``, paired by clip and seed."""
+    """By how much the distance exceeds that of ``against``, paired by clip and seed."""
     rows = {}
     for name, seeds in found.items():
         own, other = paired(seeds, found[against])

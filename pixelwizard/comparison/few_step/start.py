@@ -1,4 +1,4 @@
-"""The network that all arms start from: at home in their size, blind to step sizes."""
+"""The network that all arms start from: trained at their size, blind to step sizes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_blind(config: TrainConfig) -> None:
 
 @torch.no_grad()
 def blind(projection: Any) -> None:
-    """Let a projection of step sizes answer all of them as it does 0."""
+    """Make a projection of step sizes answer every one as it answers 0."""
     first, middle, last = projection
     last.bias.copy_(last(middle(first(sinusoid(torch.zeros(1), first.in_features))))[0])
     last.weight.zero_()
