@@ -77,7 +77,11 @@ class Prompt:
 
 def prompts_of(config: GenerateConfig) -> list[Prompt]:
     """All prompts of a run in order. Raises ConfigError for anything that cannot be used."""
-    table = table_of(config)
+    return prompts_in(table_of(config), config)
+
+
+def prompts_in(table: Table, config: GenerateConfig) -> list[Prompt]:
+    """The prompts of a table that was read; the same errors."""
     negative = config.negative_prompt
     negative = config.backbone.negative_prompt if negative is None else negative
     names = named(table.rows, f"prompts={config.prompts}")

@@ -33,6 +33,13 @@ class Kernel:
             rows.append(torch.zeros(len(others)).double().index_add_(0, owners, values.sum(dim=0)))
         return torch.stack(rows)
 
+    def discrepancy(self, ours_VD: Tensor, real_WD: Tensor) -> float:
+        """The squared discrepancy of two sets with one sample for each video, unbiased."""
+        ours, real = (list(videos.float()[:, None]) for videos in (ours_VD, real_WD))
+        within = [self.sums(videos, videos) for videos in (ours, real)]
+        means = [(s.sum() - s.trace()) / (len(s) * (len(s) - 1)) for s in within]
+        return float(sum(means) - 2 * self.sums(ours, real).mean())
+
 
 @dataclass(frozen=True)
 class _Pairs:

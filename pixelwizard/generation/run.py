@@ -14,7 +14,7 @@ from pixelwizard.config.geometry import windows_of
 from pixelwizard.config.parallel import mesh_of
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import title
-from pixelwizard.data.prompts import Prompt, prompts_of, table_of
+from pixelwizard.data.prompts import Prompt, prompts_in, prompts_of, table_of
 from pixelwizard.data.table import find_videos
 from pixelwizard.diffusion.schedules import stage_schedules
 from pixelwizard.io.process import SOME_FAILED, importing
@@ -42,9 +42,10 @@ def check(config: GenerateConfig) -> None:
 
     Raises ValueError.
     """
-    prompts = prompts_of(config)
+    table = table_of(config)
+    prompts = prompts_in(table, config)
     check_names(config, prompts)
-    table_of(config).tell()
+    table.tell()
     if all(prompt.clip for prompt in prompts):
         say("every prompt is a clip, which takes the anchor's place: anchor.* has no part in it")
     usual = config.backbone.negative_prompt

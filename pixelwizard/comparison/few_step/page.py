@@ -34,12 +34,12 @@ from pixelwizard.comparison.few_step.intervals import (
 from pixelwizard.comparison.few_step.plot import draw
 from pixelwizard.config.comparison import ARM_BUDGETS, ComparisonSettings
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.evaluation.kernel import Kernel
+from pixelwizard.evaluation.metrics.frame_mmd import FrameKernelDistance
 from pixelwizard.io.files import read_json, write_json, write_text
 from pixelwizard.io.terminal import markdown
 
 PAGE, VALUES = "objectives.md", "objectives.json"
-KERNEL = Kernel(3, 1.0)
+KERNEL = FrameKernelDistance.kernel
 COSTS = "A pass with gradient counts as three."
 ENDS = "PSNR with its interval, both distances of sets with the least and the greatest of the seeds"
 FEATURES = ("features", "real", "images")
@@ -192,17 +192,7 @@ def discrepancies(seeds: Seeds, passes: int, real_images: Tensor | None) -> str:
     ):
         return "-"
     images = torch.from_numpy(columns(seeds, passes, "images"))
-    return shown(mean_and_range([1000 * discrepancy(one, real_images) for one in images]))
-
-
-def discrepancy(ours_VD: Tensor, real_WD: Tensor) -> float:
-    """The unbiased squared discrepancy of two sets of videos, as ``frame-mmd`` has it."""
-    ours, real = (list(videos.float()[:, None]) for videos in (ours_VD, real_WD))
-    own, other, both = KERNEL.sums(ours, ours), KERNEL.sums(real, real), KERNEL.sums(ours, real)
-    means = [
-        (pairs.sum() - pairs.trace()) / (len(pairs) * (len(pairs) - 1)) for pairs in (own, other)
-    ]
-    return float(sum(means) - 2 * both.mean())
+    return shown(mean_and_range([1000 * KERNEL.discrepancy(one, real_images) for one in images]))
 
 
 def values(found: Found) -> list[dict[str, object]]:
