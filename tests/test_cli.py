@@ -58,7 +58,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launched:
     monkeypatch.chdir(tmp_path)
     stand_in = Launched()
     monkeypatch.setattr("pixelwizard.launch.launch.launch", stand_in)
-    monkeypatch.setattr(generate_command, "require_weights", lambda backbone: None)
+    monkeypatch.setattr("pixelwizard.generation.run.require_weights", lambda backbone: None)
     trusted = replace(generate_command.COMMAND, finished=lambda config: True)
     monkeypatch.setattr(generate_command, "COMMAND", trusted)
     return stand_in

@@ -21,6 +21,7 @@ from pixelwizard.config.output import CODECS, VideoSettings
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.tasks import load
 from pixelwizard.data import shapes
+from pixelwizard.generation import run
 from pixelwizard.io.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,9 +69,9 @@ def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return 0
 
     monkeypatch.setattr("pixelwizard.launch.launch.launch", launch)
-    for command in (generate, train):
+    for command in (run, train):
         monkeypatch.setattr(command, "require_weights", lambda *parts: None)
-    monkeypatch.setattr(generate, "find_videos", lambda *_: [])
+    monkeypatch.setattr(run, "find_videos", lambda *_: [])
     trusted = replace(generate.COMMAND, finished=lambda config: True)
     monkeypatch.setattr(generate, "COMMAND", trusted)
     any_videos = replace(evaluate.COMMAND, check=lambda *_: None)
