@@ -339,6 +339,9 @@ BROKEN = {
     "gguf, cut": (b"GGUF\x03\0\0\0\x07\0\0\0\0\0\0\0\x01", "cannot be read, it may be truncated"),
     "noise": (bytes(range(256)), "cannot be read, it may be truncated"),
     "nothing": (b"", "cannot be read, it may be truncated"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "is a PNG picture, not weights; name a"),
+    "video": (b"\0\0\0 ftypisom" + bytes(64), "is an MP4 or MOV video, not weights"),
+    "text": ("a red circle, größer ".encode() * 40, "is a text file, not weights"),
 }
 
 

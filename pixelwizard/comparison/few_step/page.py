@@ -41,7 +41,11 @@ from pixelwizard.io.terminal import markdown
 PAGE, VALUES = "objectives.md", "objectives.json"
 KERNEL = FrameKernelDistance.kernel
 COSTS = "A pass with gradient counts as three."
-ENDS = "PSNR with its interval, both distances of sets with the least and the greatest of the seeds"
+ENDS = "PSNR with its interval, frame-MMD and FVD with the lowest and the highest of the seeds"
+BUDGETS = {
+    "samples": "Every arm was trained for equally many steps.",
+    "work": "Every arm was trained until it had made as many passes as flow matching.",
+}
 FEATURES = ("features", "real", "images")
 """Figures of a decoded clip that are numbers only together."""
 Arms = dict[str, Seeds]
@@ -71,7 +75,8 @@ def write_page(folder: Path, first: TrainConfig) -> list[str]:
     images = torch.tensor(read_json(real)["images"]) if real.is_file() else None
     lines = ["# Few-step objectives compared", "", COSTS, "", *costs(found.costs)]
     for budget in [budget for budget in ARM_BUDGETS if budget in found.arms]:
-        lines += ["", f"## Equal {budget}", "", *tables(found.of(budget), settings, images)]
+        lines += ["", f"## Equal {budget}", "", BUDGETS[budget], ""]
+        lines += tables(found.of(budget), settings, images)
         lines += ["", f"![distance over passes](objectives_{budget}.svg)"]
         picture = folder / f"objectives_{budget}.svg"
         draw(found.of(budget), list(found.known), settings.passes, picture)
@@ -102,7 +107,7 @@ def read_found(folder: Path, settings: ComparisonSettings, start: Path) -> tuple
 
 def costs(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     """What a step of each arm costs, and how many steps make equal work."""
-    head = ["arm", "passes of a step beside flow matching's", "steps for equal work"]
+    head = ["arm", "passes of a step (flow matching: 1)", "steps for equal work"]
     rows = [[name, f"{cost['passes']:.2f}", f"{cost['steps']}"] for name, cost in found.items()]
     return markdown([head, *rows])
 
@@ -112,7 +117,8 @@ def tables(found: Arms, settings: ComparisonSettings, images: Tensor | None) -> 
     lines = [f"Distance to the {START}ing network's many steps, thousandths, 95 % intervals:", ""]
     lines += distances(found, settings.passes)
     if settings.against in found:
-        lines += ["", f"Above {settings.against}, paired by clip and seed:", ""]
+        paired_with = f"Difference from {settings.against}, paired by clip and seed"
+        lines += ["", f"{paired_with}; below 0 is closer:", ""]
         lines += differences(found, settings.passes, settings.against)
     for count in settings.decoded:
         lines += ["", f"Decoded, {_passes(count)}; {ENDS}:", "", *quality(found, count, images)]
@@ -131,7 +137,7 @@ def distances(found: Arms, passes: Sequence[int]) -> list[str]:
 
 
 def differences(found: Arms, passes: Sequence[int], against: str) -> list[str]:
-    """By how much the distance exceeds that of ``against``, paired by clip and seed."""
+    """The distance minus that of ``against``, paired by clip and seed."""
     rows = {}
     for name, seeds in found.items():
         own, other = paired(seeds, found[against])

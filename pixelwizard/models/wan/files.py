@@ -36,6 +36,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pixelwizard.io.files import atomic
+from pixelwizard.io.kinds import kind_of
 from pixelwizard.io.terminal import reason
 from pixelwizard.models.checkpoints import PICKLES, weight_files
 from pixelwizard.models.wan.layouts import without_prefix
@@ -228,6 +229,8 @@ def _read(file: Path) -> dict[str, Any]:
     for letters, what in _BEGINNINGS.items():
         if beginning.startswith(letters):
             raise ValueError(f"{file} {what}")
+    if what := kind_of(file):
+        raise ValueError(f"{file} is {what}, not weights; name a safetensors, .pt or GGUF file")
     if beginning.startswith(_GGUF):
         return read_gguf(file)
     return _read_pickle(file) if _is_pickle(file) else load_file(file)
