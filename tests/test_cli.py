@@ -27,7 +27,7 @@ from pixelwizard.cli.tasks import generate as generate_command
 from pixelwizard.config import tasks
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.models.weights import write_statistics
-from pixelwizard.records.run_folder import claim
+from pixelwizard.records.run_folder import Failure, claim, write_failure
 
 ROOT = Path(__file__).resolve().parent.parent
 Fake = Callable[[Path], int]
@@ -95,6 +95,22 @@ assert not {"torch", "lightning", "wandb", "transformers"} & set(sys.modules)
         check=True,
         stdout=subprocess.DEVNULL,
     )
+
+
+def test_help_shows_the_words_and_options_that_a_task_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usage = {
+        "generate": "[TASK] [--prompt TEXT]... [key=value ...]",
+        "train": "train [key=value ...]",
+        "compare": "compare [FOLDER]... [key=value ...]",
+        "replay": "replay [FILE] [key=value ...]",
+    }
+    for task, words in usage.items():
+        assert main([task, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert shown.splitlines()[0] == f"usage: pixelwizard {words}"
+        assert ("--video FILE" in shown) is (task == "generate")
 
 
 def test_a_working_directory_that_was_removed_is_named(
@@ -188,6 +204,10 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["sweep_dir=x"], "sweep_dir is for sweeps"),
         (["-m", "seed=0,1", "run_dir=x"], "run_dir is for one run"),
         (["trian"], "unknown task 'trian'; did you mean train?"),
+        (["train", "objective=flowmap"], "dmd, dmd_jumps, flow, flow_map, flow_uniform"),
+        (["num_inference_steps=4"], "the steps are schedule.steps (detail) and anchor.steps"),
+        (["output_dir=x"], "the folder of a run is run_dir"),
+        (["a red circle"], "'a red circle' is no task; put --prompt before it for a video"),
         (["seed=1", "words"], "'words' is neither an option nor key=value"),
         (["--promt", "x"], "unknown option '--promt'; did you mean --prompt?"),
         (["--prompt"], "--prompt needs a value"),
@@ -438,6 +458,19 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(
     assert "seed" in error and error.count("\n") == 1
     assert (Path("run") / "config.yaml").read_text() == before
     assert main(["run_dir=run", "seed=1"]) == 0
+
+
+def test_the_folder_of_a_run_that_failed_before_its_first_result_takes_other_settings(
+    launched: Launched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run_dir=run", "seed=1"]) == 0
+    write_failure(Path("run"), Failure("backbone.lora: pic.png is a PNG picture"))
+    (Path("run") / "run.log").touch()
+    (Path("run") / "checkpoints").mkdir()
+    assert main(["run_dir=run", "seed=2"]) == 0
+    (Path("run") / "status.json").touch()
+    assert main(["run_dir=run", "seed=3"]) == 2
+    assert "belongs to another configuration" in capsys.readouterr().err
 
 
 def test_a_folder_of_settings_that_are_gone_is_refused_by_their_reason(

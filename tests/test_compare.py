@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import comparable
@@ -19,6 +20,7 @@ from pixelwizard.comparison.differences import BESIDE, COSTS, Comparison, compar
 from pixelwizard.comparison.distance import compared_stage
 from pixelwizard.comparison.plot import colours_of, draw_pareto
 from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
+from pixelwizard.comparison.tables import to_text
 from pixelwizard.comparison.variants import Variant, _name_apart, read_variants
 from pixelwizard.config.evaluate import CompareConfig, why_no_target
 from pixelwizard.config.generate import SamplerSettings
@@ -138,6 +140,16 @@ def test_all_of_it_is_written_and_printed(
     assert main([*words, "format=json", "quality=clip-score", "baseline=euler4"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["quality"], found["baseline"]) == ("clip-score", "euler4")
+
+
+def test_a_terminal_shows_signs_and_lies_the_way_that_is_narrower(sweep: Path) -> None:
+    found = compared(sweep)
+    few = to_text(replace(found, rows=found.rows[:2])).splitlines()
+    assert few[0].split()[0] == "variant" and few[1].startswith("distance ↓")
+    many = to_text(replace(found, rows=found.rows * 20)).splitlines()
+    assert many[0].split()[:2] == ["variant", "distance"]
+    text = to_text(found)
+    assert "(" not in text.split("\n\n")[0] and "+ better, - worse, ? unclear" in text
 
 
 def test_the_comparison_is_recorded_by_wandb(

@@ -19,8 +19,9 @@ from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.comparison.few_step import intervals, measuring, page, start
-from pixelwizard.comparison.few_step.files import label
+from pixelwizard.comparison.few_step.files import Row, label
 from pixelwizard.comparison.few_step.intervals import interval, mean_of
+from pixelwizard.comparison.few_step.page import Arms, differences
 from pixelwizard.comparison.few_step.run import with_guidance
 from pixelwizard.config.comparison import ComparisonSettings
 from pixelwizard.config.lora import AdapterSettings
@@ -140,6 +141,16 @@ def test_one_command_trains_every_arm_and_writes_the_page(done: dict[str, Any]) 
     decoded = [value for value in values() if value["passes"] == 1]
     assert all({"psnr", "judge", "distance"} <= value.keys() for value in decoded)
     assert all("psnr" not in value for value in values() if value["passes"] == 2)
+
+
+def test_differences_are_those_of_each_number_of_passes() -> None:
+    def rows(first: float, last: float) -> list[Row]:
+        return [{"1": {"distance": first}, "4": {"distance": last}}] * 2
+
+    arms: Arms = {"shortcut": {0: rows(0.01, 0.002)}, "mine": {0: rows(0.03, 0.001)}}
+    table = differences(arms, [1, 4], "shortcut")
+    cells = [cell.strip() for cell in table[-1].strip("|").split("|")]
+    assert cells == ["mine", "1", "20.00 (20.00 to 20.00)", "-1.00 (-1.00 to -1.00)"]
 
 
 def test_equal_work_is_fewer_steps_for_what_makes_more_passes(done: dict[str, Any]) -> None:

@@ -37,7 +37,8 @@ from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder, scan
 from pixelwizard.data.latents import GrowingExamples, Shards
 from pixelwizard.data.loading import Loader
-from pixelwizard.data.sources import PROBED, open_sources
+from pixelwizard.data.sources import open_sources
+from pixelwizard.data.table import PROBED
 from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.reading import ReadFailed, probe, read_clip
 from pixelwizard.io.terminal import Line

@@ -208,7 +208,7 @@ def test_files_are_named_on_the_command_line(tmp_path, monkeypatch):
 def test_single_files_need_no_folder_but_a_tokenizer(tmp_path):
     names = ("anchor", "detail", "vae_file", "text_encoder")
     for name in names:
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(bytes(9))
     files = {name: str(tmp_path / name) for name in names}
     alone = BackboneSettings(name="wan2_2_ti2v_5b", folder=str(tmp_path / "none"), **files)
     require_weights(alone, ["anchor", "detail", "vae"])
@@ -338,7 +338,7 @@ BROKEN = {
     "gguf, empty": (b"GGUF\x03\0\0\0" + bytes(4096), "is a GGUF file without tensors"),
     "gguf, cut": (b"GGUF\x03\0\0\0\x07\0\0\0\0\0\0\0\x01", "cannot be read, it may be truncated"),
     "noise": (bytes(range(256)), "cannot be read, it may be truncated"),
-    "nothing": (b"", "cannot be read, it may be truncated"),
+    "nothing": (b"", "is an empty file, not weights"),
     "picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "is a PNG picture, not weights; name a"),
     "video": (b"\0\0\0 ftypisom" + bytes(64), "is an MP4 or MOV video, not weights"),
     "text": ("a red circle, größer ".encode() * 40, "is a text file, not weights"),

@@ -100,7 +100,7 @@ with locked(Path(sys.argv[1])):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = re.escape(f"out={tmp_path}/file/x cannot be written")
+    said = re.escape(f"out={tmp_path}/file/x: {tmp_path}/file is a file; choose another folder")
     with pytest.raises(ConfigError, match=said), locked(tmp_path / "file" / "x", key="out"):
         pass
 

@@ -330,7 +330,10 @@ def test_what_cannot_begin_a_video_is_one_sentence(
     text.write_text("no picture")
     file = str(picture(tmp_path / "b.png"))
     said = refusal(backbone, tmp_path, from_image=[str(text)])
-    assert said.startswith("--image: ") and "is not a picture that can be read" in said
+    assert said.startswith("--image: ") and "a.png is a text file, not a picture; name a" in said
+    text.write_bytes(b"\x89PNG\r\n\x1a\n")
+    cut = refusal(backbone, tmp_path, from_image=[str(text)])
+    assert "a.png is not a picture that can be read; convert it" in cut
     assert "does not exist" in refusal(backbone, tmp_path, from_image=["none.png"])
     assert "is a folder" in refusal(backbone, tmp_path, from_image=[str(tmp_path)])
     two = refusal(backbone, tmp_path, from_image=[file] * 3, prompt=["a", "b"])

@@ -383,6 +383,15 @@ def test_a_run_with_a_missing_lora_ends_before_it_begins(tmp_path, monkeypatch, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_picture_given_as_a_lora_is_named_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("style.safetensors").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    assert main(["backbone.lora=[style.safetensors]"]) == 2
+    said = capsys.readouterr().err
+    assert "backbone.lora: " in said and "style.safetensors is a PNG picture, not weights" in said
+    assert said.count("\n") == 1 and not Path("outputs").exists()
+
+
 def test_the_record_of_a_video_names_its_loras(backbone, pairs, tmp_path):
     path = saved(FAMILIES["ComfyUI"](pairs), tmp_path / "mine.safetensors")
     plain = Provenance(small_config(backbone, tmp_path), {}, "cpu")

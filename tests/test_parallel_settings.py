@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
-from pixelwizard.config import schema, tasks
+from pixelwizard.config import parallel, schema, tasks
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import (
     Mesh,
@@ -102,6 +103,19 @@ def test_guidance_needs_guided_steps_and_a_sequence_needs_tokens() -> None:
 def test_another_number_of_ranks_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"but 5 were started; start 4, or change the sizes"):
         mesh_of_world(ParallelSettings(**given), 24, 5)
+
+
+def test_more_processes_than_the_cores_can_bear_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(parallel, "count_gpus", lambda: 0)
+    config = tasks.from_plain(plain(mode="prompts", prompts=1000))
+    assert isinstance(config, GenerateConfig)
+    with pytest.raises(ConfigError, match="would start 1000 processes, and 2 cores .* at most 32"):
+        parallel.mesh_of(config)
+    monkeypatch.setattr(parallel, "count_gpus", lambda: 1000)
+    assert parallel.mesh_of(config).world == 1000
 
 
 def plain(**parallel: Any) -> dict[str, Any]:

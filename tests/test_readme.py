@@ -17,6 +17,7 @@ from pixelwizard.cli.main import main
 from pixelwizard.cli.sweeps import ledger, sweeping
 from pixelwizard.cli.tasks import TASKS, compare, evaluate, generate, plan, train
 from pixelwizard.config import tasks
+from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import CODECS, VideoSettings
 from pixelwizard.config.schema import to_plain
 from pixelwizard.config.tasks import load
@@ -204,6 +205,16 @@ def test_every_file_that_a_paper_points_to_exists(name: str) -> None:
     path = ROOT / name
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+def test_the_picture_of_the_pipeline_has_the_shapes_of_the_latents() -> None:
+    picture = (ROOT / "docs" / "pipeline.svg").read_text(encoding="utf-8")
+    for words in ([], ["backbone=wan2_2_ti2v_5b", "resolution=2k"]):
+        config = compose("generate", words)[0].config
+        assert isinstance(config, GenerateConfig)
+        for geometry in (config.resolution.anchor_geometry, config.resolution.geometry):
+            shape = (config.backbone.dit.in_dim, *geometry.latent_grid)
+            assert f">{'×'.join(map(str, shape))}<" in picture
 
 
 def test_the_tree_of_the_architecture_names_every_room() -> None:

@@ -80,6 +80,18 @@ def test_weights_of_which_too_few_fit_are_refused(
         make_module(config)
 
 
+def test_what_is_no_weights_is_refused_with_its_key(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "start.pt").write_text("a note")
+    config = small_training(
+        *(backbone, tmp_path, tmp_path, "anchor"), init_from=str(tmp_path / "start.pt")
+    )
+    said = r"objective.init_from=\S+start.pt is a text file, not weights; name a"
+    with pytest.raises(ValueError, match=said):
+        make_module(config)
+
+
 @pytest.mark.parametrize(
     "name, values, sentence",
     [

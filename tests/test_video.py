@@ -169,5 +169,8 @@ def test_interrupted_writing_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_what_is_no_video_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"not a video")
+    with pytest.raises(VideoError, match="a.mp4 cannot be read as a video: it is a text file"):
+        list(read_frames(tmp_path / "a.mp4"))
+    (tmp_path / "a.mp4").write_bytes(bytes(range(256)))
     with pytest.raises(VideoError, match="a.mp4 cannot be read as a video: Invalid data"):
         list(read_frames(tmp_path / "a.mp4"))

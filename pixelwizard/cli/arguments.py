@@ -169,7 +169,7 @@ def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     hint = schema.leaves(tasks.roots()[task]).get(group.replace("/", "."))
     several = group == tasks.EXPERIMENTS or get_origin(hint) is dict
     several = several and (value == "null" or value.startswith("["))
-    known = [*tasks.options(group, own), *part_names(task, group)]
+    known = sorted({*tasks.options(group, own), *part_names(task, group)})
     if group in HYDRA_GROUPS and value not in (known := ["basic", *known]):
         raise ConfigError(schema.choice(group, value, known))
     if group in tasks.groups(task, own) and not several and value not in known:
@@ -246,6 +246,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     rest = list(argv)
     if rest and not rest[0].startswith(("-", "+", "~")) and "=" not in rest[0]:
         arguments.task = rest.pop(0)
+        if " " in arguments.task:
+            raise ConfigError(f"{arguments.task!r} is no task; put --prompt before it for a video")
         if arguments.task not in TASKS:
             raise ConfigError(unknown(f"task {arguments.task!r}", arguments.task, TASKS))
     while rest:

@@ -22,10 +22,17 @@ HABITS = {
     "trainer": "devices are laid out by parallel=prompts, fsdp or another layout;"
     " trainer.NAME=VALUE is an argument of Lightning's",
     "trainer.devices": "the number of devices is parallel.devices, their layout parallel=NAME",
+    "trainer.gpus": "the number of GPUs is parallel.devices, their layout parallel=NAME",
     "trainer.strategy": "how several devices work is parallel=prompts, fsdp or another layout",
     "trainer.accelerator": "a GPU is used where there is one; CUDA_VISIBLE_DEVICES= hides it",
     "trainer.num_nodes": "several machines are parallel.launch=false and torchrun",
     "trainer.logger": "the record of a run is tracker=wandb, csv or tensorboard",
+    "num_inference_steps": "the steps are schedule.steps (detail) and anchor.steps",
+    "guidance_scale": "the scales are schedule.guidance (detail) and anchor.guidance",
+    "num_frames": "its name is resolution.frames",
+    "output_dir": "the folder of a run is run_dir, that of a sweep sweep_dir",
+    "max_train_steps": "its name is trainer.max_steps",
+    "batch_size": "its name is objective.batch",
     "prompt": 'a text is --prompt "TEXT", several are prompts=FILE',
     "video": "a clip to refine is --video FILE, a folder of them videos=DIR; how videos are written"
     " is video.codec and its like",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard import __version__
-from pixelwizard.cli.arguments import COMPLETION, Arguments, parse, split_folders
+from pixelwizard.cli.arguments import COMPLETION, FILES, Arguments, parse, split_folders
 from pixelwizard.cli.completion import complete
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS, command
-from pixelwizard.config import tasks
+from pixelwizard.config import schema, tasks
 from pixelwizard.config.schema import ConfigError, join, to_plain, unknown
 from pixelwizard.io.process import USER_ERROR, settle_streams
 from pixelwizard.io.terminal import reason, say
@@ -107,6 +107,13 @@ def _yaml(config: Any, package: str | None) -> str:
     return title + text.removesuffix("...\n")
 
 
+_PROMPTS = """\
+  --prompt TEXT          make this video; any punctuation; may be repeated
+  --video FILE           refine this clip; may be repeated, with --prompt for one text or one each
+  --image FILE           begin a video with this picture; may be repeated, likewise
+"""
+
+
 def _help(task: str, own: Sequence[Path]) -> str:
     chosen = command(task)
     lines = [
@@ -114,8 +121,15 @@ def _help(task: str, own: Sequence[Path]) -> str:
         for group in tasks.groups(task, own)
     ]
     listed = "\n".join(f"  {name:<10} {summary}" for name, summary in TASKS.items())
+    prompted = FILES["--video"] in schema.leaves(tasks.roots()[task])
+    words = [
+        "[TASK]" if task == DEFAULT_TASK else task,
+        "[FOLDER]..." if chosen.words else f"[{chosen.word.upper()}]" if chosen.word else "",
+        "[--prompt TEXT]..." if prompted else "",
+        "[key=value ...]",
+    ]
     return f"""\
-usage: pixelwizard [TASK] [--prompt TEXT]... [key=value ...]
+usage: pixelwizard {" ".join(word for word in words if word)}
 
 Two-stage text-to-video: a small anchor clip first, then its high-resolution detail in a few steps.
 
@@ -126,9 +140,7 @@ examples
 {chosen.examples}
 
 options
-  --prompt TEXT          make this video; any punctuation; may be repeated
-  --video FILE           refine this clip; may be repeated, with --prompt for one text or one each
-  --image FILE           begin a video with this picture; may be repeated, likewise
+{_PROMPTS if prompted else ""}\
   -m, --multirun         run every combination of comma-separated values (key=a,b)
   -c, --cfg job          print the composed configuration and stop; hydra and all print Hydra's
   -p, --package KEY      of that only this part

@@ -76,6 +76,7 @@ def compare(
     remarks, stage = list(notes), compared_stage(variants)
     base = _named(variants, baseline, "baseline") if baseline else next(iter(variants), None)
     variants, samples = _common(variants, base, remarks)
+    _note_sizes(variants, remarks)
     base = base if base in variants else variants[0]
     end = _target(variants, base, target, quality, remarks, stage)
     table = _scores(variants, end, samples, quality, remarks, stage)
@@ -184,6 +185,14 @@ def _common(
             f" ({short})"
         )
     return sharing, [sample for sample in base.videos if sample in common]
+
+
+def _note_sizes(variants: Sequence[Variant], notes: list[str]) -> None:
+    """Note that variants of several sizes do not share their noise."""
+    sizes = {variant.name: variant.size for variant in variants}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        notes.append(f"the variants differ in size, so they begin with different noise: {listed}")
 
 
 def _scores(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +19,7 @@ SETS = (
     " video's share in the score, where the score has shares."
 )
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
+MEANINGS = ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -88,9 +90,15 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_text(comparison: Comparison) -> str:
-    """For a terminal: a line per variant, then what must be said."""
-    rows = _cells(comparison)
-    lines = [*aligned(rows, left=range(len(rows[0]))), "", legend(comparison)]
+    """For a terminal: every score with the sign of its difference, then what must be said.
+
+    The scores are the rows or the columns, whichever is narrower.
+    """
+    rows = _cells(comparison, _signed)
+    layouts = aligned(rows), aligned(list(zip(*rows, strict=True)))
+    narrow = min(layouts, key=lambda lines: max(map(len, lines)))
+    against = f"against {comparison.baseline}: {MEANINGS}; intervals are in comparison.md."
+    lines = [*narrow, "", f"{_pairs(comparison)}; {against}{_to_target(comparison)}"]
     if sets := _set_cells(comparison):
         lines += ["", *aligned(sets), "", SETS, ""]
     return "\n".join([*lines, *(f"- {n}" for n in comparison.notes)])
@@ -98,7 +106,7 @@ def to_text(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """The table for a page, with its legend and the recipes."""
-    rows = _cells(comparison)
+    rows = _cells(comparison, _with_interval)
     lines = markdown(rows, left=(0, len(rows[0]) - 1))
     recipes = [f"- {n}: `{s.recipe}`" for n, s in comparison.rows[0].scores.items()]
     sets = _set_cells(comparison)
@@ -112,21 +120,30 @@ def to_markdown(comparison: Comparison) -> str:
 
 def legend(comparison: Comparison) -> str:
     """How to read the table."""
-    to = comparison.target
-    distance = f" distance is to {to}, from the same noise." if to else ""
     return (
-        f"{len(comparison.samples)} pairs of prompt and seed; in brackets the difference from"
-        f" {comparison.baseline} with its 95 % interval over them: + better, - worse, ? unclear,"
-        f" = equal.{distance}"
+        f"{_pairs(comparison)}; with a value come its difference from {comparison.baseline} and the"
+        f" 95 % interval of that over the pairs: {MEANINGS}.{_to_target(comparison)}"
     )
 
 
-def _cells(comparison: Comparison) -> list[tuple[str, ...]]:
+def _pairs(comparison: Comparison) -> str:
+    count = len(comparison.samples)
+    return f"{count} pair{'s' * (count != 1)} of prompt and seed"
+
+
+def _to_target(comparison: Comparison) -> str:
+    to = comparison.target
+    return f" distance is to {to}, from the same noise." if to else ""
+
+
+def _cells(
+    comparison: Comparison, cell: Callable[[Row, str, Comparison], str]
+) -> list[tuple[str, ...]]:
     names = comparison.names
     arrows = [f"{n} {'↑' if comparison.rows[0].scores[n].higher_is_better else '↓'}" for n in names]
     table: list[tuple[str, ...]] = [("variant", *arrows, "dominated by")]
     for row in comparison.rows:
-        cells = [_cell(row, name, comparison) for name in names]
+        cells = [cell(row, name, comparison) for name in names]
         lost = [cost for cost, worse in row.dominated.items() if worse]
         table.append((row.variant.name, *cells, ", ".join(lost) or "-"))
     return table
@@ -150,7 +167,13 @@ def _set_cell(score: SetScore) -> str:
     return f"{interval}, {described(score.difference)}" if score.difference else interval
 
 
-def _cell(row: Row, name: str, comparison: Comparison) -> str:
+def _signed(row: Row, name: str, comparison: Comparison) -> str:
+    value = f"{row.scores[name].value:.4g}"
+    own = row.variant.name == comparison.baseline
+    return f"{value} {' ' if own else SIGNS[row.differences[name].sign]}"
+
+
+def _with_interval(row: Row, name: str, comparison: Comparison) -> str:
     value = f"{row.scores[name].value:.4g}"
     if row.variant.name == comparison.baseline:
         return value

@@ -70,6 +70,13 @@ class Variant:
         return len(sampler.get("timesteps") or range(sampler["steps"]))
 
     @property
+    def size(self) -> str:
+        """The size of its videos, as a sentence has it."""
+        size = self.settings.get("resolution", {})
+        shown = [size.get(name, "?") for name in ("width", "height", "frames")]
+        return "{}x{} with {} frames".format(*shown)
+
+    @property
     def trained(self) -> tuple[str, ...]:
         """What tells trainings apart: the digests of both stages' weights."""
         weights = self.settings.get("weights", {})
@@ -154,7 +161,9 @@ def _config(folder: Path) -> GenerateConfig:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {reason(error)}") from None
     if not isinstance(config, GenerateConfig):
-        raise ConfigError(f"{folder} is neither a sweep nor a run folder of generate")
+        raise ConfigError(
+            f"{folder} is neither a sweep nor a run folder of generate; name one of these"
+        )
     return config
 
 

@@ -249,7 +249,16 @@ def mesh_of(config: Shared) -> Mesh:
 
     Raises ConfigError where the settings ask for more than there is.
     """
-    return _on(config, _gpus_of(config) or asked_ranks(config))
+    mesh = _on(config, _gpus_of(config) or asked_ranks(config))
+    cores = os.cpu_count() or 1
+    most = RANKS_PER_CORE * cores
+    if mesh.world > most and mesh.world > count_gpus():
+        raise ConfigError(
+            f"parallel={config.parallel.mode} would start {mesh.world} processes, and {cores}"
+            f" core{'s' if cores > 1 else ''} without as many GPUs take at most {most}; use smaller"
+            " sizes"
+        )
+    return mesh
 
 
 def planned_mesh(config: Shared) -> Mesh:
@@ -275,6 +284,8 @@ def _gpus_of(config: Shared) -> int:
     return count_gpus() if is_open(parallel) and parallel.devices is None else 0
 
 
+RANKS_PER_CORE = 16
+"""At most, where the ranks are CPU processes; more would only take memory from each other."""
 COUNT = "import torch; print(torch.cuda.device_count())"
 
 

@@ -160,6 +160,7 @@ def open_folder(
             f"data.dir={folder} has {len(videos)} usable of {len(found)} videos, and more than"
             f" data.held_out={data.held_out} are needed"
             + (f"; the first: {problems[0]}" if problems else "")
+            + (f"; nearest: data.held_out={len(videos) - 1}" if videos else "")
         )
     _say_of(data, len(rows), problems, usable)
     held_out = set(random.Random(f"held out {seed}").sample(videos, data.held_out))

@@ -22,12 +22,13 @@ from pixelwizard.data.cache import Cache, Filling
 from pixelwizard.data.examples import Clips, Recipe, Split
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import GrowingExamples, LatentExamples, Shards
+from pixelwizard.data.table import PROBED
 from pixelwizard.io.files import read_json
 from pixelwizard.models.checkpoints import weights_digest
 
 FIRST_DETAIL = 1_000_000
 """The scene of the detail network's first clip; the anchor's start at 0."""
-MANIFEST, PROBED = "latents.json", "clips.json"
+MANIFEST = "latents.json"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ STARTS = ("clip", "image")
 """Columns for the files that a prompt can start from; it may then do without a text."""
 ANCHOR = ".anchor"
 """Ends the names, without suffix, of the anchors that a run writes next to its videos."""
+PROBED = "clips.json"
+"""What a run keeps of the videos that it has probed."""
 VIDEOS = (
     *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".ts", ".mts", ".m2ts"),
     *(".mpg", ".mpeg", ".wmv", ".flv", ".mxf", ".3gp", ".ogv"),

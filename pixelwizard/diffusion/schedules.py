@@ -297,7 +297,7 @@ def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
     try:
         with atomic(path) as part:
             figure.savefig(part, format="png")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pixelwizard.io.kinds import kind_of
 from pixelwizard.io.video import ImageError
 
 if TYPE_CHECKING:
@@ -92,9 +93,12 @@ def _explained(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(f"{path} does not exist") from None
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{path} is not a picture that can be read; convert it to PNG or JPEG"
-        ) from None
+        other = kind_of(path)
+        if other is None or other.endswith("picture"):
+            what = "not a picture that can be read; convert it to PNG or JPEG"
+        else:
+            what = f"{other}, not a picture; name a PNG or a JPEG"
+        raise ImageError(f"{path} is {what}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ImageError(f"{path} has more than {most} million pixels; make it smaller") from None

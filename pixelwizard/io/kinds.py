@@ -22,6 +22,8 @@ def kind_of(path: Path) -> str | None:
     """What a file is, with its article, such as "a PNG picture"; None if it is none of these."""
     with open(path, "rb") as file:
         beginning = file.read(_LOOK)
+    if not beginning:
+        return "an empty file"
     for signature, name in _SIGNATURES.items():
         if beginning.startswith(signature):
             return name
@@ -40,4 +42,4 @@ def _is_text(beginning: bytes) -> bool:
         if error.start < _LOOK - 3:
             return False
         text = beginning[: error.start].decode()
-    return bool(text) and all(letter.isprintable() or letter.isspace() for letter in text)
+    return all(letter.isprintable() or letter.isspace() for letter in text)

@@ -22,6 +22,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from pixelwizard.config.geometry import Geometry
+from pixelwizard.io.kinds import kind_of
 from pixelwizard.io.video import VideoError
 
 PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -78,8 +79,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError) as error:
-        kind = ReadFailed if error.errno in PASSING else VideoError
-        raise kind(f"{path.name} cannot be read as a video: {error.strerror}") from error
+        failed = ReadFailed if error.errno in PASSING else VideoError
+        other = kind_of(path) if path.is_file() and failed is VideoError else None
+        why = error.strerror if other is None or other.endswith("video") else f"it is {other}"
+        raise failed(f"{path.name} cannot be read as a video: {why}") from error
 
 
 def patiently(read: Callable[[], T]) -> T:

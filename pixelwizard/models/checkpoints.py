@@ -31,6 +31,7 @@ from pixelwizard.config.lora import LoRASettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.tasks import read_yaml
 from pixelwizard.io.files import file_digest, read_json, text_digest
+from pixelwizard.io.kinds import kind_of
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"
@@ -68,6 +69,12 @@ _OTHERS = {
     "Wan2.1_VAE.pth": "Wan2.1",
 }
 """Files that another model's folder has, and what that model is."""
+_BEGINNINGS = {
+    b"version https://git-lfs": "is a pointer of Git LFS in place of the file; run: git lfs pull",
+    b"<!DOCTYPE": "is a web page in place of the file; fetch it again",
+    b"<html": "is a web page in place of the file; fetch it again",
+}
+"""What a failed download begins with, and what it is."""
 
 
 class MissingWeights(ValueError):
@@ -154,6 +161,7 @@ def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) ->
         check_tokenizer(tokenizer_folder(backbone))
     missing = {part: names for part in parts if (names := _missing(backbone, part))}
     if not missing:
+        _refuse_other_files(backbone, parts)
         return
     folder = weights_folder(backbone)
     where = (
@@ -164,6 +172,17 @@ def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) ->
         f"backbone={backbone.name} needs files that are not in {where}: {files};"
         f" {_remedy(backbone, set(missing))}"
     )
+
+
+def not_weights(path: Path) -> str | None:
+    """What a file is that begins like no weights, and what to do; None if it may be weights."""
+    with open(path, "rb") as file:
+        beginning = file.read(32)
+    known = (what for letters, what in _BEGINNINGS.items() if beginning.startswith(letters))
+    if what := next(known, None):
+        return what
+    other = kind_of(path)
+    return other and f"is {other}, not weights; name a safetensors, .pt or GGUF file"
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -227,7 +246,8 @@ def weight_files(path: Path) -> list[Path]:
 def lora_files(lora: LoRASettings) -> list[Path]:
     """The file of a LoRA, and PEFT's configuration if that lies next to it.
 
-    A folder that PEFT or diffusers wrote stands for its file. Raises MissingWeights.
+    A folder that PEFT or diffusers wrote stands for its file. Raises MissingWeights, and ValueError
+    for a file that is something else.
     """
     path = Path(lora.file)
     if path.is_dir():
@@ -235,6 +255,8 @@ def lora_files(lora: LoRASettings) -> list[Path]:
     if not path.is_file():
         what = f"has none of {', '.join(LORA_NAMES)}" if path.is_dir() else "does not exist"
         raise MissingWeights(f"backbone.lora: {path} {what}; name a file with a LoRA")
+    if what := not_weights(path):
+        raise ValueError(f"backbone.lora: {path} {what}")
     config = path.with_name("adapter_config.json")
     return [path, config] if path.name in LORA_NAMES and config.is_file() else [path]
 
@@ -340,6 +362,16 @@ def _missing(backbone: BackboneSettings, part: str) -> list[str]:
         companions.append(tokenizer_folder(backbone) / TOKENIZER_CONFIG)
     missing += [f"{p.relative_to(folder)} ({part})" for p in companions if not p.is_file()]
     return missing
+
+
+def _refuse_other_files(backbone: BackboneSettings, parts: Iterable[str]) -> None:
+    """Raise ValueError for a file of a part that is no weights; all of them exist."""
+    for part in parts:
+        key = f"backbone.{part}: " if chosen_files(backbone)[part] else ""
+        found = next(path for path in _candidates(backbone, part) if path.is_file())
+        for file in weight_files(found):
+            if what := not_weights(file):
+                raise ValueError(f"{key}{file} {what}")
 
 
 def _content(folder: Path) -> str:

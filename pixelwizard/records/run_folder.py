@@ -26,6 +26,7 @@ import yaml
 
 from pixelwizard.config.schema import ConfigError, differences, is_below, marked, show, to_plain
 from pixelwizard.config.tasks import EXPERIMENTS, load
+from pixelwizard.data.table import PROBED
 from pixelwizard.io.files import read_json, text_digest, write_json, write_text
 from pixelwizard.io.terminal import MOST, reason
 
@@ -47,6 +48,9 @@ def locked(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _taken(folder / file)
+    except (FileExistsError, NotADirectoryError):
+        taken = next(path for path in (folder, *folder.parents) if path.exists())
+        raise ConfigError(f"{key}={folder}: {taken} is a file; choose another folder") from None
     except OSError as error:
         raise ConfigError(f"{key}={folder} cannot be written: {error.strerror}") from None
     if descriptor is None:
@@ -178,12 +182,20 @@ def _refuse_foreign(config: Any, folder: Path) -> None:
     differ = differences(old, to_plain(config))
     free = marked(type(config), "incidental")
     differ = [key for key in differ if not is_below(key, free)]
-    if differ:
+    if differ and not _failed_at_once(folder):
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise ConfigError(
             f"run_dir={folder} belongs to another configuration (it differs in {shown});"
             " choose another folder or repeat the same settings"
         )
+
+
+def _failed_at_once(folder: Path) -> bool:
+    """Whether a folder holds no more than a run that failed before its first result."""
+    if not (folder / FAILURE).is_file():
+        return False
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return all(path.name in BEGUN or path.suffix == ".log" for path in files)
 
 
 SHARE = 0.02
@@ -234,6 +246,8 @@ class Status:
 
 
 FAILURE = "failure.json"
+BEGUN = {CONFIG, OVERRIDES, FAILURE, LOCK, PROBED}
+"""What a run writes before its first result, besides its logs."""
 OUT_OF_MEMORY = "out of memory"
 _CLASSES = {"MemoryError", "OutOfMemoryError"}
 

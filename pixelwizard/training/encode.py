@@ -11,7 +11,8 @@ from pixelwizard.config.train import EncodeConfig
 from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import LatentExamples, Shards, fill
-from pixelwizard.data.sources import MANIFEST, PROBED, open_clips
+from pixelwizard.data.sources import MANIFEST, open_clips
+from pixelwizard.data.table import PROBED
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.terminal import Line, clock, say
 from pixelwizard.models.checkpoints import weights_digest

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pixelwizard.config.objective import RANDOM
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.models.checkpoints import MissingWeights, find_weights
+from pixelwizard.models.checkpoints import MissingWeights, find_weights, not_weights
 from pixelwizard.models.wan.files import Weight, read
 
 LEAST_SHARE = 0.9
@@ -55,6 +55,8 @@ def start_from(
         return Start(RANDOM, 0, len(own))
     if not Path(path).is_file():
         raise ValueError(f"{key}={path} is not a file; give one with weights{_or_random(key)}")
+    if Path(path).suffix != ".json" and (what := not_weights(Path(path))):  # no index of shards
+        raise ValueError(f"{key}={path} {what}")
     given = weights_of(Path(path))
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     others = [name for name in own if name not in fitting]

@@ -142,8 +142,8 @@ def differences(found: Arms, passes: Sequence[int], against: str) -> list[str]:
     for name, seeds in found.items():
         own, other = paired(seeds, found[against])
         if name != against and own:
-            pairs = [(columns(one, n, "distance") for one in (own, other)) for n in passes]
-            rows[name] = (min(len(seeds), len(own)), [ours - theirs for ours, theirs in pairs])
+            apart = [columns(own, n, "distance") - columns(other, n, "distance") for n in passes]
+            rows[name] = (min(len(seeds), len(own)), apart)
     return _table(rows, passes)
 
 

@@ -21,7 +21,7 @@ class Mask(Skip):
         if len(pattern) != steps or not set(pattern) <= {"0", "1"} or pattern[0] != "1":
             nearest = "1" + "".join("01"[mark != "0"] for mark in pattern[1:steps])
             raise ValueError(
-                f"pattern={pattern} must have a 1 (ask) or a 0 (skip) for each of the {steps}"
+                f"pattern={pattern} must have a 1 (compute) or a 0 (skip) for each of the {steps}"
                 f" steps, and begin with 1; nearest: {nearest.ljust(steps, '1')}"
             )
         return [mark == "1" for mark in pattern]

@@ -36,9 +36,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pixelwizard.io.files import atomic
-from pixelwizard.io.kinds import kind_of
 from pixelwizard.io.terminal import reason
-from pixelwizard.models.checkpoints import PICKLES, weight_files
+from pixelwizard.models.checkpoints import PICKLES, not_weights, weight_files
 from pixelwizard.models.wan.layouts import without_prefix
 
 VALUES = 1 << 22
@@ -108,12 +107,6 @@ def read(
 
 # Segments that trainers and wrappers put into names; no published name has them.
 _WRAPPERS = {"model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_BEGINNINGS = {
-    b"version https://git-lfs": "is a pointer of Git LFS in place of the file; run: git lfs pull",
-    b"<!DOCTYPE": "is a web page in place of the file; fetch it again",
-    b"<html": "is a web page in place of the file; fetch it again",
-}
-"""What files begin with that are no weights, and what they are."""
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _DTYPES |= {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3"}
 _ALIGNMENT = 8
@@ -226,11 +219,8 @@ def _chosen(container: Mapping[str, object], path: Path, ema: str) -> Mapping[st
 
 def _read(file: Path) -> dict[str, Any]:
     beginning = _beginning(file)
-    for letters, what in _BEGINNINGS.items():
-        if beginning.startswith(letters):
-            raise ValueError(f"{file} {what}")
-    if what := kind_of(file):
-        raise ValueError(f"{file} is {what}, not weights; name a safetensors, .pt or GGUF file")
+    if what := not_weights(file):
+        raise ValueError(f"{file} {what}")
     if beginning.startswith(_GGUF):
         return read_gguf(file)
     return _read_pickle(file) if _is_pickle(file) else load_file(file)
