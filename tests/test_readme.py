@@ -56,7 +56,8 @@ TOUR = section("## What you get only here") + section("## Tour")
 def nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A working directory with the tour's files; the run folders that would have been used."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "LATENTS").mkdir()
+    for name in ("LATENTS", "ANCHORS"):
+        (tmp_path / name).mkdir()
     for name, content in HEREDOC.findall(README):
         (tmp_path / name).write_text(content)
     anchor = tmp_path / "outputs" / "look" / "videos" / "cross.anchor.mp4"

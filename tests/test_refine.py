@@ -135,7 +135,7 @@ def test_a_clip_takes_the_anchors_place_and_keeps_its_length_and_rate(
     assert made["source"]["sha256"] == source_of("video", clip, "").sha256
     assert made["source"]["path"] == str(clip.resolve()) and made["source"]["frames"] == 7
     psnr = made["stages"]["encode"]["reconstruction_psnr"]
-    assert psnr < 28 and f"gives my clip (1).mp4 back at only {psnr:.1f} dB" in said
+    assert psnr < 28 and f"reconstructs my clip (1).mp4 at only {psnr:.1f} dB" in said
     stored = next(Path(config.store.dir).glob("encode/*/*.safetensors"))
     encode = EncodeVideo(load_vae(backbone), SIZE.geometry.latent_grid[0])
     frames = frames_of(source_of("video", clip, ""), Geometry(64, 32, 9), Geometry(128, 64, 9))
@@ -619,7 +619,7 @@ def test_clips_alone_leave_the_anchors_sampler_unused_which_is_said(
 ) -> None:
     clip = write_clip(tmp_path / "a.mp4")
     for words, said in (
-        (["--video", str(clip), "anchor.steps=9"], "anchor.* has no part in it"),
+        (["--video", str(clip), "anchor.steps=9"], "anchor.* is not used"),
         (["--prompt", "a red circle moves left", "anchor.steps=9"], ""),
     ):
         arguments = parse(words)

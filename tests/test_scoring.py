@@ -170,7 +170,9 @@ def test_short_videos_are_scored_only_if_that_is_asked_for(
     short = replace(short, run_dir=str(tmp_path), prompt=["a red circle"])
     short = replace(short, tracker=TrackerSettings(kind="none"))
     assert rerun(short) == 0
-    assert "no scores: under 16 frames only if asked for" in capfd.readouterr().err
+    assert (
+        "no scores: videos under 16 frames are scored with metrics=real" in capfd.readouterr().err
+    )
     assert not (tmp_path / "metrics.json").exists()
     assert rerun(replace(short, metrics=MetricsSettings(video=None, clip=None, image=None))) == 0
     assert "si" in {score["name"] for score in read(tmp_path / "metrics.json")["set"]}

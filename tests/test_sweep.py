@@ -238,11 +238,11 @@ def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: boo
     assert run_folder.is_out_of_memory(error) is expected
 
 
-def test_the_store_says_what_it_spared(tmp_path: Path) -> None:
+def test_the_store_says_what_it_saved(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     costs = {"anchor": {"seconds": 2.5, "reused": True}, "detail": {"seconds": 9, "reused": False}}
     (tmp_path / "videos" / "a.json").write_text(json.dumps({"stages": costs}))
     (tmp_path / "videos" / "b.json").write_text('{"stages": [')
-    assert ledger.saved([tmp_path, tmp_path]).startswith("the store spared 5.0 s: 2 x anchor (5.0")
+    assert ledger.saved([tmp_path, tmp_path]).startswith("the store saved 5.0 s: 2 x anchor (5.0")
     assert ledger.saved([tmp_path / "nothing"]) == ""
     assert Ended(0).state == {"status": "done"}

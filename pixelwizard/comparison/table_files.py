@@ -34,7 +34,7 @@ def to_text(table: Table) -> str:
 
     recipes = [f"- {c.head}: {c.recipe}, N = {c.videos}" for c in table.columns if c.recipe]
     reasons = [f"({letter}) {why}" for why, letter in letters.items()]
-    notes = [f"- {note}" for note in table.notes]
+    notes = ["- * is the best value of a column", *(f"- {note}" for note in table.notes)]
     return "\n".join([*aligned(_grid(table, cell)), "", *recipes, *reasons, *notes])
 
 

@@ -220,7 +220,10 @@ def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
     clips = [prompt.clip for prompt in prompts if prompt.clip]
     pictures = [prompt for prompt in prompts if prompt.source and not prompt.clip]
     for source in (prompt.source for prompt in prompts if prompt.source):
-        source.sizes(config.resolution)
+        try:
+            source.sizes(config.resolution)
+        except ConfigError as error:
+            raise ConfigError(f"{source.path}: {error}") from None
     if not pictures and config.image != ImageSettings():
         raise ConfigError(
             "image is for given pictures; name one with --image FILE or a column image"

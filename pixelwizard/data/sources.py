@@ -136,9 +136,10 @@ def _encoded(config: TrainConfig) -> Sources:
     differ = differences(to_plain(made), {**to_plain(made), **to_plain(wanted)})
     differ = [key for key in differ if is_below(key, decisive)]
     if differ:
+        stage = f" with stage={config.part}" if "stage" in differ else ""
         raise ValueError(
             f"data.dir={folder} holds latents for other settings (they differ in"
-            f" {', '.join(differ[:5])}); encode them anew, or train with the same settings"
+            f" {', '.join(differ[:5])}); encode them anew{stage}, or train with the same settings"
         )
     sources = {
         split: LatentExamples(Shards(folder, split, count, made.data.shard), facts["identity"])

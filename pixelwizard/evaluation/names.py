@@ -51,7 +51,7 @@ class FeatureNetwork:
     direct: bool = False
 
 
-_TINY = "trained on the procedural shapes; of other videos it knows nothing"
+_TINY = "trained on the procedural shapes only; its values mean nothing for other videos"
 _FOUND = (
     FeatureNetwork(
         name="tiny-video",

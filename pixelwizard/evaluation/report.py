@@ -90,11 +90,15 @@ class Report:
         rows: list[tuple[str, ...]] = [("metric", "value", "95 % interval", "recipe")]
         for s in self.scores:
             name = f"{s.name} ({'higher' if s.higher_is_better else 'lower'} is better)"
-            interval = f"{s.low:.5g} to {s.high:.5g}"
+            interval = f"{s.low:.5g} to {s.high:.5g}" if s.low < s.high else "-"
             rows.append((name, f"{s.value:.5g}", interval, f"{quote}{s.recipe}{quote}"))
         return rows
 
     def _remarks(self) -> list[str]:
-        warnings = [f"{score.name}: {text}" for score in self.scores for text in score.warnings]
+        texts = dict.fromkeys(text for score in self.scores for text in score.warnings)
+        warnings = [
+            f"{', '.join(score.name for score in self.scores if text in score.warnings)}: {text}"
+            for text in texts
+        ]
         skipped = [f"skipped {name}: {why}" for name, why in self.skipped.items()]
-        return [*dict.fromkeys(warnings), *self.notes, *skipped]
+        return [*warnings, *self.notes, *skipped]

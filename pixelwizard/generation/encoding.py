@@ -36,8 +36,9 @@ class EncodeLoop(StageLoop):
             result.facts["reconstruction_psnr"] = round(psnr, 2)
             if psnr < FAITHFUL:
                 self.display.line(
-                    f"prompt {job.id}: the autoencoder of {self.config.backbone.name} does not know"
-                    f" such clips: it gives {source.path.name} back at only {psnr:.1f} dB"
+                    f"prompt {job.id}: the autoencoder of {self.config.backbone.name} was not"
+                    f" trained on such frames: it reconstructs {source.path.name} at only"
+                    f" {psnr:.1f} dB"
                 )
             result.tensors["encode", job.encode_key] = latents
         return result

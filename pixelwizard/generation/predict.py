@@ -264,7 +264,7 @@ class Prediction:
             score_run(self.config, videos, self.tracker, self.display)
         elif videos and self.config.metrics.enabled:
             self.display.line(
-                f"no scores: under {SCORED_FRAMES} frames only if asked for: metrics=real"
+                f"no scores: videos under {SCORED_FRAMES} frames are scored with metrics=real"
             )
 
     def _comment(self, job: Job) -> str:

@@ -44,7 +44,8 @@ class Record:
 def provenance_of(video: Path) -> Record:
     """The record in a video's metadata, else its ``.json``. Raises ConfigError without one."""
     if not video.is_file():
-        raise ConfigError(f"{video} does not exist; name a video that pixelwizard made")
+        what = "is a folder" if video.is_dir() else "does not exist"
+        raise ConfigError(f"{video} {what}; name a video that pixelwizard made")
     from pixelwizard.io.reading import comment_of  # PyAV and numpy: only where a video is opened
 
     try:

@@ -47,10 +47,10 @@ def check(config: GenerateConfig) -> None:
     check_names(config, prompts)
     table.tell()
     if all(prompt.clip for prompt in prompts):
-        say("every prompt is a clip, which takes the anchor's place: anchor.* has no part in it")
+        say("every prompt is a clip, which takes the anchor's place: anchor.* is not used")
     usual = config.backbone.negative_prompt
     if not config.guided and any(prompt.negative_prompt not in ("", usual) for prompt in prompts):
-        say("no step of either stage is guided: negative prompts have no part in these videos")
+        say("no step of either stage is guided: negative prompts are not used")
     _check_schedules(config)
     _check_passes(config, prompts)
     require_weights(config.backbone)

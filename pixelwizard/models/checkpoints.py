@@ -178,9 +178,9 @@ def not_weights(path: Path) -> str | None:
     """What a file is that begins like no weights, and what to do; None if it may be weights."""
     with open(path, "rb") as file:
         beginning = file.read(32)
-    known = (what for letters, what in _BEGINNINGS.items() if beginning.startswith(letters))
-    if what := next(known, None):
-        return what
+    for letters, what in _BEGINNINGS.items():
+        if beginning.startswith(letters):
+            return what
     other = kind_of(path)
     return other and f"is {other}, not weights; name a safetensors, .pt or GGUF file"
 
@@ -255,8 +255,8 @@ def lora_files(lora: LoRASettings) -> list[Path]:
     if not path.is_file():
         what = f"has none of {', '.join(LORA_NAMES)}" if path.is_dir() else "does not exist"
         raise MissingWeights(f"backbone.lora: {path} {what}; name a file with a LoRA")
-    if what := not_weights(path):
-        raise ValueError(f"backbone.lora: {path} {what}")
+    if other := not_weights(path):
+        raise ValueError(f"backbone.lora: {path} {other}")
     config = path.with_name("adapter_config.json")
     return [path, config] if path.name in LORA_NAMES and config.is_file() else [path]
 

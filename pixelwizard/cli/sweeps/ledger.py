@@ -174,4 +174,4 @@ def saved(folders: Iterable[Path]) -> str:
         return ""
     parts = (f"{len(costs)} x {stage} ({sum(costs):.1f} s)" for stage, costs in seconds.items())
     total = sum(map(sum, seconds.values()))
-    return f"the store spared {total:.1f} s: {', '.join(parts)} computed once and used again"
+    return f"the store saved {total:.1f} s: {', '.join(parts)} computed once and reused"

@@ -63,7 +63,7 @@ class NIQE(VideoMetric):
         if min(blocks) < DIM:
             self.warnings = [
                 f"{min(blocks)} blocks of {BLOCK} pixels in a frame are fewer than the {DIM}"
-                " features: compare the value at this size only"
+                " features: compare values of this size only"
             ]
         self.convention = f"live@{file_digest(MODEL)[:8]}/y601/{self.sampling}/n={{n}}"
 
