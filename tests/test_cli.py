@@ -205,6 +205,11 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["-m", "seed=0,1", "run_dir=x"], "run_dir is for one run"),
         (["trian"], "unknown task 'trian'; did you mean train?"),
         (["train", "objective=flowmap"], "dmd, dmd_jumps, flow, flow_map, flow_uniform"),
+        (
+            ["plan", "experiments=train_few_step_anchor"],
+            "experiments=train_few_step_anchor chooses data, a group of train and encode, not of"
+            " plan; leave experiments=train_few_step_anchor out",
+        ),
         (["num_inference_steps=4"], "the steps are schedule.steps (detail) and anchor.steps"),
         (["output_dir=x"], "the folder of a run is run_dir"),
         (["a red circle"], "'a red circle' is no task; put --prompt before it for a video"),
@@ -403,7 +408,7 @@ def test_a_negative_prompt_of_unguided_stages_is_said_to_have_no_part(
 ) -> None:
     for anchor, said in (("few4", True), ("unipc20", False)):
         assert main([f"anchor={anchor}", "negative_prompt=blurred", "tracker=none"]) == 0
-        assert ("negative prompts have no part in" in capsys.readouterr().err) is said
+        assert ("negative prompts are not used" in capsys.readouterr().err) is said
 
 
 @pytest.mark.parametrize(

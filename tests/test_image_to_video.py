@@ -133,7 +133,7 @@ def test_a_file_that_is_no_picture_is_one_sentence(tmp_path: Path) -> None:
     frames[0].save(moving, save_all=True, append_images=frames[1:])
     for path, words in (
         (moving, "it has 3 frames; give one picture, or refine it as --video"),
-        (text, "is not a picture"),
+        (text, "is a text file, not a picture"),
         (cut, "cannot be read"),
         (tmp_path / "d.png", "does not exist"),
     ):
