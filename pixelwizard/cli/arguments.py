@@ -129,6 +129,17 @@ def _elsewhere(task: str, key: str) -> str | None:
     return None
 
 
+def group_elsewhere(task: str, said: str) -> str | None:
+    """The sentence on a file that chooses from a group of another task; None for other errors."""
+    match = re.search(r"In '([^']+)': Could not override '([^']+)'", said)
+    if match is None:
+        return None
+    file, group = match[1].replace("/", "=", 1), match[2]
+    owners = [name for name in tasks.roots() if group in tasks.groups(name)]
+    known = f"a group of {' and '.join(owners)}, not of {task}; leave {file} out"
+    return f"{file} chooses {group}, {known if owners else 'which is no group; remove it there'}"
+
+
 def _unknown_key(key: str, leaves: dict[str, Any], groups: Sequence[str]) -> str:
     parent, _, name = key.rpartition(".")
     siblings = [leaf.rpartition(".")[2] for leaf in leaves if leaf.rpartition(".")[0] == parent]

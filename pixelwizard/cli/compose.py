@@ -32,6 +32,7 @@ from pixelwizard.cli.arguments import (
     SEARCH_PATH,
     check_option,
     checked,
+    group_elsewhere,
     is_file_of_group,
     sets_part,
     split_folders,
@@ -65,7 +66,7 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
         with hydra.initialize_config_dir(str(tasks.shipped()), **BASE):
             yield Composer(task, own)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_foreign_group(task, str(error)) or _sentence(error)) from None
+        raise ConfigError(group_elsewhere(task, str(error)) or _sentence(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
     except RecursionError:
@@ -247,17 +248,6 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
                 " whole argument into quotes for the shell"
             ) from None
     return found
-
-
-def _foreign_group(task: str, said: str) -> str | None:
-    """The sentence on a file that chooses from a group of another task; None for other errors."""
-    match = re.search(r"In '([^']+)': Could not override '([^']+)'", said)
-    if match is None:
-        return None
-    file, group = match[1].replace("/", "=", 1), match[2]
-    owners = [name for name in tasks.roots() if group in tasks.groups(name)]
-    known = f"a group of {' and '.join(owners)}, not of {task}; leave {file} out"
-    return f"{file} chooses {group}, {known if owners else 'which is no group; remove it there'}"
 
 
 def _sentence(error: BaseException) -> str:
