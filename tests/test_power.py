@@ -187,3 +187,9 @@ def test_a_frechet_distance_of_fewer_videos_than_features_has_no_shares() -> Non
         metric.update(sample)
     metric.compute()
     assert metric.pseudo_values is None and "fewer than the 4 features" in metric.warnings[0]
+
+
+def test_one_pair_tells_nothing_but_that_it_is_equal() -> None:
+    assert difference_of([0.3], higher_is_better=True).sign == "unclear"
+    assert difference_of([0.0], higher_is_better=True).sign == "equal"
+    assert difference_of([0.3, 0.3], higher_is_better=True).sign == "better"

@@ -118,7 +118,7 @@ def difference_of(pairs: Sequence[float], higher_is_better: bool) -> Difference:
     least = detectable(spread, len(pairs)) if len(pairs) > 1 else 0.0
     if low == high == 0:
         sign: Sign = "equal"
-    elif low <= 0 <= high:
+    elif low <= 0 <= high or len(pairs) == 1:  # one pair has no interval
         sign = "unclear"
     else:
         sign = "better" if (mean > 0) == higher_is_better else "worse"
