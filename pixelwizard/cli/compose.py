@@ -254,9 +254,8 @@ def _sentence(error: BaseException) -> str:
     """One line that says what Hydra or OmegaConf could not do, the key first where there is one."""
     cause = error.__cause__ or error
     key = getattr(cause, "full_key", None)
-    text = _one_line(cause) or _one_line(error)
-    if cause is not error and not isinstance(cause, OmegaConfBaseException):
-        text = _one_line(error)
+    told = cause if isinstance(cause, OmegaConfBaseException) else error
+    text = _one_line(told) or _one_line(error)
     return f"{key}: {text}" if key and str(key) not in text else text
 
 
