@@ -19,17 +19,22 @@ from page import EXAMPLES, PAGE
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS
 
 QUICK = {
-    "generate": ("anchor.steps=2", "tracker=none", "--prompt=a red circle grows"),
+    "generate": (
+        *("anchor.steps=2", "resolution.frames=5", "metrics=none", "tracker=none"),
+        "--prompt=a red circle grows",
+    ),
     "train": ("tracker=csv",),
 }
 """What makes the commands of a task end sooner and changes nothing that the page is about."""
 DRIVER = """
 import sys
 from pixelwizard.cli.main import main
+from pixelwizard.launch.launch import crew
 
-for words in {commands!r}:
-    if code := main(words):
-        sys.exit(f"exit code {{code}} of {{words}}")
+with crew(forked=True):  # torch is imported once for all
+    for words in {commands!r}:
+        if code := main(words):
+            sys.exit(f"exit code {{code}} of {{words}}")
 """
 pytestmark = pytest.mark.slow
 
@@ -41,8 +46,10 @@ def commands() -> list[list[str]]:
 
 
 def quick(words: list[str]) -> list[str]:
-    task = words[0] if words[0] in TASKS else DEFAULT_TASK
-    return [*words, *QUICK.get(task, ())]
+    """The command with defaults that the page's own words replace."""
+    named = words[0] in TASKS
+    task = words[0] if named else DEFAULT_TASK
+    return [*words[:named], *QUICK.get(task, ()), *words[named:]]
 
 
 @pytest.fixture(scope="module")

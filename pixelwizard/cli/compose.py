@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard.cli.arguments import (
+    HYDRA_GROUPS,
     HYDRA_PARTS,
     RENAMED,
     SEARCH_PATH,
@@ -143,6 +145,7 @@ class Composer:
 
     task: str
     own: list[Path]
+    _composed_once: dict[tuple[str, ...], DictConfig] = dataclasses.field(default_factory=dict)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The composition of checked overrides; a user's nodes replace earlier values."""
@@ -153,7 +156,7 @@ class Composer:
             check_option(self.task, option, self.own)
         words = [self._of_group(option) for option in options]
         words += self._left_out(words, nodes)
-        composed = hydra.compose(self.task, words, return_hydra_config=True)
+        composed = self._with_values(words)
         if self.own or composed.hydra.runtime.choices.get(tasks.EXPERIMENTS):
             self._refuse_hydras_own(composed)
         for node in parsed(nodes):
@@ -164,22 +167,36 @@ class Composer:
 
     def _refuse_hydras_own(self, composed: DictConfig) -> None:
         """Refuse what a user's file says to Hydra and only Hydra's own start would heed."""
-        after = OmegaConf.to_container(composed.hydra)
-        for key in schema.differences(self._hydras_own, after, "hydra"):
+        before, after = (OmegaConf.to_container(c.hydra) for c in (self._of_groups(()), composed))
+        for key in schema.differences(before, after, "hydra"):
             if not schema.is_below(key, OURS):
                 own = RENAMED.get(key)
                 rule = f"give {own} on the command line" if own else "leave it out"
                 raise ConfigError(habit(key) or f"{key} in a file has no effect; {rule}")
 
-    @cached_property
-    def _hydras_own(self) -> Any:
-        """What Hydra says to itself where nobody says anything."""
-        return OmegaConf.to_container(hydra.compose(self.task, return_hydra_config=True).hydra)
+    def _with_values(self, words: Sequence[str]) -> DictConfig:
+        """What Hydra composes of the words; those that choose no option are set afterwards."""
+        groups = (*self._groups, *HYDRA_GROUPS)
+        options = [word for word in words if word.split("=", 1)[0].lstrip("+~") in groups]
+        values = [word for word in words if word not in options]
+        composed = copy.deepcopy(self._of_groups(tuple(options)))
+        for one in parsed(values):
+            forced = one.is_force_add()
+            OmegaConf.update(composed, one.key_or_group, one.value(), force_add=forced)
+        composed.hydra.overrides.task.extend(values)
+        return composed
+
+    def _of_groups(self, options: tuple[str, ...]) -> DictConfig:
+        """The composition of chosen options, read and merged once for all jobs that share them."""
+        if options not in self._composed_once:
+            composed = hydra.compose(self.task, list(options), return_hydra_config=True)
+            self._composed_once[options] = composed
+        return self._composed_once[options]
 
     def _of_group(self, override: str) -> str:
         """The selection of a user's own group, added to the task's defaults."""
         group = override.split("=", 1)[0]
-        mine = group in tasks.groups(self.task, self.own) and group not in self._composed
+        mine = group in self._groups and group not in self._composed
         return f"+{override}" if mine else override
 
     def _left_out(self, words: Sequence[str], nodes: Sequence[str]) -> list[str]:
@@ -188,7 +205,12 @@ class Composer:
         named = {_replaced_key(node) for node in nodes if TARGET in node}
         return [f"~{group}" for group in self._composed if group in named - chosen]
 
-    @property
+    @cached_property
+    def _groups(self) -> list[str]:
+        """The groups of the task, the user's too."""
+        return tasks.groups(self.task, self.own)
+
+    @cached_property
     def _composed(self) -> list[str]:
         """The groups in the task's defaults list."""
         text = tasks.shipped().joinpath(f"{self.task}.yaml").read_text(encoding="utf-8")
