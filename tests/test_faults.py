@@ -9,6 +9,8 @@ import pytest
 from faults import fuzz, kills
 
 SECONDS = 10.0
+MIDWAY = "195"
+"""The first kill meets all processes after two thirds of their time, and hardly ever misses."""
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -24,5 +26,5 @@ def test_a_killed_command_and_one_started_twice_end_in_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kills, "MOST", 1)
-    words = ["--folder", str(tmp_path / "all"), "--tasks", "generate"]
+    words = ["--folder", str(tmp_path / "all"), "--tasks", "generate", "--seed", MIDWAY]
     assert kills.main([*words, "--kills", "1", "--twice", "1"]) == 0
