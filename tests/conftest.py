@@ -16,6 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores: a 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish() -> None:
     """What the tests have imported stays, so no collection looks at its million objects again."""
     gc.freeze()

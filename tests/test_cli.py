@@ -13,14 +13,17 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
+import hydra
 import pytest
 import yaml
 from small import BACKBONE, small_config, write_config
 
 from pixelwizard import __main__, worker
+from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.cli.tasks import TASKS, command
 from pixelwizard.cli.tasks import generate as generate_command
@@ -549,6 +552,21 @@ def test_a_sweep_runs_every_combination_in_folders_named_by_its_values(launched:
     ledger = json.loads(Path("sweep/sweep.json").read_text())["jobs"]
     assert {job["status"] for job in ledger.values()} == {"done"} and len(ledger) == 4
     assert [launched.config(index).seed for index in range(4)] == [0, 1, 0, 1]
+
+
+def test_jobs_of_equal_choices_read_their_files_once_and_are_what_each_is_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["experiments=captions24", "schedule=shortcut4,euler8", "seed=0,1", "anchor.steps=3,4"]
+    alone = [
+        compose("generate", [*words[:1], f"schedule={name}", f"seed={seed}", f"anchor.steps={n}"])
+        for name, seed, n in product(("shortcut4", "euler8"), range(2), (3, 4))
+    ]
+    read, whole = [], hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *a, **k: read.append(a) or whole(*a, **k))
+    jobs = compose("generate", words, sweep=True)
+    assert [job.config for job in jobs] == [job.config for (job,) in alone]
+    assert len(jobs) == 8 and len(read) == len({str(a) for a in read}) <= 4
 
 
 def test_a_job_that_fails_does_not_end_the_sweep_and_only_it_runs_again(
