@@ -43,11 +43,12 @@ from pixelwizard.cli.habits import habit
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
+from pixelwizard.config.sweep import Choice, Composed, Search, Span, SweeperSettings
 from pixelwizard.config.targets import TARGET, check_doors, is_own_part, search_in, targets
 from pixelwizard.models.checkpoints import take_few_steps, take_statistics
 from pixelwizard.records.run_folder import default_run_dir
 
+MOST_JOBS = 10_000
 OURS = (
     *("hydra.launcher", "hydra.sweeper", "hydra.overrides", "hydra.runtime", "hydra.searchpath"),
     *("hydra.job.override_dirname", "hydra.mode"),
@@ -155,8 +156,7 @@ class Composer:
         for option in options:
             check_option(self.task, option, self.own)
         words = [self._of_group(option) for option in options]
-        words += self._left_out(words, nodes)
-        composed = self._with_values(words)
+        composed = self._with_values([*words, *self._left_out(words, nodes)])
         if self.own or composed.hydra.runtime.choices.get(tasks.EXPERIMENTS):
             self._refuse_hydras_own(composed)
         for node in parsed(nodes):
@@ -176,13 +176,12 @@ class Composer:
 
     def _with_values(self, words: Sequence[str]) -> DictConfig:
         """What Hydra composes of the words; those that choose no option are set afterwards."""
-        groups = (*self._groups, *HYDRA_GROUPS)
+        groups = (*tasks.groups(self.task, self.own), *HYDRA_GROUPS)
         options = [word for word in words if word.split("=", 1)[0].lstrip("+~") in groups]
         values = [word for word in words if word not in options]
         composed = copy.deepcopy(self._of_groups(tuple(options)))
         for one in parsed(values):
-            forced = one.is_force_add()
-            OmegaConf.update(composed, one.key_or_group, one.value(), force_add=forced)
+            OmegaConf.update(composed, one.key_or_group, one.value(), force_add=one.is_force_add())
         composed.hydra.overrides.task.extend(values)
         return composed
 
@@ -196,7 +195,7 @@ class Composer:
     def _of_group(self, override: str) -> str:
         """The selection of a user's own group, added to the task's defaults."""
         group = override.split("=", 1)[0]
-        mine = group in self._groups and group not in self._composed
+        mine = group in tasks.groups(self.task, self.own) and group not in self._composed
         return f"+{override}" if mine else override
 
     def _left_out(self, words: Sequence[str], nodes: Sequence[str]) -> list[str]:
@@ -204,11 +203,6 @@ class Composer:
         chosen = {word.split("=", 1)[0] for word in words}
         named = {_replaced_key(node) for node in nodes if TARGET in node}
         return [f"~{group}" for group in self._composed if group in named - chosen]
-
-    @cached_property
-    def _groups(self) -> list[str]:
-        """The groups of the task, the user's too."""
-        return tasks.groups(self.task, self.own)
 
     @cached_property
     def _composed(self) -> list[str]:
@@ -284,22 +278,6 @@ def _sentence(error: BaseException) -> str:
 def _one_line(error: BaseException) -> str:
     text = re.split(r"\n\s*(?:full_key|object_type|See https?://)|See https?://", str(error))[0]
     return " ".join(text.split()).rstrip(".")
-
-
-MOST_JOBS = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Composed:
-    """One checked configuration, and the values of the sweep that are its own.
-
-    ``search``: not this very configuration runs, but others of the space around it.
-    """
-
-    config: Any
-    swept: tuple[str, ...] = ()
-    launcher: LauncherSettings = dataclasses.field(default_factory=LauncherSettings)
-    search: Search | None = None
 
 
 def compose(

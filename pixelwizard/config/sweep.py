@@ -6,7 +6,7 @@ hydra-submitit-launcher and hydra-optuna-sweeper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union
 
 from pixelwizard.config.schema import ConfigError, check_kind, setting
@@ -105,3 +105,16 @@ class Search:
     settings: SweeperSettings
     space: Space
     fixed: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One checked configuration, and the values of the sweep that are its own.
+
+    ``search``: not this very configuration runs, but others of the space around it.
+    """
+
+    config: Any
+    swept: Tuple[str, ...] = ()
+    launcher: LauncherSettings = field(default_factory=LauncherSettings)
+    search: Optional[Search] = None

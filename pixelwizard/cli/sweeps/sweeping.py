@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelwizard.cli.compose import Composed, compose
+from pixelwizard.cli.compose import compose
 from pixelwizard.cli.sweeps.launchers import at_once, launcher_of, on_node
 from pixelwizard.cli.sweeps.ledger import INTERRUPTS, Launch, SweepJob, job_name, run_sweep
 from pixelwizard.cli.sweeps.search import run_search
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.sweep import Composed
 from pixelwizard.launch.launch import crew
 from pixelwizard.records.run_folder import short_hash
 
