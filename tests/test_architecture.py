@@ -32,6 +32,12 @@ LIGHT = (
     *(f"cli.tasks.{task}" for task in TASKS),
     "api",
 )
+OPTIONAL = (
+    *("diffusion.skip", "stages.agree", "generation.encoding", "generation.scoring", "tracking"),
+    *("data.source_files", "models.lora", "models.wan.streaming", "parallel.exchange"),
+    *("planning", "evaluation", "comparison", "training", "bench"),
+)
+"""What a plain run does without: each is imported where it is asked for."""
 ROOMS = (
     *("config", "io", "parallel", "models", "data", "diffusion", "stages", "records", "tracking"),
     *("planning", "evaluation", "generation", "training", "bench", "comparison", "worker"),
@@ -103,6 +109,17 @@ for name in {LIGHT!r}:
     importlib.import_module("pixelwizard." + name)
 heavy = {HEAVY!r} & set(sys.modules)
 sys.exit(f"loaded: {{heavy}}" if heavy else 0)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_makes_videos_imports_no_feature_that_is_off() -> None:
+    code = f"""
+import sys
+import pixelwizard.generation.predict
+names = [name.removeprefix("pixelwizard.") for name in sys.modules]
+found = [name for name in names if f"{{name}}.".startswith(tuple(f"{{o}}." for o in {OPTIONAL!r}))]
+sys.exit(f"loaded: {{found}}" if found else 0)
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
