@@ -1,4 +1,4 @@
-"""This process: its streams, the signals it hears, its cores and memory."""
+"""This process: its streams and exit codes, the signals it hears, its cores and memory."""
 
 from __future__ import annotations
 
