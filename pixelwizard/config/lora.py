@@ -77,8 +77,8 @@ def check_adapter(
         raise ConfigError(f"adapter=lora is for the anchor and the detail network, not for {part}")
     if objective.kind in ("dmd", "progressive"):
         raise ConfigError(
-            f"adapter=lora has no part in objective={objective.kind}, whose further networks become"
-            " whole copies of the student; use objective=flow_map or consistency"
+            f"adapter=lora is not possible with objective={objective.kind}, which copies the whole"
+            " student into its other networks; use objective=flow_map or consistency"
         )
     if objective.init_from == RANDOM:
         raise ConfigError(

@@ -62,7 +62,7 @@ class FlowSettings:
     text held still (arXiv 2605.13724; 1: none, as upstream).
 
     A share ``first_frame`` of the samples teaches image to video: their first latent frame is kept
-    clean, its tokens have timestep and step size 0, and it has no part in the loss (Wan2.2's
+    clean, its tokens have timestep and step size 0, and it does not count in the loss (Wan2.2's
     ``masks_like``: 0.2).
     """
 
@@ -208,7 +208,7 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
     for name, used in owners.items():
         if not used and getattr(objective, name) != getattr(plain, name):
             raise ConfigError(
-                f"objective.{name} has no part in objective={title(objective.part)}"
+                f"objective.{name} is not used by objective={title(objective.part)}"
                 f"{f' stage={part}' if part in STAGES else ''}; leave it out"
             )
     if objective.init_from == RANDOM:
@@ -229,7 +229,7 @@ def check_flow(objective: ObjectiveSettings) -> None:
         value = getattr(flow, name)
         if value != getattr(plain, name) and kind in (*TAUGHT, "mean_flow"):
             raise ConfigError(
-                f"objective.flow.{name}={value} has no part in objective={kind}, which draws or"
+                f"objective.flow.{name}={value} is not used by objective={kind}, which draws or"
                 " weights its times by itself; leave it out"
             )
 

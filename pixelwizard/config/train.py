@@ -281,7 +281,7 @@ class TrainConfig(StagesSettings):
         check_adapter(self.adapter, self.part, self.objective, self.checkpoint.container)
         if self.trainer.gradient_checkpointing and self.part not in STAGES:
             raise ConfigError(
-                f"trainer.gradient_checkpointing has no part in objective={self.part}; leave it out"
+                f"trainer.gradient_checkpointing is not used by objective={self.part}; leave it out"
             )
         if self.samples.every and (self.part not in STAGES or not self.data.held_out):
             raise ConfigError(
