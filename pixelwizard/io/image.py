@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixelwizard.io.kinds import kind_of
+from pixelwizard.io.files import kind_of
 from pixelwizard.io.video import ImageError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.io.kinds import kind_of
+from pixelwizard.io.files import kind_of
 from pixelwizard.io.video import VideoError
 
 PASSING = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM}

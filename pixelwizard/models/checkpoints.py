@@ -30,8 +30,7 @@ from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.lora import LoRASettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.tasks import read_yaml
-from pixelwizard.io.files import file_digest, read_json, text_digest
-from pixelwizard.io.kinds import kind_of
+from pixelwizard.io.files import file_digest, kind_of, read_json, text_digest
 
 PARTS = ("text_encoder", "anchor", "detail", "vae")
 CONFIG = "config.json"
