@@ -318,6 +318,16 @@ def test_variants_without_anything_in_common_are_left_out_and_named(few: Path) -
     assert found.notes == ["other has no prompt and seed in common with a: left out"]
 
 
+def test_variants_of_several_sizes_are_noted(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", SHORTCUT, 0.02)
+    large = ResolutionSettings(288, 192, SIZE.frames, 96, 64)
+    make_run(tmp_path / "b", EULER, 0.03, size=large)
+    notes = compared(tmp_path / "a", tmp_path / "b").notes
+    said = "the variants differ in size, so they begin with different noise: "
+    frames = f"with {SIZE.frames} frames"
+    assert f"{said}a {SIZE.width}x{SIZE.height} {frames}, b 288x192 {frames}" in notes
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> Path:
     """Two runs of two videos, the second of many steps."""

@@ -591,7 +591,7 @@ def test_a_clip_as_large_as_its_video_cannot_be_all_of_it(tmp_path: Path) -> Non
     clip = write_clip(tmp_path / "a.mp4", width=512, height=320)
     words = parse(["--video", str(clip), "refine.agree=clip"])
     config = compose("generate", words.all_overrides, words.prompts)[0].config
-    with pytest.raises(ConfigError, match="would make the clip itself of a.mp4: it has 512x320"):
+    with pytest.raises(ConfigError, match="would only copy a.mp4: the clip has 512x320"):
         check(config)
 
 

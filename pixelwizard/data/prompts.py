@@ -209,7 +209,7 @@ def _check_agreement(config: GenerateConfig, clips: Sequence[Source]) -> None:
         shape = clip.sizes(config.resolution).geometry
         if clip.own_size(shape) == shape:
             raise ConfigError(
-                f"refine.agree=clip would make the clip itself of {clip.path.name}: it has"
+                f"refine.agree=clip would only copy {clip.path.name}: the clip has"
                 f" {clip.width}x{clip.height} pixels, its video {shape.width}x{shape.height};"
                 " use a larger resolution or refine.agree=colour"
             )
