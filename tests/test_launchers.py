@@ -89,7 +89,8 @@ def test_jobs_run_side_by_side(backbone: BackboneSettings, tmp_path: Path) -> No
         "good": "done",
         "bad": "failed",
     }
-    assert "cannot be" in states["bad"]["reason"] and list((tmp_path / "good/videos").glob("*.mp4"))
+    assert "bad is a file; choose another folder" in states["bad"]["reason"]
+    assert list((tmp_path / "good/videos").glob("*.mp4"))
 
 
 def test_a_cluster_that_is_this_process_runs_the_sweep(

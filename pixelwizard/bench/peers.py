@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelwizard.bench.forwards import TIMESTEP
-from pixelwizard.bench.measuring import ROUNDS, Peak, random_weights
+from pixelwizard.bench.measuring import Peak, random_weights
 from pixelwizard.bench.rates import now
 from pixelwizard.bench.report import PeerResult
 from pixelwizard.config.backbone import DiTSizes, VAESizes
@@ -33,6 +33,8 @@ from pixelwizard.models.wan.vae import WanVAE
 Call = Callable[[], Tensor]
 Grid = tuple[int, int, int]
 DTYPES = (torch.float32, torch.bfloat16)
+ROUNDS = 11
+"""Calls of each, in turns; the fastest counts, so other jobs on the machine disturb little."""
 
 
 class Pair(ABC):

@@ -199,11 +199,8 @@ def unknown(what: str, name: str, options: Iterable[str], where: str = "") -> st
     """The sentence for a name that does not exist, with the closest that does."""
     options = list(options)
     near = _did_you_mean(name, options, where)
-    listed = (
-        ""
-        if len(options) > 20
-        else f"; known{f' in {where}' if where else ''}: " + ", ".join(options)
-    )
+    place = f" in {where}" if where else ""
+    listed = "" if len(options) > 20 else f" (known{place}: {', '.join(options)})"
     return f"unknown {what}{near}{listed}"
 
 
