@@ -137,7 +137,11 @@ def test_long_attention_in_bfloat16_on_a_cpu_is_as_exact_as_the_fused_kernel() -
 
 @torch.no_grad()
 @pytest.mark.parametrize("tokens", [300, 1100])  # all rows of scores at once, and 476 at a time
-def test_how_many_rows_of_scores_are_there_at_a_time_changes_nothing(tokens: int) -> None:
+def test_how_many_rows_of_scores_are_there_at_a_time_changes_no_more_than_rounding(
+    tokens: int,
+) -> None:
+    torch.manual_seed(0)
     query, key, value = (torch.randn(1, tokens, 2, 64).bfloat16() for _ in range(3))
     whole = attention(query, key, value)
-    assert torch.equal(attention(query[:, 30:], key, value), whole[:, 30:])
+    assert whole.abs().mean() > 0.01
+    assert torch.allclose(attention(query[:, 30:], key, value), whole[:, 30:], rtol=0, atol=1e-3)
