@@ -118,8 +118,8 @@ def load_text_encoder(
     with torch.device("meta"):
         encoder = TextEncoder(backbone.text, tokenizer, backbone.dit.text_len)
     kind = backbone.quantize_text
-    names = linear_names(backbone.text) if kind else ()
-    encoder.load_official(cast(tensors, device, dtype, names, kind), assign=True, quantize=kind)
+    weights = cast(tensors, device, dtype, linear_names(backbone.text), kind)
+    encoder.load_official(weights, assign=True, quantize=kind)
     return frozen(encoder)
 
 
@@ -353,7 +353,7 @@ def cast(
 ) -> dict[str, Tensor]:
     """Bring weights to device and dtype, one at a time; those already there stay mapped.
 
-    Those of ``names`` are rounded to 8 bits of a ``kind`` and have scales of that dtype.
+    With a ``kind`` of 8 bits those of ``names`` are rounded to it, and have scales of that dtype.
     """
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
