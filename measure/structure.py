@@ -1,13 +1,15 @@
 """How large and deep the package is: lines, files from the command line to the mp4, stack depth.
 
 Runs one small video in this process, the command line's part and then the worker's, and notes every
-file of the package of which a function runs. ``python measure/structure.py [--package FOLDER]``.
+file of the package of which a function is called: until the mp4 stands, and until the run ends.
+``python measure/structure.py [--package FOLDER]``.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import os
 import sys
@@ -26,8 +28,8 @@ class Walk:
 
     def __init__(self, package: Path, places: dict[str, tuple[str, str]]) -> None:
         self.package, self.places = f"{package}{os.sep}", places
-        self.files: set[str] = set()
         self.functions: set[tuple[str, str]] = set()
+        self.until_mp4: set[tuple[str, str]] = set()
         self.depth: dict[str, tuple[int, int]] = {}
 
     @contextlib.contextmanager
@@ -40,15 +42,15 @@ class Walk:
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if event != "call" or code.co_name == "<module>":
-            return
         if not code.co_filename.startswith(self.package):
             return
-        file = code.co_filename[len(self.package) :]
-        if code.co_name.startswith("<"):
+        if event == "return" and code.co_qualname == "VideoWriter.__exit__":
+            self.until_mp4 = self.until_mp4 or set(self.functions)
+        if event != "call" or code.co_name.startswith("<"):
             return
-        self.files.add(file)
-        self.functions.add((file, code.co_qualname))
+        if not code.co_flags & inspect.CO_OPTIMIZED:  # the body of a class, which an import runs
+            return
+        self.functions.add((code.co_filename[len(self.package) :], code.co_qualname))
         for name, (owner, function) in self.places.items():
             if code.co_name == function and owner in code.co_qualname:
                 self.depth.setdefault(name, self._depth(frame))
@@ -106,10 +108,12 @@ def main() -> None:
     print(f"product: {count} files, {lines} lines")
     with contextlib.redirect_stdout(io.StringIO()):
         found = walk(package)
-    print(f"from command line to mp4: {len(found.files)} files, {len(found.functions)} functions")
+    for end, functions in (("mp4", found.until_mp4), ("end", found.functions)):
+        files = {file for file, _ in functions}
+        print(f"from command line to {end}: {len(files)} files, {len(functions)} functions")
     for name, (own, other) in found.depth.items():
         print(f"stack at {name}: {own} of the package, {other} others")
-    print("files:", " ".join(sorted(found.files)))
+    print("files:", " ".join(sorted({file for file, _ in found.until_mp4})))
 
 
 if __name__ == "__main__":

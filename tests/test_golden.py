@@ -19,7 +19,12 @@ from pixelwizard.diffusion.sampling import SolverState, guided, sample
 from pixelwizard.diffusion.schedules import Step, make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.linears import quantise_linears, quantised, quantised_names, scale_name
+from pixelwizard.models.wan.quantised import (
+    quantise_linears,
+    quantised,
+    quantised_names,
+    scale_name,
+)
 from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer
 from pixelwizard.models.wan.vae import WanVAE, to_pixels
 from pixelwizard.models.weights import load_detail

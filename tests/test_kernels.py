@@ -13,8 +13,7 @@ from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.attention.exact import attention
 from pixelwizard.models.wan import kernels
 from pixelwizard.models.wan.dit import Block, WanDiT
-from pixelwizard.models.wan.kernels import PLAIN, Fused, Kernels, Rotary, compiled
-from pixelwizard.models.wan.linears import linear
+from pixelwizard.models.wan.kernels import PLAIN, Fused, Kernels, Rotary, compiled, linear
 from pixelwizard.planning.device import META, Trace
 
 GRID = (4, 45, 80)

@@ -18,7 +18,7 @@ from pixelwizard.config.parallel import Mesh
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.shortcut.convert import convert
-from pixelwizard.models.wan.linears import QuantisedLinear, quantised
+from pixelwizard.models.wan.quantised import QuantisedLinear, quantised
 from pixelwizard.models.wan.streaming import BlockStream
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder
 from pixelwizard.planning.planner import execution_modes

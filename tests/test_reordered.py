@@ -14,7 +14,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.generation import placement
 from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.linears import ReorderedLinear, has_onednn, linear
+from pixelwizard.models.wan.kernels import ReorderedLinear, has_onednn, linear
 from pixelwizard.models.weights import load_anchor, load_detail
 from pixelwizard.planning.device import Trace
 

@@ -13,7 +13,7 @@ from torch import nn
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.models.wan import streaming
 from pixelwizard.models.wan.dit import Block
-from pixelwizard.models.wan.linears import quantise_linears
+from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.streaming import BlockStream, Packed, packed_bytes, viewing
 
 CPU = torch.device("cpu")

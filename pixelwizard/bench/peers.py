@@ -25,9 +25,8 @@ from pixelwizard.bench.report import PeerResult
 from pixelwizard.config.backbone import DiTSizes, VAESizes
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.kernels import chosen
+from pixelwizard.models.wan.kernels import chosen, reorder_linears
 from pixelwizard.models.wan.layouts import official_dit, official_vae
-from pixelwizard.models.wan.linears import reorder_linears
 from pixelwizard.models.wan.vae import WanVAE
 
 Call = Callable[[], Tensor]

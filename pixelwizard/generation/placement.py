@@ -17,8 +17,7 @@ from pixelwizard.io.process import GB, available
 from pixelwizard.io.terminal import STAGES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import CHUNK, PAIRED, WanDiT
-from pixelwizard.models.wan.kernels import chosen
-from pixelwizard.models.wan.linears import reorder_linears
+from pixelwizard.models.wan.kernels import chosen, reorder_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.parallel.mesh import Rank

@@ -50,7 +50,12 @@ from pixelwizard.models.shortcut.network import (
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import FLOAT8, Weight, open_weights, read, save
 from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae, recognised
-from pixelwizard.models.wan.linears import quantise_linears, quantised, quantised_names, scale_name
+from pixelwizard.models.wan.quantised import (
+    quantise_linears,
+    quantised,
+    quantised_names,
+    scale_name,
+)
 from pixelwizard.models.wan.umt5 import (
     TextEncoder,
     linear_names,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pixelwizard.config.backbone import TextSizes
-from pixelwizard.models.wan.linears import quantise_linears
+from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.planning.transformer_cost import Cost

@@ -29,7 +29,7 @@ from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.shortcut.network import ShortcutDiT, SteppedDiT, make_detail
 from pixelwizard.models.wan.dit import PAIRED, TextKeyValues, WanDiT
 from pixelwizard.models.wan.kernels import PLAIN, Kernels
-from pixelwizard.models.wan.linears import quantise_linears
+from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.streaming import packed_bytes
 from pixelwizard.parallel.exchange import CFGParallel, Ulysses
 from pixelwizard.planning.device import META, Trace, Work

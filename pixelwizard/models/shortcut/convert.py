@@ -15,7 +15,7 @@ from torch import Tensor
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.checkpoints import NAMES, available_parts, tokenizer_folder
 from pixelwizard.models.wan.files import LazyTensor, Weight, read, save
-from pixelwizard.models.wan.linears import TYPES, quantised, quantised_names, scale_name
+from pixelwizard.models.wan.quantised import TYPES, quantised, quantised_names, scale_name
 from pixelwizard.models.wan.umt5 import linear_names
 from pixelwizard.models.weights import (
     copy_tokenizer,

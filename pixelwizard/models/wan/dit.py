@@ -32,8 +32,8 @@ from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.geometry import PATCH
 from pixelwizard.models.attention.base import Attention, Grid, Place
 from pixelwizard.models.attention.exact import Exact, attention
-from pixelwizard.models.wan.kernels import PLAIN, Kernels, Rotary
-from pixelwizard.models.wan.linears import linear, outputs_of
+from pixelwizard.models.wan.kernels import PLAIN, Kernels, Rotary, linear
+from pixelwizard.models.wan.quantised import outputs_of
 
 if TYPE_CHECKING:
     from pixelwizard.models.wan.streaming import BlockStream

@@ -23,7 +23,7 @@ from pixelwizard.config.backbone import TextSizes
 from pixelwizard.io.terminal import reason
 from pixelwizard.models.checkpoints import TOKENIZER_CONFIG, check_tokenizer
 from pixelwizard.models.wan.layouts import official_names
-from pixelwizard.models.wan.linears import quantise_linears, scale_name
+from pixelwizard.models.wan.quantised import quantise_linears, scale_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
