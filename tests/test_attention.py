@@ -15,7 +15,8 @@ from torch import Tensor
 from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import ATTENTION
-from pixelwizard.config.targets import Target, identity
+from pixelwizard.config.schema import identity
+from pixelwizard.config.targets import Target
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.models.attention import auto

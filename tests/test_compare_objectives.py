@@ -23,12 +23,10 @@ from pixelwizard.comparison.few_step.files import Row, label
 from pixelwizard.comparison.few_step.intervals import interval, mean_of
 from pixelwizard.comparison.few_step.page import Arms, differences
 from pixelwizard.comparison.few_step.run import with_guidance
-from pixelwizard.config.comparison import ComparisonSettings
-from pixelwizard.config.lora import AdapterSettings
-from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
+from pixelwizard.config.objective import AdapterSettings, FlowSettings, ObjectiveSettings
 from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import Target
-from pixelwizard.config.train import DataSettings, TrainConfig, check_comparison
+from pixelwizard.config.train import ComparisonSettings, DataSettings, TrainConfig, check_comparison
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.training.train import make_module
 from pixelwizard.training.work import (

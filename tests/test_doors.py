@@ -13,15 +13,14 @@ import pytest
 from pixelwizard.cli.compose import compose
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
-from pixelwizard.config.schema import ConfigError, setting
+from pixelwizard.config.schema import ConfigError, identity, setting
 from pixelwizard.config.targets import (
+    Door,
     OwnPart,
     Part,
     Target,
     check_doors,
-    door,
     door_of,
-    identity,
 )
 
 HEUN = """
@@ -48,7 +47,7 @@ class Other:
 class Inner:
     """A group with a door: any ``logging.Filter`` stands for a solver here."""
 
-    solver: Part = field(default="euler", metadata=door("logging.Filter", given=("name",)))
+    solver: Part = setting("euler", door=Door("logging.Filter", given=("name",)))
     steps: int = 4
 
 
@@ -66,9 +65,9 @@ class Root(RunSettings):
 
     task: Literal["plan"] = "plan"
     schedule: Inner = field(default_factory=Inner)
-    parallel: Rates = field(default_factory=Rates, metadata=door("logging.Filter"))
-    resolution: Dict[str, Part] = field(default_factory=dict, metadata=door("logging.Filter"))
-    memory: Optional[Part] = field(default=None, metadata=door("logging.Filter"))
+    parallel: Rates = setting(Rates, door=Door("logging.Filter"))
+    resolution: Dict[str, Part] = setting({}, door=Door("logging.Filter"))
+    memory: Optional[Part] = setting(None, door=Door("logging.Filter"))
 
 
 @pytest.fixture
@@ -221,5 +220,5 @@ def test_without_a_class_of_ones_own_nothing_is_imported(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = composed()
-    monkeypatch.setattr("pixelwizard.config.targets.imported", None)
+    monkeypatch.setattr("pixelwizard.config.targets.resolve_name", None)
     check_doors(config)

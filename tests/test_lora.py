@@ -17,8 +17,7 @@ from torch import Tensor
 
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.lora import LoRASettings
+from pixelwizard.config.backbone import BackboneSettings, LoRASettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.models.checkpoints import require_weights, weights_digest

@@ -16,10 +16,9 @@ from small import BACKBONE, FEW_STEP, SIZE, few_step, small_training, write_back
 from test_train import fixed_batch
 from torch import nn
 
-from pixelwizard.config.backbone import BackboneSettings
+from pixelwizard.config.backbone import BackboneSettings, LoRASettings
 from pixelwizard.config.generate import PlanConfig
-from pixelwizard.config.lora import AdapterSettings, LoRASettings
-from pixelwizard.config.objective import ShortcutSettings
+from pixelwizard.config.objective import AdapterSettings, ShortcutSettings
 from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import CheckpointSettings, TrainConfig
 from pixelwizard.config.trainer import TrainerSettings

@@ -38,9 +38,8 @@ from test_launch import alive
 from torch import Tensor
 
 from pixelwizard import worker
-from pixelwizard.config.backbone import BackboneSettings, DiTSizes
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes, LoRASettings
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.lora import LoRASettings
 from pixelwizard.config.parallel import Mesh, ParallelSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target

@@ -19,8 +19,7 @@ from test_golden import relative_error
 from torch import Tensor
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.lora import AdapterSettings
-from pixelwizard.config.objective import ShortcutSettings
+from pixelwizard.config.objective import AdapterSettings, ShortcutSettings
 from pixelwizard.config.parallel import ParallelSettings
 from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.targets import Target

@@ -17,7 +17,8 @@ from pixelwizard import worker
 from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
-from pixelwizard.config.targets import Part, Target, identity
+from pixelwizard.config.schema import identity
+from pixelwizard.config.targets import Part, Target
 from pixelwizard.diffusion.sampling import SolverState, initial_noise, sample
 from pixelwizard.diffusion.schedules import (
     SOLVER,

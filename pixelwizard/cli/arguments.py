@@ -163,7 +163,7 @@ def quoted(value: str) -> str:
 
 def part_names(task: str, key: str) -> list[str]:
     """The shipped parts that a key can name; a group of the user's may have the same key."""
-    found = schema.marked(tasks.roots()[task], schema.DOOR).get(key)
+    found = schema.marked(tasks.roots()[task], "door").get(key)
     return found.names if found else []
 
 

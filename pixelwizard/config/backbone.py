@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from typing import List, Literal, Optional
+from pathlib import Path, PurePosixPath
+from typing import Any, List, Literal, Optional
 
-from pixelwizard.config.lora import LoRASettings
-from pixelwizard.config.schema import ConfigError, check_range, setting
-from pixelwizard.config.targets import Part, door
+from pixelwizard.config.schema import ConfigError, build, check_range, setting
+from pixelwizard.config.targets import Door, Part
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,29 @@ class TextSizes:
     num_buckets: int = setting(32, low=1)
 
 
+@dataclass(frozen=True)
+class LoRASettings:
+    """A file of low-rank weights, added ``scale`` times to the network of a ``stage``.
+
+    As a value it is the file alone, or a node: ``{file: FILE, scale: 0.8, stage: detail}``.
+    """
+
+    file: str
+    scale: float = 1.0
+    stage: Literal["anchor", "detail"] = "anchor"
+
+    @classmethod
+    def from_plain(cls, value: Any, key: str) -> LoRASettings:
+        """The settings of a file or a node, its path made absolute. Raises ConfigError."""
+        node = value if isinstance(value, Mapping) else {"file": value}
+        made = build(cls, node, key)
+        if not made.file.strip():
+            raise ConfigError(f"{key}.file is empty; name a file with a LoRA")
+        if not math.isfinite(made.scale):
+            raise ConfigError(f"{key}.scale={made.scale} must be a number, like 1.0")
+        return replace(made, file=str(Path.cwd() / Path(made.file).expanduser()))
+
+
 DETAIL_NETWORK = "pixelwizard.models.shortcut.network.ShortcutDiT"
 
 
@@ -105,7 +129,7 @@ class BackboneSettings:
     detail_layers: Optional[int] = setting(None, low=1)
     control_blocks: List[int] = setting([1])
     detail_network: Optional[Part] = setting(
-        None, later=True, **door(DETAIL_NETWORK, given=("sizes", "control_blocks"))
+        None, later=True, door=Door(DETAIL_NETWORK, given=("sizes", "control_blocks"))
     )
     vae: VAESizes = setting(VAESizes, of_latents=True)
     text: TextSizes = setting(TextSizes, of_latents=True)

@@ -8,9 +8,9 @@ from typing import List, Literal, Optional, Tuple, get_args
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import ResolutionSettings
-from pixelwizard.config.lora import AdapterSettings
 from pixelwizard.config.objective import (
     OBJECTIVES,
+    AdapterSettings,
     ObjectiveSettings,
     Stage,
     check_objective,
@@ -24,7 +24,7 @@ from pixelwizard.config.output import (
 )
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
 from pixelwizard.config.schema import ConfigError, check_range, setting
-from pixelwizard.config.targets import Door, Part, door, title
+from pixelwizard.config.targets import Door, Part, title
 from pixelwizard.config.trainer import PredictionSettings
 
 DIFFUSION = "pixelwizard.diffusion"
@@ -92,12 +92,12 @@ class SamplerSettings:
     """
 
     solver: Part = setting(
-        "unipc", **door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
+        "unipc", door=Door(f"{DIFFUSION}.solvers.base.Solver", f"{DIFFUSION}.solvers")
     )
     skip: Part = setting(
         "none",
         later=True,
-        **door(f"{DIFFUSION}.skip.base.Skip", f"{DIFFUSION}.skip", words=("none",)),
+        door=Door(f"{DIFFUSION}.skip.base.Skip", f"{DIFFUSION}.skip", words=("none",)),
     )
     steps: int = setting(50, low=1, high=1000)
     timesteps: Optional[List[float]] = None
@@ -281,7 +281,7 @@ class GenerateConfig(SamplingSettings):
     seed: int = setting(0, low=0, high=2**62, of_sample=True)
     trainer: PredictionSettings = setting(PredictionSettings, incidental=True)
     callbacks: dict[str, Part] = setting(
-        {}, incidental=True, **door("lightning.pytorch.callbacks.Callback")
+        {}, incidental=True, door=Door("lightning.pytorch.callbacks.Callback")
     )
     group_size: int = setting(8, low=1, incidental=True)
     save_anchor: bool = setting(False, incidental=True)
@@ -346,19 +346,18 @@ class PlanConfig(SamplingSettings):
                 raise ConfigError(
                     f"skip=search samples in this process; leave {other}={given[other]} out"
                 )
+        self._check_power()
         if self.train is not None:
             refuse_quantised(self.backbone, "train")
-        self._check_power()
-        if self.train is None and self.gpus != [1, 8]:
-            raise ConfigError(f"gpus={self.gpus} is for train=anchor|detail; leave it out")
-        if self.train is None and self.adapter.used:
-            raise ConfigError("adapter=lora is for train=anchor|detail; leave it out")
-        if self.train is None and self.objective.part != "flow":
-            raise ConfigError(
-                f"objective={title(self.objective.part)} is for train=anchor|detail; leave it out"
-            )
-        if self.train is not None:
             check_objective(self.objective, self.train)
+        of_training = {
+            f"gpus={self.gpus}": self.gpus != [1, 8],
+            "adapter=lora": self.adapter.used,
+            f"objective={title(self.objective.part)}": self.objective.part != "flow",
+        }
+        for word, is_set in of_training.items():
+            if is_set and self.train is None:
+                raise ConfigError(f"{word} is for train=anchor|detail; leave it out")
         if self.plot is not None and not self.plot.endswith(".png"):
             raise ConfigError(f"plot={self.plot} must end in .png; nearest: {self.plot}.png")
 

@@ -1,8 +1,9 @@
-"""The settings of objectives: every constant, with PixelWizard's default. No torch here.
+"""The settings of objectives, every constant with PixelWizard's default, and of a trained LoRA.
 
 The defaults are those of PixelWizard (arXiv 2605.25801), read from the history of its repository
 (VisionForge-arch/PixelWizard, ``model_wan/diffusion_upsample_shortcut.py`` and
 ``utils_long/scheduler.py``); the miniature's own are in ``experiments/train_tiny_*.yaml``.
+No torch here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pixelwizard.config.few_step import (
     MeanFlowSettings,
     ProgressiveSettings,
 )
-from pixelwizard.config.schema import ConfigError, choice, setting
+from pixelwizard.config.schema import ConfigError, changed, check_kind, choice, setting
 from pixelwizard.config.targets import Door, OwnPart, Part, title
 
 Stage = Literal["anchor", "detail"]
@@ -197,7 +198,7 @@ def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
 def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> None:
     """No settings of another objective; raises ConfigError."""
     part, own = trained_part(objective, stage), objective.target is not None
-    plain = ObjectiveSettings()
+    given = changed(objective)
     owners = {
         "flow": part in STAGES,
         "condition": part == "detail",
@@ -206,7 +207,7 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
         **{name: own or objective.kind == name for name in OBJECTIVES.names if name != "flow"},
     }
     for name, used in owners.items():
-        if not used and getattr(objective, name) != getattr(plain, name):
+        if not used and name in given:
             raise ConfigError(
                 f"objective.{name} is not used by objective={title(objective.part)}"
                 f"{f' stage={part}' if part in STAGES else ''}; leave it out"
@@ -219,18 +220,17 @@ def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> Non
 
 def check_flow(objective: ObjectiveSettings) -> None:
     """Nothing about flow matching that this objective would not follow; raises ConfigError."""
-    kind, flow, plain = objective.kind, objective.flow, FlowSettings()
+    kind, flow, given = objective.kind, objective.flow, changed(objective.flow)
     if flow.guidance != 1 and kind in TAUGHT:
         raise ConfigError(
             f"objective.flow.guidance={flow.guidance:g} is for objectives without a teacher; set"
             f" objective.{kind}.guidance, its teacher's scale"
         )
     for name in ("weighting", "steepness", "centre"):
-        value = getattr(flow, name)
-        if value != getattr(plain, name) and kind in (*TAUGHT, "mean_flow"):
+        if name in given and kind in (*TAUGHT, "mean_flow"):
             raise ConfigError(
-                f"objective.flow.{name}={value} is not used by objective={kind}, which draws or"
-                " weights its times by itself; leave it out"
+                f"objective.flow.{name}={given[name]} is not used by objective={kind}, which draws"
+                " or weights its times by itself; leave it out"
             )
 
 
@@ -262,3 +262,62 @@ def check_channels(flow: FlowSettings, channels: int) -> None:
         raise ConfigError(
             f"objective.flow.channels has the mean {mean:.3g}, it must be 1; divide all by it"
         )
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """A LoRA that is trained in place of the network, whose own weights stay as they are.
+
+    ``targets`` are the linears of the blocks that get one, by the ends of their names. Its output
+    is scaled by ``alpha`` / ``rank`` (None: 1). The network is kept in ``backbone.dtype``, the LoRA
+    in float32; AdamW trains it, at ``optimizer.lr``.
+    """
+
+    kind: Literal["none", "lora"] = "none"
+    rank: int = setting(16, low=1, only_for=("lora",))
+    alpha: Optional[float] = setting(None, low=1e-6, only_for=("lora",))
+    targets: List[str] = setting(["q", "k", "v", "o", "ffn.0", "ffn.2"], only_for=("lora",))
+
+    def check(self, key: str) -> None:
+        """No settings of a LoRA without one; raises ConfigError."""
+        check_kind(self, key, self.kind)
+
+    @property
+    def used(self) -> bool:
+        """Whether a LoRA is trained."""
+        return self.kind == "lora"
+
+    @property
+    def factor(self) -> float:
+        """What the output of the low-rank pair is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+def check_adapter(
+    adapter: AdapterSettings, part: str, objective: ObjectiveSettings, container: bool
+) -> None:
+    """Refuse a LoRA of a network that cannot have one, or without weights under it.
+
+    ``container`` asks for an export that a LoRA does not have. Raises ConfigError.
+    """
+    if not adapter.used:
+        return
+    if part not in STAGES:
+        raise ConfigError(f"adapter=lora is for the anchor and the detail network, not for {part}")
+    if objective.kind in ("dmd", "progressive"):
+        raise ConfigError(
+            f"adapter=lora is not possible with objective={objective.kind}, which copies the whole"
+            " student into its other networks; use objective=flow_map or consistency"
+        )
+    if objective.init_from == RANDOM:
+        raise ConfigError(
+            f"adapter=lora adapts a trained network, and objective.init_from={RANDOM} has none;"
+            " give a file, or leave it out"
+        )
+    if container:
+        raise ConfigError(
+            "checkpoint.container=true exports whole networks, and adapter=lora trains none; leave"
+            " it out"
+        )
+    if not adapter.targets:
+        raise ConfigError("adapter.targets=[] leaves nothing to train; name ends like [q,k,v,o]")

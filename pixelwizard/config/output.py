@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from typing import Dict, List, Literal, Optional
 
 from pixelwizard.config.geometry import Geometry, most_tiles
-from pixelwizard.config.schema import ConfigError, check_kind, check_range, setting, show
-from pixelwizard.config.targets import Part, Target, door
+from pixelwizard.config.schema import ConfigError, changed, check_kind, check_range, setting, show
+from pixelwizard.config.targets import Door, Part, Target
 
 WANDB = ("wandb",)
 
@@ -124,8 +124,8 @@ class TrackerSettings:
     """
 
     kind: Literal["wandb", "csv", "none"] = "wandb"
-    logger: Optional[Part] = field(
-        default=None, metadata=door("lightning.pytorch.loggers.Logger", offered=("save_dir",))
+    logger: Optional[Part] = setting(
+        None, door=Door("lightning.pytorch.loggers.Logger", offered=("save_dir",))
     )
     project: Optional[str] = setting(None, only_for=WANDB)
     name: Optional[str] = setting(None, only_for=WANDB)
@@ -209,9 +209,7 @@ class MetricsSettings:
     folder: str = setting("checkpoints/metrics", path=True)
     lpips: bool = False
     vbench: Optional[str] = setting("auto", path=("auto",))
-    extra: Dict[str, Part] = field(
-        default_factory=dict, metadata=door("torchmetrics.Metric", "pixelwizard.evaluation.metrics")
-    )
+    extra: Dict[str, Part] = setting({}, door=Door("torchmetrics.Metric", _METRICS))
 
     @property
     def parts(self) -> Dict[str, Part]:
@@ -239,10 +237,8 @@ class MetricsSettings:
     @property
     def asked(self) -> str:
         """The first setting that asks for more than the default, as written; empty if none."""
-        plain = MetricsSettings(self.enabled, folder=self.folder)
-        names = [field.name for field in fields(self)]
-        asked = [n for n in names if getattr(self, n) != getattr(plain, n)]
-        return f"metrics.{asked[0]}={show(getattr(self, asked[0]))}" if asked else ""
+        given = {n: v for n, v in changed(self).items() if n not in ("enabled", "folder")}
+        return next((f"metrics.{name}={show(value)}" for name, value in given.items()), "")
 
     def check(self, key: str) -> None:
         """Refuse a user's metric with the name of another score; raises ConfigError."""

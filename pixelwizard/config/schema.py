@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import sys
 import types
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-HIDDEN = {"hidden": True}
+_hints = functools.cache(get_type_hints)
 
 
 class ConfigError(ValueError):
@@ -40,7 +41,7 @@ def build(cls: type[T], values: Any, key: str = "") -> T:
 
     Raises ConfigError for an unknown key, a missing one without default, or a wrong type.
     """
-    hints = types_of(cls)  # type: ignore[arg-type]
+    hints = types_of(cls)
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{key or 'the configuration'}={show(values)} must be a group of keys:"
@@ -51,7 +52,8 @@ def build(cls: type[T], values: Any, key: str = "") -> T:
             raise ConfigError(unknown(f"key {join(key, str(name))!r}", str(name), hints, key))
     made = {name: convert(values[name], hints[name], join(key, name)) for name in values}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.name not in made and _required(field):
+        without = field.default is field.default_factory is dataclasses.MISSING
+        if field.name not in made and without:
             raise ConfigError(f"{join(key, field.name)} is missing")
     return cls(**made)
 
@@ -124,19 +126,33 @@ def defaults(cls: type) -> dict[str, Any]:
     return plain
 
 
-def to_plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, tuples as lists, other values unchanged."""
+def to_plain(value: Any, as_key: bool = False) -> Any:
+    """Dataclasses as dictionaries, tuples as lists, other values unchanged.
+
+    ``as_key``: as ``identity`` needs them.
+    """
     if hasattr(value, "to_plain"):
-        return value.to_plain()
+        return value.to_plain(as_key)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+            field.name: to_plain(getattr(value, field.name), as_key)
+            for field in dataclasses.fields(value)
+            if not (as_key and "later" in field.metadata)
+            or getattr(value, field.name) != field.default
         }
     if isinstance(value, Mapping):
-        return {name: to_plain(item) for name, item in value.items()}
+        return {name: to_plain(item, as_key) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
+        return [to_plain(item, as_key) for item in value]
     return value
+
+
+def identity(value: Any) -> Any:
+    """Plain values of settings, for keys of results: every class with the sha256 of its source.
+
+    Fields that were added later are left out where they have their default.
+    """
+    return to_plain(value, as_key=True)
 
 
 def leaves(cls: type, prefix: str = "") -> dict[str, Any]:
@@ -168,8 +184,7 @@ def join(prefix: str, name: str) -> str:
 
 def show(value: Any) -> str:
     """``value`` as one would type it, shortened."""
-    text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
-    text = text or str(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -209,10 +224,6 @@ def _did_you_mean(value: Any, options: Iterable[str], where: str = "") -> str:
     return f"; did you mean {join(where, close[0])}?" if close else ""
 
 
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
-
-
 def visible(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields of a settings dataclass that keys set."""
     return [field for field in dataclasses.fields(cls) if "hidden" not in field.metadata]
@@ -224,21 +235,14 @@ def takes_node(hint: Any) -> bool:
     return hint is Any or get_origin(hint) is dict or any(hasattr(o, "from_plain") for o in options)
 
 
-@functools.cache
 def types_of(cls: type) -> dict[str, Any]:
     """The types of the fields that keys set."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     return {field.name: hints[field.name] for field in visible(cls)}
 
 
-def _required(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
-
-
-DOOR, STAY = "door", "stays"
 MARKS = {"low", "high", "path", "incidental", "names_run", "of_latents", "of_sample", "only_for"}
-MARKS |= {"later", STAY, DOOR}
+MARKS |= {"later", "stays", "door"}
 
 
 def setting(default: Any, **marks: Any) -> Any:
@@ -308,11 +312,16 @@ def check(settings: Any, key: str = "") -> None:
         settings.check(key)
 
 
+def changed(settings: Any) -> dict[str, Any]:
+    """The values of a group that are not its defaults, by field."""
+    plain = type(settings)()
+    values = {name: getattr(settings, name) for name in types_of(type(settings))}
+    return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+
 def check_kind(settings: Any, key: str, kind: str) -> None:
     """Refuse a value, other than the default, that has no meaning for this kind of a group."""
-    plain = type(settings)()
-    for field in visible(type(settings)):
-        value, owners = getattr(settings, field.name), field.metadata.get("only_for", kind)
-        if kind not in owners and value != getattr(plain, field.name):
-            one_of = " or ".join(f"{key.replace('.', '/')}={owner}" for owner in owners)
-            raise ConfigError(f"{key}.{field.name}={show(value)} is for {one_of}; leave it out")
+    given, owners = changed(settings), marked(type(settings), "only_for")
+    for name in [name for name in given if kind not in owners.get(name, kind)]:
+        one_of = " or ".join(f"{key.replace('.', '/')}={owner}" for owner in owners[name])
+        raise ConfigError(f"{key}.{name}={show(given[name])} is for {one_of}; leave it out")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union
 
 from pixelwizard.config.schema import ConfigError, check_kind, setting
-from pixelwizard.config.targets import Part, door
+from pixelwizard.config.targets import Door, Part
 
 SUBMITIT = ("submitit_slurm", "submitit_local")
 
@@ -65,7 +65,7 @@ class SweeperSettings:
     kind: Literal["basic", "optuna"] = "basic"
     n_trials: int = setting(20, low=1)
     n_jobs: int = setting(1, low=1)
-    sampler: Optional[Part] = setting(None, **door("optuna.samplers.BaseSampler"))
+    sampler: Optional[Part] = setting(None, door=Door("optuna.samplers.BaseSampler"))
     quality: str = "distance"
     cost: Literal["nfe", "seconds"] = "nfe"
     target: str = "schedule=unipc50"

@@ -14,15 +14,13 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, Union
 
 from pixelwizard.config.schema import (
-    DOOR,
-    HIDDEN,
-    STAY,
     ConfigError,
     build,
     choice,
@@ -66,9 +64,10 @@ class Target:
         arguments = {str(name): node[name] for name in node if name != named}
         return cls(path, arguments) if arguments or named == TARGET else path
 
-    def to_plain(self) -> dict[str, Any]:
-        """The node that gives this target."""
-        return {TARGET if self.is_foreign else NAME: self.path, **to_plain(self.arguments)}
+    def to_plain(self, as_key: bool = False) -> dict[str, Any]:
+        """The node that gives this target; as a key with the sha256 of the class's source."""
+        node = {TARGET if self.is_foreign else NAME: self.path, **to_plain(self.arguments)}
+        return node | ({"source": source_digest(self.path)} if as_key and self.is_foreign else {})
 
 
 Part = Union[str, Target]
@@ -88,33 +87,26 @@ class OwnPart:
     other key that was given is an argument of that class. Without it ``target`` is None.
     """
 
-    target: Target | None = dataclasses.field(default=None, kw_only=True, metadata=HIDDEN)
+    target: Target | None = dataclasses.field(default=None, kw_only=True, metadata={"hidden": True})
 
     @classmethod
     def from_plain(cls, node: Any, key: str) -> Any:
         """The settings of a group, with or without a user's class."""
         if not isinstance(node, Mapping) or TARGET not in node:
             return build(cls, node, key)
-        stay = [field.name for field in visible(cls) if STAY in field.metadata]
+        stay = [field.name for field in visible(cls) if "stays" in field.metadata]
         ours = build(cls, {name: node[name] for name in node if name in stay}, key)
         rest = {name: node[name] for name in node if name not in stay}
         target: Any = Target.from_plain(rest, key)
         return dataclasses.replace(ours, target=target)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self, as_key: bool = False) -> dict[str, Any]:
         """The group that gives these settings."""
-        return self._held(to_plain)
-
-    def identity(self) -> dict[str, Any]:
-        """The same with the source of the user's class."""
-        return self._held(identity)
-
-    def _held(self, plain: Callable[[Any], Any]) -> dict[str, Any]:
         fields = visible(type(self))
         if self.target is not None:
-            fields = [field for field in fields if STAY in field.metadata]
-        values = {field.name: plain(getattr(self, field.name)) for field in fields}
-        return {**values, **plain(self.target or {})}
+            fields = [field for field in fields if "stays" in field.metadata]
+        values = {field.name: to_plain(getattr(self, field.name), as_key) for field in fields}
+        return {**values, **to_plain(self.target or {}, as_key)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +143,7 @@ class Door:
 
     def load(self, part: Part, key: str) -> type:
         """The class of a part. Raises ConfigError if the import fails or the base is wrong."""
-        base = imported(self.base)
+        base = resolve_name(self.base)
         made = part if isinstance(part, Target) else Target(part)
         if made.is_foreign:
             found = located(made.path, key)
@@ -177,22 +169,9 @@ class Door:
             raise ConfigError(f"{key}: {made.path} cannot be made ({reason})") from error
 
 
-def door(
-    base: str,
-    package: str = "",
-    given: Sequence[str] = (),
-    offered: Sequence[str] = (),
-    words: Sequence[str] = (),
-) -> dict[str, Door]:
-    """The metadata of a dataclass field that is a door."""
-    return {DOOR: Door(base, package, tuple(given), tuple(offered), tuple(words))}
-
-
 def door_of(settings: type, name: str) -> Door:
     """The door of a field of a settings dataclass."""
-    found = {field.name: field for field in dataclasses.fields(settings)}
-    made: Door = found[name].metadata[DOOR]
-    return made
+    return next(f.metadata["door"] for f in dataclasses.fields(settings) if f.name == name)
 
 
 def is_own_part(hint: Any) -> bool:
@@ -207,7 +186,7 @@ def doors(settings: Any, prefix: str = "") -> Iterator[tuple[str, Door, Any]]:
     """
     for field in dataclasses.fields(settings):
         value, key = getattr(settings, field.name), join(prefix, field.name)
-        found = field.metadata.get(DOOR)
+        found = field.metadata.get("door")
         if found is not None and isinstance(value, OwnPart):
             yield key, found, value.target
         elif found is not None and isinstance(value, dict):
@@ -242,26 +221,6 @@ def targets(settings: Any) -> dict[str, Target]:
     return {k: part for k, part in parts if isinstance(part, Target) and part.is_foreign}
 
 
-def identity(value: Any) -> Any:
-    """Plain values of settings, every target with the sha256 of its source: for keys of results."""
-    if isinstance(value, Target):
-        source = {"source": source_digest(value.path)} if value.is_foreign else {}
-        return {**value.to_plain(), **source}
-    if isinstance(value, OwnPart):
-        return value.identity()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: identity(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if "later" not in field.metadata or getattr(value, field.name) != field.default
-        }
-    if isinstance(value, Mapping):
-        return {name: identity(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [identity(item) for item in value]
-    return value
-
-
 def _only_subclass(module: ModuleType, base: type) -> type:
     """The class that a shipped file defines."""
     classes = (value for value in vars(module).values() if inspect.isclass(value))
@@ -289,12 +248,6 @@ def search_in(folders: Sequence[str]) -> None:
     """
     sys.path.extend(folder for folder in folders if folder not in sys.path)
     importlib.invalidate_caches()
-
-
-def imported(path: str) -> Any:
-    """What ``module.Name`` of pixelwizard or a library it depends on names."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def located(path: str, key: str) -> Any:

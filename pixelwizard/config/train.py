@@ -6,25 +6,31 @@ from dataclasses import dataclass
 from typing import List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.comparison import FEWEST_FRAMES, ComparisonSettings
 from pixelwizard.config.generate import RunSettings, StagesSettings, refuse_quantised
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, ResolutionSettings
-from pixelwizard.config.lora import AdapterSettings, check_adapter
 from pixelwizard.config.objective import (
     OBJECTIVES,
     STAGES,
+    AdapterSettings,
     ObjectiveSettings,
     Stage,
+    check_adapter,
     check_channels,
     check_objective,
     trained_part,
 )
 from pixelwizard.config.output import MetricsSettings, TrackerSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.schema import ConfigError, check_kind, check_range, setting
-from pixelwizard.config.targets import OwnPart, Part, door, title
+from pixelwizard.config.schema import ConfigError, changed, check_kind, check_range, setting, show
+from pixelwizard.config.targets import Door, OwnPart, Part, title
 from pixelwizard.config.trainer import TrainerSettings
 
+MOST_CLIPS = 100
+"""Held-out clips that may be sampled; real ones for the distance of sets come after them."""
+FEWEST_FRAMES = 17
+"""Of a clip that the network of ``tiny-video`` sees: it takes 16."""
+ARM_BUDGETS = ("samples", "work")
+"""The budgets of arms."""
 SHAPES, PIXELS = ("shapes",), ("shapes", "clips")
 
 
@@ -227,6 +233,51 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
+class ComparisonSettings:
+    """A training as one arm of a comparison of objectives in few passes; without ``budget`` it is
+    none.
+
+    ``samples``  it sees as many clips as every other arm: ``trainer.max_steps`` steps
+    ``work``     it makes as many passes as flow matching does in these steps, a pass with gradient
+                 counting as three
+    ``start``    it makes the network that all arms start from: flow matching for ``start_steps``
+                 steps, after which every step size is answered as 0 is
+
+    ``start`` is the folder of that training (None: ``start`` beside the arm's own folder). Guidance
+    is trained into every arm at the scale of the schedule, so an arm is sampled without.
+
+    Each of ``clips`` held-out clips of the shapes is sampled with every number of ``passes``, and
+    decoded for those of ``decoded``. ``against`` is the arm that differences are to.
+    """
+
+    budget: Optional[Literal["start", "samples", "work"]] = None
+    start: Optional[str] = setting(None, path=True)
+    start_steps: int = setting(300, low=1)
+    clips: int = setting(4, low=2, high=MOST_CLIPS, incidental=True)
+    passes: List[int] = setting([1, 2, 4, 8, 16], low=1, high=1000, incidental=True)
+    decoded: List[int] = setting([4], incidental=True)
+    against: str = setting("shortcut", incidental=True)
+
+    def check(self, key: str) -> None:
+        """Passes, those decoded among them, nothing without a budget; raises ConfigError."""
+        if self.budget is None:
+            for name, value in changed(self).items():
+                raise ConfigError(
+                    f"{key}.{name}={show(value)} has no part without {key}.budget; set"
+                    f" {key}.budget=samples or leave it out"
+                )
+        if not self.passes:
+            raise ConfigError(f"{key}.passes=[] must name at least one number, like [1, 2, 4]")
+        for count in self.decoded:
+            if count not in self.passes:
+                near = min(self.passes, key=lambda known: abs(known - count))
+                raise ConfigError(
+                    f"{key}.decoded={self.decoded} must be among {key}.passes={self.passes};"
+                    f" nearest: {near}"
+                )
+
+
+@dataclass(frozen=True)
 class TrainConfig(StagesSettings):
     """Everything that determines one ``train`` run: the root of its ``config.yaml``.
 
@@ -240,16 +291,16 @@ class TrainConfig(StagesSettings):
     parallel: ParallelSettings = setting(ParallelSettings, incidental=True)
     tracker: TrackerSettings = setting(TrackerSettings, incidental=True)
     metrics: MetricsSettings = setting(MetricsSettings, incidental=True)
-    data: DataSettings = setting(DataSettings, **door("pixelwizard.data.batches.Source"))
+    data: DataSettings = setting(DataSettings, door=Door("pixelwizard.data.batches.Source"))
     stage: Optional[Stage] = None
     objective: ObjectiveSettings = setting(ObjectiveSettings, door=OBJECTIVES)
     optimizer: OptimizerSettings = setting(
-        OptimizerSettings, **door("torch.optim.Optimizer", given=("params",))
+        OptimizerSettings, door=Door("torch.optim.Optimizer", given=("params",))
     )
     adapter: AdapterSettings = setting(AdapterSettings)
     trainer: TrainerSettings = setting(TrainerSettings)
     callbacks: dict[str, Part] = setting(
-        {}, incidental=True, **door("lightning.pytorch.callbacks.Callback")
+        {}, incidental=True, door=Door("lightning.pytorch.callbacks.Callback")
     )
     checkpoint: CheckpointSettings = setting(CheckpointSettings, incidental=True)
     samples: SampleSettings = setting(SampleSettings, incidental=True)

@@ -13,20 +13,20 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 from pixelwizard.config.schema import (
-    HIDDEN,
     ConfigError,
     build,
     join,
     setting,
     show,
     to_plain,
+    types_of,
     unknown,
-    visible,
 )
-from pixelwizard.config.targets import Part, Target, door, door_of, imported
+from pixelwizard.config.targets import Door, Part, Target, door_of
 
 TRAINER = "lightning.pytorch.Trainer"
 PROFILER = "lightning.pytorch.profilers.Profiler"
@@ -74,7 +74,7 @@ class Duration:
             ) from None
         return cls(days * 24 * 60 + hours * 60 + minutes + seconds / 60)
 
-    def to_plain(self) -> dict[str, float]:
+    def to_plain(self, as_key: bool = False) -> dict[str, float]:
         """The node that gives this duration."""
         return {"minutes": self.minutes}
 
@@ -84,16 +84,16 @@ class LightningSettings:
     """Arguments of the Trainer that any task may have; ``arguments`` are those without a field."""
 
     profiler: Optional[Part] = setting(
-        None, incidental=True, **door(PROFILER, words=PROFILERS, offered=("dirpath",))
+        None, incidental=True, door=Door(PROFILER, words=PROFILERS, offered=("dirpath",))
     )
-    arguments: dict[str, Any] = field(default_factory=dict, kw_only=True, metadata=HIDDEN)
+    arguments: dict[str, Any] = field(default_factory=dict, kw_only=True, metadata={"hidden": True})
 
     answers: ClassVar[Mapping[str, str]] = ANSWERS
 
     @classmethod
     def from_plain(cls, node: Any, key: str) -> Any:
         """The settings of a node. Raises ConfigError for what another setting is for."""
-        names = [found.name for found in visible(cls)]
+        names = types_of(cls)
         if not isinstance(node, Mapping):
             return build(cls, node, key)
         for name in node:
@@ -103,9 +103,9 @@ class LightningSettings:
         rest = {str(name): node[name] for name in node if name not in names}
         return dataclasses.replace(own, arguments=rest)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self, as_key: bool = False) -> dict[str, Any]:
         """The node that gives these settings."""
-        own = {found.name: to_plain(getattr(self, found.name)) for found in visible(type(self))}
+        own = {name: to_plain(getattr(self, name), as_key) for name in types_of(type(self))}
         return {**own, **to_plain(self.arguments)}
 
     def check(self, key: str) -> None:
@@ -113,11 +113,11 @@ class LightningSettings:
 
         Lightning is imported only if there are any.
         """
-        hints = get_type_hints(imported(TRAINER).__init__) if self.arguments else {}
+        hints = get_type_hints(resolve_name(TRAINER).__init__) if self.arguments else {}
         names = [name for name in hints if name not in (*self.answers, "return")]
         for name, value in self.arguments.items():
             if name not in names:
-                known = [*(found.name for found in visible(type(self))), *names]
+                known = [*types_of(type(self)), *names]
                 raise ConfigError(unknown(f"key {join(key, name)!r}", name, known, key))
             if not fits(value, hints[name]):
                 rule = inspect.formatannotation(hints[name]).replace("typing.", "")

@@ -12,8 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.schema import ConfigError, differences, is_below, marked, to_plain
-from pixelwizard.config.targets import Target, door_of, identity
+from pixelwizard.config.schema import (
+    ConfigError,
+    differences,
+    identity,
+    is_below,
+    marked,
+    to_plain,
+)
+from pixelwizard.config.targets import Target, door_of
 from pixelwizard.config.tasks import load
 from pixelwizard.config.train import DataSettings, EncodeConfig, TrainConfig
 from pixelwizard.data import shapes

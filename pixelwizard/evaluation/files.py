@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pixelwizard.config import targets
+from pixelwizard.config import schema
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
@@ -171,7 +171,7 @@ def identity_of(
         sorted(file_digest(path) for path in result_files([*videos.values()])),
     ]
     determining += ["vbench"] * bool(settings.vbench)
-    return short_hash(determining + [targets.identity(settings.extra)] * bool(settings.extra))
+    return short_hash(determining + [schema.identity(settings.extra)] * bool(settings.extra))
 
 
 def _label(network: FeatureNetwork, settings: MetricsSettings) -> str:

@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pixelwizard.config import tasks
-from pixelwizard.config.backbone import BackboneSettings, DiTSizes
-from pixelwizard.config.lora import LoRASettings
+from pixelwizard.config.backbone import BackboneSettings, DiTSizes, LoRASettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.tasks import read_yaml
 from pixelwizard.io.files import file_digest, kind_of, read_json, text_digest

@@ -14,11 +14,10 @@ from pixelwizard.comparison.few_step.files import (
     label,
     start_config,
 )
-from pixelwizard.config.comparison import ARM_BUDGETS
 from pixelwizard.config.objective import STAGES
 from pixelwizard.config.parallel import mesh_of
 from pixelwizard.config.schema import ConfigError, listed
-from pixelwizard.config.train import DataSettings, TrainConfig
+from pixelwizard.config.train import ARM_BUDGETS, DataSettings, TrainConfig
 from pixelwizard.data.table import clip_table
 from pixelwizard.models.checkpoints import PARTS, require_weights
 

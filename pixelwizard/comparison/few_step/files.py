@@ -13,11 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pixelwizard.config.comparison import ComparisonSettings
 from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.config.tasks import load
-from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.train import ComparisonSettings, TrainConfig
 from pixelwizard.io.files import read_json
 from pixelwizard.models.checkpoints import available_parts
 from pixelwizard.records.run_folder import CONFIG, LEDGER

@@ -18,9 +18,8 @@ from pixelwizard.comparison.few_step.files import (
 )
 from pixelwizard.comparison.few_step.networks import Networks
 from pixelwizard.comparison.few_step.scores import Features, mse, psnr
-from pixelwizard.config.comparison import MOST_CLIPS
 from pixelwizard.config.generate import SamplerSettings
-from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.train import MOST_CLIPS, TrainConfig
 from pixelwizard.data.held_out import Clip, clips
 from pixelwizard.evaluation.judge import score
 from pixelwizard.io.files import write_json

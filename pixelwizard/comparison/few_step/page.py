@@ -32,8 +32,7 @@ from pixelwizard.comparison.few_step.intervals import (
     shown,
 )
 from pixelwizard.comparison.few_step.plot import draw
-from pixelwizard.config.comparison import ARM_BUDGETS, ComparisonSettings
-from pixelwizard.config.train import TrainConfig
+from pixelwizard.config.train import ARM_BUDGETS, ComparisonSettings, TrainConfig
 from pixelwizard.evaluation.metrics.frame_mmd import FrameKernelDistance
 from pixelwizard.io.files import read_json, write_json, write_text
 from pixelwizard.io.terminal import markdown

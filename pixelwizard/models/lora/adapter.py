@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelwizard.config.lora import AdapterSettings
+from pixelwizard.config.objective import AdapterSettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.models.wan.files import save
 

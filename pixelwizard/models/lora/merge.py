@@ -18,8 +18,7 @@ from typing import Any, Union
 
 from torch import Tensor
 
-from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.lora import LoRASettings
+from pixelwizard.config.backbone import BackboneSettings, LoRASettings
 from pixelwizard.config.schema import listed
 from pixelwizard.models.checkpoints import lora_files
 from pixelwizard.models.lora.names import (
