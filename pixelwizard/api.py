@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.io.files import read_json
-from pixelwizard.records.run_folder import CONFIG, SCORES, STATUS
+from pixelwizard.records.run_folder import CONFIG, SCORES, STATUS, Failure
 
 if TYPE_CHECKING:
     from pixelwizard.comparison.differences import Comparison
@@ -70,14 +70,13 @@ def _launched(folder: Path, world: int) -> None:
     """Run a job of several ranks; failed prompts are in its status, anything else is raised."""
     from pixelwizard.io.process import SOME_FAILED
     from pixelwizard.launch.launch import launch
-    from pixelwizard.records.run_folder import read_failure
 
     code = launch(folder, world)
     if code > 128:
         raise KeyboardInterrupt
     some_failed = code == SOME_FAILED and (folder / STATUS).is_file()
     if code and not (some_failed and read_run(folder).failed):
-        failure = read_failure(folder)
+        failure = Failure.left_in(folder)
         reason = failure.reason if failure else f"the run in {folder} ended with code {code}"
         raise RuntimeError(reason) if code == 1 else ValueError(reason)
 

@@ -38,13 +38,10 @@ from pixelwizard.records.run_folder import (
     OVERRIDES,
     Failure,
     WorkStopped,
-    forget_failure,
     is_lost_rank,
     is_lost_reader,
     is_out_of_memory,
     locked,
-    read_failure,
-    write_failure,
 )
 
 if TYPE_CHECKING:
@@ -95,7 +92,7 @@ def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]
     lock = contextlib.nullcontext() if number else locked(folder, text)
     with interruptible() as heard, lock, logging_to(folder / _log_name(number)):
         if number == 0:
-            forget_failure(folder)
+            Failure.forget(folder)
             remove_unfinished(folder, "**/*")
             if claimed:
                 write_text(folder / CONFIG, claimed)
@@ -143,23 +140,18 @@ def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
         from pixelwizard.training.train import train
 
         return train
-    return lambda config, rank: _alone(config)
-
-
-def _alone(config: Any) -> int:
-    """A task of one process."""
     if isinstance(config, BenchConfig):
         from pixelwizard.bench.run import bench
 
-        return bench(config)
+        return lambda config, rank: bench(config)
     if isinstance(config, EvaluateConfig):
         from pixelwizard.evaluation.evaluate import evaluate
 
-        return evaluate(config)
+        return lambda config, rank: evaluate(config)
     assert isinstance(config, EncodeConfig)
     from pixelwizard.training.encode import encode
 
-    return encode(config)
+    return lambda config, rank: encode(config)
 
 
 @contextlib.contextmanager
@@ -198,7 +190,7 @@ def _explain(error: Exception, folder: Path) -> int:
         say(f"{error}; everything finished is kept")
         return SOME_FAILED
     if is_lost_rank(error):
-        cause = read_failure(folder)
+        cause = Failure.left_in(folder)
         why = f": {cause.reason}" if cause and cause.reason != LOST_RANK else ""
         say(f"{LOST_RANK}{why}; everything finished is kept")
         return SOME_FAILED
@@ -208,13 +200,13 @@ def _explain(error: Exception, folder: Path) -> int:
 
 def _leave_reason(folder: Path, error: Exception) -> None:
     """Write why the run stopped, unless another rank has: later failures follow from the first."""
-    left = read_failure(folder)
+    left = Failure.left_in(folder)
     if left is not None and left.reason != LOST_RANK:
         return
     clear = isinstance(error, (ValueError, WorkStopped))
     why = str(error) if clear else LOST_RANK if is_lost_rank(error) else _name(error)
     with contextlib.suppress(OSError):  # ranks may write at once, a disk may be full
-        write_failure(folder, Failure(why, is_out_of_memory(error)))
+        Failure(why, is_out_of_memory(error)).write(folder)
 
 
 @contextlib.contextmanager

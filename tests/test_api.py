@@ -18,7 +18,7 @@ import pixelwizard as pw
 from pixelwizard import worker
 from pixelwizard.cli.main import main
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.records.run_folder import Failure, write_failure
+from pixelwizard.records.run_folder import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = ["experiments=small", "run_dir=run", "anchor.steps=2", "schedule.steps=2"]
@@ -73,7 +73,7 @@ def test_several_ranks_are_processes_and_one_that_is_lost_is_an_error(
 
     def lost(folder: Path, world: int) -> int:
         ranks.append(world)
-        write_failure(folder, Failure("SIGKILL ended rank 1"))
+        Failure("SIGKILL ended rank 1").write(folder)
         return code
 
     monkeypatch.setattr("pixelwizard.launch.launch.launch", lost)

@@ -30,7 +30,7 @@ from pixelwizard.cli.tasks import generate as generate_command
 from pixelwizard.config import tasks
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.models.weights import write_statistics
-from pixelwizard.records.run_folder import Failure, claim, write_failure
+from pixelwizard.records.run_folder import Failure, claim
 
 ROOT = Path(__file__).resolve().parent.parent
 Fake = Callable[[Path], int]
@@ -472,7 +472,7 @@ def test_the_folder_of_a_run_that_failed_before_its_first_result_takes_other_set
     launched: Launched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run_dir=run", "seed=1"]) == 0
-    write_failure(Path("run"), Failure("backbone.lora: pic.png is a PNG picture"))
+    Failure("backbone.lora: pic.png is a PNG picture").write(Path("run"))
     (Path("run") / "run.log").touch()
     (Path("run") / "checkpoints").mkdir()
     assert main(["run_dir=run", "seed=2"]) == 0

@@ -23,9 +23,8 @@ from pixelwizard.bench.measuring import random_anchor
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
 from pixelwizard.config.generate import MemorySettings, SamplerSettings
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
-from pixelwizard.data.latents import LatentExamples, Shards, fill
+from pixelwizard.data.latents import Encoding, LatentExamples, Shards, fill
 from pixelwizard.data.sources import open_clips, open_sources
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.checkpoints import find_weights

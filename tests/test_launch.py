@@ -22,7 +22,7 @@ from pixelwizard.io import process
 from pixelwizard.io.process import Interrupted, usable_cores
 from pixelwizard.launch import processes
 from pixelwizard.launch.launch import Crew, crew, launch, worker_environment
-from pixelwizard.records.run_folder import LOCK, Failure, locked, read_failure, write_failure
+from pixelwizard.records.run_folder import LOCK, Failure, locked
 
 TESTS = Path(__file__).parent
 PARENT = """
@@ -75,7 +75,7 @@ def says(folder: Path) -> int:
     if rank:
         print("pixelwizard: no device")
     if (folder / "leaves").exists():
-        write_failure(folder, Failure("numbers ran out"))
+        Failure("numbers ran out").write(folder)
         return 3 * rank
     return 2 * rank
 
@@ -223,12 +223,12 @@ def test_the_first_rank_that_fails_ends_the_others(
 def test_the_sentence_of_a_rank_is_kept_unless_a_rank_left_its_own(
     bare_server: None, tmp_path: Path
 ) -> None:
-    write_failure(tmp_path, Failure("what ended it the last time"))
+    Failure("what ended it the last time").write(tmp_path)
     assert launch(tmp_path, ranks=2, work=says) == 2
-    assert read_failure(tmp_path) == Failure("no device")
+    assert Failure.left_in(tmp_path) == Failure("no device")
     (tmp_path / "leaves").touch()
     assert launch(tmp_path, ranks=2, work=says) == 3
-    assert read_failure(tmp_path) == Failure("numbers ran out")
+    assert Failure.left_in(tmp_path) == Failure("numbers ran out")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -27,7 +27,7 @@ from pixelwizard.generation import predict
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.launch.launch import launch
-from pixelwizard.records.run_folder import read_failure
+from pixelwizard.records.run_folder import Failure
 
 PROMPTS = ("a red circle moves left", "a blue square moves right over a white background")
 IDS = ("001-a-red-circle-moves-left", "002-a-blue-square-moves-right-over-a-white-backgroun")
@@ -92,7 +92,7 @@ def test_every_mode_is_tried() -> None:
 def test_every_mode_ends_well_with_sheet_scores_and_tracker(made: Path, name: str) -> None:
     run, ranks = made / name, LAYOUTS[name.split(",")[0]][0]
     codes = [read(made / f"made.{rank}")[0][str(run)] for rank in range(ranks)]
-    assert codes == [0] * ranks and read_failure(run) is None
+    assert codes == [0] * ranks and Failure.left_in(run) is None
     assert [state["state"] for state in read(run / "status.json").values()] == ["done"] * 2
     with Image.open(run / "contact_sheet.png") as sheet:
         assert sheet.height > 2 * 64

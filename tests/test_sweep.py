@@ -29,7 +29,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.launch import launch as launching
 from pixelwizard.launch.launch import crew, launch
 from pixelwizard.records import run_folder
-from pixelwizard.records.run_folder import Failure, locked, read_failure
+from pixelwizard.records.run_folder import Failure, locked
 
 TWO = SamplerSettings(steps=2, step_sizes="raw")
 RUNS = ((TWO, 0), (TWO, 1), (SamplerSettings(steps=3, solver="euler"), 1))
@@ -124,7 +124,7 @@ def test_a_forked_worker_ends_alone_and_says_why(
         replace(config, run_dir=str(tmp_path / "bad"), prompt=[], prompts="gone.txt")
     )
     assert launch(bad) == 2
-    failure = read_failure(bad)
+    failure = Failure.left_in(bad)
     assert failure is not None and "gone.txt" in failure.reason and not failure.out_of_memory
     assert "pixelwizard: " in capfd.readouterr().err
     assert launch(write_config(config)) == 0
@@ -183,7 +183,7 @@ def test_the_ledger_tells_failed_from_out_of_memory_and_why(
     monkeypatch.setattr(ledger, "kernel_kills", lambda: next(kills))
     ran = fakes(tmp_path, monkeypatch, {"seed=0": 137, "seed=1": 3})
     (tmp_path / "seed=1").mkdir()
-    run_folder.write_failure(tmp_path / "seed=1", Failure("prompt a failed: detail: no"))
+    Failure("prompt a failed: detail: no").write(tmp_path / "seed=1")
     assert run_sweep(tmp_path, jobs) == 3
     states = json.loads((tmp_path / "sweep.json").read_text())["jobs"]
     assert [state["status"] for state in states.values()] == ["out of memory", "failed", "done"]

@@ -25,11 +25,10 @@ from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.generation.contact_sheet import write_contact_sheets
 from pixelwizard.io.reading import probe
 from pixelwizard.io.video import VideoWriter
-from pixelwizard.tracking import Tracker, figures, wandb_run, wandb_session
-from pixelwizard.tracking.fallback import open_tracker
+from pixelwizard.tracking import Tracker, figures, wandb_run
+from pixelwizard.tracking.fallback import FallbackTracker
 from pixelwizard.tracking.loggers import CSVRows
-from pixelwizard.tracking.wandb_run import WandbRun
-from pixelwizard.tracking.wandb_session import wanted_mode
+from pixelwizard.tracking.wandb_run import WandbRun, wanted_mode
 
 COSTS = {"detail": {"seconds": 1.5, "peak_gb": 0.5}, "decode": {"seconds": 2.0, "peak_gb": 0.25}}
 SCORE = {
@@ -111,7 +110,7 @@ def test_wandb_offline_keeps_everything_in_the_run_folder(
     config, paths = made
     config = tracked(config, artifact=True)
     (Path(config.run_dir).parent / "sweep.json").write_text("{}")
-    play(open_tracker(config), config, paths)
+    play(FallbackTracker(config), config, paths)
     (folder,) = Path(config.run_dir).glob("wandb/offline-run-*")
     assert len(list(folder.glob("files/media/videos/**/*.mp4"))) == 2
     assert len(list(folder.glob("files/media/images/**/*.png"))) == 1
@@ -134,7 +133,7 @@ def test_a_continued_run_is_the_same_wandb_run(
 ) -> None:
     config, paths = made
     for path in paths:
-        play(open_tracker(tracked(config)), config, [path])
+        play(FallbackTracker(tracked(config)), config, [path])
     folders = sorted(Path(config.run_dir).glob("wandb/offline-run-*"))
     assert len(folders) == 2
     assert len({folder.name.split("-")[3] for folder in folders}) == 1
@@ -145,10 +144,10 @@ def test_a_server_that_does_not_answer_leaves_the_run_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(wandb_session, "START_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_run, "START_SECONDS", 1.0)
     config, paths = made
     said: list[str] = []
-    play(open_tracker(tracked(config), said.append), config, paths)
+    play(FallbackTracker(tracked(config), said.append), config, paths)
     assert len(said) == 1 and "recorded offline" in said[0]
     (folder,) = Path(config.run_dir).glob("wandb/offline-run-*")
     assert history(folder)["videos/0.caption"] == "a red circle"
@@ -157,14 +156,14 @@ def test_a_server_that_does_not_answer_leaves_the_run_offline(
 def test_a_server_that_goes_away_costs_nothing_but_a_warning(
     made: tuple[GenerateConfig, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_session, "FINISH_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     config, paths = made
     monkeypatch.setattr("wandb.apis.public.api.Api._HTTP_TIMEOUT", 1)  # asked for a table
     said: list[str] = []
     server = Server()
     monkeypatch.setenv("WANDB_BASE_URL", server.address)
-    tracker = open_tracker(tracked(config), said.append)
+    tracker = FallbackTracker(tracked(config), said.append)
     tracker.video(paths[0], record(0))
     server.close()
     tracker.video(paths[1], record(1))
@@ -186,14 +185,14 @@ def test_a_server_that_goes_away_costs_nothing_but_a_warning(
 def test_a_continued_run_is_the_same_on_the_server(
     made: tuple[GenerateConfig, list[Path]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_session, "FINISH_SECONDS", 1.0)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     config, _ = made
     said: list[str] = []
     with Server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         for _ in range(2):
-            tracker = open_tracker(tracked(config), said.append)
+            tracker = FallbackTracker(tracked(config), said.append)
             tracker.stage("0", "detail", COSTS["detail"])
             tracker.finish(None)
     assert len(list(Path(config.run_dir).glob("wandb/run-*"))) == 2
@@ -228,8 +227,8 @@ def test_csv_has_a_line_of_costs_per_video_also_when_continued(
 ) -> None:
     config, paths = made
     config = tracked(config, kind="csv")
-    play(open_tracker(config), config, paths[:1])
-    tracker = open_tracker(config)
+    play(FallbackTracker(config), config, paths[:1])
+    tracker = FallbackTracker(config)
     tracker.earlier(paths[0], record(0))
     tracker.video(paths[1], record(1))
     tracker.finish(None)
@@ -244,7 +243,7 @@ def test_a_logger_of_lightning_can_be_named_and_nothing_else(
 ) -> None:
     config, paths = made
     named = Target("lightning.pytorch.loggers.CSVLogger", {"name": "mine"})
-    tracker = open_tracker(tracked(config, kind="csv", logger=named))
+    tracker = FallbackTracker(tracked(config, kind="csv", logger=named))
     play(tracker, config, paths)
     run = Path(config.run_dir)
     (own,) = run.glob("mine/*/metrics.csv")  # save_dir is the run folder
@@ -281,7 +280,7 @@ def test_the_loggers_of_a_tracker_are_attached_to_a_trainer(
     made: tuple[GenerateConfig, list[Path]], home: Path
 ) -> None:
     config, _ = made
-    tracker = open_tracker(tracked(config, name="mine", tags=["a"], notes="why", group="we"))
+    tracker = FallbackTracker(tracked(config, name="mine", tags=["a"], notes="why", group="we"))
     (logger,) = L.Trainer(logger=list(tracker.loggers), accelerator="cpu").loggers
     assert isinstance(logger, WandbLogger)
     logger.log_metrics({"loss": 0.25}, step=7)
@@ -299,7 +298,7 @@ def test_the_variables_of_wandb_hold_where_nothing_is_set(
     config, _ = made
     for name in ("NAME", "NOTES", "RUN_GROUP", "TAGS", "PROJECT", "RUN_ID"):
         monkeypatch.setenv(f"WANDB_{name}", name.lower())
-    tracker = open_tracker(tracked(config, notes="mine"))
+    tracker = FallbackTracker(tracked(config, notes="mine"))
     assert len(tracker.loggers) == 1
     tracker.finish(None, done=True)
     (folder,) = Path(config.run_dir).glob("wandb/offline-run-*-run_id")
@@ -319,7 +318,7 @@ def test_an_error_of_an_attached_logger_ends_only_its_record(
     config, _ = made
     said: list[str] = []
     monkeypatch.setattr(CSVRows, "log_metrics", lambda *_, **__: 1 / 0)
-    tracker = open_tracker(tracked(config, kind="csv"), said.append)
+    tracker = FallbackTracker(tracked(config, kind="csv"), said.append)
     (logger,) = tracker.loggers
     for step in range(2):
         logger.log_metrics({"loss": 1.0}, step=step)
@@ -335,7 +334,7 @@ def test_a_failing_tracker_is_said_once_and_the_run_goes_on(
     config, paths = made
     monkeypatch.setattr("wandb.init", lambda **_: 1 / 0)
     said: list[str] = []
-    play(open_tracker(tracked(config), said.append), config, paths)
+    play(FallbackTracker(tracked(config), said.append), config, paths)
     assert "tracker=wandb is given up" in caplog.text
     assert said == ["tracker=wandb failed (division by zero); the run goes on without it"]
 
@@ -345,7 +344,7 @@ import os, signal, sys
 from pathlib import Path
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.output import TrackerSettings
-from pixelwizard.tracking import comparison, wandb_session
+from pixelwizard.tracking import comparison, wandb_run
 
 def lost(*_):
     task = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -357,7 +356,7 @@ def lost(*_):
 folder = Path(sys.argv[1])
 tracker = TrackerSettings(mode="offline")
 config = EvaluateConfig(videos=str(folder), run_dir=str(folder), tracker=tracker)
-wandb_session.Session.log_scores = lost
+wandb_run.Session.log_scores = lost
 comparison.log_scores(config, {}, print)
 """
 

@@ -17,7 +17,7 @@ from pixelwizard.config.objective import ConditionSettings, ReconstructionSettin
 from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import OptimizerSettings
 from pixelwizard.config.trainer import TrainerSettings
-from pixelwizard.data.statistics import latent_statistics
+from pixelwizard.data.crops import latent_statistics
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import load_anchor, load_detail, load_vae
 from pixelwizard.training import optimizers

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Clips, Recipe
-from pixelwizard.data.latents import Shards, fill
+from pixelwizard.data.latents import Encoding, Shards, fill
 from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.terminal import Line, reason
 

@@ -1,7 +1,8 @@
-"""Random crops of procedural clips, for the autoencoder; three in four show the object's edge.
+"""What the autoencoder's training has of the procedural clips: random crops, and statistics.
 
-Some have the video's size, some the anchor's. Half of the latter are degraded like the anchors in
-the detail network's training: the autoencoder must reconstruct blur as blur.
+Three in four crops show the object's edge. Some have the video's size, some the anchor's. Half of
+the latter are degraded like the anchors in the detail network's training: the autoencoder must
+reconstruct blur as blur.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import steps
-from pixelwizard.data.examples import degraded
-from pixelwizard.models.wan.vae import to_pixels
+from pixelwizard.data.examples import degraded, to_video
+from pixelwizard.models.wan.vae import WanVAE, to_pixels
 
 EDGE_SHARE = 0.75
 RADII = (0.5, 1.15)
@@ -94,3 +96,42 @@ def held_out_crops(config: TrainConfig) -> list[dict[str, object]]:
 def stacked(crops: list[np.ndarray]) -> Tensor:
     """uint8 [B, 3, T, H, W]."""
     return torch.from_numpy(np.stack(crops)).permute(0, 4, 1, 2, 3)
+
+
+CLIPS = 24
+"""Two at the anchor's size for every one at the video's."""
+FIRST_SCENE = 2_000_000
+
+
+@torch.inference_mode()
+def latent_statistics(vae: WanVAE, size: ResolutionSettings) -> tuple[list[float], list[float]]:
+    """Mean and scale of every latent channel: ``latent_mean`` and ``latent_std`` of a backbone.
+
+    Whitening (scale = deviation) gives a channel with little effect on the pixels the same share
+    of a diffusion loss as one that carries the picture. The encoder's posterior deviation tells how
+    precisely the pixels need a channel: deviation / posterior deviation is the channel's
+    signal-to-noise ratio, its importance. Dividing by the posterior deviation alone would weight
+    fully by importance, and unimportant channels would be small compared to the noise at nearly
+    every time. The scale is a compromise: the geometric mean of both deviations, times
+    one factor for all channels that brings the root mean square of the normalised latent to 1.
+    """
+    device = next(vae.parameters()).device
+    moments = [vae.moments(video.to(device)) for video in _videos(size)]
+    mean = torch.cat([_by_channel(m) for m, _ in moments], dim=1)
+    variance = torch.cat([_by_channel(v) for _, v in moments], dim=1).clamp(-12, 6).exp()
+    deviation = mean.std(dim=1)
+    scale = (deviation * variance.mean(dim=1).sqrt()).sqrt()
+    scale *= (deviation / scale).square().mean().sqrt()
+    return mean.mean(dim=1).tolist(), scale.tolist()
+
+
+def _videos(size: ResolutionSettings) -> Iterator[Tensor]:
+    for number in range(CLIPS):
+        clip = size.geometry if number % 3 == 0 else size.anchor_geometry
+        scene = shapes.scene(FIRST_SCENE + 7 * number)
+        yield to_video(shapes.render(scene, clip.width, clip.height, clip.frames))
+
+
+def _by_channel(latent_1CTHW: Tensor) -> Tensor:
+    """[C, everything else]"""
+    return latent_1CTHW[0].flatten(1)

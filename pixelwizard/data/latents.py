@@ -1,10 +1,11 @@
-"""Examples as latents: sharded files that ``encode`` and the cache of the shapes write.
+"""Examples as latents: their frozen encoders, and the sharded files that hold them.
 
-A shard holds the examples of ``shard`` consecutive clips that could be used: ``latent`` float16
-[N, C, t, h, w], for the detail stage ``condition`` (the latent of the anchor that belongs to it),
-the embeddings ``text.N.K`` [L, E] of every caption and ``empty`` of the empty text, the captions.
-Its name says which clips it holds, so several processes can write, be interrupted and
-continue. A killed process leaves no half-written shard.
+``encode`` and the cache of the shapes write these. A shard holds the examples of ``shard``
+consecutive clips that could be used: ``latent`` float16 [N, C, t, h, w], for the detail stage
+``condition`` (the latent of the anchor that belongs to it), the embeddings ``text.N.K`` [L, E] of
+every caption and ``empty`` of the empty text, the captions. Its name says which clips it holds, so
+several processes can write, be interrupted and continue. A killed process leaves no half-written
+shard.
 """
 
 from __future__ import annotations
@@ -24,17 +25,53 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.data.batches import Batch, Source, joined
-from pixelwizard.data.encoding import Encoding
-from pixelwizard.data.examples import Clips, Recipe, Unusable, example
+from pixelwizard.data.examples import Clips, Recipe, Unusable, as_float, example
 from pixelwizard.data.loading import Loader
 from pixelwizard.io.files import remove
 from pixelwizard.io.store import Damaged, read_hashed, write_hashed
 from pixelwizard.io.terminal import say
+from pixelwizard.models.wan.umt5 import TextEncoder
+from pixelwizard.models.wan.vae import WanVAE
+from pixelwizard.models.weights import load_text_encoder, load_vae
 
 CAPTIONS = "captions"
+REMEMBERED = 1024
+"""How many texts' embeddings are kept."""
 
 log = logging.getLogger(__name__)
+
+
+class Encoding:
+    """Text encoder and autoencoder, loaded at their first use on the device of that use."""
+
+    def __init__(self, backbone: BackboneSettings, vae_dtype: torch.dtype | None = None) -> None:
+        self.backbone = backbone
+        self.dtype = getattr(torch, backbone.dtype)
+        self.vae_dtype = vae_dtype or self.dtype
+        self._vae: WanVAE | None = None
+        self._text: TextEncoder | None = None
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def latent(self, video_1CTHW: Tensor) -> Tensor:
+        """[1, 3, T, H, W], uint8 or in [-1, 1] -> the normalised latent [C, t, h, w], float32."""
+        if self._vae is None:
+            self._vae = load_vae(self.backbone, video_1CTHW.device, self.vae_dtype)
+        return self._vae.encode(as_float(video_1CTHW, self.vae_dtype))[0].float()
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str], device: torch.device | str = "cpu") -> list[Tensor]:
+        """One [L_i, text_dim] tensor per text; each is encoded alone."""
+        if self._text is None:
+            self._text = load_text_encoder(self.backbone, device, self.dtype)
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        for text in texts:
+            if text not in self._known:
+                self._known[text] = self._text([text])[0]
+        return [self._known[text] for text in texts]
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,9 @@ class Prediction:
 
     def __enter__(self) -> Prediction:
         if self.rank.is_first and self.config.tracker.records:
-            from pixelwizard.tracking.fallback import open_tracker
+            from pixelwizard.tracking.fallback import FallbackTracker
 
-            self.tracker = open_tracker(self.config, self.display.line)
+            self.tracker = FallbackTracker(self.config, self.display.line)
             for id, record in self.records.items():
                 if record:
                     self.tracker.earlier(self._video_of(id), record)

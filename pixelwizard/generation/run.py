@@ -29,7 +29,6 @@ from pixelwizard.records.run_folder import (
     STATUS,
     Failure,
     Status,
-    write_failure,
 )
 from pixelwizard.stages.precision import settled
 
@@ -173,4 +172,4 @@ def _report(folder: Path, videos: Mapping[str, Path], failed: Mapping[str, str])
         say(sentence)
     if sentences:
         full = any(OUT_OF_MEMORY in why for why in failed.values())
-        write_failure(folder, Failure("; ".join(sentences), full))
+        Failure("; ".join(sentences), full).write(folder)

@@ -24,10 +24,7 @@ from pixelwizard.launch.processes import SERVER_GONE, Work
 from pixelwizard.records.run_folder import (
     CONFIG,
     Failure,
-    forget_failure,
     locked,
-    read_failure,
-    write_failure,
 )
 
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
@@ -157,7 +154,7 @@ def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
 
 def _attempt(ours: Crew, work: Work, run_dir: Path, ranks: int) -> tuple[int, int]:
     """Start the ranks and wait for them: (exit code, rank) as ``_watch`` has it."""
-    forget_failure(run_dir)  # before any rank can leave one
+    Failure.forget(run_dir)  # before any rank can leave one
     started: list[BaseProcess] = []
     port = _free_port() if ranks > 1 else 0
     try:
@@ -228,15 +225,15 @@ def _explain(code: int, rank: int, ranks: int, run_dir: Path) -> None:
         lines = log.read_text("utf-8", "replace").splitlines()
         said = [line for line in lines if line.startswith("pixelwizard: ")]
         print("\n".join(said or lines[-TAIL_LINES:]), file=sys.stderr)
-        if said and read_failure(run_dir) is None:  # or the first rank, starting late, forgot it
-            write_failure(run_dir, Failure(said[-1].removeprefix("pixelwizard: ")))
+        if said and Failure.left_in(run_dir) is None:  # or the first rank, starting late, forgot it
+            Failure(said[-1].removeprefix("pixelwizard: ")).write(run_dir)
     if code < 0:
         worker = f"rank {rank}" if ranks > 1 else "the worker"
         hint = "; the machine may be out of memory" if -code == signal.SIGKILL else ""
         kept = f"; {KEPT}" if ranks > 1 else ""
         name = signal.Signals(-code).name
         if ranks > 1:
-            write_failure(run_dir, Failure(f"{name} ended {worker}"))
+            Failure(f"{name} ended {worker}").write(run_dir)
         say(f"{name} ended {worker} of {run_dir}{hint}{kept}")
 
 

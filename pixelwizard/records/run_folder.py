@@ -262,10 +262,27 @@ class PromptFailed(WorkStopped):
 
 @dataclass(frozen=True)
 class Failure:
-    """One sentence, and whether more memory would have helped."""
+    """Why a run failed, in one sentence, and whether more memory would have helped."""
 
     reason: str
     out_of_memory: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Leave it in the run folder."""
+        write_text(folder / FAILURE, json.dumps(asdict(self), ensure_ascii=False) + "\n")
+
+    @staticmethod
+    def forget(folder: Path) -> None:
+        """A new attempt begins."""
+        (folder / FAILURE).unlink(missing_ok=True)
+
+    @classmethod
+    def left_in(cls, folder: Path) -> Failure | None:
+        """What the last attempt left, if it failed and could still say why."""
+        try:
+            return cls(**read_json(folder / FAILURE))
+        except (OSError, ValueError, TypeError):
+            return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -288,24 +305,6 @@ def is_lost_rank(error: BaseException) -> bool:
 def is_lost_reader(error: BaseException) -> bool:
     """Whether an error only says that a process that reads examples is gone."""
     return "DataLoader worker" in str(error)
-
-
-def write_failure(folder: Path, failure: Failure) -> None:
-    """Leave the reason in the run folder."""
-    write_text(folder / FAILURE, json.dumps(asdict(failure), ensure_ascii=False) + "\n")
-
-
-def forget_failure(folder: Path) -> None:
-    """A new attempt begins."""
-    (folder / FAILURE).unlink(missing_ok=True)
-
-
-def read_failure(folder: Path) -> Failure | None:
-    """What the last attempt left, if it failed and could still say why."""
-    try:
-        return Failure(**read_json(folder / FAILURE))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def kernel_kills() -> int:

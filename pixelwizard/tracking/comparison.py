@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from pixelwizard.io.terminal import reason
 from pixelwizard.records.provenance import git_revision
 
 if TYPE_CHECKING:
-    from pixelwizard.tracking.wandb_session import Session
+    from pixelwizard.tracking.wandb_run import Session
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +26,20 @@ def log_comparison(
     The page goes along without its videos; with ``tracker.artifact`` the whole report does.
     """
 
-    def record() -> None:
+    def record(session: Session) -> None:
         import wandb
 
         report = folder / "report"
-        with _session(config, folder, warn) as session:
-            session.log_table("comparison", [*rows[0]], [list(row.values()) for row in rows])
-            page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
-            picture = wandb.Image(str(folder / "pareto.png"))
-            session.run.log({"pareto": picture, "report": page})
-            if config.tracker.artifact:
-                artifact = wandb.Artifact(f"report-{session.run.id}", "report")
-                artifact.add_dir(str(report))
-                session.run.log_artifact(artifact)
+        session.log_table("comparison", [*rows[0]], [list(row.values()) for row in rows])
+        page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
+        picture = wandb.Image(str(folder / "pareto.png"))
+        session.run.log({"pareto": picture, "report": page})
+        if config.tracker.artifact:
+            artifact = wandb.Artifact(f"report-{session.run.id}", "report")
+            artifact.add_dir(str(report))
+            session.run.log_artifact(artifact)
 
-    _carefully(config, folder, warn, record)
+    _record(config, folder, warn, record)
 
 
 def log_table(
@@ -49,57 +47,39 @@ def log_table(
 ) -> None:
     """Record the cells of a table, its page too. Errors never end the table."""
 
-    def record() -> None:
+    def record(session: Session) -> None:
         import wandb
 
-        with _session(config, folder, warn) as session:
-            session.log_table("table", [*rows[0]], [list(row.values()) for row in rows])
-            page = (folder / "table.html").read_text(encoding="utf-8")
-            session.run.log({"page": wandb.Html(page, inject=False)})
+        session.log_table("table", [*rows[0]], [list(row.values()) for row in rows])
+        page = (folder / "table.html").read_text(encoding="utf-8")
+        session.run.log({"page": wandb.Html(page, inject=False)})
 
-    _carefully(config, folder, warn, record)
+    _record(config, folder, warn, record)
 
 
 def log_scores(config: EvaluateConfig, scores: dict[str, Any], warn: Callable[[str], None]) -> None:
     """Record the scores of an evaluation as a run's are. Errors never end the evaluation."""
-    folder = Path(config.run_dir)
-
-    def record() -> None:
-        with _session(config, folder, warn) as session:
-            session.log_scores(scores)
-
-    _carefully(config, folder, warn, record)
+    _record(config, Path(config.run_dir), warn, lambda session: session.log_scores(scores))
 
 
-def _carefully(
+def _record(
     config: CompareConfig | EvaluateConfig | TableConfig,
     folder: Path,
     warn: Callable[[str], None],
-    record: Callable[[], None],
+    record: Callable[[Session], None],
 ) -> None:
+    """Record something in a W&B run of the folder."""
     if config.tracker.kind == "none":
         return
-    try:
-        record()
-    except Exception as error:
-        from pixelwizard.tracking.wandb_session import release
+    from pixelwizard.tracking.wandb_run import Session, release
 
+    try:
+        values = {**to_plain(config), "git_revision": git_revision()}
+        session = Session(folder, config.tracker, warn, config.task, values)
+        with session.environment():
+            record(session)
+        session.end(exit_code=0)
+    except Exception as error:
         log.exception("the tracker failed")
         release()
         warn(f"tracker=wandb failed ({reason(error)}); everything is in {folder} all the same")
-
-
-@contextmanager
-def _session(
-    config: CompareConfig | EvaluateConfig | TableConfig,
-    folder: Path,
-    warn: Callable[[str], None],
-) -> Iterator[Session]:
-    """A W&B run of the folder, which ends with the context."""
-    from pixelwizard.tracking.wandb_session import Session
-
-    values = {**to_plain(config), "git_revision": git_revision()}
-    session = Session(folder, config.tracker, warn, config.task, values)
-    with session.environment():
-        yield session
-    session.end(exit_code=0)

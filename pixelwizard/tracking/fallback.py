@@ -20,17 +20,6 @@ RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_c
 """What a trainer tells a logger."""
 
 
-def open_tracker(
-    config: GenerateConfig | TrainConfig, warn: Callable[[str], None] = print
-) -> Tracker:
-    """The trackers of ``config.tracker``, opened at first use; their errors never end the run.
-
-    The first error is passed to ``warn`` as one sentence, its traceback to the log. W&B then goes
-    on offline, of others nothing more is recorded; the run folder has everything all the same.
-    """
-    return FallbackTracker(config, warn)
-
-
 def makers(
     config: GenerateConfig | TrainConfig, warn: Callable[[str], None]
 ) -> dict[str, Callable[[], Tracker]]:
@@ -51,9 +40,15 @@ def makers(
 
 
 class FallbackTracker(Tracker):
-    """Several trackers; one that fails is replaced or dropped, the others continue."""
+    """The trackers of ``config.tracker``, opened at first use; their errors never end the run.
 
-    def __init__(self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None]) -> None:
+    The first error is passed to ``warn`` as one sentence, its traceback to the log. W&B then goes
+    on offline, of others nothing more is recorded; the run folder has everything all the same.
+    """
+
+    def __init__(
+        self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None] = print
+    ) -> None:
         self.config, self.warn = config, warn
         self._opened: dict[str, Tracker] | None = None
 

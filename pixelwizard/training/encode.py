@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from pixelwizard.config.train import EncodeConfig
-from pixelwizard.data.encoding import Encoding
 from pixelwizard.data.examples import Recipe
-from pixelwizard.data.latents import LatentExamples, Shards, fill
+from pixelwizard.data.latents import Encoding, LatentExamples, Shards, fill
 from pixelwizard.data.sources import MANIFEST, open_clips
 from pixelwizard.data.table import PROBED
 from pixelwizard.io.files import read_json, write_json

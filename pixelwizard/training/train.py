@@ -20,7 +20,7 @@ from pixelwizard.io.terminal import reason, silence_lightning
 from pixelwizard.parallel.mesh import Rank, trainer_options
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.tracking import Tracker
-from pixelwizard.tracking.fallback import open_tracker
+from pixelwizard.tracking.fallback import FallbackTracker
 from pixelwizard.training.checkpointing import (
     OURS,
     CheckpointFiles,
@@ -76,7 +76,7 @@ def fit(
     config: TrainConfig, module: TrainedNetwork, examples: Examples, last: Path | None, rank: Rank
 ) -> None:
     """Let Lightning train from the checkpoint ``last`` on, with all callbacks."""
-    tracker = open_tracker(config) if rank.is_first else Tracker()
+    tracker = FallbackTracker(config) if rank.is_first else Tracker()
     callbacks: list[L.Callback] = []
     loggers: list[Logger] = []
     if rank.is_first:

@@ -19,7 +19,7 @@ from pixelwizard.config.objective import OBJECTIVES
 from pixelwizard.config.targets import title
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Batches, HeldOut
-from pixelwizard.data.encoding import Encoding
+from pixelwizard.data.latents import Encoding
 from pixelwizard.data.sources import open_sources
 from pixelwizard.diffusion.sampling import keyed_generator
 from pixelwizard.models.checkpoints import find_weights

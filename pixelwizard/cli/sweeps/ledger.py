@@ -22,7 +22,6 @@ from pixelwizard.records.run_folder import (
     Failure,
     kernel_kills,
     locked,
-    read_failure,
     short_hash,
 )
 
@@ -63,7 +62,7 @@ class SweepJob:
             return Ended(code)
         if code == KILLED:
             return Ended(code, Failure("SIGKILL ended the worker", kernel_kills() > kills))
-        return Ended(code, read_failure(self.folder) or Failure(f"it ended with code {code}"))
+        return Ended(code, Failure.left_in(self.folder) or Failure(f"it ended with code {code}"))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
-from pixelwizard.data.crops import CropBatches, held_out_crops
-from pixelwizard.data.statistics import latent_statistics
+from pixelwizard.data.crops import CropBatches, held_out_crops, latent_statistics
 from pixelwizard.diffusion.sampling import keyed_generator, noise_like, per_sample
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.files import Weight, open_weights
