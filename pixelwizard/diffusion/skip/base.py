@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+Kept = tuple["Tensor", ...]
+"""What a rule remembers of earlier steps."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -50,16 +53,14 @@ class Skip(ABC):
         """The moment that the other methods get for a step."""
         return Moment(sigmas, index, latent, probe)
 
-    def asks(self, moment: Moment, kept: tuple[Tensor, ...]) -> bool:
+    def asks(self, moment: Moment, kept: Kept) -> bool:
         """Whether a step asks the network that the plan leaves open."""
         return True
 
-    def remember(
-        self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def remember(self, moment: Moment, velocity: Tensor, kept: Kept) -> Kept:
         """What to remember after a step that asked: ``velocity`` is the network's at its start."""
         return (velocity,)
 
-    def velocity(self, moment: Moment, sigma: float, kept: tuple[Tensor, ...]) -> Tensor:
+    def velocity(self, moment: Moment, sigma: float, kept: Kept) -> Tensor:
         """What a skipped step uses at ``sigma``, by default the last velocity of the network."""
         return kept[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pixelwizard.config.schema import check_range, convert
-from pixelwizard.diffusion.skip.base import Moment, Skip
+from pixelwizard.diffusion.skip.base import Kept, Moment, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +29,9 @@ class FirstBlock(Skip):
         check_range("threshold", convert(self.threshold, float, "threshold"), 0.0)
         return [True if index < first or index == steps - 1 else None for index in range(steps)]
 
-    def asks(self, moment: Moment, kept: tuple[Tensor, ...]) -> bool:
+    def asks(self, moment: Moment, kept: Kept) -> bool:
         change = (moment.probe() - kept[1]).abs().mean()
         return bool(change > self.threshold * kept[1].abs().mean())
 
-    def remember(
-        self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def remember(self, moment: Moment, velocity: Tensor, kept: Kept) -> Kept:
         return velocity, moment.probe()

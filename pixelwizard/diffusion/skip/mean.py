@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pixelwizard.config.schema import check_range, convert
-from pixelwizard.diffusion.skip.base import Moment
+from pixelwizard.diffusion.skip.base import Kept, Moment
 from pixelwizard.diffusion.skip.mask import Mask
 
 if TYPE_CHECKING:
@@ -28,13 +28,11 @@ class Mean(Mask):
         check_range("over", convert(self.over, int, "over"), 1)
         return super().planned(steps)
 
-    def remember(
-        self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def remember(self, moment: Moment, velocity: Tensor, kept: Kept) -> Kept:
         place = velocity.new_tensor(moment.sigma)
         return (velocity, moment.latent, place, *kept[: 3 * (self.over - 1)])
 
-    def velocity(self, moment: Moment, sigma: float, kept: tuple[Tensor, ...]) -> Tensor:
+    def velocity(self, moment: Moment, sigma: float, kept: Kept) -> Tensor:
         first, start, place = kept[-3:]
         way = moment.sigma - place
         half_slope = ((moment.latent - start) / way - first) / way

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pixelwizard.config.schema import check_range, convert
-from pixelwizard.diffusion.skip.base import Moment, Skip
+from pixelwizard.diffusion.skip.base import Kept, Moment, Skip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +27,10 @@ class Taylor(Skip):
         check_range("first", first, 1)
         return [index < first or (index - first + 1) % every == 0 for index in range(steps)]
 
-    def remember(
-        self, moment: Moment, velocity: Tensor, kept: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def remember(self, moment: Moment, velocity: Tensor, kept: Kept) -> Kept:
         return (velocity, velocity.new_tensor(moment.sigma), *kept[:2])
 
-    def velocity(self, moment: Moment, sigma: float, kept: tuple[Tensor, ...]) -> Tensor:
+    def velocity(self, moment: Moment, sigma: float, kept: Kept) -> Tensor:
         last, place, *before = kept
         if not before:
             return last

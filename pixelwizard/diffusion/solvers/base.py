@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIRST_SIGMA = 0.9990000128746033
-"""0.999 in float32, where Wan2.2's ``fm_solvers_unipc.py`` begins."""
+Asking = Callable[["Tensor", float], "Tensor"]
+"""Asks the network: (latent, sigma) -> velocity."""
+History = tuple["Tensor", ...]
+"""What a solver remembers of earlier steps."""
 
 
 class Solver(ABC):
@@ -21,8 +23,11 @@ class Solver(ABC):
     returns, so an interrupted run continues to the same bits.
     """
 
-    first_sigma = FIRST_SIGMA
-    """Where the even grid of ``steps`` begins, before the shift; it ends at 0."""
+    first_sigma = 0.9990000128746033
+    """Where the even grid of ``steps`` begins, before the shift; it ends at 0.
+
+    0.999 in float32, as in Wan2.2's ``fm_solvers_unipc.py``.
+    """
 
     def evaluations(self, index: int, steps: int) -> int:
         """How often step ``index`` of ``steps`` asks the network."""
@@ -30,13 +35,8 @@ class Solver(ABC):
 
     @abstractmethod
     def step(
-        self,
-        sigmas: Sequence[float],
-        index: int,
-        x: Tensor,
-        velocity: Callable[[Tensor, float], Tensor],
-        history: tuple[Tensor, ...],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, sigmas: Sequence[float], index: int, x: Tensor, velocity: Asking, history: History
+    ) -> tuple[Tensor, History]:
         """The latent at ``sigmas[index + 1]``, and the tensors to remember; all float32.
 
         ``x`` is the latent at ``sigmas[index]``, ``velocity(x, sigma)`` asks the network, and

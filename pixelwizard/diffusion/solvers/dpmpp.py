@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pixelwizard.diffusion.solvers.base import Solver, data_weight, log_snr
+from pixelwizard.diffusion.solvers.base import Asking, History, Solver, data_weight, log_snr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,13 +21,8 @@ class DPMSolverPP(Solver):
     first_sigma = 1.0
 
     def step(
-        self,
-        sigmas: Sequence[float],
-        index: int,
-        x: Tensor,
-        velocity: Callable[[Tensor, float], Tensor],
-        history: tuple[Tensor, ...],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, sigmas: Sequence[float], index: int, x: Tensor, velocity: Asking, history: History
+    ) -> tuple[Tensor, History]:
         s, t = sigmas[index], sigmas[index + 1]
         x0 = x - s * velocity(x, s)
         direction = x0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pixelwizard.diffusion.solvers.base import Solver, data_weight, log_snr
+from pixelwizard.diffusion.solvers.base import Asking, History, Solver, data_weight, log_snr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +20,8 @@ class UniPC(Solver):
     """
 
     def step(
-        self,
-        sigmas: Sequence[float],
-        index: int,
-        x: Tensor,
-        velocity: Callable[[Tensor, float], Tensor],
-        history: tuple[Tensor, ...],
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, sigmas: Sequence[float], index: int, x: Tensor, velocity: Asking, history: History
+    ) -> tuple[Tensor, History]:
         s, t = sigmas[index], sigmas[index + 1]
         x0 = x - s * velocity(x, s)
         if history:
