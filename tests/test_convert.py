@@ -16,10 +16,10 @@ from pixelwizard.cli.main import main
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.models.checkpoints import own_statistics
-from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.files import save
 from pixelwizard.models.weights import (
     check_weights,
+    convert,
     load_anchor,
     load_detail,
     load_text_encoder,

@@ -23,7 +23,6 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.generation import run
 from pixelwizard.models.checkpoints import available_parts, require_weights, weights_digest
-from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.files import VALUES, LazyTensor, open_weights, read, read_gguf
 from pixelwizard.models.wan.layouts import (
     diffusers_module,
@@ -34,6 +33,7 @@ from pixelwizard.models.wan.layouts import (
 )
 from pixelwizard.models.weights import (
     check_weights,
+    convert,
     load_anchor,
     load_detail,
     load_text_encoder,

@@ -21,9 +21,8 @@ from pixelwizard.config.backbone import BackboneSettings, LoRASettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.models.checkpoints import require_weights, weights_digest
-from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.layouts import diffusers_module
-from pixelwizard.models.weights import load_anchor, load_detail
+from pixelwizard.models.weights import convert, load_anchor, load_detail
 from pixelwizard.records.provenance import Provenance
 
 ANCHOR = "diffusion_pytorch_model.safetensors"

@@ -17,10 +17,9 @@ from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.parallel import Mesh
 from pixelwizard.data.prompts import prompts_of
 from pixelwizard.models.checkpoints import NAMES
-from pixelwizard.models.shortcut.convert import convert
 from pixelwizard.models.wan.quantised import QuantisedLinear, quantised
 from pixelwizard.models.wan.streaming import BlockStream
-from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder
+from pixelwizard.models.weights import convert, load_anchor, load_detail, load_text_encoder
 from pixelwizard.planning.planner import execution_modes
 from pixelwizard.records.provenance import make_jobs
 

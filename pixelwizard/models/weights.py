@@ -8,6 +8,9 @@ frozen and in evaluation mode; training reverts that with ``train()`` and ``requ
 Weights may be sharded over ranks (FSDP2): a rank holds its slices and the whole block in use. Every
 weight is cut along its first axis into equal parts; the last ones may be smaller or empty. Slices
 are copied, or computed, straight from mapped files: no rank ever holds a whole network.
+
+``convert`` writes a backbone's weights in any layout into the official one, as safetensors of one
+data type: quantised weights are dequantised, LoRAs added, ``backbone.quantize`` quantises the rest.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +30,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.types import Device
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes
 from pixelwizard.config.generate import SamplerSettings
@@ -36,6 +41,7 @@ from pixelwizard.models.checkpoints import (
     NAMES,
     STATISTICS,
     TOKENIZER,
+    available_parts,
     find_weights,
     require_weights,
     tokenizer_folder,
@@ -48,9 +54,10 @@ from pixelwizard.models.shortcut.network import (
     make_detail,
 )
 from pixelwizard.models.wan.dit import WanDiT
-from pixelwizard.models.wan.files import FLOAT8, Weight, open_weights, read, save
+from pixelwizard.models.wan.files import FLOAT8, LazyTensor, Weight, open_weights, read, save
 from pixelwizard.models.wan.layouts import official_dit, official_text, official_vae, recognised
 from pixelwizard.models.wan.quantised import (
+    TYPES,
     quantise_linears,
     quantised,
     quantised_names,
@@ -74,7 +81,7 @@ _NAMED = 3  # how many differing names an error lists
 
 def load_anchor(
     backbone: BackboneSettings,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     dtype: torch.dtype = torch.float32,
     mesh: DeviceMesh | None = None,
 ) -> WanDiT:
@@ -87,7 +94,7 @@ def load_anchor(
 
 def load_detail(
     backbone: BackboneSettings,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     dtype: torch.dtype = torch.float32,
     mesh: DeviceMesh | None = None,
 ) -> ShortcutDiT:
@@ -101,18 +108,14 @@ def load_detail(
 
 
 def load_vae(
-    backbone: BackboneSettings,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    backbone: BackboneSettings, device: Device = "cpu", dtype: torch.dtype = torch.float32
 ) -> WanVAE:
     """Load the video autoencoder. Raises ValueError if its file is missing, broken or another's."""
     return fill(*open_vae(backbone), device, dtype).lay_out()
 
 
 def load_text_encoder(
-    backbone: BackboneSettings,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    backbone: BackboneSettings, device: Device = "cpu", dtype: torch.dtype = torch.float32
 ) -> TextEncoder:
     """Load text encoder and tokenizer. Raises ValueError if files are missing or broken.
 
@@ -310,35 +313,39 @@ def check(tensors: Mapping[str, Weight], expected: Mapping[str, Sequence[int]], 
 def fill(
     network: Network,
     tensors: Mapping[str, Weight],
-    device: torch.device | str,
+    device: Device,
     dtype: torch.dtype,
+    quantize: str | None = None,
 ) -> Network:
-    """Give a network on the meta device its weights, names and shapes having been checked."""
-    network.load_state_dict(cast(tensors, device, dtype), strict=True, assign=True)
+    """Give a network on the meta device its weights, names and shapes having been checked.
+
+    ``quantize``: the linears of the blocks in 8 bits, one weight at a time.
+    """
+    names = quantised_names(network) if quantize else ()
+    state = cast(tensors, device, dtype, names, quantize)
+    if quantize:
+        quantise_linears(network, quantize)
+    network.load_state_dict(state, strict=True, assign=True)
     return frozen(network)
 
 
 def fill_transformer(
     network: Transformer,
     tensors: Mapping[str, Weight],
-    device: torch.device | str,
+    device: Device,
     dtype: torch.dtype,
     mesh: DeviceMesh | None,
     quantize: str | None = None,
 ) -> Transformer:
-    """``fill`` with all weights, or with this rank's slices where there is a ``mesh``.
-
-    ``quantize``: the linears of the blocks in 8 bits, one weight at a time.
-    """
+    """``fill`` with all weights, or with this rank's slices where there is a ``mesh``."""
     if mesh is None:
-        if quantize is None:
-            return fill(network, tensors, device, dtype)
-        state = cast(tensors, device, dtype, quantised_names(network), quantize)
-        quantise_linears(network, quantize)
-        network.load_state_dict(state, strict=True, assign=True)
-        return frozen(network)
+        return fill(network, tensors, device, dtype, quantize)
     shard(network, mesh)
-    fill_slices(network, tensors, device, dtype)
+    slices = {
+        name: _slice(weight, tensors[name], device, dtype)
+        for name, weight in network.state_dict().items()
+    }
+    network.load_state_dict(slices, strict=True, assign=True)
     return frozen(network)
 
 
@@ -351,7 +358,7 @@ def frozen(network: Network) -> Network:
 
 def cast(
     tensors: Mapping[str, Weight],
-    device: torch.device | str,
+    device: Device,
     dtype: torch.dtype,
     names: Collection[str] = (),
     kind: str | None = None,
@@ -384,20 +391,7 @@ def shard(network: WanDiT, mesh: DeviceMesh) -> None:
         register_fsdp_forward_method(network, method)
 
 
-def fill_slices(
-    network: WanDiT, tensors: Mapping[str, Weight], device: torch.device | str, dtype: torch.dtype
-) -> None:
-    """Give a sharded network on the meta device this rank's slices of its weights."""
-    slices = {
-        name: _slice(weight, tensors[name], device, dtype)
-        for name, weight in network.state_dict().items()
-    }
-    network.load_state_dict(slices, strict=True, assign=True)
-
-
-def _slice(
-    weight: DTensor, whole: Weight, device: torch.device | str, dtype: torch.dtype
-) -> DTensor:
+def _slice(weight: DTensor, whole: Weight, device: Device, dtype: torch.dtype) -> DTensor:
     mesh = weight.device_mesh
     assert mesh.ndim == 1, "weights are read in slices along one axis"
     rows = -(-len(whole) // mesh.size())
@@ -406,3 +400,57 @@ def _slice(
     return DTensor.from_local(
         own, mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
     )
+
+
+def convert(backbone: BackboneSettings, out: Path | str, dtype: str = "bfloat16") -> Iterator[Path]:
+    """Write every part that the backbone has into ``out``, checked first; yields each file.
+
+    A tensor at a time is in memory. Raises ValueError for files that do not fit the backbone.
+    """
+    folder = Path(out)
+    parts = [(part, *_opened(backbone, part)) for part in available_parts(backbone)]
+    for part, weights, types in parts:
+        if part == "anchor":
+            write_config(backbone.dit, folder)
+        if part == "vae":
+            write_statistics(backbone.vae.latent_mean, backbone.vae.latent_std, folder)
+        if part == "text_encoder":
+            copy_tokenizer(tokenizer_folder(backbone), folder)
+        path = folder / NAMES[part][0]
+        save(weights, path, getattr(torch, dtype), types=types)
+        yield path
+
+
+def _opened(
+    backbone: BackboneSettings, part: str
+) -> tuple[Mapping[str, Weight], Mapping[str, torch.dtype]]:
+    """The weights of a part under their official names; types of the quantised."""
+    if part == "text_encoder":
+        names = linear_names(backbone.text)
+        return _quantised(open_text_encoder(backbone), names, backbone.quantize_text)
+    openers = {"anchor": open_anchor, "detail": open_detail, "vae": open_vae}
+    network, weights = openers[part](backbone)
+    kind = None if part == "vae" else backbone.quantize
+    return _quantised(weights, quantised_names(network), kind)
+
+
+def _quantised(
+    weights: Mapping[str, Weight], names: Collection[str], kind: str | None
+) -> tuple[Mapping[str, Weight], Mapping[str, torch.dtype]]:
+    """Weights with those of ``names`` in 8 bits and their scales, and the types of these."""
+    if kind is None:
+        return weights, {}
+    found: dict[str, Weight] = {}
+    types: dict[str, torch.dtype] = {}
+    for name, weight in weights.items():
+        if name not in names:
+            found[name] = weight
+            continue
+        for part, (own, width) in enumerate(((name, weight.shape[1]), (scale_name(name), 1))):
+            found[own] = LazyTensor((len(weight), width), partial(_rows, weight, kind, part))
+            types[own] = torch.float32 if part else TYPES[kind][0]
+    return found, types
+
+
+def _rows(weight: Weight, kind: str, part: int, rows: slice) -> Tensor:
+    return quantised(read(weight, "cpu", torch.float32, rows), kind)[part].float()

@@ -44,7 +44,7 @@ def check(config: ConvertConfig) -> None:
 
 def run(config: ConvertConfig, command_line: Sequence[str]) -> int:
     """Write the parts that the backbone has into ``out``; returns the exit code."""
-    from pixelwizard.models.shortcut.convert import convert
+    from pixelwizard.models.weights import convert
 
     assert config.out is not None
     with locked(Path(config.out), key="out"):

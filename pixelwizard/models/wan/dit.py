@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence, cast
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, NamedTuple, Sequence, cast
 
 import torch
 import torch.nn.functional as F
@@ -308,6 +308,20 @@ def _attend(
     return attention(query, key, value, replace(place, start=start))
 
 
+class _Around(NamedTuple):
+    """What the tokens of a pass meet in a block."""
+
+    rotary: Rotary
+    six: Modulation
+    text: tuple[Tensor, Tensor]
+    attend: Attend
+    chunk: int
+
+    def spans(self, x: Tensor, chunks: int = 1) -> Iterator[slice]:
+        """All tokens [B, L, E], so many ``chunks`` together."""
+        return spans(x.shape[1], chunks * self.chunk, self.six.border)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention to the text and a feed-forward, modulated by the time."""
 
@@ -345,152 +359,109 @@ class Block(nn.Module):
         """
         six = Modulation(self.modulation.float() + modulation_BR6E, border)
         attend = attend or partial(_attend, Exact(), Place(rotary.grid, 0))
-        length = x.shape[1]
+        here = _Around(rotary, six, text, attend, chunk)
         if ulysses is not None:
-            return self._with_others(x, rotary, six, text, chunk, ulysses, attend)
-        if torch.is_grad_enabled() or length <= chunk:
-            return self._whole(x, rotary, six, text, attend)
+            return self._after(x, self._with_others(x, ulysses, here), here)
+        if torch.is_grad_enabled() or x.shape[1] <= chunk:
+            return self._whole(x, here)
         if lean:
-            attended = self._head_by_head(x, rotary, six, chunk, attend)
-            return self._after(x, attended, six, text, chunk)
+            return self._after(x, self._head_by_head(x, here), here)
         shape = (*x.shape[:2], self.self_attn.heads, x.shape[2] // self.self_attn.heads)
         keys, values = (self.norm3.weight.new_empty(shape) for _ in range(2))
-        for span in spans(length, chunk, border):
-            hidden = self._attention_input(x[:, span], six.of(span))
-            pair = self.self_attn.keys_values(hidden, rotary.table(span.start, span.stop))
-            keys[:, span], values[:, span] = pair
-            del hidden, pair
-        for span in spans(length, chunk, border):
-            here, own = partial(attend, start=span.start), six.of(span)
-            x[:, span] = self._chunk(x[:, span], keys, values, rotary, span, own, text, here)
+        for span in here.spans(x):
+            hidden, table = self._entering(x, span, here)
+            keys[:, span], values[:, span] = self.self_attn.keys_values(hidden, table)
+            del hidden, table
+        for span in here.spans(x):
+            x[:, span] = self._chunk(x, keys, values, span, here)
         return x
 
-    def _whole(
-        self,
-        x: Tensor,
-        rotary: Rotary,
-        six: Modulation,
-        text: tuple[Tensor, Tensor],
-        attend: Attend,
-    ) -> Tensor:
+    def _whole(self, x: Tensor, here: _Around) -> Tensor:
         """``forward`` for all tokens together; their linears run once for each time."""
-        length = x.shape[1]
-        parts = list(spans(length, length, six.border))
-        attended = self._attended(x, rotary, six, attend, parts)
-        return joined(
-            [self._branches(x[:, part], attended[:, part], six.of(part), text) for part in parts]
-        )
+        parts = list(spans(x.shape[1], x.shape[1], here.six.border))
+        attended = self._attended(x, parts, here)
+        return joined([self._branches(x, attended[:, part], part, here) for part in parts])
 
-    def _attended(
-        self, x: Tensor, rotary: Rotary, six: Modulation, attend: Attend, parts: list[slice]
-    ) -> Tensor:
+    def _attended(self, x: Tensor, parts: list[slice], here: _Around) -> Tensor:
         """The branch of the self-attention, before its gate; nothing else stays alive."""
-        table = rotary.table(0, x.shape[1])
-        hidden = joined([self._attention_input(x[:, part], six.of(part)) for part in parts])
+        table = here.rotary.table(0, x.shape[1])
+        hidden = joined([self._attention_input(x, part, here) for part in parts])
         keys, values = self.self_attn.keys_values(hidden, table)
-        return self.self_attn(hidden, keys, values, table, attend)
+        return self.self_attn(hidden, keys, values, table, here.attend)
 
-    def _chunk(
-        self,
-        x: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        rotary: Rotary,
-        span: slice,
-        six: tuple[Tensor, ...],
-        text: tuple[Tensor, Tensor],
-        attend: Attend,
-    ) -> Tensor:
+    def _chunk(self, x: Tensor, keys: Tensor, values: Tensor, span: slice, here: _Around) -> Tensor:
         """The new residual stream of some tokens; nothing else of them stays alive."""
-        hidden = self._attention_input(x, six)
-        table = rotary.table(span.start, span.stop)
+        hidden, table = self._entering(x, span, here)
+        attend = partial(here.attend, start=span.start)
         attended = self.self_attn(hidden, keys, values, table, attend)
-        return self._branches(x, attended, six, text)
+        return self._branches(x, attended, span, here)
 
-    def _with_others(
-        self,
-        x: Tensor,
-        rotary: Rotary,
-        six: Modulation,
-        text: tuple[Tensor, Tensor],
-        chunk: int,
-        ulysses: Ulysses,
-        attend: Attend,
-    ) -> Tensor:
-        """``forward`` for the tokens of this rank; those of the others count in its attention."""
+    def _with_others(self, x: Tensor, ulysses: Ulysses, here: _Around) -> Tensor:
+        """What the tokens of this rank attend to [B, L, N, D], those of the others among it."""
         assert not torch.is_grad_enabled(), "ranks share a sequence without gradients only"
-        length, own = math.prod(rotary.grid), x.shape[1]
         packed = ulysses.packed(x, self.self_attn.heads, self.norm3.weight.dtype)
-        for span in spans(own, chunk, six.border):
-            hidden, table = (
-                self._attention_input(x[:, span], six.of(span)),
-                rotary.table(span.start, span.stop),
-            )
+        for span in here.spans(x):
+            hidden, table = self._entering(x, span, here)
             ulysses.pack(packed, span, 0, self.self_attn.queries(hidden, table))
             for part, tensor in enumerate(self.self_attn.keys_values(hidden, table), start=1):
                 ulysses.pack(packed, span, part, tensor)
-            del hidden, tensor
-        attended = ulysses.attend(packed, length, attend)
-        del packed
-        return self._after(x, attended, six, text, chunk)
+            del hidden, table, tensor
+        return ulysses.attend(packed, math.prod(here.rotary.grid), here.attend)
 
-    def _head_by_head(
-        self, x: Tensor, rotary: Rotary, six: Modulation, chunk: int, attend: Attend
-    ) -> Tensor:
+    def _head_by_head(self, x: Tensor, here: _Around) -> Tensor:
         """What all tokens attend to [B, L, N, D], with keys and values of one head at a time.
 
         Queries of all heads wait in the tensor that is returned, where results take their places.
         """
-        projections, length = self.self_attn, x.shape[1]
+        projections = self.self_attn
         heads, scales = projections.heads, x.new_empty(*x.shape[:2], 1, dtype=torch.float32)
         mixed = self.norm3.weight.new_empty(*x.shape[:2], heads, x.shape[2] // heads)
-        for span in spans(length, chunk, six.border):
-            hidden = self._attention_input(x[:, span], six.of(span))
-            mixed[:, span] = projections.queries(hidden, rotary.table(span.start, span.stop))
+        for span in here.spans(x):
+            hidden, table = self._entering(x, span, here)
+            mixed[:, span] = projections.queries(hidden, table)
             scales[:, span] = projections.key_scale(hidden)
-            del hidden
+            del hidden, table
         keys, values = (torch.empty_like(mixed[:, :, :1]) for _ in range(2))
         for head in range(heads):
-            for span in spans(length, WIDE * chunk, six.border):
-                hidden = self._attention_input(x[:, span], six.of(span))
-                table, scale = rotary.table(span.start, span.stop), scales[:, span]
-                pair = projections.keys_values_of(head, hidden, scale, table)
-                keys[:, span], values[:, span] = pair
-                del hidden, pair
-            for span in spans(length, heads * chunk):
+            for span in here.spans(x, WIDE):
+                hidden, table = self._entering(x, span, here)
+                keys[:, span], values[:, span] = projections.keys_values_of(
+                    head, hidden, scales[:, span], table
+                )
+                del hidden, table
+            for span in spans(x.shape[1], heads * here.chunk):
                 own = mixed[:, span, head : head + 1]
-                own.copy_(attend(own, keys, values, start=span.start))
+                own.copy_(here.attend(own, keys, values, start=span.start))
         return mixed
 
-    def _after(
-        self,
-        x: Tensor,
-        attended: Tensor,
-        six: Modulation,
-        text: tuple[Tensor, Tensor],
-        chunk: int,
-    ) -> Tensor:
+    def _after(self, x: Tensor, attended: Tensor, here: _Around) -> Tensor:
         """The residual stream after its three branches, given what its tokens attended to."""
-        for span in spans(x.shape[1], chunk, six.border):
+        for span in here.spans(x):
             branch = linear(self.self_attn.o, attended[:, span].flatten(2))
-            x[:, span] = self._branches(x[:, span], branch, six.of(span), text)
+            x[:, span] = self._branches(x, branch, span, here)
         return x
 
     def text_keys_values(self, context_BSE: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the embedded text for the cross-attention, each [B, S, N, D]."""
         return self.cross_attn.keys_values(context_BSE)
 
-    def _attention_input(self, x: Tensor, six: tuple[Tensor, ...]) -> Tensor:
-        return self.kernels.modulated(x, six[0], six[1], self.eps, self.norm3.weight.dtype)
+    def _attention_input(self, x: Tensor, span: slice, here: _Around) -> Tensor:
+        shift, scale = here.six.of(span)[:2]
+        return self.kernels.modulated(x[:, span], shift, scale, self.eps, self.norm3.weight.dtype)
 
-    def _branches(
-        self, x: Tensor, attended: Tensor, six: tuple[Tensor, ...], text: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def _entering(self, x: Tensor, span: slice, here: _Around) -> tuple[Tensor, Tensor]:
+        """What some tokens bring into the self-attention, and their rotary angles."""
+        hidden = self._attention_input(x, span, here)
+        return hidden, here.rotary.table(span.start, span.stop)
+
+    def _branches(self, x: Tensor, attended: Tensor, span: slice, here: _Around) -> Tensor:
         """The three residual branches of some tokens, the first of them given."""
-        _, _, gate1, shift2, scale2, gate2 = six
-        kernels, norm, residual = self.kernels, self.norm3, x.dtype
+        _, _, gate1, shift2, scale2, gate2 = here.six.of(span)
+        kernels, norm, residual, x = self.kernels, self.norm3, x.dtype, x[:, span]
         x, hidden = kernels.after_attention(x, attended, gate1, norm.weight, norm.bias, norm.eps)
-        x, hidden = kernels.after_text(x, self.cross_attn(hidden, *text), shift2, scale2, self.eps)
+        x, hidden = kernels.after_text(
+            x, self.cross_attn(hidden, *here.text), shift2, scale2, self.eps
+        )
         hidden = linear(self.ffn[2], linear(self.ffn[0], hidden, gelu=True))
         return kernels.after_feed_forward(x, hidden, gate2, residual)
 
@@ -527,8 +498,7 @@ class Projections(nn.Module):
 
     def key_scale(self, x: Tensor) -> Tensor:
         """What the norm of keys, which is over all heads, multiplies each by: float32 [B, S, 1]."""
-        scale: Tensor = self.kernels.inverse_rms(linear(self.k, x), self.norm_k.eps)
-        return scale
+        return self.kernels.inverse_rms(linear(self.k, x), self.norm_k.eps)
 
     def keys_values_of(
         self, head: int, x: Tensor, scale: Tensor, rotary: Tensor
@@ -545,8 +515,7 @@ class Projections(nn.Module):
         return self._heads(linear(self.q, x), self.norm_q, rotary)
 
     def _heads(self, x: Tensor, norm: RMSNorm, rotary: Tensor | None) -> Tensor:
-        heads: Tensor = self.kernels.normed_heads(x, norm.weight, norm.eps, self.heads, rotary)
-        return heads
+        return self.kernels.normed_heads(x, norm.weight, norm.eps, self.heads, rotary)
 
 
 class RMSNorm(nn.Module):

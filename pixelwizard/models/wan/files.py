@@ -34,6 +34,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.types import Device
 
 from pixelwizard.io.files import atomic
 from pixelwizard.io.terminal import reason
@@ -55,7 +56,7 @@ class LazyTensor:
 
     def __init__(self, shape: Sequence[int], rows: Callable[[slice], Tensor]) -> None:
         self.shape = torch.Size(shape)
-        self._rows = rows
+        self.rows = rows
         self._step = max(1, VALUES // max(1, math.prod(self.shape[1:])))
 
     def __len__(self) -> int:
@@ -65,9 +66,7 @@ class LazyTensor:
         """How many values it has."""
         return math.prod(self.shape)
 
-    def to(
-        self, device: torch.device | str, dtype: torch.dtype, rows: slice = slice(None)
-    ) -> Tensor:
+    def to(self, device: Device, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
         """The weight, or some neighbouring ``rows`` of it, computed."""
         start, stop, _ = rows.indices(len(self))
         count = max(0, stop - start)
@@ -83,16 +82,14 @@ class LazyTensor:
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
         """The first row and the values of every block that overlaps start..stop."""
         for first in range(start - start % self._step, stop, self._step):
-            yield first, self._rows(slice(first, min(first + self._step, len(self))))
+            yield first, self.rows(slice(first, min(first + self._step, len(self))))
 
 
 Weight = Union[Tensor, LazyTensor]
 """A weight of a file, mapped or computed."""
 
 
-def read(
-    weight: Weight, device: torch.device | str, dtype: torch.dtype, rows: slice | None = None
-) -> Tensor:
+def read(weight: Weight, device: Device, dtype: torch.dtype, rows: slice | None = None) -> Tensor:
     """A weight on ``device`` in ``dtype``; some ``rows`` of it are a copy.
 
     A mapped one that is there already stays mapped.

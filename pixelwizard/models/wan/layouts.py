@@ -28,43 +28,29 @@ PREFIXES = {
 """What may stand in front of all names of a network, and in a merged file in front of each."""
 EMBEDDING = "encoder.embed_tokens.weight"
 
-_DIT: Rules = (
-    (r"^condition_embedder\.time_embedder\.linear_1\.", "time_embedding.0."),
-    (r"^condition_embedder\.time_embedder\.linear_2\.", "time_embedding.2."),
-    (r"^condition_embedder\.delta_embedder\.linear_1\.", "delta_embedding.0."),
-    (r"^condition_embedder\.delta_embedder\.linear_2\.", "delta_embedding.2."),
-    (r"^condition_embedder\.time_proj\.", "time_projection.1."),
-    (r"^condition_embedder\.text_embedder\.linear_1\.", "text_embedding.0."),
-    (r"^condition_embedder\.text_embedder\.linear_2\.", "text_embedding.2."),
-    (r"^(blocks\.\d+\.)attn1\.", r"\1self_attn."),
-    (r"^(blocks\.\d+\.)attn2\.", r"\1cross_attn."),
-    (r"(_attn\.)to_([qkv])\.", r"\1\2."),
-    (r"(_attn\.)to_out\.0\.", r"\1o."),
-    (r"^(blocks\.\d+\.)norm2\.", r"\1norm3."),
-    (r"^(blocks\.\d+\.ffn\.)net\.0\.proj\.", r"\g<1>0."),
-    (r"^(blocks\.\d+\.ffn\.)net\.2\.", r"\g<1>2."),
-    (r"^(blocks\.\d+\.)scale_shift_table$", r"\1modulation"),
-    (r"^scale_shift_table$", "head.modulation"),
-    (r"^proj_out\.", "head.head."),
+_DIT_NAMES = (
+    ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+    ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+    ("delta_embedding.0", "condition_embedder.delta_embedder.linear_1"),
+    ("delta_embedding.2", "condition_embedder.delta_embedder.linear_2"),
+    ("time_projection.1", "condition_embedder.time_proj"),
+    ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+    ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+    *(
+        (f"blocks.*.{ours}.{one}", f"blocks.*.{other}.to_{'out.0' if one == 'o' else one}")
+        for ours, other in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+        for one in "qkvo"
+    ),
+    ("blocks.*.self_attn", "blocks.*.attn1"),
+    ("blocks.*.cross_attn", "blocks.*.attn2"),
+    ("blocks.*.norm3", "blocks.*.norm2"),
+    ("blocks.*.ffn.0", "blocks.*.ffn.net.0.proj"),
+    ("blocks.*.ffn.2", "blocks.*.ffn.net.2"),
+    ("blocks.*.modulation", "blocks.*.scale_shift_table"),
+    ("head.modulation", "scale_shift_table"),
+    ("head.head", "proj_out"),
 )
-_DIFFUSERS: Rules = (
-    (r"\.self_attn\.", ".attn1."),
-    (r"\.cross_attn\.", ".attn2."),
-    (r"(\.attn[12]\.)([qkv])\.", r"\1to_\2."),
-    (r"(\.attn[12]\.)o\.", r"\1to_out.0."),
-    (r"\.norm3\.", ".norm2."),
-    (r"\.ffn\.0\.", ".ffn.net.0.proj."),
-    (r"\.ffn\.2\.", ".ffn.net.2."),
-    (r"^time_embedding\.0\.", "condition_embedder.time_embedder.linear_1."),
-    (r"^time_embedding\.2\.", "condition_embedder.time_embedder.linear_2."),
-    (r"^delta_embedding\.0\.", "condition_embedder.delta_embedder.linear_1."),
-    (r"^delta_embedding\.2\.", "condition_embedder.delta_embedder.linear_2."),
-    (r"^time_projection\.1\.", "condition_embedder.time_proj."),
-    (r"^text_embedding\.0\.", "condition_embedder.text_embedder.linear_1."),
-    (r"^text_embedding\.2\.", "condition_embedder.text_embedder.linear_2."),
-    (r"^head\.head\.", "proj_out."),
-)
-"""The way back, for modules."""
+"""Beginnings of a transformer's names: official, and of diffusers; ``*`` is a number."""
 _VAE: Rules = (
     (r"^quant_conv\.", "conv1."),
     (r"^post_quant_conv\.", "conv2."),
@@ -83,6 +69,14 @@ _VAE: Rules = (
 )
 
 
+def _beginning(old: str, new: str) -> tuple[str, str]:
+    """The rule that gives names another beginning."""
+    number = re.escape(old).replace(r"\*", r"(\d+)")
+    return rf"^{number}(?=\.|$)", new.replace("*", r"\1")
+
+
+_OFFICIAL: Rules = [_beginning(other, ours) for ours, other in _DIT_NAMES]
+_DIFFUSERS: Rules = [_beginning(ours, other) for ours, other in _DIT_NAMES]
 _TEXT_ENDS = {
     "token_embedding.weight": "shared.weight",
     "norm.weight": "encoder.final_layer_norm.weight",
@@ -135,17 +129,17 @@ def official_dit(tensors: Mapping[str, Value]) -> dict[str, Value]:
     """A transformer's tensors under their official names; those that have them stay as they are."""
     if not _any_starts(tensors, "condition_embedder."):
         return dict(tensors)
-    return _renamed(tensors, lambda name: _apply(_DIT, name))
+    return _renamed(tensors, official_module)
 
 
 def official_module(path: str) -> str:
-    """The official path of a transformer's module, given in either layout."""
-    return _apply(_DIT, f"{path}.").removesuffix(".")
+    """The official path of a transformer's module or tensor, given in either layout."""
+    return _apply(_OFFICIAL, path)
 
 
 def diffusers_module(path: str) -> str:
     """The path in diffusers of a transformer's module, given by its official one."""
-    return _apply(_DIFFUSERS, f"{path}.").removesuffix(".")
+    return _apply(_DIFFUSERS, path)
 
 
 def official_vae(tensors: Mapping[str, Value], num_res_blocks: int) -> dict[str, Value]:

@@ -8,15 +8,15 @@ Time is causal everywhere, so every layer runs in two ways with equal results.
 one by one and yields frames, for inference. Each frame runs through all layers before
 the next enters. A causal convolution keeps the two previous frames and nothing else is kept, so
 memory does not depend on the length of the clip. The decoder's frames may be only some rows;
-``Rows`` then brings what its layers need of the other rows.
+``RowShard`` then brings what its layers need of the other rows.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice, starmap
-from typing import Protocol
+from itertools import chain, islice, pairwise, starmap
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -35,19 +35,12 @@ from pixelwizard.models.wan.kernels import (
     taps,
 )
 
+if TYPE_CHECKING:
+    from pixelwizard.parallel.exchange import RowShard
+
 PIXEL_PATCH = 2
 QUERY_CHUNK = 4096
 """Positions of a frame whose attention is computed at once; bounds the memory of slow kernels."""
-
-
-class Rows(Protocol):
-    """Other processes have the other rows of each frame; all of them ask for the same at once."""
-
-    def with_halo(self, frame: Tensor) -> Tensor:
-        """``[B, C, h, W]`` with the row above and the row below; zeros beyond the whole frame."""
-
-    def gather(self, x: Tensor) -> Tensor:
-        """``[B, C, h, W]`` -> ``[B, C, H, W]``: the rows of all."""
 
 
 class CausalConv3d(nn.Conv3d):
@@ -62,7 +55,7 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 0, 0, 0, self.history, 0)) if self.history else x)
 
-    def stream(self, frames: Frames, rows: Rows | None = None) -> Sums:
+    def stream(self, frames: Frames, rows: RowShard | None = None) -> Sums:
         pad = (self.padding[1], self.padding[2])
         if rows and pad[0]:
             frames, pad = map(rows.with_halo, frames), (0, pad[1])
@@ -134,15 +127,13 @@ class RMSNorm(nn.Module):
 
     def activate(self, *parts: Tensor) -> Tensor:
         """The norm of one frame, given as a sum, and its SiLU, in one new tensor."""
-        frame: Tensor = self.kernels.activated(self.gamma.flatten(), *parts)
-        return frame
+        return self.kernels.activated(self.gamma.flatten(), *parts)
 
     def enter(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """One frame, given as a sum, and ``activate`` of it."""
         if len(parts) == 1:
             return parts[0], self.activate(*parts)
-        pair: tuple[Tensor, Tensor] = self.kernels.entered(self.gamma.flatten(), *parts)
-        return pair
+        return self.kernels.entered(self.gamma.flatten(), *parts)
 
 
 class ResidualBlock(nn.Module):
@@ -164,7 +155,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.residual(x) + self.shortcut(x)
 
-    def stream(self, sums: Sums, rows: Rows | None = None) -> Sums:
+    def stream(self, sums: Sums, rows: RowShard | None = None) -> Sums:
         norm1, _, conv1, norm2, _, _, conv2 = self.residual
         entering: deque[Tensor] = deque()
 
@@ -200,7 +191,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return _per_frame(self.attend, x)
 
-    def attend(self, frames: Tensor, rows: Rows | None = None) -> Tensor:
+    def attend(self, frames: Tensor, rows: RowShard | None = None) -> Tensor:
         """Frames ``[N, C, H, W]`` plus what their positions see of each other."""
         query, keys_values = self.to_qkv(self.norm(frames)).split([self.dim, 2 * self.dim], dim=1)
         if rows:
@@ -211,7 +202,7 @@ class AttentionBlock(nn.Module):
         attended = torch.cat(parts, dim=2).squeeze(1).transpose(1, 2).reshape(frames.shape)
         return frames + self.proj(attended)
 
-    def stream(self, sums: Sums, rows: Rows | None = None) -> Sums:
+    def stream(self, sums: Sums, rows: RowShard | None = None) -> Sums:
         frames = self.norm.kernels.frames(sums)
         return map(lambda frame: (self.attend(frame, rows),), frames)
 
@@ -275,7 +266,7 @@ class Upsample(nn.Module):
             x = torch.cat([x[:, :, :1], pair], dim=2)
         return _per_frame(self.resample, x)
 
-    def phases(self, frames: Frames, rows: Rows | None = None) -> Frames:
+    def phases(self, frames: Frames, rows: RowShard | None = None) -> Frames:
         """What ``enlarged`` makes into frames of twice the size."""
         if self.time_conv is not None:
             frames = self._double(self.time_conv, frames)
@@ -320,6 +311,11 @@ def _duplicate_up(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
     return x[:, :, time - 1 :]
 
 
+def _residual_blocks(in_dim: int, out_dim: int, count: int) -> nn.ModuleList:
+    dims = [in_dim] + [out_dim] * count
+    return nn.ModuleList(ResidualBlock(*pair) for pair in pairwise(dims))
+
+
 class DownLevel(nn.Module):
     """One level of the encoder: residual blocks, then a downsampling unless it is the last."""
 
@@ -329,12 +325,9 @@ class DownLevel(nn.Module):
         super().__init__()
         self.out_dim = out_dim
         self.time, self.space = (2 if temporal else 1), (2 if down else 1)
-        layers: list[nn.Module] = []
-        for index in range(blocks):
-            layers.append(ResidualBlock(in_dim if index == 0 else out_dim, out_dim))
+        self.downsamples = _residual_blocks(in_dim, out_dim, blocks)
         if down:
-            layers.append(Downsample(out_dim, temporal))
-        self.downsamples = nn.ModuleList(layers)
+            self.downsamples.append(Downsample(out_dim, temporal))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = _average_down(x, self.out_dim, self.time, self.space)
@@ -372,12 +365,9 @@ class UpLevel(nn.Module):
         super().__init__()
         self.out_dim, self.up = out_dim, up
         self.time = 2 if temporal else 1
-        layers: list[nn.Module] = []
-        for index in range(blocks):
-            layers.append(ResidualBlock(in_dim if index == 0 else out_dim, out_dim))
+        self.upsamples = _residual_blocks(in_dim, out_dim, blocks)
         if up:
-            layers.append(Upsample(out_dim, temporal))
-        self.upsamples = nn.ModuleList(layers)
+            self.upsamples.append(Upsample(out_dim, temporal))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = _duplicate_up(x, self.out_dim, self.time, 2) if self.up else None
@@ -385,7 +375,7 @@ class UpLevel(nn.Module):
             x = layer(x)
         return x if shortcut is None else x + shortcut
 
-    def stream(self, sums: Sums, rows: Rows | None = None) -> Sums:
+    def stream(self, sums: Sums, rows: RowShard | None = None) -> Sums:
         if not self.up:
             return self._blocks(self.upsamples, sums, rows)
         *blocks, last = self.upsamples
@@ -395,7 +385,7 @@ class UpLevel(nn.Module):
         return map(lambda x, source: (self.kernels.enlarged(x, *source),), phases, sources)
 
     @staticmethod
-    def _blocks(blocks: Iterable[nn.Module], sums: Sums, rows: Rows | None) -> Sums:
+    def _blocks(blocks: Iterable[nn.Module], sums: Sums, rows: RowShard | None) -> Sums:
         for block in blocks:
             sums = block.stream(sums, rows)
         return sums
@@ -410,10 +400,6 @@ class UpLevel(nn.Module):
                 yield held.popleft(), self.time - 1 - len(held), self.time
 
 
-COMPUTING = (RMSNorm, CausalConv3d, TimeConv, Downsample, DownLevel, UpLevel)
-"""Layers that compute more than convolutions in a stream."""
-
-
 def _middle(dim: int) -> nn.ModuleList:
     return nn.ModuleList([ResidualBlock(dim, dim), AttentionBlock(dim), ResidualBlock(dim, dim)])
 
@@ -422,27 +408,27 @@ def _head(dim: int, out_dim: int) -> nn.ModuleList:
     return nn.ModuleList([RMSNorm(dim), nn.SiLU(), CausalConv3d(dim, out_dim, 3)])
 
 
-def _through(conv: nn.Module, layers: list[nn.Module], head: nn.ModuleList, x: Tensor) -> Tensor:
-    for layer in [conv, *layers, *head]:
-        x = layer(x)
-    return x
+class _Coder(nn.Module):
+    """Its children in their order: a convolution, lists of layers, a head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, *groups = self._parts()
+        for layer in (conv, *chain.from_iterable(groups)):
+            x = layer(x)
+        return x
+
+    def stream(self, frames: Frames, *rows: RowShard | None) -> Frames:
+        conv, *groups, (norm, _, last) = self._parts()
+        sums = conv.stream(frames, *rows)
+        for layer in chain.from_iterable(groups):
+            sums = layer.stream(sums, *rows)
+        return norm.kernels.frames(last.stream(starmap(norm.activate, sums), *rows))
+
+    def _parts(self) -> list[Any]:
+        return list(self.children())
 
 
-def _stream_through(
-    conv: CausalConv3d,
-    layers: Iterable[nn.Module],
-    head: nn.ModuleList,
-    frames: Frames,
-    *rows: Rows | None,
-) -> Frames:
-    norm, _, last = head
-    sums = conv.stream(frames, *rows)
-    for layer in layers:
-        sums = layer.stream(sums, *rows)
-    return norm.kernels.frames(last.stream(starmap(norm.activate, sums), *rows))
-
-
-class Encoder(nn.Module):
+class Encoder(_Coder):
     """Patchified video ``[B, 12, T, H/2, W/2]`` -> ``[B, 2z, t, H/16, W/16]`` features."""
 
     def __init__(self, sizes: VAESizes) -> None:
@@ -457,15 +443,8 @@ class Encoder(nn.Module):
         self.middle = _middle(dims[-1])
         self.head = _head(dims[-1], 2 * sizes.z_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _through(self.conv1, [*self.downsamples, *self.middle], self.head, x)
 
-    def stream(self, frames: Frames) -> Frames:
-        layers = [*self.downsamples, *self.middle]
-        return _stream_through(self.conv1, layers, self.head, frames)
-
-
-class Decoder(nn.Module):
+class Decoder(_Coder):
     """Latent ``[B, z, t, h, w]`` -> patchified video ``[B, 12, T, 8h, 8w]``."""
 
     def __init__(self, sizes: VAESizes) -> None:
@@ -479,13 +458,6 @@ class Decoder(nn.Module):
             for i in range(len(dims) - 1)
         )
         self.head = _head(dims[-1], 3 * PIXEL_PATCH**2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _through(self.conv1, [*self.middle, *self.upsamples], self.head, x)
-
-    def stream(self, frames: Frames, rows: Rows | None = None) -> Frames:
-        layers = [*self.middle, *self.upsamples]
-        return _stream_through(self.conv1, layers, self.head, frames, rows)
 
 
 def patchify(video: Tensor) -> Tensor:
@@ -524,8 +496,8 @@ class WanVAE(nn.Module):
     def use(self, kernels: Kernels) -> None:
         """Compute what a stream does between the convolutions by these functions."""
         for module in self.modules():
-            if isinstance(module, COMPUTING):
-                module.kernels = kernels
+            if hasattr(module, "kernels"):
+                module.kernels = kernels  # type: ignore[assignment]
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent channels, shaped to broadcast over BCTHW."""
@@ -568,7 +540,7 @@ class WanVAE(nn.Module):
         return (mean_BCTHW - mean) / std
 
     @torch.no_grad()
-    def decode_stream(self, latent: Tensor, rows: Rows | None = None) -> Iterator[Tensor]:
+    def decode_stream(self, latent: Tensor, rows: RowShard | None = None) -> Iterator[Tensor]:
         """Normalised latent -> frames ``[B, 3, 1, H, W]`` in order of time.
 
         Memory does not grow with the number of frames. The video is not clamped. With ``rows`` the
