@@ -28,15 +28,9 @@ from pixelwizard.config.schema import ConfigError, to_plain
 from pixelwizard.config.targets import Target
 from pixelwizard.config.train import ComparisonSettings, DataSettings, TrainConfig, check_comparison
 from pixelwizard.models.shortcut.network import ShortcutDiT
+from pixelwizard.training.objectives.base import make_objective
 from pixelwizard.training.train import make_module
-from pixelwizard.training.work import (
-    WITH_GRADIENT,
-    equal_steps,
-    kind_at,
-    make_objective,
-    mean_passes,
-    passes_of,
-)
+from pixelwizard.training.work import WITH_GRADIENT, equal_steps, kind_at, mean_passes, passes_of
 
 MINE = """
 from pixelwizard.training.objectives.shortcut import Shortcut

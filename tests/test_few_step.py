@@ -42,12 +42,12 @@ from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import check_weights, load_anchor
 from pixelwizard.stages.latents import Anchor
-from pixelwizard.training.derivatives import by_differences, by_jvp
 from pixelwizard.training.objectives.base import FLOW, Objective
 from pixelwizard.training.objectives.dmd import DISTRIBUTION, SCORE
 from pixelwizard.training.objectives.flow_map import MAP
 from pixelwizard.training.objectives.mean_flow import INTERVAL
 from pixelwizard.training.passes import Conditions, Passes
+from pixelwizard.training.targets import by_differences, by_jvp
 from pixelwizard.training.train import make_module, train
 
 WIDE = (8, 4, 1, 64, 64)

@@ -16,8 +16,8 @@ from pixelwizard.config.objective import FlowSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import Modulation, WanDiT, spans
-from pixelwizard.training.first_frame import first_frames
 from pixelwizard.training.networks.anchor import TrainedAnchor
+from pixelwizard.training.passes import first_frames
 from pixelwizard.training.train import make_module
 
 SHAPE = (2, 4, 3, 8, 12)

@@ -29,9 +29,10 @@ from pixelwizard.models.lora.adapter import adapter_state
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.records.run_folder import WorkStopped, determining
-from pixelwizard.training.adapters import base_digest, export_adapter
+from pixelwizard.training.exports import export_adapter
 from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.sharded import completed, gather_full
+from pixelwizard.training.starts import base_digest
 
 OURS = "pixelwizard"
 SHOWN = 3
@@ -65,8 +66,7 @@ def is_intact(path: Path) -> bool:
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a training: tensors and plain values, nothing in the file is executed."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    return state
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 def refuse_other(path: Path, config: TrainConfig, module: TrainedNetwork, identity: str) -> None:

@@ -14,11 +14,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pixelwizard.diffusion.sampling import keyed_generator, per_sample
 from pixelwizard.models.wan.dit import TextKeyValues
-from pixelwizard.training.first_frame import FirstFrames
 
 NetworkVelocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t, timestep [B], step size [B]) -> velocity."""
+
+
+@dataclass(frozen=True)
+class FirstFrames:
+    """The clean first latent frames [B, C, 1, H, W], and which samples [B] are given theirs."""
+
+    latent: Tensor
+    given_B: Tensor
+
+    def put(self, x_t: Tensor, timestep_B: Tensor, step_size_B: Tensor) -> tuple[Tensor, ...]:
+        """What the network gets: the given frames in place, their time and step size 0, [B, 2]."""
+        first = torch.where(per_sample(self.given_B), self.latent.to(x_t), x_t[:, :, :1])
+        times, sizes = (
+            torch.stack((values.masked_fill(self.given_B, 0), values), dim=1)
+            for values in (timestep_B, step_size_B)
+        )
+        return torch.cat((first, x_t[:, :, 1:]), dim=2), times, sizes
+
+    def mean(self, error_BCTHW: Tensor) -> Tensor:
+        """The mean over each sample [B], without the frame that it was given."""
+        generated_B = error_BCTHW[:, :, 1:].flatten(1).mean(1)
+        return torch.where(self.given_B, generated_B, error_BCTHW.flatten(1).mean(1))
 
 
 @dataclass(frozen=True)
@@ -103,14 +125,12 @@ class Pass:
     @cached_property
     def _with_text(self) -> TextKeyValues:
         with torch.set_grad_enabled(self._gradients):
-            keys: TextKeyValues = self.network.encode_text(self.conditions.texts)
-        return keys
+            return self.network.encode_text(self.conditions.texts)
 
     @cached_property
     @torch.no_grad()
     def _without_text(self) -> TextKeyValues:
-        keys: TextKeyValues = self.network.encode_text(self.conditions.empty)
-        return keys
+        return self.network.encode_text(self.conditions.empty)
 
     @cached_property
     def _features(self) -> Tensor | None:
@@ -131,3 +151,11 @@ class Passes(Pass):
     def add(self, name: str, network: Any) -> None:
         """Give the passes of a further network, of the same conditions."""
         setattr(self, name, Pass(network, self.conditions, self._ask, self._look))
+
+
+def first_frames(latent_BCTHW: Tensor, share: float, *key: object) -> FirstFrames | None:
+    """A share of the samples, drawn by ``key``, given the first frame of their latent; or None."""
+    if not share:
+        return None
+    lot_B = torch.rand(len(latent_BCTHW), generator=keyed_generator(*key, "first frame"))
+    return FirstFrames(latent_BCTHW[:, :, :1], (lot_B < share).to(latent_BCTHW.device))

@@ -11,20 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pixelwizard.models.weights import shard
 from pixelwizard.parallel.mesh import MeshStrategy
-
-
-def apply_fsdp(network: nn.Module, axes: DeviceMesh, sliced: bool) -> None:
-    """Let ranks average the gradients of a network; with ``sliced`` they shard its weights too.
-
-    ``axes``: the ranks of all batches, and an axis of size 1.
-    """
-    shard(network, axes[axes.mesh_dim_names[0]] if sliced else axes)  # type: ignore[index]
 
 
 def gather_full(values: Any) -> Any:

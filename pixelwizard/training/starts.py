@@ -1,10 +1,15 @@
-"""The weights that a training starts from: the backbone's, another file's, or random ones."""
+"""The weights that a training starts from: the backbone's, another file's, or random ones.
+
+A LoRA stands on such weights, which it leaves as they are.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +17,19 @@ from torch import Tensor, nn
 from pixelwizard.config.objective import RANDOM
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.models.checkpoints import MissingWeights, find_weights, not_weights
+from pixelwizard.io.files import file_digest, text_digest
+from pixelwizard.models.checkpoints import (
+    MissingWeights,
+    find_weights,
+    lora_files,
+    not_weights,
+    weight_files,
+    weights_digest,
+)
+from pixelwizard.models.lora.adapter import add_adapter
 from pixelwizard.models.wan.files import Weight, read
 
+Network = TypeVar("Network", bound=nn.Module)
 LEAST_SHARE = 0.9
 """Of the tensors of a network that its starting weights must fit, its additions apart."""
 SHOWN = 3
@@ -90,3 +105,35 @@ def teacher_file(config: TrainConfig) -> Path | None:
         return find_weights(folder, config.part)
     except MissingWeights as error:
         raise ConfigError(f"{TEACHER}={given} has no {config.part} network: {error}") from None
+
+
+def adapt(network: nn.Module, config: TrainConfig, start: Start) -> None:
+    """Freeze a network and put a LoRA beside it.
+
+    Raises ValueError where the network is not complete: what is missing would stay random.
+    """
+    if start.random:
+        raise ValueError(
+            f"adapter=lora trains no other weights, and {start.source} lacks"
+            f" {listed(start.random, SHOWN)}; name a whole network with objective.init_from=FILE"
+        )
+    add_adapter(network, config.adapter, getattr(torch, config.backbone.dtype))
+
+
+def twin(network: Network) -> Network:
+    """A copy of a network that shares its frozen weights."""
+    frozen: dict[int, object] = {
+        id(weight): weight for weight in network.parameters() if not weight.requires_grad
+    }
+    return copy.deepcopy(network, frozen)
+
+
+def base_digest(config: TrainConfig) -> str:
+    """sha256 of the weights that a LoRA is trained on, LoRAs that are added to them included."""
+    if config.objective.init_from is None:
+        return weights_digest(config.backbone, config.part)
+    files = weight_files(Path(config.objective.init_from))
+    for lora in config.backbone.lora:
+        if lora.stage == config.part:
+            files += lora_files(lora)
+    return text_digest("".join(map(file_digest, files)))

@@ -68,8 +68,7 @@ def train(config: TrainConfig, rank: Rank | None = None) -> int:
 def make_module(config: TrainConfig) -> TrainedNetwork:
     """The network to train, with its starting weights."""
     torch.manual_seed(config.seed)
-    made: TrainedNetwork = NETWORKS.make(config.part, "objective.kind", config=config)
-    return made
+    return NETWORKS.make(config.part, "objective.kind", config=config)
 
 
 def fit(

@@ -28,13 +28,12 @@ from pixelwizard.models.lora.merge import merged
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.files import Weight, open_weights
 from pixelwizard.models.wan.layouts import official_dit
-from pixelwizard.training.adapters import adapt, twin
 from pixelwizard.training.data import Examples
-from pixelwizard.training.first_frame import first_frames
+from pixelwizard.training.exports import export_backbone
 from pixelwizard.training.networks.base import TrainedNetwork
-from pixelwizard.training.objectives.base import Objective, Target
-from pixelwizard.training.passes import Conditions, Passes
-from pixelwizard.training.starts import TEACHER, start_from, teacher_file
+from pixelwizard.training.objectives.base import Objective, Target, make_objective
+from pixelwizard.training.passes import Conditions, Passes, first_frames
+from pixelwizard.training.starts import TEACHER, adapt, start_from, teacher_file, twin
 
 SCORE = "score"
 """The further network that is trained beside the student, and the kind of step that trains it."""
@@ -58,9 +57,7 @@ class VelocityNetwork(TrainedNetwork):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.encoding = Encoding(config.backbone)
-        self.objective: Objective = OBJECTIVES.make(
-            config.objective.part, "objective", config=config
-        )
+        self.objective = make_objective(config)
         weights = torch.tensor(config.objective.flow.channels or [1.0])
         self.channels_C111: Tensor
         self.register_buffer("channels_C111", weights.view(-1, 1, 1, 1), persistent=False)
@@ -82,6 +79,9 @@ class VelocityNetwork(TrainedNetwork):
     @abstractmethod
     def sample(self, noise: Tensor, example: Batch) -> Tensor:
         """The latent that the averaged network makes of noise [C, T, H, W] for one example."""
+
+    def export(self, folder: Path, average: Any, last: Any) -> None:
+        export_backbone(self.config, folder, average, last)
 
     def default_start(self) -> Path:
         return find_weights(self.config.backbone, self.config.part)
@@ -108,19 +108,16 @@ class VelocityNetwork(TrainedNetwork):
 
         Beside a LoRA it has one too, on the same frozen weights unless the teacher has others.
         """
-        rule, adapter, taught = (
-            self.config.objective,
-            self.config.adapter,
-            teacher_file(self.config),
-        )
+        adapter, taught = self.config.adapter, teacher_file(self.config)
         if adapter.used and taught is None:
             network = twin(self.network)
         else:
             network = self.make()
-            additions, path = self.additions(network), rule.init_from or self.default_start()
+            additions = self.additions(network)
             if taught is not None:
                 start = start_from(network, taught, self.published, additions, TEACHER)
             else:
+                path = self.config.objective.init_from or self.default_start()
                 start = start_from(network, path, self.weights_of, additions)
             if adapter.used:
                 adapt(network, self.config, start)

@@ -12,22 +12,15 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.geometry import PATCH
-from pixelwizard.config.objective import OBJECTIVES
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import keyed_generator
-from pixelwizard.training.objectives.base import Objective
+from pixelwizard.training.objectives.base import Objective, make_objective
 from pixelwizard.training.passes import Conditions, Passes
 
 WITH_GRADIENT = 3
 """What a pass with gradient costs, in passes without."""
 DRAWN = 400
 """Steps whose mean is taken: their kinds are drawn."""
-
-
-def make_objective(config: TrainConfig) -> Objective:
-    """The configured objective. Raises ConfigError where it cannot be made."""
-    made: Objective = OBJECTIVES.make(config.objective.part, "objective", config=config)
-    return made
 
 
 def equal_steps(config: TrainConfig) -> tuple[float, int]:

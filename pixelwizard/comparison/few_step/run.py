@@ -31,8 +31,9 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import write_json
 from pixelwizard.models.weights import load_detail
 from pixelwizard.parallel.mesh import Rank
+from pixelwizard.training.objectives.base import make_objective
 from pixelwizard.training.train import train
-from pixelwizard.training.work import equal_steps, make_objective
+from pixelwizard.training.work import equal_steps
 
 
 def train_compared(config: TrainConfig, rank: Rank | None = None) -> int:

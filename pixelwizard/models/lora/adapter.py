@@ -1,4 +1,4 @@
-"""A LoRA in training: low-rank pairs beside frozen linears, and their file.
+"""A LoRA in training: low-rank pairs beside frozen linears.
 
 Source: LoRA, arXiv 2106.09685. Small and our own, as PEFT wraps modules that this transformer
 asks for the type of their weights, and keeps them under other names.
@@ -7,8 +7,7 @@ asks for the type of their weights, and keeps them under other names.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,6 @@ from torch import Tensor, nn
 
 from pixelwizard.config.objective import AdapterSettings
 from pixelwizard.config.schema import ConfigError, listed
-from pixelwizard.models.wan.files import save
-
-PREFIX = "diffusion_model."
-"""In front of the names in a file, as ComfyUI and diffusers read them."""
 
 
 class LoRALinear(nn.Linear):
@@ -80,21 +75,6 @@ def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def is_adapter(name: str) -> bool:
     """Whether a weight with this name is one of a LoRA."""
     return ".lora_A." in name or ".lora_B." in name
-
-
-def save_adapter(
-    weights: Mapping[str, Tensor], alpha: float | None, path: Path, metadata: Mapping[str, str]
-) -> None:
-    """Write a LoRA that diffusers, ComfyUI and ``backbone.lora`` read, in float32."""
-    named = {f"{PREFIX}{name}": tensor for name, tensor in weights.items()}
-    if alpha is not None:
-        named |= {f"{PREFIX}{name}.alpha": torch.tensor(alpha) for name in _modules(weights)}
-    save(named, path, torch.float32, metadata)
-
-
-def _modules(weights: Mapping[str, Tensor]) -> Iterator[str]:
-    end = ".lora_A.weight"
-    yield from (name.removesuffix(end) for name in weights if name.endswith(end))
 
 
 def _is_target(name: str, target: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pixelwizard.config.geometry import Geometry
@@ -15,9 +14,8 @@ from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.shortcut.network import AnyFlowDiT, SteppedDiT
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
 from pixelwizard.models.wan.files import Weight
-from pixelwizard.models.weights import anchor_class, save_network
+from pixelwizard.models.weights import anchor_class
 from pixelwizard.stages.latents import Anchor
-from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.velocity import VelocityNetwork, objective_class
 
 
@@ -50,15 +48,10 @@ class TrainedAnchor(VelocityNetwork):
     ) -> Tensor:
         steps = inputs if isinstance(network, SteppedDiT) else inputs[:2]
         x_t, time_B, *size_B = steps
-        velocity: Tensor = network(x_t, time_B, text, *size_B)
-        return velocity
+        return network(x_t, time_B, text, *size_B)
 
     def sample(self, noise: Tensor, example: Batch) -> Tensor:
         sampler = self.config.anchor
         schedule = make_schedule(sampler, self.config.resolution.anchor_shift)
         stage = Anchor(self.average, schedule, sampler.guidance)
         return stage(noise, example["text"], example["empty"])
-
-    def export(self, folder: Path, average: Any, last: Any) -> None:
-        save_network(average, "anchor", folder, torch.float32)
-        complete_backbone(self.config, folder, average, last)

@@ -22,12 +22,12 @@ from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.models.wan.files import Weight, read_tensors, unwrap
+from pixelwizard.models.weights import shard
 from pixelwizard.records.run_folder import WorkStopped
-from pixelwizard.training.adapters import adapt, twin
 from pixelwizard.training.data import Examples
 from pixelwizard.training.optimizers import make_optimizer, rate
-from pixelwizard.training.sharded import apply_fsdp, gather_full
-from pixelwizard.training.starts import Start, start_from
+from pixelwizard.training.sharded import gather_full
+from pixelwizard.training.starts import Start, adapt, start_from, twin
 from pixelwizard.training.stopwatch import Stopwatch
 
 
@@ -35,7 +35,8 @@ class TrainedNetwork(L.LightningModule, ABC):
     """A network, its moving average and its optimizer.
 
     ``start`` says where the weights come from, ``watch`` what the time goes into; ``figures`` are
-    those of the latest step.
+    those of the latest step, ``minutes`` the time of all steps, also of the trainings that this one
+    continues.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -52,7 +53,7 @@ class TrainedNetwork(L.LightningModule, ABC):
         self.register_buffer("averaged", torch.tensor(0))
         self.watch = Stopwatch()
         self.figures: dict[str, float] = {}
-        self._minutes = 0.0
+        self.minutes = 0.0
         self._losses: list[float] = []
         self._held_out: list[float] = []
 
@@ -114,11 +115,6 @@ class TrainedNetwork(L.LightningModule, ABC):
         return 0
 
     @property
-    def minutes(self) -> float:
-        """The time of all steps, also of the trainings that this one continues."""
-        return self._minutes
-
-    @property
     def progress(self) -> float:
         """The share of the training that is done, by steps or by time, whichever is further."""
         settings = self.config.trainer
@@ -145,10 +141,11 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     def configure_model(self) -> None:
         """Let the ranks of the mesh, if there is one, average gradients and shard weights."""
-        if self.device_mesh is not None and not isinstance(self.network, FSDPModule):
+        axes = self.device_mesh  # the ranks of all batches, and an axis of size 1
+        if axes is not None and not isinstance(self.network, FSDPModule):
             sliced = self.config.parallel.shard == "all"
             for network in self.networks:
-                apply_fsdp(network, self.device_mesh, sliced)
+                shard(network, axes[axes.mesh_dim_names[0]] if sliced else axes)  # type: ignore[index]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         mixed = self.config.trainer.precision == "bf16-mixed"
@@ -157,9 +154,9 @@ class TrainedNetwork(L.LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Read the clock, the first rank's on all ranks, so their progress is the same."""
-        self._minutes = self.watch.seconds["step"] / 60
+        self.minutes = self.watch.seconds["step"] / 60
         if self.trainer.world_size > 1 and self.config.trainer.minutes:
-            self._minutes = self.trainer.strategy.broadcast(self._minutes)
+            self.minutes = self.trainer.strategy.broadcast(self.minutes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(self.network, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +14,7 @@ from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT, SpatialAdapter, make_detail
 from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
-from pixelwizard.models.weights import save_network
 from pixelwizard.stages.latents import Detail
-from pixelwizard.training.exports import complete_backbone
 from pixelwizard.training.passes import Conditions
 from pixelwizard.training.velocity import VelocityNetwork
 
@@ -56,15 +53,13 @@ class TrainedDetail(VelocityNetwork):
         return self.condition(batch["condition"].float(), kept_B, own)
 
     def look(self, network: Any, conditions: Conditions) -> Tensor:
-        features: Tensor = network.encode_anchor(conditions.anchor, conditions.grid)
-        return features
+        return network.encode_anchor(conditions.anchor, conditions.grid)
 
     def ask(
         self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
     ) -> Tensor:
         x_t, time_B, size_B = inputs
-        velocity: Tensor = network(x_t, time_B, text, size_B, features)
-        return velocity
+        return network(x_t, time_B, text, size_B, features)
 
     def condition(self, anchor_BCTHW: Tensor, kept_B: Tensor, own: torch.Generator) -> Tensor:
         """The anchor as the network gets it: 0 where dropped, with noise in a share of samples."""
@@ -80,10 +75,6 @@ class TrainedDetail(VelocityNetwork):
         schedule = make_schedule(sampler, self.config.resolution.shift)
         stage = Detail(self.average, schedule, sampler.guidance)
         return stage(noise, example["condition"].float(), example["text"], example["empty"])
-
-    def export(self, folder: Path, average: Any, last: Any) -> None:
-        save_network(average, "detail", folder, torch.float32)
-        complete_backbone(self.config, folder, average, last)
 
 
 @torch.no_grad()

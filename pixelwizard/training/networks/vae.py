@@ -18,10 +18,9 @@ from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.wan.files import Weight, open_weights
 from pixelwizard.models.wan.layouts import official_vae
 from pixelwizard.models.wan.vae import AttentionBlock, ResidualBlock, WanVAE
-from pixelwizard.models.weights import save_network
 from pixelwizard.records.run_folder import WorkStopped
 from pixelwizard.training.data import Examples
-from pixelwizard.training.exports import complete_backbone
+from pixelwizard.training.exports import export_backbone
 from pixelwizard.training.networks.base import TrainedNetwork
 
 MORE_NOISE = 2.2
@@ -119,5 +118,4 @@ class TrainedVAE(TrainedNetwork):
                 "the autoencoder cannot be exported: a channel of its latents is constant or not"
                 " finite; the export before stays, try a lower optimizer.lr"
             )
-        save_network(average, "vae", folder, torch.float32)
-        complete_backbone(self.config, folder, average, last, statistics)
+        export_backbone(self.config, folder, average, last, statistics)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pixelwizard.config.objective import OBJECTIVES
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.training.passes import Passes
 from pixelwizard.training.targets import TrainingGrid, training_grid
@@ -40,9 +41,9 @@ class Target:
 class Objective(nn.Module, ABC):
     """Makes the targets of a training, on the noise levels ``grid`` of its stage.
 
-    ``kinds`` are those of its targets; held-out losses are of the first. An objective that
-    ``uses_step_sizes`` trains the network's step-size conditioning. A user's class takes the
-    configuration and its own settings, as keys of ``objective``.
+    ``kinds`` are those of its targets; held-out losses are of the first, ``probability`` is that of
+    the second. An objective that ``uses_step_sizes`` trains the network's step-size conditioning.
+    A user's class takes the configuration and its own settings, as keys of ``objective``.
 
     ``networks`` names further networks that its passes have: a frozen ``teacher``, a ``score``
     that starts as the teacher and is trained in the steps of the kind ``score``, at ``score_lr``
@@ -55,6 +56,7 @@ class Objective(nn.Module, ABC):
     kinds: tuple[str, ...] = (FLOW,)
     uses_step_sizes = True
     networks: tuple[str, ...] = ()
+    probability = 0.0
     score_lr = 1.0
     keeps_teacher = False
 
@@ -73,8 +75,12 @@ class Objective(nn.Module, ABC):
         return False
 
     def target_kind(self, generator: torch.Generator, progress: float) -> str:
-        """The kind of target of a step; ``progress`` of the training is in 0..1."""
-        return self.kinds[0]
+        """The kind of target of a step: the second with ``probability``, else the first.
+
+        ``progress`` of the training is in 0..1.
+        """
+        lucky = bool(torch.rand((), generator=generator) < self.probability)
+        return self.kinds[1] if lucky else self.kinds[0]
 
     @abstractmethod
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
@@ -85,3 +91,8 @@ class Objective(nn.Module, ABC):
 
     def learn(self, kind: str, error: float) -> None:
         """Told after every step: its kind, and the mean error of all samples of all ranks."""
+
+
+def make_objective(config: TrainConfig) -> Objective:
+    """The configured objective. Raises ConfigError where it cannot be made."""
+    return OBJECTIVES.make(config.objective.part, "objective", config=config)

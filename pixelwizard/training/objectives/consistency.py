@@ -28,10 +28,9 @@ from torch import Tensor
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, shift_sigma
-from pixelwizard.training.derivatives import by_differences
 from pixelwizard.training.objectives.base import Objective, Target
 from pixelwizard.training.passes import Passes
-from pixelwizard.training.targets import flow_matching_target
+from pixelwizard.training.targets import by_differences, flow_matching_target
 
 CONSISTENCY = "consistency"
 

@@ -23,11 +23,10 @@ from torch import Tensor
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS, shift_sigma
-from pixelwizard.training.derivatives import by_differences
 from pixelwizard.training.objectives.base import FLOW, Target
 from pixelwizard.training.objectives.flow import Flow
 from pixelwizard.training.passes import Passes
-from pixelwizard.training.targets import flow_matching_target
+from pixelwizard.training.targets import by_differences, flow_matching_target
 
 MAP = "map"
 KEPT = 0.9
@@ -44,11 +43,8 @@ class FlowMap(Flow):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.settings = config.objective.flow_map
+        self.probability = self.settings.probability
         self.register_buffer("flow_error", torch.tensor(0.0))
-
-    def target_kind(self, generator: torch.Generator, progress: float) -> str:
-        lucky = bool(torch.rand((), generator=generator) < self.settings.probability)
-        return MAP if lucky else FLOW
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         if kind == FLOW:

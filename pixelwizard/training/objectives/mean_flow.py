@@ -25,10 +25,9 @@ from torch import Tensor
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.diffusion.schedules import TRAIN_TIMESTEPS
-from pixelwizard.training.derivatives import by_differences, by_jvp
 from pixelwizard.training.objectives.base import FLOW, Objective, Target
 from pixelwizard.training.passes import Passes
-from pixelwizard.training.targets import flow_matching_target
+from pixelwizard.training.targets import by_differences, by_jvp, flow_matching_target
 
 INTERVAL = "interval"
 
@@ -41,10 +40,7 @@ class MeanFlow(Objective):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.settings, self.guidance = config.objective.mean_flow, config.objective.flow.guidance
-
-    def target_kind(self, generator: torch.Generator, progress: float) -> str:
-        lucky = bool(torch.rand((), generator=generator) < self.settings.probability)
-        return INTERVAL if lucky else FLOW
+        self.probability = self.settings.probability
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         time_B, size_B = self.sample(len(x0), generator)

@@ -38,13 +38,13 @@ class Shortcut(Flow):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.settings = config.objective.shortcut
+        self.probability = self.settings.probability
         self.reference = reference_steps(self.grid, self.settings)
         scheduled = self.settings.sampling == "schedules"
         self.steps = scheduled_steps(schedules_to_use(config)) if scheduled else self.reference
 
     def target_kind(self, generator: torch.Generator, progress: float) -> str:
-        lucky = bool(torch.rand((), generator=generator) < self.settings.probability)
-        return CONSISTENCY if lucky and progress >= self.settings.start else FLOW
+        return super().target_kind(generator, progress) if progress >= self.settings.start else FLOW
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         if kind == FLOW:
