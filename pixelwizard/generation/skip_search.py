@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pixelwizard.config.generate import PlanConfig
-from pixelwizard.config.geometry import Geometry
-from pixelwizard.diffusion.sampling import SolverState, initial_noise
+from pixelwizard.diffusion.sampling import initial_noise
 from pixelwizard.diffusion.schedules import Schedule, make_schedule
 from pixelwizard.generation.placement import ModelLoader, plan_of
 from pixelwizard.io.terminal import Line, aligned
@@ -65,50 +65,31 @@ def _trails(
     """The latents of every stage before its first step and after each: [N + 1, C, T, H, W]."""
     size, backbone = config.resolution, config.backbone
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, backbone.dtype)
+    dtype, channels = getattr(torch, backbone.dtype), backbone.dit.in_dim
     networks = ModelLoader(config, plan_of(config))
     encode = EncodeText(networks.load("text", load_text_encoder, device, dtype))
     pairs = [(encode(text), encode(backbone.negative_prompt)) for text in texts]
     del encode
-    schedule = make_schedule(replace(config.anchor, skip="none"), size.anchor_shift, "anchor")
-    network = networks.load("anchor", load_anchor, device, dtype)
-    anchor = Anchor(network, schedule, config.anchor.guidance)
-    coarse: list[Tensor] = []
-    for number, pair in enumerate(pairs):
-        line.show(f"anchor {number + 1}/{len(pairs)}")
-        trail = _Trail(_noise(config, size.anchor_geometry, number, device))
-        anchor(trail.latents[0], *pair, on_step=trail)
-        coarse.append(trail.whole)
-    fine_schedule = make_schedule(replace(config.schedule, skip="none"), size.shift)
-    detail = Detail(
-        networks.load("detail", load_detail, device, dtype), fine_schedule, config.schedule.guidance
-    )
-    fine: list[Tensor] = []
-    for number, pair in enumerate(pairs):
-        line.show(f"detail {number + 1}/{len(pairs)}")
-        trail = _Trail(_noise(config, size.geometry, number, device))
-        detail(trail.latents[0], coarse[number][-1].to(device), *pair, on_step=trail)
-        fine.append(trail.whole)
-    return {"anchor": (schedule, coarse), "detail": (fine_schedule, fine)}
-
-
-class _Trail:
-    """The latents of a run, collected on the host."""
-
-    def __init__(self, noise: Tensor) -> None:
-        self.latents = [noise]
-
-    def __call__(self, state: SolverState) -> None:
-        self.latents.append(state.latent[0])
-
-    @property
-    def whole(self) -> Tensor:
-        """All of them."""
-        return torch.stack([latent.cpu() for latent in self.latents])
-
-
-def _noise(config: PlanConfig, geometry: Geometry, seed: int, device: torch.device) -> Tensor:
-    return initial_noise((config.backbone.dit.in_dim, *geometry.latent_grid), seed, device)
+    ways: dict[str, Any] = {
+        "anchor": ("anchor", size.anchor_shift, size.anchor_geometry, load_anchor, Anchor),
+        "detail": ("schedule", size.shift, size.geometry, load_detail, Detail),
+    }
+    trails: dict[str, tuple[Schedule, list[Tensor]]] = {}
+    anchors: list[list[Tensor]] = [[] for _ in pairs]
+    for name, (key, shift, geometry, load, make) in ways.items():
+        sampler = getattr(config, key)
+        schedule = make_schedule(replace(sampler, skip="none"), shift, key)
+        stage = make(networks.load(name, load, device, dtype), schedule, sampler.guidance)
+        latents = []
+        for number, (anchor, pair) in enumerate(zip(anchors, pairs, strict=True)):
+            line.show(f"{name} {number + 1}/{len(pairs)}")
+            run = [initial_noise((channels, *geometry.latent_grid), number, device)]
+            given = (latent.to(device) for latent in anchor)
+            stage(run[0], *given, *pair, on_step=lambda state, run=run: run.append(state.latent[0]))
+            latents.append(torch.stack([latent.cpu() for latent in run]))
+        anchors = [[latent[-1]] for latent in latents]
+        trails[name] = (schedule, latents)
+    return trails
 
 
 def edge_errors(sigmas: Sequence[float], trails: Sequence[Tensor]) -> Tensor:

@@ -139,11 +139,11 @@ class _Sampler:
         state: SolverState | None,
         on_step: OnStep | None,
         first_frame: Tensor | None,
-        conditioning: Callable[[Step, slice], tuple[Tensor | None, ...]] = lambda step, span: (),
+        features: Callable[[slice], Tensor] | None = None,
     ) -> Tensor:
-        """From noise to data.
+        """From noise to data; ``features``: those of the anchor in a window, for a detail network.
 
-        ``conditioning``: what the network gets in a step and a window besides time and text.
+        Of a given first frame timestep and step size are 0.
         """
 
         def asking(
@@ -151,18 +151,18 @@ class _Sampler:
         ) -> Velocity:
             def ask(latent: Tensor, step: Step) -> Tensor:
                 self.network.sigma = step.sigma
-                batch = text.batch
+                batch, frames = text.batch, latent.shape[2]
                 latent = latent.expand(batch, *latent.shape[1:])
+                values = [step.timestep] if step.dt is None else [step.timestep, float(step.dt)]
 
                 def in_window(span: slice) -> Tensor:
-                    times = _times(latent, step.timestep, first_frame, span)
-                    inputs = [
-                        None if one is None else one.expand(batch, *one.shape[1:])
-                        for one in (times, *conditioning(step, span))
-                    ]
-                    return network(latent[:, :, span], inputs[0], text, *inputs[1:])
+                    given = first_frame is not None and span.start == 0
+                    rows = ([[0.0, value] if given else value] * batch for value in values)
+                    times, *more = map(latent.new_tensor, rows)
+                    if features is not None:
+                        more = [*(more or [None]), features(span).expand(batch, -1, -1)]
+                    return network(latent[:, :, span], times, text, *more)
 
-                frames = latent.shape[2]
                 return join(in_window, frames, self.window or frames)
 
             return ask
@@ -221,13 +221,8 @@ class Anchor(_Sampler):
         ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
         ``first_frame``, float32 [C, 1, H, W], stays as it is, and the video begins with it.
         """
-
-        def conditioning(step: Step, span: slice) -> tuple[Tensor, ...]:
-            size = step.dt
-            return () if size is None else (_times(noise_CTHW, float(size), first_frame, span),)
-
         texts = (text, negative_text)
-        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, conditioning)
+        return self._integrate(noise_CTHW, texts, state, on_step, first_frame)
 
 
 class Detail(_Sampler):
@@ -251,14 +246,8 @@ class Detail(_Sampler):
         Both passes of the guidance see the anchor. The others as in ``Anchor``.
         """
         features = self._features(anchor_CTHW.unsqueeze(0), noise_CTHW.shape[1:])
-
-        def conditioning(step: Step, span: slice) -> tuple[Tensor | None, Tensor]:
-            size = step.dt
-            sizes = None if size is None else _times(noise_CTHW, float(size), first_frame, span)
-            return sizes, features(span)
-
         texts = (text, negative_text)
-        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, conditioning)
+        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, features)
 
     def _features(self, anchor_BCTHW: Tensor, grid: Sequence[int]) -> Callable[[slice], Tensor]:
         """The anchor's features on the tokens of a window of the latent ``grid``.
@@ -276,9 +265,3 @@ class Detail(_Sampler):
             return compute
         whole = compute(slice(0, frames))
         return lambda span: whole
-
-
-def _times(latent: Tensor, value: float, first_frame: Tensor | None, span: slice) -> Tensor:
-    """A timestep or step size [1]; [1, 2] with 0 for a given first frame where ``span`` has it."""
-    given = first_frame is not None and span.start == 0
-    return latent.new_tensor([[0.0, value]] if given else [value])
