@@ -158,10 +158,11 @@ class _Sampler:
                 def in_window(span: slice) -> Tensor:
                     given = first_frame is not None and span.start == 0
                     rows = ([[0.0, value] if given else value] * batch for value in values)
-                    times, *more = map(latent.new_tensor, rows)
-                    if features is not None:
-                        more = [*(more or [None]), features(span).expand(batch, -1, -1)]
-                    return network(latent[:, :, span], times, text, *more)
+                    times, *sizes = map(latent.new_tensor, rows)
+                    if features is None:
+                        return network(latent[:, :, span], times, text, *sizes)
+                    seen = features(span).expand(batch, -1, -1)
+                    return network(latent[:, :, span], times, text, *(sizes or (None,)), seen)
 
                 return join(in_window, frames, self.window or frames)
 
