@@ -67,15 +67,12 @@ def check_ffmpeg(settings: VideoSettings) -> None:
 def _check_nvenc(settings: VideoSettings) -> None:
     """Raise ValueError unless a frame can be encoded."""
     black = ["-f", "lavfi", "-i", "color=size=256x256", "-frames:v", "1"]
-    with tempfile.TemporaryFile() as errors:
-        process = _start([*black, *_encoder(settings), "-f", "null", "-"], stderr=errors)
-        if process.wait():
-            errors.seek(0)
-            instead = "h264" if settings.codec == "h264_nvenc" else "h265"
-            raise ValueError(
-                f"video.codec={settings.codec} needs an NVIDIA GPU and an ffmpeg with NVENC:"
-                f" {_reason(errors.read(), process.returncode)}; use video.codec={instead}"
-            )
+    if why := _refusal([*black, *_encoder(settings), "-f", "null", "-"]):
+        instead = "h264" if settings.codec == "h264_nvenc" else "h265"
+        raise ValueError(
+            f"video.codec={settings.codec} needs an NVIDIA GPU and an ffmpeg with NVENC: {why};"
+            f" use video.codec={instead}"
+        )
 
 
 COPIED = {
@@ -212,16 +209,12 @@ class VideoWriter:
 
 def write_preview(path: Path, preview: Path, height: int) -> None:
     """Write an h264 copy of a video, at most ``height`` pixels high. Raises VideoError."""
-    with tempfile.TemporaryFile() as errors:
-        process = _start(
-            ["-i", str(path), "-vf", f"scale=-2:'min({height},ih)':flags=area,{BT709}"]
-            + ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(preview)],
-            stderr=errors,
-        )
-        if process.wait():
-            errors.seek(0)
-            reason = _reason(errors.read(), process.returncode)
-            raise VideoError(f"ffmpeg could not make a preview of {path.name}: {reason}")
+    why = _refusal(
+        ["-i", str(path), "-vf", f"scale=-2:'min({height},ih)':flags=area,{BT709}"]
+        + ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(preview)]
+    )
+    if why:
+        raise VideoError(f"ffmpeg could not make a preview of {path.name}: {why}")
 
 
 def _sound(sound: Sound, suffix: str) -> list[str]:
@@ -276,6 +269,13 @@ def _start(
         )
     except (OSError, RuntimeError) as error:  # RuntimeError: imageio_ffmpeg found none
         raise VideoError(f"ffmpeg cannot be started: {error}") from error
+
+
+def _refusal(arguments: list[str]) -> str:
+    """Run ffmpeg to its end; why it failed, empty if it did not."""
+    process = _start(arguments, stderr=subprocess.PIPE)
+    _, errors = process.communicate()
+    return _reason(errors, process.returncode) if process.returncode else ""
 
 
 def _reason(stderr: bytes, code: int | None) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from pixelwizard.cli.tasks import Command
 from pixelwizard.config.generate import PlanConfig
@@ -58,11 +59,11 @@ def _described(clip: Source, size: ResolutionSettings, window: int) -> str:
 def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     """Print plan and schedules; returns 2 if a stage does not fit, and says what would."""
     if config.train is not None:
-        return _train(config, config.train)
+        return _show(config, *_training(config, config.train))
     if config.power:
-        return _power(config)
+        return _show(config, *_power(config))
     if config.skip is not None:
-        return _search(config)
+        return _show(config, *_search(config))
     from pixelwizard.planning.planner import make_plan  # torch: only where something is traced
     from pixelwizard.planning.report import table
     from pixelwizard.planning.scaling import scaling, scaling_table
@@ -74,16 +75,12 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     schedules = stage_schedules(anchor, config.schedule, config.resolution, config.refine.sigma)
     plan = make_plan(config, config.device, mesh=mesh, clip=clip)
     scales = scaling(config, config.device, clip=clip) if several else []
-    if config.format == "json":
-        found = {**plan.to_json(), "scaling": [asdict(scale) for scale in scales]}
-        found |= {"clip": asdict(clip)} if clip else {}
-        found["schedules"] = {stage.stage: stage.to_json() for stage in schedules}
-        print(json.dumps(found), flush=True)
-    else:
-        parts = [schedule_table(schedules), table(plan)]
-        if found_clip:
-            parts.insert(0, _described(*found_clip, config.resolution.frames))
-        print("\n\n".join([*parts, *([scaling_table(scales)] if scales else [])]), flush=True)
+    found = {**plan.to_json(), "scaling": [asdict(scale) for scale in scales]}
+    found |= {"clip": asdict(clip)} if clip else {}
+    found["schedules"] = {stage.stage: stage.to_json() for stage in schedules}
+    parts = [_described(*found_clip, config.resolution.frames)] if found_clip else []
+    parts += [schedule_table(schedules), table(plan)]
+    _show(config, found, "\n\n".join([*parts, *([scaling_table(scales)] if scales else [])]))
     if config.plot is not None:
         draw_schedules(schedules, Path(config.plot))
     if plan.refusal:
@@ -91,40 +88,34 @@ def run(config: PlanConfig, command_line: Sequence[str]) -> int:
     return 0
 
 
-def _power(config: PlanConfig) -> int:
+def _show(config: PlanConfig, found: dict[str, Any], text: str) -> int:
+    print(json.dumps(found) if config.format == "json" else text, flush=True)
+    return 0
+
+
+def _power(config: PlanConfig) -> tuple[dict[str, Any], str]:
     from pixelwizard.comparison.differences import compare
     from pixelwizard.comparison.power import power_of, power_table
     from pixelwizard.comparison.variants import read_variants
 
     comparison = compare(*read_variants([Path(folder) for folder in config.power]))
     found, notes = power_of(comparison, config)
-    if config.format == "json":
-        print(json.dumps({"power": [asdict(one) for one in found], "notes": notes}), flush=True)
-    else:
-        print(power_table(found, notes), flush=True)
-    return 0
+    return {"power": [asdict(one) for one in found], "notes": notes}, power_table(found, notes)
 
 
-def _train(config: PlanConfig, part: str) -> int:
+def _training(config: PlanConfig, part: str) -> tuple[dict[str, Any], str]:
     from pixelwizard.planning.training_cost import plan_training, training_table
 
     plans = plan_training(config)
-    if config.format == "json":
-        print(json.dumps({"train": part, "plans": [plan.to_json() for plan in plans]}), flush=True)
-    else:
-        print(training_table(part, plans), flush=True)
-    return 0
+    found = {"train": part, "plans": [plan.to_json() for plan in plans]}
+    return found, training_table(part, plans)
 
 
-def _search(config: PlanConfig) -> int:
+def _search(config: PlanConfig) -> tuple[dict[str, Any], str]:
     from pixelwizard.generation.skip_search import search_skips, skip_table
 
     plans = search_skips(config, DEMO_PROMPTS)
-    if config.format == "json":
-        print(json.dumps({"skip": [asdict(plan) for plan in plans]}), flush=True)
-    else:
-        print(skip_table(plans), flush=True)
-    return 0
+    return {"skip": [asdict(plan) for plan in plans]}, skip_table(plans)
 
 
 COMMAND = Command(EXAMPLES, check, run, word="power", words=True)
