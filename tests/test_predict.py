@@ -453,7 +453,7 @@ def test_a_terminal_sees_prompt_stage_step_and_time_left(seconds: list[float]) -
     seconds[0] = 64.0
     display.step(2, 4)  # half of 40 s, then a decode of 4 s
     assert out.getvalue().endswith("[2/2] a blue square  detail 2/4  ETA 0:24")
-    display.line("video done")
+    display.say("video done")
     assert out.getvalue().endswith("\r\x1b[Kvideo done\n")
 
 

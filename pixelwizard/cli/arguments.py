@@ -247,7 +247,6 @@ class Arguments:
 
 
 def _listed(words: Sequence[str]) -> str:
-    """A list in Hydra's grammar."""
     return f"[{','.join(map(quoted, words))}]"
 
 

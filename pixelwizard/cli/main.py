@@ -92,7 +92,6 @@ def _show(arguments: Arguments) -> None:
 
 
 def _yaml(config: Any, package: str | None) -> str:
-    """The settings, or those of a package, as text."""
     import yaml
 
     values, title = to_plain(config), ""

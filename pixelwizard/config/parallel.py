@@ -203,7 +203,6 @@ def _check_devices(settings: ParallelSettings, mesh: Mesh, devices: int) -> None
 
 
 def _sizes(mesh: Mesh) -> str:
-    """The sizes of the mesh as text."""
     return f"{mesh.prompts} prompts x {mesh.guidance} guidance x {mesh.sequence} sequence"
 
 

@@ -337,7 +337,6 @@ def check_arguments(
 
 
 def _spec(module: str) -> str | None:
-    """The file of a module."""
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):

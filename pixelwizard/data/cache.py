@@ -61,7 +61,7 @@ class Cache:
         if workers == 0:
             for _ in _fill_all(backbone, fillings):
                 self._show()
-            self.line.show("")
+            self.line.close()
             return
         context = multiprocessing.get_context("spawn")
         self.failures, failed = context.Pipe(duplex=False)

@@ -176,7 +176,6 @@ def open_folder(
 def _say_of(
     data: DataSettings, rows: int, problems: list[str], usable: list[tuple[Row, Probed]]
 ) -> None:
-    """The remarks on the clips of a run."""
     for problem in problems:
         log.warning("skipped %s", problem)
     if problems:

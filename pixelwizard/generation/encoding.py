@@ -35,7 +35,7 @@ class EncodeLoop(StageLoop):
             psnr = self.stage.fidelity(latents[name], frames_of(source, size, shape))
             result.facts["reconstruction_psnr"] = round(psnr, 2)
             if psnr < FAITHFUL:
-                self.display.line(
+                self.display.say(
                     f"prompt {job.id}: the autoencoder of {self.config.backbone.name} was not"
                     f" trained on such frames: it reconstructs {source.path.name} at only"
                     f" {psnr:.1f} dB"

@@ -155,7 +155,7 @@ class EncodeTextLoop(StageLoop):
         texts = {job.text_key: job.prompt.text, job.negative_key: job.prompt.negative_prompt}
         with self.attempt(job) as result:
             for remark in self.stage.remarks(job.prompt.text):
-                self.display.line(f"prompt {job.id}: {remark}")
+                self.display.say(f"prompt {job.id}: {remark}")
             for key, text in texts.items():
                 if not self.store.has("text", key):
                     result.tensors["text", key] = {"embedding": self.stage(text)}
@@ -371,7 +371,7 @@ class DecodeLoop(StageLoop):
         if agree == "auto":
             agree, sharpness = agreement_of(clip, job.size.geometry)
             result.facts |= {"agree": agree, "sharpness": round(sharpness, 3)}
-            self.display.line(
+            self.display.say(
                 f"prompt {job.id}: {clip.path.name} has a sharpness of {sharpness:.2f}, so it is"
                 f" refined with refine.agree={agree}"
             )
@@ -381,5 +381,5 @@ class DecodeLoop(StageLoop):
         """The sound of a clip that is refined."""
         sound = job.prompt.clip.track if job.prompt.clip else None
         if sound and not sound.is_copied(self.config.video.suffix):
-            self.display.line(f"prompt {job.id}: its sound, {sound.codec}, becomes AAC")
+            self.display.say(f"prompt {job.id}: its sound, {sound.codec}, becomes AAC")
         return sound

@@ -73,7 +73,7 @@ class Prediction:
         self.display = Display(list(self.jobs), None if self.rank.is_first else io.StringIO())
         plan = self.rank.everyone.from_first(plan_of(config, self.rank, jobs))
         self.networks = ModelLoader(config, plan, self.rank)
-        self.store = Store(config.store.dir, self.display.line)
+        self.store = Store(config.store.dir, self.display.say)
         self.provenance = Provenance(config, digests, device_name())
         self.records, self.callbacks = records, own_callbacks(config)
         self.earlier = {k for job in jobs for k in job.results if self.store.has(*k)}
@@ -89,7 +89,7 @@ class Prediction:
         if self.rank.is_first and self.config.tracker.records:
             from pixelwizard.tracking.fallback import FallbackTracker
 
-            self.tracker = FallbackTracker(self.config, self.display.line)
+            self.tracker = FallbackTracker(self.config, self.display.say)
             for id, record in self.records.items():
                 if record:
                     self.tracker.earlier(self._video_of(id), record)
@@ -125,7 +125,7 @@ class Prediction:
         left = [id for id, record in self.records.items() if not record]
         todo = left[: self.config.trainer.limited(len(left))]
         if len(todo) < len(left):
-            self.display.line(f"trainer makes {len(todo)} of {len(left)} prompts; the others wait")
+            self.display.say(f"trainer makes {len(todo)} of {len(left)} prompts; the others wait")
         if todo and self.rank.is_first:
             remove_contact_sheets(self.folder)
         own, sets = self.rank.own(todo), self.rank.mesh.prompts
@@ -239,7 +239,7 @@ class Prediction:
         self.status.done(id)
         if self.tracker:
             self.tracker.video(self._video_of(id), record)
-        self.display.line(f"video {self._video_of(id)}")
+        self.display.say(f"video {self._video_of(id)}")
 
     def complete(self, videos: Mapping[str, Path]) -> dict[str, str]:
         """Collect what other prompts' ranks made, then sheet and scores; why prompts failed."""
@@ -263,7 +263,7 @@ class Prediction:
 
             score_run(self.config, videos, self.tracker, self.display)
         elif videos and self.config.metrics.enabled:
-            self.display.line(
+            self.display.say(
                 f"no scores: videos under {SCORED_FRAMES} frames are scored with metrics=real"
             )
 

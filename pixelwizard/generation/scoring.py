@@ -48,10 +48,10 @@ def score_run(
         scores = _computed(config, videos, display)
         keep_scores(config, videos, scores)
     for name, why in scores.get("failed", {}).items():
-        display.line(f"no score {name}: {why}")
+        display.say(f"no score {name}: {why}")
     if tracker:
         tracker.scores(scores)
-    display.line(f"scores {Path(config.run_dir) / SCORES}: {_in_short(scores)}")
+    display.say(f"scores {Path(config.run_dir) / SCORES}: {_in_short(scores)}")
 
 
 def _computed(
@@ -63,9 +63,7 @@ def _computed(
     display.enter("metrics", len(videos))
     paths = list(videos.values())
     captions, _ = find_captions(paths, None)
-    evaluation = Evaluation(
-        paths, captions, settings_of(config), reference_of(config), display.terminal
-    )
+    evaluation = Evaluation(paths, captions, settings_of(config), reference_of(config), display)
     return evaluation.run().to_json()
 
 

@@ -368,7 +368,6 @@ class Video:
                     break
 
     def _duration(self, frame: av.VideoFrame) -> float:
-        """How long the frame is shown, in seconds."""
         return max(frame.duration * tick(frame), 1 / self.fps)
 
 

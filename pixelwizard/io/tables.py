@@ -92,7 +92,6 @@ def _without_preamble(text: str) -> tuple[int, str, str]:
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter of which a header has most."""
     return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
 
 

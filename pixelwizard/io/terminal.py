@@ -90,19 +90,23 @@ class Line:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self.show("")
+        self.close()
         print(text, file=self.out, flush=True)
 
+    def close(self) -> None:
+        """Leave the terminal clean."""
+        self.show("")
 
-class Display:
+
+class Display(Line):
     """Shows prompt, stage, step and the time left; ``begin``, ``step`` and ``end`` report progress.
 
     The time left is the run's once every stage was seen, before that the prompt's in its stage.
     """
 
     def __init__(self, ids: Sequence[str], out: TextIO | None = None) -> None:
+        super().__init__(out)
         self.numbers = {id: number for number, id in enumerate(ids, start=1)}
-        self.terminal = Line(out)
         self.seen: dict[str, list[float]] = {}
         self.left: dict[str, int] = {}
         self.where, self.stage, self.started = "", "", time.monotonic()
@@ -114,32 +118,25 @@ class Display:
     def enter(self, stage: str, prompts: int) -> None:
         """A stage starts on a group of prompts."""
         self.stage = stage
-        if not self.terminal.live:
-            self.line(f"{stage}: {prompts} prompt{'s' if prompts != 1 else ''}")
+        if not self.live:
+            self.say(f"{stage}: {prompts} prompt{'s' if prompts != 1 else ''}")
 
     def begin(self, id: str, text: str) -> None:
         """Work on a prompt starts in the current stage."""
         self.where = f"[{self.numbers[id]}/{len(self.numbers)}] {text}"
         self.started = time.monotonic()
-        self._show(f"{self.stage} ...")
+        self.show(f"{self.stage} ...", self.where)
 
     def step(self, done: int, steps: int, first: int = 0) -> None:
         """``done`` of ``steps`` are finished; those before ``first`` are from an earlier run."""
         pace = (time.monotonic() - self.started) / max(1, done - first)
-        self._show(f"{self.stage} {done}/{steps}  ETA {self._eta(pace * (steps - done))}")
+        left = self._eta(pace * (steps - done))
+        self.show(f"{self.stage} {done}/{steps}  ETA {left}", self.where)
 
     def end(self) -> None:
         """The current prompt has finished the current stage."""
         self.seen.setdefault(self.stage, []).append(time.monotonic() - self.started)
         self.left[self.stage] = max(0, self.left.get(self.stage, 0) - 1)
-
-    def line(self, text: str) -> None:
-        """Print a line that stays."""
-        self.terminal.say(text)
-
-    def close(self) -> None:
-        """Leave the terminal clean."""
-        self.terminal.show("")
 
     def _eta(self, here: float) -> str:
         unknown = [stage for stage, left in self.left.items() if left and stage not in self.seen]
@@ -151,18 +148,15 @@ class Display:
             return f"{clock(here)} for this stage"
         return clock(here + rest)
 
-    def _show(self, text: str) -> None:
-        self.terminal.show(text, self.where)
 
-
-class Remaining:
+class Remaining(Line):
     """The part that is under way, and the time left by what every part was expected to take.
 
     The expectations need only be right in proportion: they are scaled by the parts that are done.
     """
 
     def __init__(self, out: TextIO | None = None) -> None:
-        self.terminal = Line(out)
+        super().__init__(out)
         self.expected: dict[str, float] = {}
         self.behind = self.elapsed = 0.0
         self.part, self.started = "", time.monotonic()
@@ -173,12 +167,14 @@ class Remaining:
 
     def enter(self, part: str) -> None:
         """A part starts, and with it the one before is done."""
-        self._leave()
+        if self.part in self.expected:
+            self.behind += self.expected.pop(self.part)
+            self.elapsed += time.monotonic() - self.started
         self.part, self.started = part, time.monotonic()
-        if self.terminal.live:
+        if self.live:
             self.share(0.0)
         else:
-            self.terminal.say(part)
+            self.say(part)
 
     def share(self, done: float) -> None:
         """This share of the current part is done."""
@@ -187,16 +183,7 @@ class Remaining:
         elapsed = self.elapsed + (time.monotonic() - self.started if here else 0.0)
         pace = elapsed / behind if behind else 1.0
         eta = f"  ETA {clock(pace * (ahead - done * here))}" if ahead else ""
-        self.terminal.show(f"{100 * done:.0f} %{eta}", self.part)
-
-    def close(self) -> None:
-        """Leave the terminal clean."""
-        self.terminal.show("")
-
-    def _leave(self) -> None:
-        if self.part in self.expected:
-            self.behind += self.expected.pop(self.part)
-            self.elapsed += time.monotonic() - self.started
+        self.show(f"{100 * done:.0f} %{eta}", self.part)
 
 
 def in_threads(
@@ -216,7 +203,7 @@ def in_threads(
             yield pair
     finally:
         pool.shutdown(cancel_futures=True)
-        line.show("")
+        line.close()
 
 
 def silence_lightning() -> None:

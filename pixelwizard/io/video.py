@@ -189,7 +189,6 @@ class VideoWriter:
             raise self._failure()
 
     def _join(self) -> None:
-        """Wait until everything is written."""
         if self._feeder.is_alive():
             self._waiting.put(None)
             self._feeder.join()

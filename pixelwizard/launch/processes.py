@@ -107,7 +107,6 @@ def _work(
     log: Path | None,
     patience: float,
 ) -> None:
-    """Be the worker, and end with its exit code."""
     threading.Thread(target=_end_with_parent, args=(patience,), daemon=True).start()
     with suppress(OSError):  # Ctrl-C reaches it once, through its parent
         os.setsid()

@@ -202,7 +202,6 @@ def _refining(
 
 
 def _text_keys(prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The keys of prompt and negative prompt."""
     texts = (prompt.text, prompt.negative_prompt)
     return [key(text=text, **recipes["text"]) for text in texts]
 

@@ -68,7 +68,6 @@ def _record(
     warn: Callable[[str], None],
     record: Callable[[Session], None],
 ) -> None:
-    """Record something in a W&B run of the folder."""
     if config.tracker.kind == "none":
         return
     from pixelwizard.tracking.wandb_run import Session, release

@@ -26,8 +26,6 @@ MakeJob = Callable[[Sequence[str]], SweepJob]
 
 @dataclass(frozen=True)
 class _Value:
-    """The result of a trial."""
-
     quality: float
     cost: float
     higher_is_better: bool
