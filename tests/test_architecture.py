@@ -28,7 +28,7 @@ LIGHT = (
     *("launch.launch", "launch.processes"),
     *("cli.arguments", "cli.completion", "cli.habits"),
     *("cli.main", "cli.compose"),
-    *("cli.sweeps.ledger", "cli.sweeps.launchers", "cli.sweeps.search"),
+    *("cli.sweeps.ledger", "cli.sweeps.launchers", "cli.sweeps.sweeping"),
     *(f"cli.tasks.{task}" for task in TASKS),
     "api",
 )

@@ -31,13 +31,12 @@ from pixelwizard.config.train import DataSettings, DegradationSettings, EncodeCo
 from pixelwizard.config.trainer import TrainerSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batches, ClipExamples, HeldOut, Source
-from pixelwizard.data.cache import Cache
 from pixelwizard.data.crops import CropBatches, clip_of
 from pixelwizard.data.examples import Recipe, degraded
 from pixelwizard.data.folder import open_folder, scan
 from pixelwizard.data.latents import GrowingExamples, Shards
 from pixelwizard.data.loading import Loader
-from pixelwizard.data.sources import open_sources
+from pixelwizard.data.sources import Cache, open_sources
 from pixelwizard.data.table import PROBED
 from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.reading import ReadFailed, probe, read_clip

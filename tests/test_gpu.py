@@ -190,7 +190,7 @@ def test_the_training_clips_of_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
     config = small_training(write_backbone(tmp_path / "weights"), tmp_path, tmp_path, "detail")
     sources = open_sources(config)
     recipe = Recipe(config.part, config.resolution, config.data.degradation, seed=0)
-    clips = open_clips(config.data, config.part, config.resolution.frames, config.seed)["train"]
+    clips = open_clips(config)["train"]
     shards = Shards(tmp_path / "cpu", "train", len(clips), config.data.shard)
     shards.folder.mkdir()
     for _ in fill(Encoding(config.backbone, torch.bfloat16), clips, shards, recipe, "cpu"):

@@ -147,13 +147,35 @@ class Door:
         made = part if isinstance(part, Target) else Target(part)
         if made.is_foreign:
             found = located(made.path, key)
-            check_class(found, base, made.path, key)
+            _check_class(found, base, f"{join(key, TARGET)}={made.path}")
         else:
             self.check_name(made.path, key)
             found = _only_subclass(importlib.import_module(f"{self.package}.{made.path}"), base)
-        passed = (self.given, self.offered)
-        check_arguments(found, passed, made.arguments, made.path, key)
+        self._check_arguments(found, made, key)
         return found
+
+    def _check_arguments(self, found: type, made: Target, key: str) -> None:
+        """Arguments that the class takes, none of those passed anyway, all that it needs."""
+        if (parameters := parameters_of(found)) is None:
+            return
+        kinds = {name: parameter.kind for name, parameter in parameters.items()}
+        takes_any = inspect.Parameter.VAR_KEYWORD in kinds.values()
+        own = [name for name in parameters if name not in self.given]
+        for name in self.given:
+            if name not in parameters and not takes_any:
+                raise ConfigError(f"{key}: {made.path} must take {name}, which pixelwizard passes")
+        for name in made.arguments:
+            place = join(key, name)
+            if name in self.given:
+                raise ConfigError(f"{place} is passed by pixelwizard itself; leave it out")
+            if name not in parameters and not takes_any:
+                raise ConfigError(unknown(f"argument {place!r}", name, own, made.path))
+        several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        for name in own:
+            needed = parameters[name].default is inspect.Parameter.empty
+            passed = name in (*made.arguments, *self.offered)
+            if needed and kinds[name] not in several and not passed:
+                raise ConfigError(f"{join(key, name)} is missing; {made.path} needs it")
 
     def make(self, part: Part, key: str, **given: Any) -> Any:
         """An instance of a part; an error of a user's class names that class."""
@@ -221,6 +243,14 @@ def targets(settings: Any) -> dict[str, Target]:
     return {k: part for k, part in parts if isinstance(part, Target) and part.is_foreign}
 
 
+def _check_class(found: Any, base: type, named: str) -> None:
+    """Refuse what is not a subclass of ``base``, or leaves one of its methods open."""
+    if not inspect.isclass(found) or not issubclass(found, base):
+        raise ConfigError(f"{named} must be a subclass of {base.__module__}.{base.__qualname__}")
+    if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+        raise ConfigError(f"{named} does not define {missing}")
+
+
 def _only_subclass(module: ModuleType, base: type) -> type:
     """The class that a shipped file defines."""
     classes = (value for value in vars(module).values() if inspect.isclass(value))
@@ -283,57 +313,12 @@ def located(path: str, key: str) -> Any:
     return getattr(found, name)
 
 
-def check_class(found: Any, base: type, path: str, key: str) -> None:
-    """Refuse what is not a subclass of ``base``, or leaves one of its methods open."""
-    if not inspect.isclass(found) or not issubclass(found, base):
-        raise ConfigError(
-            f"{join(key, TARGET)}={path} must be a subclass of"
-            f" {base.__module__}.{base.__qualname__}"
-        )
-    abstract: Any = found
-    if inspect.isabstract(abstract):
-        missing = ", ".join(sorted(abstract.__abstractmethods__))
-        raise ConfigError(f"{join(key, TARGET)}={path} does not define {missing}")
-
-
 def parameters_of(found: type) -> Mapping[str, inspect.Parameter] | None:
     """The arguments of a class; None of one written in C that does not tell."""
     try:
         return inspect.signature(found).parameters
     except ValueError:
         return None
-
-
-def check_arguments(
-    found: type,
-    passed: tuple[Sequence[str], Sequence[str]],
-    arguments: Mapping[str, Any],
-    path: str,
-    key: str,
-) -> None:
-    """Arguments that the class takes, none of those that are passed anyway, all that it needs.
-
-    ``passed`` are the names that are always passed, and those only to a class that takes them.
-    """
-    given, offered = passed
-    if (parameters := parameters_of(found)) is None:
-        return
-    kinds = {name: parameter.kind for name, parameter in parameters.items()}
-    takes_any = inspect.Parameter.VAR_KEYWORD in kinds.values()
-    own = [name for name in parameters if name not in given]
-    for name in given:
-        if name not in parameters and not takes_any:
-            raise ConfigError(f"{key}: {path} must take {name}, which pixelwizard passes")
-    for name in arguments:
-        if name in given:
-            raise ConfigError(f"{join(key, name)} is passed by pixelwizard itself; leave it out")
-        if name not in parameters and not takes_any:
-            raise ConfigError(unknown(f"argument {join(key, name)!r}", name, own, path))
-    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    for name in own:
-        needed = parameters[name].default is inspect.Parameter.empty
-        if needed and kinds[name] not in several and name not in (*arguments, *offered):
-            raise ConfigError(f"{join(key, name)} is missing; {path} needs it")
 
 
 def _spec(module: str) -> str | None:

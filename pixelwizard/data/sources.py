@@ -1,16 +1,29 @@
-"""The sources of training examples: a folder of clips, encoded latents, or shapes."""
+"""The sources of training examples: a folder of clips, encoded latents, or shapes.
+
+The latents of shapes are written by other processes during the training.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import multiprocessing
+import os
 import random
-from collections.abc import Sequence
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.schema import (
     ConfigError,
@@ -22,20 +35,23 @@ from pixelwizard.config.schema import (
 )
 from pixelwizard.config.targets import Target, door_of
 from pixelwizard.config.tasks import load
-from pixelwizard.config.train import DataSettings, EncodeConfig, TrainConfig
+from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.data import shapes
 from pixelwizard.data.batches import Batch, ClipExamples, Source
-from pixelwizard.data.cache import Cache, Filling
 from pixelwizard.data.examples import Clips, Recipe, Split
 from pixelwizard.data.folder import open_folder
-from pixelwizard.data.latents import GrowingExamples, LatentExamples, Shards
+from pixelwizard.data.latents import Encoding, GrowingExamples, LatentExamples, Shards, fill
 from pixelwizard.data.table import PROBED
 from pixelwizard.io.files import read_json
+from pixelwizard.io.process import ProcessLost
+from pixelwizard.io.terminal import Line, reason
 from pixelwizard.models.checkpoints import weights_digest
 
 FIRST_DETAIL = 1_000_000
 """The scene of the detail network's first clip; the anchor's start at 0."""
 MANIFEST = "latents.json"
+POLL_SECONDS = 0.2
+KILLED = "the processes that encode the training clips were killed, perhaps for want of memory"
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,7 @@ def open_sources(config: TrainConfig) -> Sources:
     if config.data.kind == "latents":
         return _encoded(config)
     recipe = Recipe(config.part, config.resolution, config.data.degradation, seed=0)
-    kept = Path(config.run_dir) / PROBED
-    clips = open_clips(config.data, config.part, config.resolution.frames, config.seed, kept)
+    clips = open_clips(config)
     if config.data.kind == "shapes":
         return _procedural(config, clips, recipe)
     held_out = clips.get("heldout")
@@ -66,13 +81,13 @@ def open_sources(config: TrainConfig) -> Sources:
     )
 
 
-def open_clips(
-    data: DataSettings, part: str, frames: int, seed: int, kept: Path | None = None
-) -> dict[Split, Clips]:
+def open_clips(config: TrainConfig | EncodeConfig) -> dict[Split, Clips]:
     """The clips of a folder or the procedural ones, to train on and held out."""
+    data = config.data
     if data.kind == "clips":
-        return open_folder(data, frames, seed, kept)
-    first = FIRST_DETAIL if part == "detail" else 0
+        kept = Path(config.run_dir) / PROBED
+        return open_folder(data, config.resolution.frames, config.seed, kept)
+    first = FIRST_DETAIL if config.part == "detail" else 0
     return {
         "train": ShapeClips("train", first, data.count),
         "heldout": ShapeClips("heldout", first, data.held_out),
@@ -180,3 +195,102 @@ def cache_folder(config: TrainConfig, recipe: Recipe) -> Path:
     facts = [digests, recipe.part, grids, asdict(recipe.degradation), config.data.shard]
     key = json.dumps([*facts, asdict(config.backbone.vae)], sort_keys=True)
     return Path(config.data.dir) / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Clips to encode into shards, by a recipe."""
+
+    clips: Clips
+    shards: Shards
+    recipe: Recipe
+
+    @property
+    def state(self) -> str:
+        """The progress so far."""
+        done = min(self.shards.present * self.shards.shard, self.shards.count)
+        return f"{self.shards.split} {done}/{self.shards.count}"
+
+
+class Cache:
+    """Fills shards in their order, with ``workers`` processes as long as this one runs.
+
+    With none, everything is written before this is made. Where there is a GPU the clips are
+    encoded on it. ``wait`` returns once a file exists.
+    """
+
+    def __init__(
+        self, backbone: BackboneSettings, fillings: Sequence[Filling], workers: int
+    ) -> None:
+        self.fillings, self.line = fillings, Line()
+        self.processes: list[BaseProcess] = []
+        for one in fillings:
+            one.shards.drop_damaged()
+        if all(one.shards.present == len(one.shards.paths) for one in fillings):
+            return
+        self.line.say("encoding training clips; training starts once enough are encoded")
+        if workers == 0:
+            for _ in _fill_all(backbone, fillings):
+                self._show()
+            self.line.close()
+            return
+        context = multiprocessing.get_context("spawn")
+        self.failures, failed = context.Pipe(duplex=False)
+        for worker in range(workers):
+            arguments = (backbone, fillings, worker, workers, os.getpid(), failed)
+            self.processes.append(context.Process(target=_work, args=arguments, daemon=True))
+            self.processes[-1].start()
+
+    def wait(self, path: Path) -> None:
+        """Return once ``path`` exists. Raises ValueError with the reason if it never will,
+        ProcessLost if nobody is left to write it.
+        """
+        while not path.exists():
+            if self.processes and self.failures.poll():
+                with contextlib.suppress(EOFError):  # they all have ended without a word
+                    why = self.failures.recv()
+                    raise ValueError(f"the training clips cannot be encoded: {why}")
+            if not any(process.is_alive() for process in self.processes) and not path.exists():
+                raise ProcessLost(KILLED)
+            self._show()
+            time.sleep(POLL_SECONDS)
+
+    def _show(self) -> None:
+        self.line.show("encoding " + ", ".join(one.state for one in self.fillings))
+
+
+def _work(
+    backbone: BackboneSettings,
+    fillings: Sequence[Filling],
+    worker: int,
+    of: int,
+    parent: int,
+    failed: Any,
+) -> None:
+    """Fill the shards in their order, with one thread, as long as the parent lives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        for _ in _fill_all(backbone, fillings, worker, of):
+            pass
+    except Exception as error:
+        with contextlib.suppress(OSError):  # nobody listens once the parent has ended
+            failed.send(reason(error))
+
+
+def _fill_all(
+    backbone: BackboneSettings, fillings: Sequence[Filling], worker: int = 0, of: int = 1
+) -> Iterator[Path]:
+    """Write the missing shards of all fillings, every ``of``-th of them; yields each one."""
+    encoding = Encoding(backbone, vae_dtype=torch.bfloat16)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for one in fillings:
+        yield from fill(encoding, one.clips, one.shards, one.recipe, device, worker, of)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, even in native code."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)

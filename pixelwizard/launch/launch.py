@@ -21,11 +21,7 @@ from pixelwizard.io.process import SOME_FAILED, on_interrupt, usable_cores
 from pixelwizard.io.terminal import say
 from pixelwizard.launch import processes
 from pixelwizard.launch.processes import SERVER_GONE, Work
-from pixelwizard.records.run_folder import (
-    CONFIG,
-    Failure,
-    locked,
-)
+from pixelwizard.records.run_folder import CONFIG, Failure, locked
 
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}

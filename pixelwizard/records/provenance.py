@@ -28,6 +28,8 @@ from pixelwizard.records.run_folder import config_hash, determining
 
 CODE_FORMAT = 1
 """Raise it when a stage computes something else: older results are then not reused."""
+Recipes = Mapping[str, Mapping[str, Any]]
+"""What determines the results of every stage, apart from the prompt."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,7 @@ def make_jobs(
     return [make[p.source.kind if p.source else "text"](config, p, recipes) for p in prompts]
 
 
-def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What determines the results of every stage, apart from the prompt."""
+def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> Recipes:
     size, low, backbone = config.resolution, config.resolution.anchor_geometry, config.backbone
     passes: dict[str, Any] = {"residual": config.memory.residual}
     if config.attention != "exact":  # older keys know of no other
@@ -133,7 +134,7 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> dict[str, di
     }
 
 
-def _job(config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> Job:
+def _job(config: GenerateConfig, prompt: Prompt, recipes: Recipes) -> Job:
     text, negative = texts = _text_keys(prompt, recipes)
     anchor = key(texts=texts, seed=prompt.anchor_seed, **recipes["anchor"])
     detail = key(texts=texts, anchor=anchor, seed=prompt.detail_seed, **recipes["detail"])
@@ -141,9 +142,7 @@ def _job(config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[s
     return Job(prompt, config.resolution, text, negative, anchor, detail, video)
 
 
-def _beginning(
-    config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]
-) -> Job:
+def _beginning(config: GenerateConfig, prompt: Prompt, recipes: Recipes) -> Job:
     """The job of a picture: what its file holds is in the keys, not where it lies."""
     source = prompt.source
     assert source is not None
@@ -169,9 +168,7 @@ def _beginning(
     return Job(prompt, size, text, negative, anchor, detail, made, picture(*encoded), encoded)
 
 
-def _refining(
-    config: GenerateConfig, prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]
-) -> Job:
+def _refining(config: GenerateConfig, prompt: Prompt, recipes: Recipes) -> Job:
     """The job of a clip: what its file holds is in the keys, not where it lies."""
     from pixelwizard.io.reading import PIXELS  # PyAV and numpy: only where a clip is read
 
@@ -201,7 +198,7 @@ def _refining(
     return Job(prompt, size, text, negative, "", detail, made, clip, encoded)
 
 
-def _text_keys(prompt: Prompt, recipes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _text_keys(prompt: Prompt, recipes: Recipes) -> list[str]:
     texts = (prompt.text, prompt.negative_prompt)
     return [key(text=text, **recipes["text"]) for text in texts]
 

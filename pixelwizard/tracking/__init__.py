@@ -5,11 +5,14 @@ Here are the interface, by a tracker that records nothing, and the figures that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
+
+Warn = Callable[[str], None]
+"""Takes a sentence for the user."""
 
 
 class Tracker:

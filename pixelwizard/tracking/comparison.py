@@ -11,6 +11,7 @@ from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig, TableConf
 from pixelwizard.config.schema import to_plain
 from pixelwizard.io.terminal import reason
 from pixelwizard.records.provenance import git_revision
+from pixelwizard.tracking import Warn
 
 if TYPE_CHECKING:
     from pixelwizard.tracking.wandb_run import Session
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def log_comparison(
-    config: CompareConfig, rows: list[dict[str, Any]], folder: Path, warn: Callable[[str], None]
+    config: CompareConfig, rows: list[dict[str, Any]], folder: Path, warn: Warn
 ) -> None:
     """Record the files of ``folder``; ``rows`` are flat rows. Errors never end the comparison.
 
@@ -42,9 +43,7 @@ def log_comparison(
     _record(config, folder, warn, record)
 
 
-def log_table(
-    config: TableConfig, rows: list[dict[str, Any]], folder: Path, warn: Callable[[str], None]
-) -> None:
+def log_table(config: TableConfig, rows: list[dict[str, Any]], folder: Path, warn: Warn) -> None:
     """Record the cells of a table, its page too. Errors never end the table."""
 
     def record(session: Session) -> None:
@@ -57,7 +56,7 @@ def log_table(
     _record(config, folder, warn, record)
 
 
-def log_scores(config: EvaluateConfig, scores: dict[str, Any], warn: Callable[[str], None]) -> None:
+def log_scores(config: EvaluateConfig, scores: dict[str, Any], warn: Warn) -> None:
     """Record the scores of an evaluation as a run's are. Errors never end the evaluation."""
     _record(config, Path(config.run_dir), warn, lambda session: session.log_scores(scores))
 
@@ -65,7 +64,7 @@ def log_scores(config: EvaluateConfig, scores: dict[str, Any], warn: Callable[[s
 def _record(
     config: CompareConfig | EvaluateConfig | TableConfig,
     folder: Path,
-    warn: Callable[[str], None],
+    warn: Warn,
     record: Callable[[Session], None],
 ) -> None:
     if config.tracker.kind == "none":

@@ -13,16 +13,14 @@ from lightning.pytorch.loggers import Logger
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.terminal import reason
-from pixelwizard.tracking import Tracker
+from pixelwizard.tracking import Tracker, Warn
 
 log = logging.getLogger(__name__)
 RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_checkpoint")
 """What a trainer tells a logger."""
 
 
-def makers(
-    config: GenerateConfig | TrainConfig, warn: Callable[[str], None]
-) -> dict[str, Callable[[], Tracker]]:
+def makers(config: GenerateConfig | TrainConfig, warn: Warn) -> dict[str, Callable[[], Tracker]]:
     """The constructor of each tracker of a run, by its setting."""
     found: dict[str, Callable[[], Tracker]] = {}
     if config.tracker.kind == "wandb":
@@ -46,9 +44,7 @@ class FallbackTracker(Tracker):
     on offline, of others nothing more is recorded; the run folder has everything all the same.
     """
 
-    def __init__(
-        self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, config: GenerateConfig | TrainConfig, warn: Warn = print) -> None:
         self.config, self.warn = config, warn
         self._opened: dict[str, Tracker] | None = None
 

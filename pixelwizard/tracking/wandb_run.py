@@ -6,7 +6,7 @@ import contextlib
 import logging
 import netrc
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -22,7 +22,7 @@ from pixelwizard.io.reading import probe
 from pixelwizard.io.video import write_preview
 from pixelwizard.records.provenance import git_revision
 from pixelwizard.records.run_folder import LEDGER, OVERRIDES, short_hash
-from pixelwizard.tracking import Tracker, figures, score_figures, score_recipes
+from pixelwizard.tracking import Tracker, Warn, figures, score_figures, score_recipes
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Session(WandbLogger):
         self,
         folder: Path,
         tracker: TrackerSettings,
-        warn: Callable[[str], None],
+        warn: Warn,
         job_type: str,
         config: Mapping[str, Any],
     ) -> None:
@@ -194,7 +194,7 @@ class Session(WandbLogger):
 class WandbRun(Tracker):
     """Sends a run to W&B: videos, figures, tables, and at the end the sheet."""
 
-    def __init__(self, config: GenerateConfig | TrainConfig, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: GenerateConfig | TrainConfig, warn: Warn) -> None:
         self.config = config
         self.folder = Path(config.run_dir).resolve()
         self.rows: list[dict[str, Any]] = []

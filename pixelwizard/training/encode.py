@@ -11,7 +11,6 @@ from pixelwizard.config.train import EncodeConfig
 from pixelwizard.data.examples import Recipe
 from pixelwizard.data.latents import Encoding, LatentExamples, Shards, fill
 from pixelwizard.data.sources import MANIFEST, open_clips
-from pixelwizard.data.table import PROBED
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.terminal import Line, clock, say
 from pixelwizard.models.checkpoints import weights_digest
@@ -24,8 +23,7 @@ def encode(config: EncodeConfig) -> int:
     """
     folder, line = Path(config.run_dir), Line()
     recipe = Recipe(config.stage, config.resolution, config.data.degradation, config.seed)
-    frames = config.resolution.frames
-    clips = open_clips(config.data, config.stage, frames, config.seed, folder / PROBED)
+    clips = open_clips(config)
     shards = {
         split: Shards(folder, split, len(some), config.data.shard) for split, some in clips.items()
     }
