@@ -16,7 +16,7 @@ from test_sweep import fakes, plain_jobs
 from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.cli.sweeps import search
+from pixelwizard.cli.sweeps import sweeping
 from pixelwizard.cli.sweeps.launchers import CLUSTERS, launcher_of, on_node, submit
 from pixelwizard.cli.sweeps.ledger import SweepJob, in_turn, run_sweep
 from pixelwizard.config.backbone import BackboneSettings
@@ -199,12 +199,12 @@ def test_several_trials_are_chosen_before_the_first_runs(
         asked.append(list(jobs))
         return 0
 
-    monkeypatch.setattr(search, "run_sweep", run)
+    monkeypatch.setattr(sweeping, "run_sweep", run)
     monkeypatch.setattr(SweepJob, "finished", lambda job: True)
-    monkeypatch.setattr(search, "_measured", lambda *_: search._Value(1.0, 4.0, False))
+    monkeypatch.setattr(sweeping, "_measured", lambda *_: sweeping._Value(1.0, 4.0, False))
     sampler = Target("optuna.samplers.RandomSampler", {"seed": 3})
     settings = SweeperSettings("optuna", n_trials=5, n_jobs=2, sampler=sampler, quality="clip")
     space = Search(settings, {"seed": Span(0, 10**6, True)}, ())
-    assert search.run_search(tmp_path, space, in_turn, make_job) == 0
+    assert sweeping.run_search(tmp_path, space, in_turn, make_job) == 0
     assert asked[0] == ["schedule=unipc50"]
     assert [len(names) for names in asked[1:]] == [2, 2, 1]

@@ -297,16 +297,16 @@ def compose(
         words = checked(task, overrides, sweep, own)
         if study := _study(made, words, prompts):
             return [study]
-        for chosen in _combinations(words):
-            if chosen.swept and not sweep:
-                raise ConfigError(f"{chosen.swept[0]} is one of several values; -m runs them all")
-            composed = made.compose(chosen.all)
-            given = {_replaced_key(override): override for override in chosen.all}
+        for chosen, several in _combinations(words):
+            if several and not sweep:
+                raise ConfigError(f"{several[0]} is one of several values; -m runs them all")
+            composed = made.compose(chosen)
+            given = {_replaced_key(override): override for override in chosen}
             params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
             more = [f"{key}={value}" for key, value in params.items() if key not in given]
-            for inner in _combinations(checked(task, more, True, own)):
-                final = made.compose(inner.all + chosen.all) if more else composed
-                swept = (*chosen.swept, *inner.swept)
+            for inner, params_swept in _combinations(checked(task, more, True, own)):
+                final = made.compose(inner + chosen) if more else composed
+                swept = (*several, *params_swept)
                 if swept or sweep:  # one value in place of the experiment's several names a job too
                     single = [given[key] for key in params if key in given]
                     swept = (*swept, *(word for word in single if word not in swept))
@@ -366,16 +366,8 @@ def _part(composed: DictConfig, name: str) -> Any:
     return part
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """One combination: every override that holds, and those among them that were swept."""
-
-    all: list[str]
-    swept: list[str]
-
-
-def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
-    """Every combination of the swept values, in the order written."""
+def _combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
+    """Every combination of the swept values, in the order written, and what of it was swept."""
     given = parsed(overrides)
     lists, sweeps = [], [override.is_sweep_override() for override in given]
     for override, text, swept in zip(given, overrides, sweeps, strict=True):
@@ -395,6 +387,6 @@ def _combinations(overrides: Sequence[str]) -> list[_Chosen]:
     if prod(map(len, lists)) > MOST_JOBS:
         raise ConfigError(f"a sweep has at most {MOST_JOBS:,} jobs; sweep fewer values")
     return [
-        _Chosen(list(chosen), [word for word, swept in zip(chosen, sweeps, strict=True) if swept])
+        (list(chosen), [word for word, swept in zip(chosen, sweeps, strict=True) if swept])
         for chosen in product(*lists)
     ]

@@ -143,11 +143,6 @@ def _check_timesteps(times: List[float], key: str) -> None:
             )
 
 
-def any_guided(*samplers: SamplerSettings) -> bool:
-    """Whether any step of the samplers runs classifier-free guidance."""
-    return any(s.guidance != 1 and s.guided_steps != [] for s in samplers)
-
-
 ATTENTION = Door("pixelwizard.models.attention.base.Attention", "pixelwizard.models.attention")
 
 
@@ -231,7 +226,7 @@ class SamplingSettings(StagesSettings):
     @property
     def guided(self) -> bool:
         """Whether any step of the two stages is guided."""
-        return any_guided(self.anchor, self.schedule)
+        return any(s.guidance != 1 and s.guided_steps != [] for s in (self.anchor, self.schedule))
 
     def check(self, key: str = "") -> None:
         """A layout that the networks allow; weights are either sharded or in host memory.

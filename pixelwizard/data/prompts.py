@@ -23,15 +23,7 @@ from pixelwizard.config.generate import (
 )
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.config.schema import ConfigError, show
-from pixelwizard.data.table import (
-    STARTS,
-    Row,
-    Table,
-    find_videos,
-    read_table,
-    text_beside,
-    written,
-)
+from pixelwizard.data.table import STARTS, Row, Table, find_videos, read_table, text_beside, written
 from pixelwizard.io.terminal import Line, in_threads
 
 if TYPE_CHECKING:

@@ -69,20 +69,18 @@ class Scene:
     y: tuple[float, float]
 
 
-def _held_out(colour: int, shape: int, motion: int, background: int) -> bool:
-    """A Latin selection: of every pair of words exactly one sixth of the combinations."""
-    return (colour + shape + motion + background) % 6 == 0
-
-
 def _combinations(split: str) -> tuple[Combination, ...]:
-    """All combinations of a split in a fixed shuffled order."""
+    """All combinations of a split in a fixed shuffled order.
+
+    A Latin selection is held out: of every pair of words exactly one sixth of the combinations.
+    """
     chosen = [
         (colour, shape, motion, background)
         for c, colour in enumerate(COLOURS)
         for s, shape in enumerate(SHAPES)
         for m, motion in enumerate(MOTIONS)
         for b, background in enumerate(BACKGROUNDS)
-        if _held_out(c, s, m, b) == (split == "heldout")
+        if ((c + s + m + b) % 6 == 0) == (split == "heldout")
     ]
     return tuple(_shuffled(chosen, seed=0))
 
@@ -252,10 +250,8 @@ def _draw(frame: np.ndarray, scene: Scene, rows: np.ndarray, moment: float) -> N
     """Draws the object into one frame, uint8 [H, W, 3], that shows the background."""
     height, width = frame.shape[:2]
     centre_x, centre_y, radius = placement(scene, width / height, moment)
-    down, across = (
-        _span(centre_y, radius, height, height),
-        _span(centre_x, radius, height, width),
-    )
+    down = _span(centre_y, radius, height, height)
+    across = _span(centre_x, radius, height, width)
     y = (np.arange(down.start, down.stop, dtype=np.float32) + 0.5) / np.float32(height)
     x = (np.arange(across.start, across.stop, dtype=np.float32) + 0.5) / np.float32(height)
     away = distance(

@@ -11,12 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pixelwizard.config.geometry import (
-    Geometry,
-    ResolutionSettings,
-    nearest_frames,
-    nearest_sizes,
-)
+from pixelwizard.config.geometry import Geometry, ResolutionSettings, nearest_frames, nearest_sizes
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.table import VIDEOS
 from pixelwizard.io.files import file_digest

@@ -25,14 +25,7 @@ import torch
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import Geometry
-from pixelwizard.config.schema import (
-    ConfigError,
-    differences,
-    identity,
-    is_below,
-    marked,
-    to_plain,
-)
+from pixelwizard.config.schema import ConfigError, differences, identity, is_below, marked, to_plain
 from pixelwizard.config.targets import Target, door_of
 from pixelwizard.config.tasks import load
 from pixelwizard.config.train import EncodeConfig, TrainConfig

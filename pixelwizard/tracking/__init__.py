@@ -31,6 +31,7 @@ class Tracker:
 
     def earlier(self, path: Path, record: dict[str, Any]) -> None:
         """A video that an earlier, interrupted call for this run folder finished."""
+        self.video(path, record)
 
     def scores(self, scores: dict[str, Any]) -> None:
         """The videos were scored; ``scores`` is the content of ``metrics.json``."""

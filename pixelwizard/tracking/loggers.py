@@ -87,9 +87,6 @@ class LoggerRun(Tracker):
         step = self.rows.setdefault(path.stem, len(self.rows))
         self.logger.log_metrics(figures(record), step=step)
 
-    def earlier(self, path: Path, record: dict[str, Any]) -> None:
-        self.video(path, record)
-
     def scores(self, scores: dict[str, Any]) -> None:
         recipes = {f"recipe/{name}": recipe for name, recipe in score_recipes(scores).items()}
         self.logger.log_hyperparams({**to_plain(self.config), **recipes})

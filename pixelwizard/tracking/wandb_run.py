@@ -222,10 +222,8 @@ class WandbRun(Tracker):
         """A video as W&B shows it: in h264 and not too high."""
         import wandb
 
-        shown, codec = (
-            path,
-            self.config.video.codec if isinstance(self.config, GenerateConfig) else "h264",
-        )
+        shown, config = path, self.config
+        codec = config.video.codec if isinstance(config, GenerateConfig) else "h264"
         if codec != "h264" or probe(path).height > PREVIEW_HEIGHT:
             shown = self.folder / "wandb" / "previews" / f"{path.stem}.mp4"
             shown.parent.mkdir(exist_ok=True)
