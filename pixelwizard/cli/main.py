@@ -107,20 +107,23 @@ def _yaml(config: Any, package: str | None) -> str:
 
 
 _PROMPTS = """\
-  --prompt TEXT          make this video; any punctuation; may be repeated
-  --video FILE           refine this clip; may be repeated, with --prompt for one text or one each
-  --image FILE           begin a video with this picture; may be repeated, likewise
+  --prompt TEXT          make a video of this text; any punctuation; may be repeated
+  --video FILE           refine this clip; may be repeated, with one --prompt for all or one each
+  --image FILE           begin a video with this picture; may be repeated like --video
 """
 
 
 def _help(task: str, own: Sequence[Path]) -> str:
     chosen = command(task)
-    lines = [
+    groups = [
         f"  {group}={{{','.join(tasks.options(group, own)) or 'NAME'}}}"
         for group in tasks.groups(task, own)
     ]
+    options = "\n".join(["groups (group=OPTION)", *groups, "\n"]) if groups else ""
     listed = "\n".join(f"  {name:<10} {summary}" for name, summary in TASKS.items())
-    prompted = FILES["--video"] in schema.leaves(tasks.roots()[task])
+    keys = schema.leaves(tasks.roots()[task])
+    prompted = FILES["--video"] in keys
+    output = [f"; {key}=FOLDER sets the output folder" for key in ("run_dir", "out") if key in keys]
     words = [
         "[TASK]" if task == DEFAULT_TASK else task,
         "[FOLDER]..." if chosen.words else f"[{chosen.word.upper()}]" if chosen.word else "",
@@ -141,16 +144,14 @@ examples
 options
 {_PROMPTS if prompted else ""}\
   -m, --multirun         run every combination of comma-separated values (key=a,b)
-  -c, --cfg job          print the composed configuration and stop; hydra and all print Hydra's
-  -p, --package KEY      of that only this part
-  -cd, --config-dir DIR  a folder laid out like conf/, with options of your own
-  -i, --info [WHAT]      what Hydra found: defaults, defaults-tree, config, searchpath, plugins
+  -c, --cfg job          print the composed configuration and stop (hydra, all: with Hydra's own)
+  -p, --package KEY      with --cfg: print only this part
+  -cd, --config-dir DIR  a folder laid out like conf/, with your own options
+  -i, --info [WHAT]      print Hydra's defaults, defaults-tree, config, searchpath or plugins
   -sc, --shell-completion install=bash|zsh|fish
   --version, -h, --help, --hydra-help
 
-groups (group=OPTION)
-{chr(10).join(lines)}
-
-Every other key=value is listed by --cfg job; run_dir=FOLDER says where the results go.
-Exit codes: 0 done, 2 a mistake in the request, 3 some prompts failed, 130/143 interrupted
-(repeat the command to continue)."""
+{options}\
+--cfg job lists all other keys{"".join(output)}.
+Exit codes: 0 done, 1 a defect, 2 a mistake in the request, 3 some prompts or jobs failed,
+130/143 interrupted (repeat the command to continue)."""

@@ -14,9 +14,9 @@ from pixelwizard.evaluation.score import Difference
 from pixelwizard.io.terminal import aligned, markdown
 
 SETS = (
-    "Scores of whole sets: the 95 % interval is that of each run over its own videos, or over the"
-    " runs of a variant that has several; then the difference from the baseline, paired by each"
-    " video's share in the score, where the score has shares."
+    "Scores of whole sets: the 95 % interval is over a run's videos, or over the runs of a variant"
+    " with several; then comes the difference from the baseline, paired by video if the score"
+    " allows it."
 )
 SIGNS = {"better": "+", "worse": "-", "unclear": "?", "equal": "="}
 MEANINGS = ", ".join(f"{sign} {word}" for word, sign in SIGNS.items())
@@ -121,8 +121,8 @@ def to_markdown(comparison: Comparison) -> str:
 def legend(comparison: Comparison) -> str:
     """How to read the table."""
     return (
-        f"{_pairs(comparison)}; with a value come its difference from {comparison.baseline} and the"
-        f" 95 % interval of that over the pairs: {MEANINGS}.{_to_target(comparison)}"
+        f"{_pairs(comparison)}. Each value has its difference from {comparison.baseline} with the"
+        f" 95 % interval over the pairs: {MEANINGS}.{_to_target(comparison)}"
     )
 
 
@@ -133,7 +133,7 @@ def _pairs(comparison: Comparison) -> str:
 
 def _to_target(comparison: Comparison) -> str:
     to = comparison.target
-    return f" distance is to {to}, from the same noise." if to else ""
+    return f" distance: MSE to the latent of {to} from the same noise." if to else ""
 
 
 def _cells(
@@ -141,7 +141,7 @@ def _cells(
 ) -> list[tuple[str, ...]]:
     names = comparison.names
     arrows = [f"{n} {'↑' if comparison.rows[0].scores[n].higher_is_better else '↓'}" for n in names]
-    table: list[tuple[str, ...]] = [("variant", *arrows, "dominated by")]
+    table: list[tuple[str, ...]] = [("variant", *arrows, "dominated in")]
     for row in comparison.rows:
         cells = [cell(row, name, comparison) for name in names]
         lost = [cost for cost, worse in row.dominated.items() if worse]

@@ -22,7 +22,7 @@ function fillScores() {
   const names = Object.keys(data.arms[0].scores);
   const arrow = (name) => (data.arms[0].scores[name].higher_is_better ? " ↑" : " ↓");
   const heads = names.map((name) => node("th", { scope: "col", title: data.arms[0].scores[name].recipe }, name + arrow(name)));
-  byId("scores").append(node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "variant"), ...heads, node("th", { scope: "col" }, "dominated by"))));
+  byId("scores").append(node("thead", {}, node("tr", {}, node("th", { scope: "col" }, "variant"), ...heads, node("th", { scope: "col" }, "dominated in"))));
   const body = node("tbody");
   data.arms.forEach((arm, index) => {
     const roles = [arm.name === data.baseline && "baseline", arm.name === data.target && "target"].filter(Boolean);
@@ -197,11 +197,11 @@ function connect() {
   player.tell();
 }
 
-byId("summary").textContent = `${data.arms.length} variants on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, ${data.target ? `distance to ${data.target}` : "distance not available"}.`;
+byId("summary").textContent = `${data.arms.length} variants on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, ${data.target ? `distance to ${data.target}` : "no distance"}.`;
 byId("legend").textContent = data.legend;
 byId("plots").append(...["seconds", "nfe"].filter((cost) => cost in data.arms[0].scores).map((cost) => plot(data, cost)));
 byId("names").append(...data.arms.map((arm, index) => node("li", {}, swatch(data, index), arm.name)));
-byId("notes").append(...(data.notes.length ? data.notes : ["Nothing is missing."]).map((note) => node("li", {}, note)));
+byId("notes").append(...(data.notes.length ? data.notes : ["None."]).map((note) => node("li", {}, note)));
 document.documentElement.style.setProperty("--shape", `${data.size[0]} / ${data.size[1]}`);
 fillScores();
 fillSets();

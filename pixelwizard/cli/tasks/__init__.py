@@ -57,19 +57,19 @@ class Command:
 
 
 TASKS = {
-    "generate": "videos from text",
-    "train": "train the networks",
-    "encode": "videos to latents, for training",
-    "evaluate": "scores of a folder of videos",
-    "compare": "runs side by side: a page with their videos",
-    "table": "the table of a paper, filled from runs",
-    "plan": "time and memory of a run, before it",
-    "bench": "seconds and memory, measured",
-    "fetch": "weights from the Hugging Face hub",
-    "convert": "weights as bfloat16 safetensors",
-    "replay": "a video once more",
+    "generate": "make videos from text",
+    "train": "train a network",
+    "encode": "encode videos to latents, for training",
+    "evaluate": "score a folder of videos",
+    "compare": "compare runs on a page with their videos",
+    "table": "fill a paper's table from runs",
+    "plan": "predict time and memory of a run",
+    "bench": "measure time and memory of every stage",
+    "fetch": "download weights from the Hugging Face hub",
+    "convert": "write weights as bfloat16 safetensors",
+    "replay": "regenerate a video",
 }
-"""Every task, and what it makes, in a few words."""
+"""Every task, and what it does, in a few words."""
 DEFAULT_TASK = "generate"
 
 

@@ -12,13 +12,14 @@ from pixelwizard.config.evaluate import CompareConfig
 from pixelwizard.config.schema import ConfigError
 
 EXAMPLES = """\
-  pixelwizard compare outputs/schedules                    a sweep, as far as it is finished
-  pixelwizard compare outputs/a outputs/b baseline=a       single runs, differences from a
+  pixelwizard compare outputs/schedules                    the finished runs of a sweep
+  pixelwizard compare outputs/a outputs/b baseline=a       two runs, differences from a
   pixelwizard compare outputs/schedules quality=clip-score target=unipc50
-  pixelwizard compare outputs/refined baseline=bicubic     against the clips, only enlarged
+  pixelwizard compare outputs/refined baseline=bicubic     against bicubic enlargement
   pixelwizard compare outputs/schedules format=json        one JSON object on stdout
 
-report/index.html opens in a browser from disk. pareto.png, comparison.csv and .md go with it."""
+The output folder gets report/index.html, a page for any browser, and pareto.png, comparison.csv
+and .md."""
 
 
 def check(config: CompareConfig) -> None:

@@ -9,7 +9,7 @@ from pixelwizard.models.checkpoints import require_weights
 
 EXAMPLES = """\
   pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv run_dir=LATENTS
-                               for the detail network of tiny, with the anchors
+                               details and anchors, for tiny's detail network
   pixelwizard encode data=clips data.dir=FOLDER data.captions=TABLE.csv stage=anchor
   pixelwizard encode backbone=wan2_2_ti2v_5b resolution=2k data=clips data.dir=F data.captions=T.csv
 

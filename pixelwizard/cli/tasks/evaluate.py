@@ -12,12 +12,12 @@ from pixelwizard.evaluation.files import backbone_of, find_captions, read_captio
 from pixelwizard.evaluation.names import check_names, resolve_auto
 
 EXAMPLES = """\
-  pixelwizard evaluate videos=outputs/look                    a run folder: its prompts are known
-  pixelwizard evaluate videos=DIR captions=FILE               any videos; ids are the file names
-  pixelwizard evaluate videos=DIR reference=DIR               FVD, HD-FVD; PSNR where names agree
+  pixelwizard evaluate videos=outputs/look                    a run folder, with its prompts
+  pixelwizard evaluate videos=DIR captions=FILE               any videos; ids are file names
+  pixelwizard evaluate videos=DIR reference=DIR               also FVD; PSNR for equal file names
   pixelwizard evaluate videos=DIR reference=DIR metrics=standard      with I3D and CLIP ViT-L/14
 
-metrics.json and evaluate.md in the run folder hold the scores, each with its recipe."""
+The run folder gets metrics.json and evaluate.md, with the recipe of every score."""
 
 
 def check(config: EvaluateConfig) -> None:

@@ -18,17 +18,17 @@ from pixelwizard.diffusion.schedules import draw_schedules, schedule_table, stag
 
 EXAMPLES = """\
   pixelwizard plan                                    2K with the full-size backbone
-  pixelwizard plan resolution=4k memory.budget_gb=24  the placement that fits a 24 GB card
-  pixelwizard plan resolution=4k memory=stream        block by block from host memory
+  pixelwizard plan resolution=4k memory.budget_gb=24  a placement that fits a 24 GB card
+  pixelwizard plan resolution=4k memory=stream        weights streamed from host memory
   pixelwizard plan device=rtx4090 format=json         one JSON object on stdout
-  pixelwizard plan parallel=auto parallel.devices=8   each of eight ranks, and the speed-up
-  pixelwizard plan train=detail "gpus=[1,8]"          a step of training the detail network
+  pixelwizard plan parallel=auto parallel.devices=8   memory of eight ranks, and the speed-up
+  pixelwizard plan train=detail "gpus=[1,8]"          memory of a training step
   pixelwizard plan backbone=tiny resolution=demo schedule=unipc8 skip=search
-                                                      which steps to skip, by sampling here
+                                                      the best steps to skip, by sampling here
   pixelwizard plan outputs/schedules metrics=real n=48
-                                                      the smallest differences that 48 pairs show
-  pixelwizard plan outputs/schedules "scores=[niqe,ti]" n=48    of these scores alone
-  pixelwizard plan --video clip.mp4 resolution=4k     a clip to be refined, in its windows
+                                                      differences that 48 pairs can detect
+  pixelwizard plan outputs/schedules "scores=[niqe,ti]" n=48    only these scores
+  pixelwizard plan --video clip.mp4 resolution=4k     refining a clip
   pixelwizard plan schedule=shortcut8 plot=steps.png  every step, also as a plot"""
 
 

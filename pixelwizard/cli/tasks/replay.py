@@ -13,10 +13,10 @@ from pixelwizard.config.tasks import ReplayConfig
 EXAMPLES = """\
   pixelwizard replay outputs/RUN/videos/ID.mp4           into a new folder in outputs/
   pixelwizard replay VIDEO.mp4 out=FOLDER
-  pixelwizard replay VIDEO.mp4 given=clip.mp4            where the clip is now that was refined
+  pixelwizard replay VIDEO.mp4 given=clip.mp4            the refined clip, if it was moved
 
-On the same machine with the same versions, the latents are bit-equal. They come from the store if
-it still has them. The weights must be the same files."""
+On the same machine with the same versions, the latents are bit-equal. The store is used if it still
+has them. The weights must be the same."""
 
 
 def check(config: ReplayConfig) -> None:

@@ -16,10 +16,10 @@ from pixelwizard.evaluation.names import check_names, resolve_auto
 EXAMPLES = """\
   pixelwizard table outputs/schedules                      a row per schedule of a sweep
   pixelwizard table outputs/a DIR layout=uhr reference=DIR a run, a folder of videos, real videos
-  pixelwizard table outputs/a layout=all cited=[FILE.yaml] every score, and published rows apart
+  pixelwizard table outputs/a layout=all cited=[FILE.yaml] every score, and published rows
   pixelwizard table outputs/schedules format=json          one JSON object on stdout
 
-table.md, .tex, .csv and .html in the output folder; a cell without a value says why."""
+The output folder gets table.md, .tex, .csv and .html; a cell without a value gives the reason."""
 
 
 def check(config: TableConfig) -> None:

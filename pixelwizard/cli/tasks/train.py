@@ -30,7 +30,7 @@ EXAMPLES = """\
   pixelwizard train experiments=train_tiny_video         and a small video network
   pixelwizard train objective=flow stage=detail trainer.max_steps=100 run_dir=FOLDER
   pixelwizard train parallel=fsdp parallel.prompts=2 trainer.max_steps=100
-  pixelwizard train experiments=compare_objectives seed=0 objective=flow_map   side by side
+  pixelwizard train experiments=compare_objectives seed=0 objective=flow_map
 
 Repeat a command to continue an interrupted training; run_dir=FOLDER/export has the weights."""
 

@@ -40,10 +40,10 @@ from pixelwizard.io.terminal import markdown
 PAGE, VALUES = "objectives.md", "objectives.json"
 KERNEL = FrameKernelDistance.kernel
 COSTS = "A pass with gradient counts as three."
-ENDS = "PSNR with its interval, frame-MMD and FVD with the lowest and the highest of the seeds"
+ENDS = "PSNR with its interval; frame-MMD and FVD with the minimum and maximum over the seeds"
 BUDGETS = {
-    "samples": "Every arm was trained for equally many steps.",
-    "work": "Every arm was trained until it had made as many passes as flow matching.",
+    "samples": "Every variant was trained for the same number of steps.",
+    "work": "Every variant was trained until it had made as many passes as flow matching.",
 }
 FEATURES = ("features", "real", "images")
 """Figures of a decoded clip that are numbers only together."""
@@ -106,7 +106,7 @@ def read_found(folder: Path, settings: ComparisonSettings, start: Path) -> tuple
 
 def costs(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     """What a step of each arm costs, and how many steps make equal work."""
-    head = ["arm", "passes of a step (flow matching: 1)", "steps for equal work"]
+    head = ["variant", "passes per step (flow matching: 1)", "steps for equal work"]
     rows = [[name, f"{cost['passes']:.2f}", f"{cost['steps']}"] for name, cost in found.items()]
     return markdown([head, *rows])
 
@@ -160,7 +160,7 @@ def _table(
     rows: Mapping[str, tuple[int, Sequence[np.ndarray]]], passes: Sequence[int]
 ) -> list[str]:
     """The mean of values [S, C] by arm and passes, in thousandths; first how many seeds."""
-    lines = [["arm", "seeds", *map(_passes, passes)]]
+    lines = [["variant", "seeds", *map(_passes, passes)]]
     for name, (count, values) in rows.items():
         lines.append([name, f"{count}", *(in_thousandths(interval(v, mean_of)) for v in values)])
     return markdown(lines)
@@ -175,7 +175,7 @@ def quality(found: Arms, passes: int, real_images: Tensor | None) -> list[str]:
 
     PSNR with its interval; both set distances with the least and the greatest of the seeds.
     """
-    rows = [["arm", "PSNR, dB", "frame-MMD, thousandths", "FVD", "judge"]]
+    rows = [["variant", "PSNR, dB", "frame-MMD, thousandths", "FVD", "judge, share correct"]]
     for name, seeds in found.items():
         features, real = (columns(seeds, passes, kind) for kind in ("features", "real"))
         rows.append(
