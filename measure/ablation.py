@@ -35,11 +35,10 @@ from pixelwizard.comparison.few_step.intervals import (
     interval,
     mean_of,
 )
-from pixelwizard.comparison.few_step.networks import Networks
+from pixelwizard.comparison.few_step.networks import Clip, Networks, clips
 from pixelwizard.comparison.few_step.scores import Features, mse
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.data.examples import to_video
-from pixelwizard.data.held_out import Clip, clips
 
 STEPS = (2, 3, 4, 5, 8)
 SOLVERS, SIZES, EVALUATIONS = ("euler", "unipc", "dpmpp"), ("none", "raw", "snapped"), (1, 2, 4, 8)

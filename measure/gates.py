@@ -35,13 +35,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
-from pixelwizard.comparison.few_step.networks import Networks
+from pixelwizard.comparison.few_step.networks import Clip, Networks, clips
 from pixelwizard.comparison.few_step.scores import enlarge, psnr
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.config.train import DegradationSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import to_video
-from pixelwizard.data.held_out import Clip, clips
 from pixelwizard.evaluation.judge import judge
 from pixelwizard.io.image import cover
 from pixelwizard.models.checkpoints import require_weights, weights_digest

@@ -28,11 +28,11 @@ from gates import REFERENCE
 
 import pixelwizard as pw
 from pixelwizard.cli.compose import compose
+from pixelwizard.comparison.few_step.networks import FIRST_SCENE
 from pixelwizard.config.geometry import Geometry, nearest_frames, windows_of
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import degraded, shrink, to_video
-from pixelwizard.data.held_out import FIRST_SCENE
 from pixelwizard.data.source_files import Source, frames_of, source_of
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoWriter

@@ -20,11 +20,11 @@ from gates import REFERENCE
 from refine import ANCHOR, FRAMES, VIDEO
 from torch import Tensor
 
+from pixelwizard.comparison.few_step.networks import FIRST_SCENE
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.output import VideoSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.examples import blur, degraded, resized, shrink, to_video
-from pixelwizard.data.held_out import FIRST_SCENE
 from pixelwizard.io.reading import read_frames
 from pixelwizard.io.video import VideoWriter
 from pixelwizard.models.wan.vae import to_pixels

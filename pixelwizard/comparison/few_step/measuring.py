@@ -16,11 +16,10 @@ from pixelwizard.comparison.few_step.files import (
     missing_in,
     read_row,
 )
-from pixelwizard.comparison.few_step.networks import Networks
+from pixelwizard.comparison.few_step.networks import Clip, Networks, clips
 from pixelwizard.comparison.few_step.scores import Features, mse, psnr
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.train import MOST_CLIPS, TrainConfig
-from pixelwizard.data.held_out import Clip, clips
 from pixelwizard.evaluation.judge import score
 from pixelwizard.io.files import write_json
 from pixelwizard.io.terminal import Line

@@ -1,8 +1,9 @@
-"""The networks of a configuration with held-out clips, each loaded when it is first needed."""
+"""Real clips of the shapes that no training sees, and the networks of a configuration with them."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor
 from pixelwizard.config.generate import SamplerSettings, StagesSettings
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.train import DegradationSettings
+from pixelwizard.data import shapes
 from pixelwizard.data.examples import degraded, shrink, to_video
-from pixelwizard.data.held_out import Clip
 from pixelwizard.diffusion.sampling import initial_noise
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT
@@ -22,9 +23,36 @@ from pixelwizard.models.weights import load_anchor, load_detail, load_text_encod
 from pixelwizard.stages.decode import Decode
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
+FIRST_SCENE = 5_000_000
+"""The scene of the first clip; the trainings' held-out examples start at 0 and 1,000,000."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One held-out caption and a real scene of it; the number seeds what is generated for it."""
+
+    number: int
+    text: str
+
+    @property
+    def scene(self) -> shapes.Scene:
+        """The real clip."""
+        return shapes.scene_for(self.text, FIRST_SCENE + self.number)
+
+    def render(self, size: Geometry) -> np.ndarray:
+        """The real clip's frames, uint8 [T, H, W, 3]."""
+        return shapes.render(self.scene, size.width, size.height, size.frames)
+
+
+def clips(count: int) -> list[Clip]:
+    """Held-out captions, all different, always in the same order."""
+    texts = shapes.prompts("heldout", count, seed=1)
+    return [Clip(number, text) for number, text in enumerate(texts)]
+
 
 class Networks:
-    """The stages of a configuration on ``device``, and what they get for a clip.
+    """The stages of a configuration on ``device``, each loaded when it is first needed, and what
+    they get for a clip.
 
     Latents are float32 [C, T, H, W], clips uint8 [T, H, W, 3]. ``detail_network`` may be set.
     """
