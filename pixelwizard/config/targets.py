@@ -265,10 +265,13 @@ _digests: dict[str, str] = {}
 
 def source_digest(path: str) -> str:
     """sha256 of the file that holds a class's module; of its name where there is none."""
-    origin = _spec(path.rpartition(".")[0])
-    if origin is None or not Path(origin).is_file():
-        return hashlib.sha256(path.encode()).hexdigest()
-    return hashlib.sha256(Path(origin).read_bytes()).hexdigest()
+    try:
+        spec = importlib.util.find_spec(path.rpartition(".")[0])
+    except (ImportError, ValueError):
+        spec = None
+    origin = Path(spec.origin or "") if spec else Path()
+    source = origin.read_bytes() if origin.is_file() else path.encode()
+    return hashlib.sha256(source).hexdigest()
 
 
 def search_in(folders: Sequence[str]) -> None:
@@ -319,11 +322,3 @@ def parameters_of(found: type) -> Mapping[str, inspect.Parameter] | None:
         return inspect.signature(found).parameters
     except ValueError:
         return None
-
-
-def _spec(module: str) -> str | None:
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return found.origin if found else None

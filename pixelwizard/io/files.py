@@ -107,7 +107,8 @@ def remove_unfinished(folder: Path, pattern: str = "*") -> None:
         name, _, process = part.name.removesuffix(PART).rpartition(".")
         here = name.endswith(f".{platform.node()}")
         try:
-            if not (is_alive(int(process)) if here else _is_fresh(part)):
+            age = time.time() - part.stat().st_mtime
+            if not (is_alive(int(process)) if here else age < STALE_SECONDS):
                 remove(part)
         except (FileNotFoundError, ValueError):
             continue  # another process was faster, or the file is not ours
@@ -119,16 +120,12 @@ def is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # it is another user's
+        pass
     return True
 
 
-def _is_fresh(part: Path) -> bool:
-    return time.time() - part.stat().st_mtime < STALE_SECONDS
-
-
-LARGE = 1 << 26
+LARGE, DIGESTS = 1 << 26, "digests.json"
 _CHUNK = 1 << 20
 
 
@@ -156,7 +153,7 @@ def remember(path: Path, digest: str) -> None:
     if path.stat().st_size < LARGE:
         return
     try:
-        write_json(_place(), {**_remembered(), _entry(*_key(path)): digest})
+        write_json(cache_folder() / DIGESTS, {**_remembered(), _entry(*_key(path)): digest})
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else
 
@@ -189,13 +186,9 @@ def cache_folder() -> Path:
     return Path(root).expanduser() / "pixelwizard"
 
 
-def _place() -> Path:
-    return cache_folder() / "digests.json"
-
-
 def _remembered() -> dict[str, str]:
     try:
-        return read_json(_place())
+        return read_json(cache_folder() / DIGESTS)
     except (OSError, ConfigError):
         return {}
 

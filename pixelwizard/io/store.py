@@ -116,8 +116,7 @@ class Store:
             return None
         try:
             with safe_open(self.path(kind, key), "pt") as file:
-                found: dict[str, Any] = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-                return found
+                return json.loads((file.metadata() or {}).get(FACTS, "{}"))
         except (OSError, SafetensorError, ValueError):
             return None
 

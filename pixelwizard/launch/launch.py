@@ -131,12 +131,6 @@ def worker_environment(rank: int, ranks: int, port: int, at_once: int = 1) -> di
     return environment
 
 
-def left_to_torchrun(run_dir: Path) -> int:
-    """Print how to start the ranks with torchrun; the exit code."""
-    print(f"start its ranks with: torchrun --nnodes N ... -m pixelwizard.worker {run_dir}")
-    return 0
-
-
 def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
     """Refuse to run under torchrun: two launchers would start ranks of ranks."""
     started = os.environ.get("WORLD_SIZE", "1")

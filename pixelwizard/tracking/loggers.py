@@ -148,5 +148,4 @@ def own_logger(config: GenerateConfig | TrainConfig) -> Logger:
     """The logger of ``tracker.logger``; a class that takes ``save_dir`` gets the run folder."""
     door = door_of(TrackerSettings, "logger")
     assert config.tracker.logger is not None
-    made: Logger = door.make(config.tracker.logger, "tracker.logger", save_dir=config.run_dir)
-    return made
+    return door.make(config.tracker.logger, "tracker.logger", save_dir=config.run_dir)

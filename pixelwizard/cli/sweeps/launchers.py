@@ -127,8 +127,7 @@ def submit(
 def _result(job: Any) -> Ended:
     """What a job returned; one that the cluster ended is a failure of that job alone."""
     try:
-        ended: Ended = job.result()
-        return ended
+        return job.result()
     except Exception as error:
         why = reason(error, 500)
         return Ended(1, Failure(why, "oom" in why.lower()))

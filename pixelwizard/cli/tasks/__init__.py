@@ -19,7 +19,8 @@ def run_in_workers(config: Any, command_line: Sequence[str]) -> int:
     if parallel is None:
         return launch.launch(folder)
     if not parallel.launch:
-        return launch.left_to_torchrun(folder)
+        print(f"start its ranks with: torchrun --nnodes N ... -m pixelwizard.worker {folder}")
+        return 0
     return launch.launch(folder, mesh_of(config).world)
 
 
@@ -75,5 +76,4 @@ DEFAULT_TASK = "generate"
 
 def command(task: str) -> Command:
     """The command of a task in TASKS."""
-    found: Command = import_module(f"pixelwizard.cli.tasks.{task}").COMMAND
-    return found
+    return import_module(f"pixelwizard.cli.tasks.{task}").COMMAND
