@@ -23,7 +23,7 @@ from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import mesh_of
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.sweep import Choice, LauncherSettings, Search, Span, SweeperSettings
+from pixelwizard.config.sweep import LauncherSettings, Search, Span, SweeperSettings
 from pixelwizard.config.targets import Target
 
 pytest.importorskip("submitit")
@@ -63,7 +63,7 @@ def test_launcher_and_sweeper_compose_and_are_checked(
     assert study.search.space == {
         "schedule.steps": Span(2, 5, True),
         "schedule.shift": Span(1.0, 9.0, False, log=True),
-        "schedule.solver": Choice(("euler", "unipc")),
+        "schedule.solver": ("euler", "unipc"),
     }
     for wrong, sentence in (
         ("hydra/launcher=submitit_slrum", "did you mean submitit_slurm?"),

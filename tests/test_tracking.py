@@ -344,7 +344,7 @@ import os, signal, sys
 from pathlib import Path
 from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.output import TrackerSettings
-from pixelwizard.tracking import comparison, wandb_run
+from pixelwizard.tracking import wandb_run
 
 def lost(*_):
     task = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -357,7 +357,7 @@ folder = Path(sys.argv[1])
 tracker = TrackerSettings(mode="offline")
 config = EvaluateConfig(videos=str(folder), run_dir=str(folder), tracker=tracker)
 wandb_run.Session.log_scores = lost
-comparison.log_scores(config, {}, print)
+wandb_run.log_scores(config, {}, print)
 """
 
 

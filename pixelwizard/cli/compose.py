@@ -43,7 +43,7 @@ from pixelwizard.cli.habits import habit
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.config.sweep import Choice, Composed, Search, Span, SweeperSettings
+from pixelwizard.config.sweep import Composed, Search, Span, SweeperSettings
 from pixelwizard.config.targets import TARGET, check_doors, is_own_part, search_in, targets
 from pixelwizard.models.checkpoints import take_few_steps, take_statistics
 from pixelwizard.records.run_folder import default_run_dir
@@ -341,7 +341,7 @@ def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Comp
     return Composed(made.config(composed, prompts), (), _part(composed, "launcher"), search)
 
 
-def _values(override: Override) -> Choice | Span:
+def _values(override: Override) -> tuple[str, ...] | Span:
     """The values of a swept override in Optuna's form."""
     value: Any = override.value()
     if override.is_range_sweep() and all(isinstance(n, int) for n in (value.start, value.step)):
@@ -349,7 +349,7 @@ def _values(override: Override) -> Choice | Span:
     if override.is_interval_sweep():
         whole = isinstance(value.start, int) and isinstance(value.end, int)
         return Span(value.start, value.end, whole, log="log" in value.tags)
-    return Choice(tuple(override.sweep_string_iterator()))
+    return tuple(override.sweep_string_iterator())
 
 
 def _part(composed: DictConfig, name: str) -> Any:

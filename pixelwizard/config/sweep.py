@@ -78,13 +78,6 @@ class SweeperSettings:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of some values, as they are typed."""
-
-    values: Tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Span:
     """A number from ``low`` to ``high``, both included; ``whole`` numbers in steps."""
 
@@ -95,7 +88,8 @@ class Span:
     log: bool = False
 
 
-Space = Dict[str, Union[Choice, Span]]
+Space = Dict[str, Union[Tuple[str, ...], Span]]
+"""By key a number, or one of some values as they are typed."""
 
 
 @dataclass(frozen=True)

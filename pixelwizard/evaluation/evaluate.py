@@ -35,7 +35,7 @@ from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.terminal import Line, in_threads
 from pixelwizard.io.video import VideoError
-from pixelwizard.tracking.comparison import log_scores
+from pixelwizard.tracking.wandb_run import log_scores
 
 SOME_SKIPPED = 3
 

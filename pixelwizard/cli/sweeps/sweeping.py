@@ -19,7 +19,7 @@ from pixelwizard.cli.sweeps.ledger import INTERRUPTS, Launch, SweepJob, job_name
 from pixelwizard.cli.tasks import command
 from pixelwizard.config.evaluate import DISTANCE, why_no_target
 from pixelwizard.config.schema import ConfigError, to_plain
-from pixelwizard.config.sweep import Choice, Composed, Search, SweeperSettings
+from pixelwizard.config.sweep import Composed, Search, SweeperSettings
 from pixelwizard.config.targets import door_of
 from pixelwizard.io.process import SOME_FAILED
 from pixelwizard.io.terminal import aligned, say
@@ -187,8 +187,8 @@ def _measured(target: SweepJob, job: SweepJob, search: Search) -> _Value | None:
 def _distributions(search: Search, optuna: Any) -> dict[str, Any]:
     made = {}
     for key, values in search.space.items():
-        if isinstance(values, Choice):
-            made[key] = optuna.distributions.CategoricalDistribution(values.values)
+        if isinstance(values, tuple):
+            made[key] = optuna.distributions.CategoricalDistribution(values)
         elif values.whole:
             low, high = int(values.low), int(values.high)
             step = 1 if values.log else values.step

@@ -35,7 +35,7 @@ def run(config: CompareConfig, command_line: Sequence[str]) -> int:
     """Compare, write, print; returns the exit code."""
     from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
     from pixelwizard.comparison.tables import flat_rows, to_json, to_text
-    from pixelwizard.tracking.comparison import log_comparison
+    from pixelwizard.tracking.wandb_run import log_comparison
 
     comparison, folder = comparison_of(config), out_folder(config)
     missing = write_comparison(comparison, folder)

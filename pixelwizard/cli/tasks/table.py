@@ -41,7 +41,7 @@ def run(config: TableConfig, command_line: Sequence[str]) -> int:
     """Score what is not scored yet, write and print the table; returns the exit code."""
     from pixelwizard.comparison import table_files as files
     from pixelwizard.comparison.run import table_folder, table_of, write_table
-    from pixelwizard.tracking.comparison import log_table
+    from pixelwizard.tracking.wandb_run import log_table
 
     folder = table_folder(config)
     table = table_of(config, folder)
