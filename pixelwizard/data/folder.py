@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import random
@@ -19,7 +18,7 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import DataSettings
 from pixelwizard.data.examples import Clips, Split, Unusable
 from pixelwizard.data.table import Row, clip_table
-from pixelwizard.io.files import read_json, write_json
+from pixelwizard.io.files import read_json, text_digest, write_json
 from pixelwizard.io.reading import PIXELS, ReadFailed, probe, read_clip
 from pixelwizard.io.terminal import Line, in_threads, reason, say
 from pixelwizard.io.video import VideoError
@@ -56,14 +55,12 @@ def scan(folder: Path, names: Iterable[str], kept: Path | None) -> dict[str, Pro
     """
     known, found, saved = _known(kept), dict[str, Probed](), time.monotonic()
     files = list(dict.fromkeys(names))
+
+    def probed(name: str) -> Probed:
+        return _probed(folder / name, known.get(name))
+
     try:
-        for name, one in in_threads(
-            files,
-            lambda name: _probed(folder / name, known.get(name)),
-            torch.get_num_threads(),
-            Line(),
-            "video",
-        ):
+        for name, one in in_threads(files, probed, torch.get_num_threads(), Line(), "video"):
             found[name] = one
             if time.monotonic() - saved > KEEP_SECONDS:
                 _keep(kept, {**known, **found})
@@ -113,7 +110,7 @@ class FolderClips(Clips):
     def __init__(self, folder: Path, clips: Sequence[tuple[Row, Probed]], fps: float) -> None:
         self.folder, self.clips, self.fps = folder, clips, fps
         facts = [(row.video, row.texts, one.bytes) for row, one in clips]
-        digest = hashlib.sha256(json.dumps([PIXELS, fps, facts]).encode()).hexdigest()[:16]
+        digest = text_digest(json.dumps([PIXELS, fps, facts]))[:16]
         self.identity = f"{len(clips)} clips {digest}"
 
     def __len__(self) -> int:

@@ -74,14 +74,10 @@ def prompts_of(config: GenerateConfig) -> list[Prompt]:
 
 def prompts_in(table: Table, config: GenerateConfig) -> list[Prompt]:
     """The prompts of a table that was read; the same errors."""
-    negative = config.negative_prompt
-    negative = config.backbone.negative_prompt if negative is None else negative
     names = named(table.rows, f"prompts={config.prompts}")
-    folder = Path(config.prompts or "").parent
 
     def made(index: int) -> Prompt:
-        row = table.rows[index]
-        return _prompt(_safe_id(names[index], row.place), row, index, config.seed, negative, folder)
+        return _prompt(names[index], table.rows[index], index, config)
 
     places = range(len(table.rows))
     if any(row.starts for row in table.rows):  # files are probed and hashed: it may take long
@@ -229,12 +225,11 @@ def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
         )
 
 
-def _prompt(
-    id: str, row: Row, index: int, seed: int, negative: str, folder: Path = Path()
-) -> Prompt:
-    own = _seed(row.seed, row.place)
+def _prompt(name: Any, row: Row, index: int, config: GenerateConfig) -> Prompt:
+    id, seed, own = _safe_id(name, row.place), config.seed, _seed(row.seed, row.place)
     if own is not None:
         seed, index = own, 0
+    negatives = (row.negative_prompt, config.negative_prompt, config.backbone.negative_prompt)
     if row.negative_prompt is not None and not isinstance(row.negative_prompt, str):
         given = show(row.negative_prompt)
         raise ConfigError(f"{row.place}: negative_prompt={given} must be text")
@@ -247,13 +242,13 @@ def _prompt(
     if row.starts:
         from pixelwizard.data.source_files import source_of
 
-        file = folder / (row.clip or row.image)
+        file = Path(config.prompts or "").parent / (row.clip or row.image)
         text = text or written(file, "prompt") or text_beside(file, row.place)
         source = source_of("video" if row.clip else "image", file, row.place)
     return Prompt(
         id=id,
         text=text,
-        negative_prompt=negative if row.negative_prompt is None else row.negative_prompt,
+        negative_prompt=next(text for text in negatives if text is not None),
         anchor_seed=seed + (index + 1) * 100,
         detail_seed=seed + index * 100 + 10000,
         source=source,

@@ -6,7 +6,6 @@ The latents of shapes are written by other processes during the training.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import os
@@ -35,7 +34,7 @@ from pixelwizard.data.examples import Clips, Recipe, Split
 from pixelwizard.data.folder import open_folder
 from pixelwizard.data.latents import Encoding, GrowingExamples, LatentExamples, Shards, fill
 from pixelwizard.data.table import PROBED
-from pixelwizard.io.files import read_json
+from pixelwizard.io.files import read_json, text_digest
 from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.terminal import Line, reason
 from pixelwizard.models.checkpoints import weights_digest
@@ -130,7 +129,7 @@ def _own(config: TrainConfig, target: Target) -> Sources:
             f" train on; nearest: {max(count - 1, 0)}"
         )
     rows = random.Random(f"held out {config.seed}").sample(range(count), count)
-    digest = hashlib.sha256(json.dumps(identity(target), sort_keys=True).encode()).hexdigest()
+    digest = text_digest(json.dumps(identity(target), sort_keys=True))
     name = f"{count} of {target.path} {digest[:16]}"
     held, train = sorted(rows[:held_out]), sorted(rows[held_out:])
     return Sources(Rows(source, train, name), Rows(source, held, name) if held else None)
@@ -187,7 +186,7 @@ def cache_folder(config: TrainConfig, recipe: Recipe) -> Path:
     grids = [str(size.geometry), str(size.anchor_geometry)]
     facts = [digests, recipe.part, grids, asdict(recipe.degradation), config.data.shard]
     key = json.dumps([*facts, asdict(config.backbone.vae)], sort_keys=True)
-    return Path(config.data.dir) / hashlib.sha256(key.encode()).hexdigest()[:16]
+    return Path(config.data.dir) / text_digest(key)[:16]
 
 
 @dataclass(frozen=True)

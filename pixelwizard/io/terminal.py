@@ -139,14 +139,12 @@ class Display(Line):
         self.left[self.stage] = max(0, self.left.get(self.stage, 0) - 1)
 
     def _eta(self, here: float) -> str:
-        unknown = [stage for stage, left in self.left.items() if left and stage not in self.seen]
-        others = dict(self.left)
-        others[self.stage] = max(0, others.get(self.stage, 0) - 1)
-        means = {stage: mean(times) for stage, times in self.seen.items()}
-        rest = sum(count * means.get(stage, 0.0) for stage, count in others.items())
-        if [stage for stage in unknown if stage != self.stage or self.left[stage] > 1]:
+        others = {**self.left, self.stage: self.left.get(self.stage, 0) - 1}
+        ahead = {stage: left for stage, left in others.items() if left > 0}
+        if ahead.keys() - self.seen.keys():
             return f"{clock(here)} for this stage"
-        return clock(here + rest)
+        means = {stage: sum(self.seen[stage]) / len(self.seen[stage]) for stage in ahead}
+        return clock(here + sum(left * means[stage] for stage, left in ahead.items()))
 
 
 class Remaining(Line):
@@ -213,11 +211,6 @@ def silence_lightning() -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.captureWarnings(True)
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of at least one value."""
-    return sum(values) / len(values)
 
 
 def clock(seconds: float) -> str:

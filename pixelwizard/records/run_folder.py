@@ -179,9 +179,8 @@ def _refuse_foreign(config: Any, folder: Path) -> None:
         ) from None
     if old is None:
         return
-    differ = differences(old, to_plain(config))
     free = marked(type(config), "incidental")
-    differ = [key for key in differ if not is_below(key, free)]
+    differ = [key for key in differences(old, to_plain(config)) if not is_below(key, free)]
     if differ and not _failed_at_once(folder):
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise ConfigError(
