@@ -18,7 +18,7 @@ from pixelwizard.config.few_step import (
     MeanFlowSettings,
     ProgressiveSettings,
 )
-from pixelwizard.config.schema import ConfigError, changed, check_kind, choice, setting
+from pixelwizard.config.schema import ConfigError, changed, choice, setting
 from pixelwizard.config.targets import Door, OwnPart, Part, title
 
 Stage = Literal["anchor", "detail"]
@@ -277,10 +277,6 @@ class AdapterSettings:
     rank: int = setting(16, low=1, only_for=("lora",))
     alpha: Optional[float] = setting(None, low=1e-6, only_for=("lora",))
     targets: List[str] = setting(["q", "k", "v", "o", "ffn.0", "ffn.2"], only_for=("lora",))
-
-    def check(self, key: str) -> None:
-        """No settings of a LoRA without one; raises ConfigError."""
-        check_kind(self, key, self.kind)
 
     @property
     def used(self) -> bool:

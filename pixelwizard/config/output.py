@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Dict, List, Literal, Optional
 
 from pixelwizard.config.geometry import Geometry, most_tiles
-from pixelwizard.config.schema import ConfigError, changed, check_kind, check_range, setting, show
+from pixelwizard.config.schema import ConfigError, changed, check_range, setting, show
 from pixelwizard.config.targets import Door, Part, Target
 
 WANDB = ("wandb",)
@@ -139,10 +139,6 @@ class TrackerSettings:
     def records(self) -> bool:
         """Whether there is any tracker."""
         return self.kind != "none" or self.logger is not None
-
-    def check(self, key: str) -> None:
-        """No W&B settings with another kind of tracker; raises ConfigError."""
-        check_kind(self, key, self.kind)
 
 
 _METRICS = "pixelwizard.evaluation.metrics"

@@ -296,7 +296,8 @@ def is_below(key: str, keys: Iterable[str]) -> bool:
 
 
 def check(settings: Any, key: str = "") -> None:
-    """Check the ranges of numbers, then call the method ``check(key)`` of every group.
+    """Check the ranges of numbers, what is for another ``kind`` of a group, then what its method
+    ``check(key)`` does.
 
     Inner groups come first. Raises ConfigError.
     """
@@ -308,6 +309,8 @@ def check(settings: Any, key: str = "") -> None:
                 check_range(place, number, low, high)
         if dataclasses.is_dataclass(value):
             check(value, place)
+    if hasattr(settings, "kind"):
+        _check_kind(settings, key)
     if hasattr(settings, "check"):
         settings.check(key)
 
@@ -319,9 +322,9 @@ def changed(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(plain, name)}
 
 
-def check_kind(settings: Any, key: str, kind: str) -> None:
+def _check_kind(settings: Any, key: str) -> None:
     """Refuse a value, other than the default, that has no meaning for this kind of a group."""
     given, owners = changed(settings), marked(type(settings), "only_for")
-    for name in [name for name in given if kind not in owners.get(name, kind)]:
+    for name in [name for name in given if settings.kind not in owners.get(name, settings.kind)]:
         one_of = " or ".join(f"{key.replace('.', '/')}={owner}" for owner in owners[name])
         raise ConfigError(f"{key}.{name}={show(given[name])} is for {one_of}; leave it out")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Optional, Tuple, Union
 
-from pixelwizard.config.schema import ConfigError, check_kind, setting
+from pixelwizard.config.schema import ConfigError, setting
 from pixelwizard.config.targets import Door, Part
 
 SUBMITIT = ("submitit_slurm", "submitit_local")
@@ -42,8 +42,7 @@ class LauncherSettings:
     additional_parameters: Dict[str, Any] = setting({}, only_for=SUBMITIT)
 
     def check(self, key: str) -> None:
-        """No settings of another launcher, one machine per job; raises ConfigError."""
-        check_kind(self, key, self.kind)
+        """At least one job at a time, one machine per job; raises ConfigError."""
         if self.n_jobs == 0:
             raise ConfigError(f"{key}.n_jobs=0 runs nothing; give a number, or -1 for one per core")
         for name in ("nodes", "tasks_per_node"):

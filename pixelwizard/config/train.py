@@ -21,7 +21,7 @@ from pixelwizard.config.objective import (
 )
 from pixelwizard.config.output import MetricsSettings, TrackerSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.schema import ConfigError, changed, check_kind, check_range, setting, show
+from pixelwizard.config.schema import ConfigError, changed, check_range, setting, show
 from pixelwizard.config.targets import Door, OwnPart, Part, title
 from pixelwizard.config.trainer import TrainerSettings
 
@@ -103,12 +103,6 @@ class DataSettings(OwnPart):
     crops: int = setting(6, low=1, only_for=SHAPES)
     anchor_share: float = setting(0.5, low=0.0, high=1.0, only_for=SHAPES)
     window: int = setting(50, low=1, only_for=SHAPES)
-
-    def check(self, key: str) -> None:
-        """No settings of another kind of data; raises ConfigError."""
-        if self.target is not None:
-            return
-        check_kind(self, key, self.kind)
 
 
 @dataclass(frozen=True)
