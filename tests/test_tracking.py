@@ -20,7 +20,7 @@ from wandb_files import Server, history, records, settings_of
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings, VideoSettings
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.targets import Target, check_doors
 from pixelwizard.generation.contact_sheet import write_contact_sheets
 from pixelwizard.io.reading import probe
@@ -309,7 +309,7 @@ def test_the_variables_of_wandb_hold_where_nothing_is_set(
 
 def test_settings_of_another_tracker_are_refused() -> None:
     with pytest.raises(ConfigError, match="tracker.mode=online is for tracker=wandb"):
-        TrackerSettings(kind="csv", mode="online").check("tracker")
+        check(TrackerSettings(kind="csv", mode="online"), "tracker")
 
 
 def test_an_error_of_an_attached_logger_ends_only_its_record(

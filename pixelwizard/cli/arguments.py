@@ -34,9 +34,7 @@ def split_folders(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return folders, [word for word in overrides if word not in words]
 
 
-def checked(
-    task: str, overrides: Sequence[str], sweep: bool, own: Sequence[Path] = ()
-) -> list[str]:
+def checked(task: str, overrides: Sequence[str], sweep: bool, own: Sequence[Path]) -> list[str]:
     """The overrides for Hydra: keys checked, texts quoted.
 
     ``own`` are the user's configuration folders, which may bring groups.

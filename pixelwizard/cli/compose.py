@@ -354,8 +354,7 @@ def _values(override: Override) -> tuple[str, ...] | Span:
 
 def _part(composed: DictConfig, name: str) -> Any:
     """Hydra's launcher or sweeper as our settings; Hydra's own basic ones are our defaults."""
-    node = OmegaConf.to_container(composed.hydra[name], resolve=True)
-    assert isinstance(node, dict)
+    node: Any = OmegaConf.to_container(composed.hydra[name], resolve=True)
     if "_target_" in node:
         for key in sorted(schema.leaves(HYDRA_PARTS[name]).keys() & node.keys() - {"params"}):
             other = {"launcher": "joblib or submitit_slurm", "sweeper": "optuna"}[name]

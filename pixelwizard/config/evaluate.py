@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Dict, List, Literal, Optional
 
 from pixelwizard.config.generate import RunSettings
@@ -23,9 +23,7 @@ class EvaluateConfig(RunSettings):
     videos: Optional[str] = setting(None, path=True)
     captions: Optional[str] = setting(None, path=True)
     reference: Optional[str] = setting(None, path=True)
-    tracker: TrackerSettings = field(
-        default_factory=lambda: TrackerSettings(kind="none"), metadata={"incidental": True}
-    )
+    tracker: TrackerSettings = setting(TrackerSettings(kind="none"), incidental=True)
     metrics: MetricsSettings = setting(MetricsSettings, names_run=4)
     format: Literal["text", "json"] = setting("text", incidental=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Literal
 
-from pixelwizard.config.schema import ConfigError, setting
+from pixelwizard.config.schema import ConfigError, check_pair, setting
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,8 @@ class MeanFlowSettings:
 
     def check(self, key: str) -> None:
         """Two times in order; raises ConfigError."""
-        between = self.guided_between
-        if len(between) != 2 or between[0] > between[1]:
-            raise ConfigError(
-                f"{key}.guided_between={between} must be the earliest and the latest timestep of"
-                " guidance, like [0, 1000]"
-            )
+        what = "the earliest and the latest timestep of guidance, like [0, 1000]"
+        check_pair(f"{key}.guided_between", self.guided_between, what)
 
 
 @dataclass(frozen=True)
@@ -148,8 +144,5 @@ class DMDSettings:
             raise ConfigError(f"{key}.timesteps={times} must fall strictly, like [1000, 757, 522]")
         if not self.counts:
             raise ConfigError(f"{key}.counts=[] must name at least one number of steps")
-        if len(self.between) != 2 or self.between[0] > self.between[1]:
-            raise ConfigError(
-                f"{key}.between={self.between} must be the least and the greatest timestep, like"
-                " [20, 980]"
-            )
+        what = "the least and the greatest timestep, like [20, 980]"
+        check_pair(f"{key}.between", self.between, what)

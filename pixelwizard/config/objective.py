@@ -18,7 +18,7 @@ from pixelwizard.config.few_step import (
     MeanFlowSettings,
     ProgressiveSettings,
 )
-from pixelwizard.config.schema import ConfigError, changed, choice, setting
+from pixelwizard.config.schema import ConfigError, changed, check_pair, choice, setting
 from pixelwizard.config.targets import Door, OwnPart, Part, title
 
 Stage = Literal["anchor", "detail"]
@@ -132,11 +132,8 @@ class ShortcutSettings:
         for name in ("anchors", "steps"):
             if not getattr(self, name):
                 raise ConfigError(f"{key}.{name}=[] must name at least one")
-        limits = self.span_limits
-        if len(limits) != 2 or not 0 <= limits[0] <= limits[1]:
-            raise ConfigError(
-                f"{key}.span_limits={limits} must be a lower and an upper limit, like [0.1, 10.0]"
-            )
+        what = "a lower and an upper limit, like [0.1, 10.0]"
+        check_pair(f"{key}.span_limits", self.span_limits, what, low=0.0)
         if self.sampling == "reference" and self.reference_share:
             raise ConfigError(
                 f"{key}.reference_share={self.reference_share} is for {key}.sampling=schedules;"

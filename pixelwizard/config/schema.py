@@ -202,6 +202,12 @@ def check_range(key: str, value: float, low: float, high: float | None = None) -
         raise ConfigError(f"{key}={value} must be at most {high}; nearest: {high}")
 
 
+def check_pair(key: str, pair: Sequence[float], what: str, low: float = -math.inf) -> None:
+    """Refuse anything but two numbers in order from ``low`` on; ``what`` says which they are."""
+    if len(pair) != 2 or not low <= pair[0] <= pair[1]:
+        raise ConfigError(f"{key}={pair} must be {what}")
+
+
 def choice(key: str, value: Any, options: Iterable[str]) -> str:
     """The sentence for a ``value`` that is none of ``options``, closest first."""
     options = sorted(options)

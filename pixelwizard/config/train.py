@@ -21,7 +21,7 @@ from pixelwizard.config.objective import (
 )
 from pixelwizard.config.output import MetricsSettings, TrackerSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
-from pixelwizard.config.schema import ConfigError, changed, check_range, setting, show
+from pixelwizard.config.schema import ConfigError, changed, check_pair, check_range, setting, show
 from pixelwizard.config.targets import Door, OwnPart, Part, title
 from pixelwizard.config.trainer import TrainerSettings
 
@@ -52,11 +52,8 @@ class DegradationSettings:
     def check(self, key: str) -> None:
         """Pairs in order, odd kernels; raises ConfigError."""
         for name, low, like in (("shrink", 1.0, [8.0, 16.0]), ("deviation", 1e-9, [3.0, 4.3])):
-            pair = getattr(self, name)
-            if not (len(pair) == 2 and low <= pair[0] <= pair[1]) and (pair or name != "shrink"):
-                raise ConfigError(
-                    f"{key}.{name}={pair} must be the least and the greatest, like {like}"
-                )
+            if (pair := getattr(self, name)) or name != "shrink":
+                check_pair(f"{key}.{name}", pair, f"the least and the greatest, like {like}", low)
         for taps in self.kernels:
             if taps < 1 or taps % 2 == 0:
                 raise ConfigError(f"{key}.kernels={self.kernels} must be odd; nearest: {taps + 1}")
