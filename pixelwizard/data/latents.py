@@ -126,18 +126,6 @@ class Pixels(Dataset[Union[dict[str, Tensor], str]]):
             return str(problem)
 
 
-@torch.inference_mode()
-def encoded(
-    encoding: Encoding, videos: dict[str, Tensor], device: torch.device | str
-) -> dict[str, Tensor]:
-    """The tensors of one example."""
-    names = {"video": "latent", "small": "condition"}
-    return {
-        names[name]: encoding.latent(video.to(device)).half().cpu()
-        for name, video in videos.items()
-    }
-
-
 def write_shard(
     encoding: Encoding,
     path: Path,
@@ -145,13 +133,15 @@ def write_shard(
     device: str,
 ) -> None:
     """Encode captions and pixels into one shard; an unusable clip is only named."""
+    names = {"video": "latent", "small": "condition"}
     rows: list[dict[str, Tensor]] = []
     captions: list[list[str]] = []
     for texts, pixels in examples:
         if isinstance(pixels, str):
             log.warning("skipped %s", pixels)
             continue
-        rows.append(encoded(encoding, pixels, device))
+        latents = {name: encoding.latent(video.to(device)) for name, video in pixels.items()}
+        rows.append({names[name]: latent.half().cpu() for name, latent in latents.items()})
         captions.append(texts)
     tensors = {name: torch.stack([row[name] for row in rows]) for name in (rows or [{}])[0]}
     tensors["empty"] = encoding.texts([""], device)[0].cpu()

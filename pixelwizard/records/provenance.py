@@ -91,15 +91,10 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> Recipes:
         passes["attention"] = identity(config.attention)
     if backbone.quantize is not None:
         passes["quantize"] = backbone.quantize
-    text = {} if backbone.quantize_text is None else {"quantize": backbone.quantize_text}
-    network = {}
-    if backbone.detail_network is not None:
-        network["network"] = identity(backbone.detail_network)
     recipes: dict[str, dict[str, Any]] = {
         "text": {
             "sizes": [identity(backbone.text), backbone.dit.text_len],
             "weights": digests["text_encoder"],
-            **text,
         },
         "anchor": {
             "sampler": _sampler(config.anchor, size.anchor_shift),
@@ -114,7 +109,6 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> Recipes:
             "sizes": identity(backbone.detail_dit),
             "weights": digests["detail"],
             **passes,
-            **network,
         },
         "encode": {
             "dtype": config.decode.dtype or backbone.dtype,
@@ -128,6 +122,10 @@ def _recipes(config: GenerateConfig, digests: Mapping[str, str]) -> Recipes:
             "weights": digests["vae"],
         },
     }
+    if backbone.quantize_text is not None:
+        recipes["text"]["quantize"] = backbone.quantize_text
+    if backbone.detail_network is not None:
+        recipes["detail"]["network"] = identity(backbone.detail_network)
     return {
         stage: {"stage": stage, "dtype": backbone.dtype, **recipe}
         for stage, recipe in recipes.items()
