@@ -283,9 +283,6 @@ class ResolutionSettings:
                     f"{key}.anchor_{side}={small} is larger than {key}.{side}={large};"
                     f" nearest: {large}"
                 )
-        self._check_shape(key)
-
-    def _check_shape(self, key: str) -> None:
         video, anchor = self.geometry, self.anchor_geometry
         factor = squeezed((anchor.width, anchor.height), (video.width, video.height))
         if factor > MOST_SQUEEZED:

@@ -137,20 +137,15 @@ def check_data(data: DataSettings, size: ResolutionSettings, part: str) -> None:
     if data.target is not None:
         return
     if data.kind == "shapes":
-        check_shapes(size)
+        for prefix, clip in (("", size.geometry), ("anchor_", size.anchor_geometry)):
+            if clip.width < clip.height:
+                raise ConfigError(
+                    f"resolution.{prefix}width={clip.width} is too narrow for the shapes of"
+                    f" training clips that are {clip.height} high; nearest: {clip.height}"
+                )
         check_range("data.held_out", data.held_out, 1)
     if part == "vae":
         check_crops(data, size)
-
-
-def check_shapes(size: ResolutionSettings) -> None:
-    """Clips wide enough for the shapes; raises ConfigError."""
-    for prefix, clip in (("", size.geometry), ("anchor_", size.anchor_geometry)):
-        if clip.width < clip.height:
-            raise ConfigError(
-                f"resolution.{prefix}width={clip.width} is too narrow for the shapes of training"
-                f" clips that are {clip.height} high; nearest: {clip.height}"
-            )
 
 
 def check_crops(data: DataSettings, size: ResolutionSettings) -> None:

@@ -53,11 +53,6 @@ class Crew:
         self.stopped = self.stopped or number
         _send(self.workers, self.stopped)
 
-    def kill_late(self) -> None:
-        """Kill workers that have not stopped in time."""
-        if time.monotonic() >= self.deadline:
-            _send(self.workers, signal.SIGKILL)
-
 
 _crews: list[Crew] = []
 
@@ -179,7 +174,8 @@ def _watch(workers: Sequence[BaseProcess], ours: Crew) -> tuple[int, int]:
         failed = [(code, rank) for rank, code in enumerate(codes) if code]
         if all(code is not None for code in codes) or (failed and not ours.stopped):
             return min(failed, default=(0, 0))  # a killed one comes before those who miss it
-        ours.kill_late()
+        if time.monotonic() >= ours.deadline:  # they have not stopped in time
+            _send(ours.workers, signal.SIGKILL)
         wait([worker.sentinel for worker in workers if worker.exitcode is None], POLL_SECONDS)
 
 
