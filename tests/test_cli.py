@@ -213,8 +213,8 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
             "experiments=train_few_step_anchor chooses data, a group of train and encode, not of"
             " plan; leave experiments=train_few_step_anchor out",
         ),
-        (["num_inference_steps=4"], "the steps are schedule.steps (detail) and anchor.steps"),
-        (["output_dir=x"], "the folder of a run is run_dir"),
+        (["num_inference_steps=4"], "use schedule.steps (detail) and anchor.steps"),
+        (["output_dir=x"], "use run_dir for a run, sweep_dir for a sweep"),
         (["a red circle"], "'a red circle' is no task; put --prompt before it for a video"),
         (["seed=1", "words"], "'words' is neither an option nor key=value"),
         (["--promt", "x"], "unknown option '--promt'; did you mean --prompt?"),

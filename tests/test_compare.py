@@ -232,12 +232,11 @@ def test_a_sweep_that_still_runs_is_compared_as_far_as_it_is(tmp_path: Path) -> 
     found = compared(sweep)
     assert len(found.samples) == 2 and [row.variant.name for row in found.rows][2] == "euler8"
     assert found.notes[:2] == [
-        "schedule=euler8,seed=1 is pending; what it has so far is compared",
-        "schedule=other,seed=0 is failed (it burnt); what it has so far is compared",
+        "schedule=euler8,seed=1 is pending; only its finished videos are compared",
+        "schedule=other,seed=0 is failed (it burnt); only its finished videos are compared",
     ]
     assert (
-        f"schedule=euler8,seed=1 has lost its video {lost}: No such file or directory"
-        in found.notes
+        f"schedule=euler8,seed=1 lacks its video {lost}: No such file or directory" in found.notes
     )
     assert f"schedule=euler8,seed=1 has no video {pending}: not made yet" in found.notes
     assert (
@@ -509,7 +508,7 @@ def test_a_run_of_an_earlier_version_is_read(pair: Path) -> None:
 def test_without_any_score_the_videos_are_shown_and_seconds_rank(few: Path, tmp_path: Path) -> None:
     found = compared(few / "a", few / "b")
     assert found.quality == "seconds" and found.names[:2] == ["seconds", "nfe"]
-    assert found.notes[-1] == "seconds ranks in its place"
+    assert found.notes[-1] == "seconds ranks the variants instead"
     assert write_comparison(found, tmp_path) == []
 
 

@@ -239,7 +239,7 @@ def test_what_is_no_whole_detail_network_on_shapes_is_no_arm(
 
 def test_settings_of_a_comparison_need_a_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "comparison.clips=8"]) == 2
-    assert "comparison.clips=8 has no part without comparison.budget" in capsys.readouterr().err
+    assert "comparison.clips=8 has no effect without comparison.budget" in capsys.readouterr().err
 
 
 def test_an_arm_alone_needs_a_starting_network_of_its_size(

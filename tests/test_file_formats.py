@@ -441,7 +441,8 @@ def test_a_name_with_and_without_a_prefix_is_refused(backbone, tmp_path):
     state = state_of(backbone, "anchor")
     state["diffusion_model.head.head.bias"] = torch.ones(16)
     save_file(state, tmp_path / "twice.safetensors")
-    with pytest.raises(ValueError, match="head.head.bias is there twice, with diffusion_model."):
+    sentence = "head.head.bias appears twice, with and without the prefix diffusion_model."
+    with pytest.raises(ValueError, match=sentence):
         load_anchor(replace(backbone, anchor=str(tmp_path / "twice.safetensors")))
 
 

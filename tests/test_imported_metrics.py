@@ -105,7 +105,7 @@ def test_without_a_file_nobody_asked(tmp_path: Path) -> None:
     write(tmp_path / "v" / "clip0.mp4", shape_clip(0, frames=1))
     assert evaluate(settings(tmp_path, tmp_path / "v")) == 0
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "results beside the videos; or pixelwizard fetch dover" in written["missing"]["dover"]
+    assert "results next to the videos; or pixelwizard fetch dover" in written["missing"]["dover"]
     assert written["missing"]["musiq"].endswith("koniq_ckpt.npz into musiq-koniq in metrics.folder")
     assert not any("dover" in note for note in written["notes"])
 

@@ -245,7 +245,8 @@ def test_an_arm_without_a_finished_video_is_a_row(
         **dict.fromkeys(("shortcut4", "euler4", "euler8", "unipc50"), ""),
         "dpmpp4": "no video of it can be scored",
     }
-    assert "schedule=dpmpp4,seed=0 is failed (x); what it has so far is compared" in made["notes"]
+    note = "schedule=dpmpp4,seed=0 is failed (x); only its finished videos are compared"
+    assert note in made["notes"]
     assert "dpmpp4: no video of it is finished" in made["notes"]
 
 

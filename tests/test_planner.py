@@ -343,4 +343,4 @@ def test_the_file_of_a_video_counts_where_it_takes_longer_than_the_decode() -> N
     assert eight.writing_seconds == pytest.approx(fast.writing_seconds / 8, abs=1e-3)
     late = replace(slow, writing_seconds=slow.by_name["decode"].seconds + 5)
     assert late.seconds == pytest.approx(stages + 5)
-    assert "its file: 3 s while it is decoded; weights: 11 s once" in table(fast)
+    assert "video file: 3 s during the decode; loading weights: 11 s per group" in table(fast)

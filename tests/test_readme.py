@@ -49,7 +49,7 @@ def commands(text: str) -> list[str]:
     return [line for line in shell.splitlines() if line.split()[:1] == ["pixelwizard"]]
 
 
-TOUR = section("## What you get only here") + section("## Tour")
+TOUR = section("## What sets it apart") + section("## Tour")
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def _scores(
     elif quality not in options:
         raise ConfigError(choice("quality", quality, options))
     if quality != DISTANCE and not end:
-        notes.append(f"{quality} ranks in its place")
+        notes.append(f"{quality} ranks the variants instead")
     return {quality: table.pop(quality), **table}
 
 

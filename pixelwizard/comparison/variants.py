@@ -143,7 +143,7 @@ def _runs(folder: Path, notes: list[str]) -> Iterator[_Run]:
     for name, state in jobs.items():
         if state["status"] != DONE:
             why = f" ({state['reason']})" if "reason" in state else ""
-            notes.append(f"{name} is {state['status']}{why}; what it has so far is compared")
+            notes.append(f"{name} is {state['status']}{why}; only its finished videos are compared")
         if (folder / name / CONFIG).is_file():
             yield _Run(folder / name, _label(name, state.get("overrides", [])))
 
@@ -175,7 +175,7 @@ def _videos(run: _Run, config: GenerateConfig, notes: list[str]) -> Iterator[Vid
             raise ConfigError(f"{run.folder / STATUS} is damaged; repeat its run")
     except OSError:
         states = {}
-        notes.append(f"{run.folder.name} has not begun")
+        notes.append(f"{run.folder.name} has not started")
     except ConfigError as error:
         states = {}
         notes.append(f"{run.folder.name} is left out: {error}")
@@ -187,7 +187,7 @@ def _videos(run: _Run, config: GenerateConfig, notes: list[str]) -> Iterator[Vid
         try:
             yield Video(path, _record(path), Path(config.store.dir))
         except OSError as error:
-            notes.append(f"{run.folder.name} has lost its video {id}: {reason(error)}")
+            notes.append(f"{run.folder.name} lacks its video {id}: {reason(error)}")
         except ConfigError as error:
             notes.append(f"{run.folder.name} has no video {id}: {error}")
 

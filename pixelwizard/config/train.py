@@ -249,7 +249,7 @@ class ComparisonSettings:
         if self.budget is None:
             for name, value in changed(self).items():
                 raise ConfigError(
-                    f"{key}.{name}={show(value)} has no part without {key}.budget; set"
+                    f"{key}.{name}={show(value)} has no effect without {key}.budget; set"
                     f" {key}.budget=samples or leave it out"
                 )
         if not self.passes:

@@ -36,7 +36,7 @@ class Imported(VideoMetric):
         if self.found:
             return
         if not result_files([clip.path for clip in given.clips], self.pattern):
-            raise NotImported(f"no {self.pattern} in a folder results beside the videos")
+            raise NotImported(f"no {self.pattern} in a folder results next to the videos")
         raise Unavailable(f"{self.pattern} in results {self.lacking}")
 
     def values_of(self, clips: Sequence[Clip]) -> dict[str, float]:

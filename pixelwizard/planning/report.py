@@ -130,8 +130,8 @@ def table(plan: Plan) -> str:
     lines.append(f"one video: {plan.seconds:.0f} s on {plan.device}, {host}")
     if "decode" in plan.by_name:
         lines.append(
-            f"its file: {plan.writing_seconds:.0f} s while it is decoded; weights:"
-            f" {plan.loading_seconds:.0f} s once for a group of prompts"
+            f"video file: {plan.writing_seconds:.0f} s during the decode; loading weights:"
+            f" {plan.loading_seconds:.0f} s per group of prompts"
         )
     mesh = plan.parallel
     if mesh.world > 1:

@@ -13,7 +13,7 @@ from pixelwizard.planning.planner import make_plan
 from pixelwizard.planning.report import Plan
 
 COUNTS = (1, 2, 4, 8, 16)
-NOTE = "predicted for parallel=auto, from rates of kernels and links that are not measured here:"
+NOTE = "predicted for parallel=auto from published rates of kernels and links, not measured here:"
 
 
 @dataclass(frozen=True)

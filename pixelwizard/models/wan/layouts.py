@@ -121,7 +121,7 @@ def without_prefix(tensors: Mapping[str, Value], part: str) -> dict[str, Value]:
         found = {name.removeprefix(prefix): value for name, value in own.items()}
         if len(found) < len(own):
             twice = next(name for name in own if prefix + name in own)
-            raise ValueError(f"{twice} is there twice, with {prefix} in front and without")
+            raise ValueError(f"{twice} appears twice, with and without the prefix {prefix}")
     return found
 
 
