@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pixelwizard.cli.arguments import quoted
+from pixelwizard.cli.compose import compose
+from pixelwizard.cli.sweeps import sweeping
+from pixelwizard.cli.tasks import command
+from pixelwizard.config.parallel import mesh_of
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import load
 from pixelwizard.io.files import read_json
-from pixelwizard.records.run_folder import CONFIG, SCORES, STATUS, Failure
+from pixelwizard.io.process import SOME_FAILED, Interrupted
+from pixelwizard.launch.launch import launch
+from pixelwizard.records.run_folder import CONFIG, SCORES, STATUS, Failure, claim
+from pixelwizard.worker import session, work_of
 
 if TYPE_CHECKING:
     from pixelwizard.comparison.differences import Comparison
@@ -39,13 +47,6 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
     for a mistake in the request and for a job that lost a rank. A prompt that fails is named in
     ``Run.failed``; the others are finished.
     """
-    from pixelwizard.cli.compose import compose
-    from pixelwizard.cli.tasks import command
-    from pixelwizard.config.parallel import mesh_of
-    from pixelwizard.io.process import Interrupted
-    from pixelwizard.records.run_folder import claim
-    from pixelwizard.worker import session, work_of
-
     jobs = compose("generate", overrides, prompts)
     if len(jobs) > 1:
         raise ConfigError("this experiment is a sweep; run it with pixelwizard.sweep")
@@ -68,9 +69,6 @@ def generate(overrides: Sequence[str] = (), prompts: Sequence[str] = ()) -> Run:
 
 def _launched(folder: Path, world: int) -> None:
     """Run a job of several ranks; failed prompts are in its status, anything else is raised."""
-    from pixelwizard.io.process import SOME_FAILED
-    from pixelwizard.launch.launch import launch
-
     code = launch(folder, world)
     if code > 128:
         raise KeyboardInterrupt
@@ -89,14 +87,10 @@ def sweep(
     A job that fails is named in the folder's ``sweep.json``. Raises ValueError with one sentence
     for a mistake in the request.
     """
-    from pixelwizard.cli.compose import compose
-    from pixelwizard.cli.sweeps.sweeping import SweepRequest
-    from pixelwizard.cli.sweeps.sweeping import sweep as run
-
     texts = [part for text in prompts for part in ("--prompt", text)]
     command_line = ("pixelwizard", "-m", *texts, *overrides)
-    request = SweepRequest("generate", overrides, prompts, command_line, sweep_dir)
-    if run(request, compose("generate", overrides, prompts, sweep=True)) > 128:
+    request = sweeping.SweepRequest("generate", overrides, prompts, command_line, sweep_dir)
+    if sweeping.sweep(request, compose("generate", overrides, prompts, sweep=True)) > 128:
         raise KeyboardInterrupt
     return request.folder
 
@@ -126,9 +120,6 @@ class Report:
 
 def compare(runs: Sequence[Path | str], overrides: Sequence[str] = ()) -> Report:
     """Compare sweeps and runs, as ``pixelwizard compare`` does. Raises ValueError likewise."""
-    from pixelwizard.cli.arguments import quoted
-    from pixelwizard.cli.compose import compose
-    from pixelwizard.cli.tasks import command
     from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
 
     named = f"runs=[{','.join(quoted(str(run)) for run in runs)}]"

@@ -16,6 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import build_hf_headers
+
 from pixelwizard.config.backbone import SourceSettings
 from pixelwizard.io.files import remember
 from pixelwizard.io.terminal import reason
@@ -70,8 +80,6 @@ def _take_cached(
     source: SourceSettings, name: str, folder: Path, say: Say, commit: str | None = None
 ) -> bool:
     """Link a file of the cache into the folder, if it exists with the right content."""
-    from huggingface_hub import try_to_load_from_cache
-
     found = try_to_load_from_cache(source.repo, name, revision=commit or source.revision)
     if not isinstance(found, str):
         return False
@@ -91,8 +99,6 @@ def _take_cached(
 
 
 def _refuse_offline(source: SourceSettings, left: list[str]) -> None:
-    from huggingface_hub import constants
-
     if constants.HF_HUB_OFFLINE:
         raise FetchError(
             f"{', '.join(left)} of {source.repo} not in the cache {constants.HF_HUB_CACHE}, and"
@@ -102,8 +108,6 @@ def _refuse_offline(source: SourceSettings, left: list[str]) -> None:
 
 
 def _refuse_full_disk(remotes: list[Remote]) -> None:
-    from huggingface_hub import constants
-
     cache = Path(constants.HF_HUB_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
     needed, free = sum(remote.size for remote in remotes), shutil.disk_usage(cache).free
@@ -116,8 +120,6 @@ def _refuse_full_disk(remotes: list[Remote]) -> None:
 
 def _ask(source: SourceSettings, name: str) -> Remote:
     """What the hub says about a file, without its content."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     url = hf_hub_url(source.repo, name, revision=source.revision)
     try:
         known = get_hf_file_metadata(url)
@@ -130,10 +132,6 @@ def _ask(source: SourceSettings, name: str) -> Remote:
 
 def _download(source: SourceSettings, remote: Remote) -> None:
     """Fetch one file into the cache, continuing where an earlier attempt stopped."""
-    from huggingface_hub import hf_hub_download, hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
     blob = _blobs(source.repo) / remote.etag
     blob.parent.mkdir(parents=True, exist_ok=True)
     part = blob.with_name(f"{blob.name}.pixelwizard.incomplete")
@@ -179,9 +177,6 @@ def _keep_revision(source: SourceSettings, commit: str) -> None:
 
 
 def _blobs(repo: str) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
     folder = repo_folder_name(repo_id=repo, repo_type="model")
     return Path(constants.HF_HUB_CACHE) / folder / "blobs"
 

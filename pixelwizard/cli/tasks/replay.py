@@ -9,6 +9,7 @@ from pathlib import Path
 from pixelwizard.cli.tasks import Command, run_in_workers
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.tasks import ReplayConfig
+from pixelwizard.generation.replay import changed_versions, repetition
 
 EXAMPLES = """\
   pixelwizard replay outputs/RUN/videos/ID.mp4           into a new folder in outputs/
@@ -21,8 +22,6 @@ has them. The weights must be the same."""
 
 def check(config: ReplayConfig) -> None:
     """Refuse a video that cannot be regenerated. Raises ValueError."""
-    from pixelwizard.generation.replay import repetition
-
     if config.file is None:
         raise ConfigError("no video is named; write it behind the task: replay VIDEO.mp4")
     repetition(Path(config.file), config.out, config.trust, config.given)
@@ -30,8 +29,6 @@ def check(config: ReplayConfig) -> None:
 
 def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
     """Run ``generate`` with the settings inside the video; returns the exit code."""
-    from pixelwizard.generation.replay import changed_versions, repetition
-
     assert config.file is not None
     video = Path(config.file)
     again = repetition(video, config.out, config.trust, config.given)
