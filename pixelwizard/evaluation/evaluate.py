@@ -6,7 +6,6 @@ What cannot be scored is skipped and named; the rest is scored.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +34,6 @@ from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.terminal import Line, in_threads
 from pixelwizard.io.video import VideoError
-from pixelwizard.tracking.wandb_run import log_scores
 
 SOME_SKIPPED = 3
 
@@ -57,7 +55,10 @@ def evaluate(config: EvaluateConfig) -> int:
         Path(config.run_dir),
         identity_of(settings, dict(zip(ids_of(videos), videos, strict=True)), reference),
     )
-    log_scores(config, report.to_json(), lambda text: print(text, file=sys.stderr))
+    if config.tracker.kind != "none":
+        from pixelwizard.tracking.wandb_run import log_scores
+
+        log_scores(config, report.to_json())
     if config.format == "json":
         print(json.dumps(report.to_json(), ensure_ascii=False))
     else:

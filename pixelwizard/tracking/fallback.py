@@ -24,9 +24,7 @@ def makers(config: GenerateConfig | TrainConfig, warn: Warn) -> dict[str, Callab
     """The constructor of each tracker of a run, by its setting."""
     found: dict[str, Callable[[], Tracker]] = {}
     if config.tracker.kind == "wandb":
-        from pixelwizard.tracking.wandb_run import WandbRun
-
-        found["tracker=wandb"] = partial(WandbRun, config, warn)
+        found["tracker=wandb"] = lambda: _wandb_run(config, warn)
     if config.tracker.kind == "csv" or config.tracker.logger is not None:
         from pixelwizard.tracking.loggers import CSVRows, LoggerRun, own_logger
 
@@ -35,6 +33,12 @@ def makers(config: GenerateConfig | TrainConfig, warn: Warn) -> dict[str, Callab
         if config.tracker.logger is not None:
             found["tracker.logger"] = lambda: LoggerRun(config, own_logger(config))
     return found
+
+
+def _wandb_run(config: GenerateConfig | TrainConfig, warn: Warn) -> Tracker:
+    from pixelwizard.tracking.wandb_run import WandbRun  # with wandb, whose import may fail
+
+    return WandbRun(config, warn)
 
 
 class FallbackTracker(Tracker):

@@ -9,11 +9,14 @@ import contextlib
 import logging
 import netrc
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 
 from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig, TableConfig
@@ -46,8 +49,6 @@ COLUMNS = ("id", "prompt", "negative_prompt", "seed")
 
 def release() -> None:
     """End W&B's service; one that has ended already would be a trace at the end of the program."""
-    import wandb
-
     with contextlib.suppress(ConnectionError):
         wandb.teardown()
 
@@ -81,8 +82,6 @@ class Session(WandbLogger):
 
     def _arguments(self, job_type: str, config: dict[str, Any]) -> dict[str, Any]:
         """How W&B names the run: by settings, else W&B's variables, else our defaults."""
-        import wandb
-
         tracker, environment = self.tracker, os.environ
         places = (self.folder, self.folder.parent)
         sweeps = [place.name for place in places if (place / LEDGER).is_file()]
@@ -110,8 +109,6 @@ class Session(WandbLogger):
 
     def _start(self) -> Any:
         """The run, offline if a server does not answer."""
-        import wandb
-
         if wanted_mode(self.tracker.mode) == "online":
             try:
                 return self._init("online")
@@ -125,8 +122,6 @@ class Session(WandbLogger):
         return self._init("offline")
 
     def _init(self, mode: Mode) -> Any:
-        import wandb
-
         online = mode == "online"
         run = wandb.init(**self.arguments, mode=mode, resume="allow" if online else None)
         run.define_metric(STEP)
@@ -225,8 +220,6 @@ class WandbRun(Tracker):
 
     def _clip(self, path: Path, caption: str) -> Any:
         """A video as W&B shows it: in h264 and not too high."""
-        import wandb
-
         shown, config = path, self.config
         codec = config.video.codec if isinstance(config, GenerateConfig) else "h264"
         if codec != "h264" or probe(path).height > PREVIEW_HEIGHT:
@@ -253,8 +246,6 @@ class WandbRun(Tracker):
         return self.session.go_offline()
 
     def finish(self, sheet: Path | None, done: bool = False) -> None:
-        import wandb
-
         run = self.session.run
         with self.session.environment():
             if self.rows:
@@ -290,17 +281,13 @@ def has_key(environment: Mapping[str, str]) -> bool:
         return False
 
 
-def log_comparison(
-    config: CompareConfig, rows: list[dict[str, Any]], folder: Path, warn: Warn
-) -> None:
+def log_comparison(config: CompareConfig, rows: list[dict[str, Any]], folder: Path) -> None:
     """Record the files of ``folder``; ``rows`` are flat rows. Errors never end the comparison.
 
     The page goes along without its videos; with ``tracker.artifact`` the whole report does.
     """
 
     def record(session: Session) -> None:
-        import wandb
-
         report = folder / "report"
         session.log_table("comparison", [*rows[0]], [list(row.values()) for row in rows])
         page = wandb.Html((report / "index.html").read_text(encoding="utf-8"), inject=False)
@@ -311,35 +298,31 @@ def log_comparison(
             artifact.add_dir(str(report))
             session.run.log_artifact(artifact)
 
-    _record(config, folder, warn, record)
+    _record(config, folder, record)
 
 
-def log_table(config: TableConfig, rows: list[dict[str, Any]], folder: Path, warn: Warn) -> None:
+def log_table(config: TableConfig, rows: list[dict[str, Any]], folder: Path) -> None:
     """Record the cells of a table, its page too. Errors never end the table."""
 
     def record(session: Session) -> None:
-        import wandb
-
         session.log_table("table", [*rows[0]], [list(row.values()) for row in rows])
         page = (folder / "table.html").read_text(encoding="utf-8")
         session.run.log({"page": wandb.Html(page, inject=False)})
 
-    _record(config, folder, warn, record)
+    _record(config, folder, record)
 
 
-def log_scores(config: EvaluateConfig, scores: dict[str, Any], warn: Warn) -> None:
+def log_scores(config: EvaluateConfig, scores: dict[str, Any]) -> None:
     """Record the scores of an evaluation as a run's are. Errors never end the evaluation."""
-    _record(config, Path(config.run_dir), warn, lambda session: session.log_scores(scores))
+    _record(config, Path(config.run_dir), lambda session: session.log_scores(scores))
 
 
 def _record(
     config: CompareConfig | EvaluateConfig | TableConfig,
     folder: Path,
-    warn: Warn,
     record: Callable[[Session], None],
 ) -> None:
-    if config.tracker.kind == "none":
-        return
+    warn = partial(print, file=sys.stderr)
     try:
         values = {**to_plain(config), "git_revision": git_revision()}
         session = Session(folder, config.tracker, warn, config.task, values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,12 +34,13 @@ def run(config: CompareConfig, command_line: Sequence[str]) -> int:
     """Compare, write, print; returns the exit code."""
     from pixelwizard.comparison.run import comparison_of, out_folder, write_comparison
     from pixelwizard.comparison.tables import flat_rows, to_json, to_text
-    from pixelwizard.tracking.wandb_run import log_comparison
 
     comparison, folder = comparison_of(config), out_folder(config)
     missing = write_comparison(comparison, folder)
-    rows = flat_rows(comparison)
-    log_comparison(config, rows, folder, lambda text: print(text, file=sys.stderr))
+    if config.tracker.kind != "none":
+        from pixelwizard.tracking.wandb_run import log_comparison
+
+        log_comparison(config, flat_rows(comparison), folder)
     if config.format == "json":
         print(json.dumps({**to_json(comparison), "folder": str(folder)}, ensure_ascii=False))
         return 0

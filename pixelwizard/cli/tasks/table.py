@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,12 +40,14 @@ def run(config: TableConfig, command_line: Sequence[str]) -> int:
     """Score what is not scored yet, write and print the table; returns the exit code."""
     from pixelwizard.comparison import table_files as files
     from pixelwizard.comparison.run import table_folder, table_of, write_table
-    from pixelwizard.tracking.wandb_run import log_table
 
     folder = table_folder(config)
     table = table_of(config, folder)
     write_table(table, folder)
-    log_table(config, list(files.flat(table)), folder, lambda text: print(text, file=sys.stderr))
+    if config.tracker.kind != "none":
+        from pixelwizard.tracking.wandb_run import log_table
+
+        log_table(config, list(files.flat(table)), folder)
     if config.format == "json":
         found = {**files.to_json(table), "folder": str(folder)}
         print(json.dumps(found, ensure_ascii=False))
