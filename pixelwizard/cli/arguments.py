@@ -43,7 +43,7 @@ def checked(task: str, overrides: Sequence[str], sweep: bool, own: Sequence[Path
 
 
 def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> str:
-    leaves, groups = schema.leaves(tasks.roots()[task]), tasks.groups(task, own)
+    leaves, groups = schema.leaves(tasks.ROOTS[task]), tasks.groups(task, own)
     if override.startswith("~"):
         raise ConfigError(f"{override}: a key cannot be removed; give it another value")
     match = OVERRIDE.fullmatch(override)
@@ -82,7 +82,7 @@ def sets_part(task: str, override: str, own: Sequence[Path]) -> bool:
     Hydra would merge the nodes into what they were before, and a name is no option of a group of
     the user's.
     """
-    leaves = schema.leaves(tasks.roots()[task])
+    leaves = schema.leaves(tasks.ROOTS[task])
     key, value = override.split("=", 1)
     name = value.strip("'\"")
     if get_origin(leaves.get(key)) is list and (tasks.shipped() / key).is_dir():
@@ -113,7 +113,7 @@ def _of_sweep(key: str, value: str) -> str:
 
 def _elsewhere(task: str, key: str) -> str | None:
     """The sentence on a key that other tasks have, or that lies deeper in this one."""
-    roots = {name: schema.leaves(root) for name, root in tasks.roots().items()}
+    roots = {name: schema.leaves(root) for name, root in tasks.ROOTS.items()}
     owners = [
         name
         for name, leaves in roots.items()
@@ -133,7 +133,7 @@ def group_elsewhere(task: str, said: str) -> str | None:
     if match is None:
         return None
     file, group = match[1].replace("/", "=", 1), match[2]
-    owners = [name for name in tasks.roots() if group in tasks.groups(name)]
+    owners = [name for name in tasks.ROOTS if group in tasks.groups(name)]
     known = f"a group of {' and '.join(owners)}, not of {task}; leave {file} out"
     return f"{file} chooses {group}, {known if owners else 'which is no group; remove it there'}"
 
@@ -161,7 +161,7 @@ def quoted(value: str) -> str:
 
 def part_names(task: str, key: str) -> list[str]:
     """The shipped parts that a key can name; a group of the user's may have the same key."""
-    found = schema.marked(tasks.roots()[task], "door").get(key)
+    found = schema.marked(tasks.ROOTS[task], "door").get(key)
     return found.names if found else []
 
 
@@ -175,7 +175,7 @@ def check_option(task: str, override: str, own: Sequence[Path]) -> None:
     """Refuse an option that its group does not have, before Hydra does at length."""
     group, value = override.split("=", 1)
     value = value.strip("'\"")
-    hint = schema.leaves(tasks.roots()[task]).get(group.replace("/", "."))
+    hint = schema.leaves(tasks.ROOTS[task]).get(group.replace("/", "."))
     several = group == tasks.EXPERIMENTS or get_origin(hint) is dict
     several = several and (value == "null" or value.startswith("["))
     known = sorted({*tasks.options(group, own), *part_names(task, group)})
@@ -301,7 +301,7 @@ def _option(arguments: Arguments, word: str, rest: list[str]) -> None:
     elif name in FILES:
         if not value:
             raise ConfigError(f"{name} is empty; give a file, like {name} {VALUES[name]}")
-        if FILES[name] not in schema.leaves(tasks.roots()[arguments.task]):
+        if FILES[name] not in schema.leaves(tasks.ROOTS[arguments.task]):
             raise ConfigError(f"{name} is not for {arguments.task}; leave it out")
         arguments.files.setdefault(name, []).append(value)
     elif name == "--config-dir":
@@ -343,7 +343,7 @@ def _is_word(arguments: Arguments, word: str) -> bool:
     if chosen.word is None or chosen.word in given or (arguments.words and not chosen.words):
         return False
     key, is_assignment, _ = word.partition("=")
-    root = tasks.roots()[arguments.task]
+    root = tasks.ROOTS[arguments.task]
     if not is_assignment:
         return True
     if key in schema.leaves(root) or key in tasks.groups(arguments.task) or "hydra/" in key:

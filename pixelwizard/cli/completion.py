@@ -58,7 +58,7 @@ def _keys(task: str, own: Sequence[Path], dots: int) -> Iterator[str]:
 
 
 def _leaves(task: str) -> dict[str, object]:
-    found = schema.leaves(tasks.roots()[task])
+    found = schema.leaves(tasks.ROOTS[task])
     for part, settings in HYDRA_PARTS.items():
         found |= {f"hydra.{part}.{name}": hint for name, hint in schema.leaves(settings).items()}
     return found

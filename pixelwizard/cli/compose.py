@@ -80,7 +80,7 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
 
 def introduce(task: str, own: list[Path]) -> None:
     """Give Hydra the defaults of a task and the user's folders."""
-    root = tasks.roots()[task]
+    root = tasks.ROOTS[task]
     hints, defaults = schema.leaves(root), schema.defaults(root)
     if issubclass(root, RunSettings):
         defaults = {"run_dir": None, **defaults}
@@ -218,7 +218,7 @@ class Composer:
         values: Any = OmegaConf.to_container(ours, resolve=True)
         if prompts:
             values["prompt"] = list(prompts)
-        schema.make_paths_absolute(values, tasks.roots()[self.task])
+        schema.make_paths_absolute(values, tasks.ROOTS[self.task])
         take_statistics(values, composed.hydra.overrides.task)
         if self.task != "train":
             take_few_steps(values, composed.hydra.overrides.task)

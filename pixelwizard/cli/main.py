@@ -121,7 +121,7 @@ def _help(task: str, own: Sequence[Path]) -> str:
     ]
     options = "\n".join(["groups (group=OPTION)", *groups, "\n"]) if groups else ""
     listed = "\n".join(f"  {name:<10} {summary}" for name, summary in TASKS.items())
-    keys = schema.leaves(tasks.roots()[task])
+    keys = schema.leaves(tasks.ROOTS[task])
     prompted = FILES["--video"] in keys
     output = [f"; {key}=FOLDER sets the output folder" for key in ("run_dir", "out") if key in keys]
     words = [

@@ -187,19 +187,15 @@ def _check_size(text: str, path: Path) -> None:
             raise ConfigError(f"{path} has over {MOST:,} values, aliases counted; shorten it")
 
 
+_ROOTS: tuple[Any, ...] = (GenerateConfig, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
+_ROOTS += (EncodeConfig, CompareConfig, TableConfig, FetchConfig, ConvertConfig, ReplayConfig)
+ROOTS: dict[str, type] = {root.task: root for root in _ROOTS}
+"""The root dataclass of every task."""
 GONE_FROM_TRACKER = (("options", None), ("project", "pixelwizard"))
 """Keys that run folders of earlier versions have, with any value or this one, once its default.
 
 A tracker changes no result.
 """
-
-
-def roots() -> dict[str, type]:
-    """The root dataclass of every task."""
-
-    tasks: tuple[Any, ...] = (GenerateConfig, TrainConfig, EvaluateConfig, PlanConfig, BenchConfig)
-    tasks += (EncodeConfig, CompareConfig, TableConfig, FetchConfig, ConvertConfig, ReplayConfig)
-    return {root.task: root for root in tasks}
 
 
 def load(path: Union[str, Path]) -> Any:
@@ -219,9 +215,9 @@ def load(path: Union[str, Path]) -> Any:
 def from_plain(values: Any) -> Any:
     """Plain values to the dataclass that their ``task`` names, with every check applied."""
     task = values.get("task") if isinstance(values, dict) else None
-    if task not in roots():
-        raise ConfigError(choice("task", task, roots()))
-    config: Any = build(roots()[task], values)
+    if task not in ROOTS:
+        raise ConfigError(choice("task", task, ROOTS))
+    config: Any = build(ROOTS[task], values)
     check_names(config)
     check(config)
     return config
@@ -282,7 +278,7 @@ def groups(task: str, own: Sequence[Path] = ()) -> list[str]:
 
     ``own`` are the user's folders; a group inside a group (``metrics/extra``) fills a key below.
     """
-    root = roots()[task]
+    root = ROOTS[task]
     hints = leaves(root)
     top = [field.name for field in fields(root) if get_origin(hints.get(field.name)) is not list]
     found = [key for key in top if any((conf / key).is_dir() for conf in (*own, shipped()))]

@@ -15,7 +15,6 @@ from pixelwizard.config.geometry import Geometry, ResolutionSettings, nearest_fr
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.table import VIDEOS
 from pixelwizard.io.files import file_digest
-from pixelwizard.io.image import cover, image_size, read_image
 from pixelwizard.io.video import ImageError, Sound, VideoError
 
 if TYPE_CHECKING:
@@ -104,6 +103,8 @@ def source_of(kind: Kind, path: Path, place: str) -> Source:
 @cache
 def _found(kind: Kind, path: Path, size: int, modified_ns: int) -> Source:
     if kind == "image":
+        from pixelwizard.io.image import image_size
+
         return Source(kind, path, file_digest(path), *image_size(path))
     from pixelwizard.io.reading import probe
 
@@ -132,6 +133,8 @@ def frames_of(
     if source.kind == "image":
         if file_digest(source.path) != source.sha256:
             raise ImageError(f"{source.path} has changed since the run began; start the run again")
+        from pixelwizard.io.image import cover, read_image
+
         pixels = read_image(source.path)
         yield cover(pixels, (size.width, size.height), (shape.width, shape.height))
         return

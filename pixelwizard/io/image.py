@@ -6,14 +6,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pixelwizard.io.files import kind_of
 from pixelwizard.io.video import ImageError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL.Image import Image
 
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Gray of 0..65535, which Pillow would cut off at 255."""
@@ -29,9 +27,6 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def read_image(path: Path) -> np.ndarray:
     """The picture. Raises ImageError, also for an animation."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
     with _explained(path), Image.open(path) as file:
         if file.format in ANIMATED and (frames := getattr(file, "n_frames", 1)) > 1:
             raise ValueError(f"it has {frames} frames; give one picture, or refine it as --video")
@@ -46,9 +41,6 @@ def cover(pixels: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> 
     Wan2.2's rule (``WanTI2V.i2v``), where both are the same: scaled by Lanczos to cover the size,
     sides rounded, and the middle taken.
     """
-    import numpy as np
-    from PIL import Image
-
     height, width, _ = pixels.shape
     factor = max(shape[0] / width, shape[1] / height)
     wide = max(size[0], round(width * factor * (size[0] / shape[0])))
@@ -60,17 +52,12 @@ def cover(pixels: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> 
 
 def write_thumbnail(picture: Path, place: Path, width: int) -> None:
     """The picture as a JPEG of at most that width. Raises ImageError."""
-    from PIL import Image
-
     image = Image.fromarray(read_image(picture))
     image.thumbnail((width, 4 * width))
     image.save(place, quality=90)
 
 
-def _rgb(image: Image) -> Image:
-    import numpy as np
-    from PIL import Image
-
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BITS:
         gray = np.asarray(image, np.float64) / 257
         image = Image.fromarray(np.rint(gray).clip(0, 255).astype(np.uint8))
@@ -84,8 +71,6 @@ def _rgb(image: Image) -> Image:
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Raise ImageError for whatever Pillow says of a file."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

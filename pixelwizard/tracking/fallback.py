@@ -14,6 +14,7 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.terminal import reason
 from pixelwizard.tracking import Tracker, Warn
+from pixelwizard.tracking.loggers import CSVRows, LoggerRun, own_logger
 
 log = logging.getLogger(__name__)
 RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_checkpoint")
@@ -25,13 +26,10 @@ def makers(config: GenerateConfig | TrainConfig, warn: Warn) -> dict[str, Callab
     found: dict[str, Callable[[], Tracker]] = {}
     if config.tracker.kind == "wandb":
         found["tracker=wandb"] = lambda: _wandb_run(config, warn)
-    if config.tracker.kind == "csv" or config.tracker.logger is not None:
-        from pixelwizard.tracking.loggers import CSVRows, LoggerRun, own_logger
-
-        if config.tracker.kind == "csv":
-            found["tracker=csv"] = lambda: LoggerRun(config, CSVRows(Path(config.run_dir, "csv")))
-        if config.tracker.logger is not None:
-            found["tracker.logger"] = lambda: LoggerRun(config, own_logger(config))
+    if config.tracker.kind == "csv":
+        found["tracker=csv"] = lambda: LoggerRun(config, CSVRows(Path(config.run_dir, "csv")))
+    if config.tracker.logger is not None:
+        found["tracker.logger"] = lambda: LoggerRun(config, own_logger(config))
     return found
 
 

@@ -144,8 +144,8 @@ def keys(root: type, prefix: str = "") -> Iterator[str]:
 
 def key_words(draw: random.Random) -> list[str]:
     """A command with one hostile value, perhaps a second, perhaps in a sweep."""
-    task = draw.choice([name for name in tasks.roots() if name not in ("fetch", "bench")])
-    known = list(keys(tasks.roots()[task]))
+    task = draw.choice([name for name in tasks.ROOTS if name not in ("fetch", "bench")])
+    known = list(keys(tasks.ROOTS[task]))
     given = [f"{draw.choice(known)}={draw.choice(VALUES)}" for _ in range(draw.choice((1, 1, 2)))]
     sweep = ["-m"] if draw.random() < 0.1 else []
     return [task, *sweep, *given]
@@ -154,7 +154,7 @@ def key_words(draw: random.Random) -> list[str]:
 def odd_words(draw: random.Random) -> list[str]:
     """A command line of odd words."""
     words = [word.split(" ", 1) for word in draw.sample(WORDS, draw.choice((1, 2)))]
-    return [draw.choice(list(tasks.roots())[:4]), *sum(words, []), "run_dir=run", *LITTLE]
+    return [draw.choice(list(tasks.ROOTS)[:4]), *sum(words, []), "run_dir=run", *LITTLE]
 
 
 def damage(place: Path, draw: random.Random) -> str:
