@@ -39,7 +39,6 @@ from pixelwizard.records.run_folder import (
     Failure,
     WorkStopped,
     is_lost_rank,
-    is_lost_reader,
     is_out_of_memory,
     locked,
 )
@@ -121,7 +120,7 @@ def _worked(config: Any, rank: Rank | None) -> int:
     except (VideoError, ProcessLost) as error:
         raise WorkStopped(f"{error}; the same command continues") from error
     except RuntimeError as error:
-        if not is_lost_reader(error):
+        if "DataLoader worker" not in str(error):  # torch says this of one that is gone
             raise
         raise WorkStopped(LOST_READER) from error
 

@@ -29,7 +29,7 @@ from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.weights import load_anchor, load_detail, load_text_encoder, load_vae
 from pixelwizard.parallel.mesh import ALONE, Group
 from pixelwizard.records.provenance import Job
-from pixelwizard.records.run_folder import PromptFailed, is_lost_rank, sentence
+from pixelwizard.records.run_folder import WorkStopped, is_lost_rank, sentence
 from pixelwizard.stages.decode import Decode, decode_dtype
 from pixelwizard.stages.latents import Anchor, Detail, EncodeText
 
@@ -139,7 +139,7 @@ class StageLoop(LightningModule, ABC):
                 if is_lost_rank(error):
                     raise
                 why = f"prompt {job.id} failed: {self.name}: {sentence(error)}"
-                raise PromptFailed(why) from error
+                raise WorkStopped(why) from error
             result.error = error
 
 

@@ -255,10 +255,6 @@ class WorkStopped(Exception):
     """Some of the work is done and kept, the rest cannot be done; the text is one sentence."""
 
 
-class PromptFailed(WorkStopped):
-    """A prompt failed while other ranks wait for this one, so the job must end."""
-
-
 @dataclass(frozen=True)
 class Failure:
     """Why a run failed, in one sentence, and whether more memory would have helped."""
@@ -299,11 +295,6 @@ def sentence(error: BaseException) -> str:
 def is_lost_rank(error: BaseException) -> bool:
     """Whether an error only says that another rank of the job is gone."""
     return "DistError" in {cls.__name__ for cls in type(error).__mro__} or "/gloo/" in str(error)
-
-
-def is_lost_reader(error: BaseException) -> bool:
-    """Whether an error only says that a process that reads examples is gone."""
-    return "DataLoader worker" in str(error)
 
 
 def kernel_kills() -> int:
