@@ -166,8 +166,10 @@ def test_a_scan_keeps_what_it_has_learnt(videos: Path, tmp_path: Path, monkeypat
     assert scan(videos, names, kept) == found
 
 
-def test_videos_that_are_too_slow_for_the_rate_are_counted(videos: Path, capsys: Any) -> None:
-    open_folder(clip_settings(videos, fps=50.0), 1, seed=0)
+def test_videos_that_are_too_slow_for_the_rate_are_counted(
+    videos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    open_folder(clip_settings(videos, fps=50.0), 1, 0, tmp_path / "clips.json")
     said = capsys.readouterr().err
     assert "6 of 6 videos have less than 25 frames a second; at data.fps=50" in said
 
@@ -175,7 +177,7 @@ def test_videos_that_are_too_slow_for_the_rate_are_counted(videos: Path, capsys:
 def test_what_one_process_of_a_loader_could_not_read_no_other_names_again(
     videos: Path, tmp_path: Path, caplog: Any
 ) -> None:
-    clips = open_folder(clip_settings(videos), 5, seed=3)["train"]
+    clips = open_folder(clip_settings(videos), 5, 3, tmp_path / "clips.json")["train"]
     source = ClipExamples(clips, Recipe("anchor", SIZE, DegradationSettings(), 0))
     arguments = ([0, 1, 2, 3], random.Random(0))
     worker = multiprocessing.get_context("fork").Process(target=source.batch, args=arguments)
@@ -187,11 +189,11 @@ def test_what_one_process_of_a_loader_could_not_read_no_other_names_again(
     assert caplog.records == []
 
 
-def test_a_set_without_a_usable_clip_is_an_error(videos: Path) -> None:
+def test_a_set_without_a_usable_clip_is_an_error(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="0 usable of 7 videos.*a.mp4: it is 0.33 s long"):
-        open_folder(clip_settings(videos), 121, seed=3)
+        open_folder(clip_settings(videos), 121, 3, tmp_path / "clips.json")
     with pytest.raises(ConfigError, match="5 usable of 7 videos, and more than data.held_out=5"):
-        open_folder(clip_settings(videos, held_out=5), 5, seed=3)
+        open_folder(clip_settings(videos, held_out=5), 5, 3, tmp_path / "clips.json")
 
 
 def test_a_clip_covers_its_size_at_the_rate_that_is_asked_for(videos: Path) -> None:

@@ -44,7 +44,7 @@ from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Composed, Search, Span, SweeperSettings
-from pixelwizard.config.targets import TARGET, check_doors, is_own_part, search_in, targets
+from pixelwizard.config.targets import TARGET, OwnPart, check_doors, search_in, targets
 from pixelwizard.models.checkpoints import take_few_steps, take_statistics
 from pixelwizard.records.run_folder import default_run_dir
 
@@ -84,8 +84,9 @@ def introduce(task: str, own: list[Path]) -> None:
     hints, defaults = schema.leaves(root), schema.defaults(root)
     if issubclass(root, RunSettings):
         defaults = {"run_dir": None, **defaults}
-    for name in [name for name in defaults if is_own_part(hints[name])]:
-        del defaults[name]  # they would be arguments of a user's class
+    for name in [*defaults]:
+        if isinstance(hints[name], type) and issubclass(hints[name], OwnPart):
+            del defaults[name]  # it would be arguments of a user's class
     store, name = ConfigStore.instance(), f"{task}_defaults"
     store.repo.pop(f"{name}.yaml", None)  # Hydra 1.4 warns of a second one
     store.store(name=name, node=defaults)

@@ -285,12 +285,12 @@ def _gpus_of(config: Shared) -> int:
 
 RANKS_PER_CORE = 16
 """At most, where the ranks are CPU processes; more would only take memory from each other."""
-COUNT = "import torch; print(torch.cuda.device_count())"
 
 
 @cache
 def count_gpus() -> int:
     """The number of GPUs that torch finds, in a separate process; 0 if it fails."""
     place = os.path.dirname(os.__file__)  # no user's torch.py lies here
-    asked = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, cwd=place)
+    count = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    asked = subprocess.run(count, capture_output=True, text=True, cwd=place)
     return int(asked.stdout) if asked.stdout.strip().isdigit() else 0

@@ -196,11 +196,6 @@ def door_of(settings: type, name: str) -> Door:
     return next(f.metadata["door"] for f in dataclasses.fields(settings) if f.name == name)
 
 
-def is_own_part(hint: Any) -> bool:
-    """Whether a field of this type is a group that a user's class may fill."""
-    return inspect.isclass(hint) and issubclass(hint, OwnPart)
-
-
 def doors(settings: Any, prefix: str = "") -> Iterator[tuple[str, Door, Any]]:
     """Every door below ``settings``: its key, the door, and its value.
 

@@ -48,7 +48,7 @@ class Probed:
     split: str = ""
 
 
-def scan(folder: Path, names: Iterable[str], kept: Path | None) -> dict[str, Probed]:
+def scan(folder: Path, names: Iterable[str], kept: Path) -> dict[str, Probed]:
     """Every file by name, scanned on all cores; ``kept`` has the unchanged ones.
 
     Raises ValueError where the machine cannot read one; what was found until then is kept.
@@ -90,18 +90,16 @@ def _probed(path: Path, known: Probed | None) -> Probed:
         return Probed(facts.st_size, facts.st_mtime_ns, problem=str(error))
 
 
-def _known(kept: Path | None) -> dict[str, Probed]:
+def _known(kept: Path) -> dict[str, Probed]:
     """The results of an earlier scan; none if damaged or of another version."""
     try:
-        table = read_json(kept) if kept else {}
-        return {name: Probed(**facts) for name, facts in table.items()}
+        return {name: Probed(**facts) for name, facts in read_json(kept).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _keep(kept: Path | None, found: Mapping[str, Probed]) -> None:
-    if kept is not None:
-        write_json(kept, {name: vars(one) for name, one in found.items()})
+def _keep(kept: Path, found: Mapping[str, Probed]) -> None:
+    write_json(kept, {name: vars(one) for name, one in found.items()})
 
 
 class FolderClips(Clips):
@@ -130,9 +128,7 @@ class FolderClips(Clips):
             raise Unusable(f"{row.video}: {error}") from error
 
 
-def open_folder(
-    data: DataSettings, frames: int, seed: int, kept: Path | None = None
-) -> dict[Split, Clips]:
+def open_folder(data: DataSettings, frames: int, seed: int, kept: Path) -> dict[Split, Clips]:
     """The usable videos of ``data.dir``; ``seed`` draws the ``data.held_out`` that are held out.
 
     Those that cannot be used are counted, and named in the log; ``kept`` says what each is used

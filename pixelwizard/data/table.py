@@ -48,6 +48,9 @@ VIDEOS = (
 )
 
 
+_tell = cache(say)
+
+
 @dataclass(frozen=True)
 class Row:
     """One row: a video or "", its texts, and the other columns; at least one text or a start."""
@@ -265,8 +268,3 @@ def _rank(kind: str) -> Callable[[str], int]:
     """Sorts columns of a kind by how they are called."""
     order = {name: number for number, name in enumerate(COLUMNS[kind])}
     return lambda column: order.get(_plain(column), len(order))
-
-
-@cache
-def _tell(note: str) -> None:
-    say(note)

@@ -25,7 +25,6 @@ from pixelwizard.records.run_folder import CONFIG, Failure, locked
 
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
-TORCHRUN = "TORCHELASTIC_RUN_ID"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 5.0
 RESTART_SECONDS = 1.0
@@ -129,7 +128,7 @@ def worker_environment(rank: int, ranks: int, port: int, at_once: int = 1) -> di
 def _refuse_torchrun(run_dir: Path, ranks: int) -> None:
     """Refuse to run under torchrun: two launchers would start ranks of ranks."""
     started = os.environ.get("WORLD_SIZE", "1")
-    if TORCHRUN in os.environ or (ranks > 1 and started != "1"):
+    if "TORCHELASTIC_RUN_ID" in os.environ or (ranks > 1 and started != "1"):
         raise ConfigError(
             f"this process is one of {started} that torchrun started, and pixelwizard starts its"
             f" ranks itself; run it without torchrun, or: torchrun ... -m pixelwizard.worker"
