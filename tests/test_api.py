@@ -76,7 +76,7 @@ def test_several_ranks_are_processes_and_one_that_is_lost_is_an_error(
         Failure("SIGKILL ended rank 1").write(folder)
         return code
 
-    monkeypatch.setattr("pixelwizard.launch.launch.launch", lost)
+    monkeypatch.setattr("pixelwizard.api.launch", lost)
     overrides = [*OVERRIDES[:1], "run_dir=ranks", "parallel=prompts", "parallel.prompts=2"]
     with pytest.raises(ValueError, match="SIGKILL ended rank 1"):
         pw.generate(overrides, PROMPTS)

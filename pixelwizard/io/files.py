@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,10 @@ def remove_unfinished(folder: Path, pattern: str = "*") -> None:
 def is_alive(process: int) -> bool:
     """Whether there is a process of this number on this machine."""
     try:
-        os.kill(process, 0)
+        with suppress(PermissionError):  # it is another user's
+            os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
-        pass
     return True
 
 
@@ -136,7 +135,7 @@ def text_digest(text: str) -> str:
 
 def file_digest(path: Path) -> str:
     """The sha256 of a file's content. A changed size or time of writing counts as changed."""
-    return _digest(*_key(path))
+    return _digest(path.resolve(), _entry(path))
 
 
 def content_digest(path: Path) -> dict[str, Any]:
@@ -152,32 +151,27 @@ def remember(path: Path, digest: str) -> None:
     """Keep the sha256 of a file that was just computed, if the file is large."""
     if path.stat().st_size < LARGE:
         return
-    try:
-        write_json(cache_folder() / DIGESTS, {**_remembered(), _entry(*_key(path)): digest})
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
+    with suppress(OSError):  # a cache that cannot be written costs time, nothing else
+        write_json(cache_folder() / DIGESTS, {**_remembered(), _entry(path): digest})
 
 
 @cache
-def _digest(path: str, size: int, modified_ns: int) -> str:
-    if digest := _remembered().get(_entry(path, size, modified_ns)) if size >= LARGE else None:
-        return digest
+def _digest(path: Path, entry: str) -> str:
+    if path.stat().st_size >= LARGE and (known := _remembered().get(entry)):
+        return known
     sha = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             sha.update(chunk)
-    remember(Path(path), sha.hexdigest())
+    remember(path, sha.hexdigest())
     return sha.hexdigest()
 
 
-def _key(path: Path) -> tuple[str, int, int]:
+def _entry(path: Path) -> str:
+    """The name of a file's present content in the table of digests."""
     real = path.resolve()
     state = real.stat()
-    return str(real), state.st_size, state.st_mtime_ns
-
-
-def _entry(path: str, size: int, modified_ns: int) -> str:
-    return f"{path}|{size}|{modified_ns}"
+    return f"{real}|{state.st_size}|{state.st_mtime_ns}"
 
 
 def cache_folder() -> Path:
