@@ -24,7 +24,7 @@ from pixelwizard.config.geometry import windows_of
 from pixelwizard.diffusion.schedules import SKIP, SOLVER, TRAIN_TIMESTEPS, Schedule, Step
 
 if TYPE_CHECKING:
-    from pixelwizard.diffusion.skip.base import Moment, Skip
+    from pixelwizard.diffusion.skip.base import Kept, Moment, Skip
     from pixelwizard.parallel.exchange import CFGParallel
 
 
@@ -164,7 +164,7 @@ def sample(
             look = cache(partial(probe or _no_probe, state.latent, step))
             moment = skip.at(schedule.sigmas, index, state.latent, look)
             computed = skip.asks(moment, kept) if computed is None else computed
-            answer = velocity if computed else _Instead(skip, moment, kept)
+            answer = velocity if computed else partial(_instead, skip, moment, kept)
         ask = _Ask(answer, step, first)
         latent, history = solver.step(schedule.sigmas, index, state.latent, ask, state.history)
         if ask.count != step.evaluations:
@@ -211,16 +211,9 @@ class _Ask:
         return answer
 
 
-@dataclass(frozen=True)
-class _Instead:
+def _instead(skip: Skip, moment: Moment, kept: Kept, x: Tensor, step: Step) -> Tensor:
     """The velocity of a step that is skipped."""
-
-    skip: Skip
-    moment: Moment
-    kept: tuple[Tensor, ...]
-
-    def __call__(self, x: Tensor, step: Step) -> Tensor:
-        return self.skip.velocity(self.moment, step.sigma, self.kept)
+    return skip.velocity(moment, step.sigma, kept)
 
 
 Join = Callable[[Callable[[slice], Tensor], int, int], Tensor]

@@ -176,14 +176,10 @@ def step_sizes(timesteps: list[float], snapped: bool = False) -> list[int]:
     ]
     if not snapped:
         return raw
-    trained = sorted(trained_step_sizes(), reverse=True)
-    return [min(trained, key=lambda size: abs(size - dt)) for dt in raw]
-
-
-def trained_step_sizes() -> set[int]:
-    """Every step size of upstream's shortcut training."""
-    rule = ShortcutSettings()
-    return {size for anchor in rule.anchors for size in halved(anchor, rule.halvings)}
+    rule = ShortcutSettings()  # upstream's training
+    trained = {size for anchor in rule.anchors for size in halved(anchor, rule.halvings)}
+    largest_first = sorted(trained, reverse=True)
+    return [min(largest_first, key=lambda size: abs(size - dt)) for dt in raw]
 
 
 def halved(size: int, halvings: int) -> list[int]:

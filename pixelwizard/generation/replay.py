@@ -58,8 +58,7 @@ def provenance_of(video: Path) -> Record:
     try:
         found = parse_json(text[:LONGEST], "its record")
         known = [field.name for field in fields(Record)]
-        record: Record = build(Record, {name: found[name] for name in known if name in found})
-        return record
+        return build(Record, {name: found[name] for name in known if name in found})
     except (ConfigError, TypeError) as error:
         why = error if isinstance(error, ConfigError) else "its record is none"
         raise ConfigError(

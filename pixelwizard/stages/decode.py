@@ -219,8 +219,7 @@ def surely_whole(config: SamplingSettings, limit: float) -> bool:
 
 def decode_dtype(config: SamplingSettings) -> torch.dtype:
     """The data type of the decode."""
-    dtype: torch.dtype = getattr(torch, config.decode.dtype or config.backbone.dtype)
-    return dtype
+    return getattr(torch, config.decode.dtype or config.backbone.dtype)
 
 
 class Decode:

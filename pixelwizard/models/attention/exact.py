@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.types import Device
 
 from pixelwizard.models.attention.base import Attention, Place
 
+TokenSets = Sequence[tuple[np.ndarray, Tensor]]
+"""Sets of tokens, int64 in rising order: on the host, and on some device."""
 ROWS = 256
 """Queries whose scores a CPU keeps at a time, at least."""
 SCORES = 2**19
@@ -40,6 +46,33 @@ def attention(query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor) -> Tenso
     else:
         out = F.scaled_dot_product_attention(query, key, value)
     return out.transpose(1, 2)
+
+
+def token_sets(sets: Iterable[np.ndarray], device: Device = "cpu") -> TokenSets:
+    """Sets of tokens that are kept."""
+    with torch.inference_mode(False):  # they must also serve a later backward
+        return [(tokens, torch.from_numpy(tokens).to(device)) for tokens in sets]
+
+
+def in_sets(
+    query_BLND: Tensor,
+    start: int,
+    sets: TokenSets,
+    seen: Callable[[Tensor], tuple[Tensor, ...]],
+) -> Tensor:
+    """Softmax attention inside sets of tokens -> [B, L, N, D], queries from token ``start`` on.
+
+    ``seen``: the keys and values that the queries of a set see, given its tokens on the device.
+    """
+    out, span = torch.empty_like(query_BLND), (start, start + query_BLND.shape[1])
+    for tokens, placed in sets:
+        first, last = np.searchsorted(tokens, span)
+        if first < last:
+            whole = placed.to(query_BLND.device)
+            mine = whole[first:last] - start
+            found = attention(query_BLND.index_select(1, mine), *seen(whole))
+            out.index_copy_(1, mine, found)
+    return out
 
 
 def _long_bfloat16(query: Tensor, key: Tensor) -> bool:

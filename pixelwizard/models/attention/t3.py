@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pixelwizard.config.schema import ConfigError, convert
 from pixelwizard.models.attention.base import Attention, Grid, Place
-from pixelwizard.models.attention.exact import attention
+from pixelwizard.models.attention.exact import TokenSets, in_sets, token_sets
 
 SPLITS = ((21, 1, 1), (1, 17, 20), (1, 17, 6), (3, 4, 15), (7, 4, 8))
 """Into how many parts frames, rows and columns of tokens are split, by layer modulo five."""
@@ -45,8 +44,12 @@ class T3(Attention):
     ) -> Tensor:
         split = self.splits[place.layer % len(self.splits)]
         check_divides(split, place.grid)
+
+        def seen(tokens: Tensor) -> tuple[Tensor, Tensor]:
+            return key_BSND.index_select(1, tokens), value_BSND.index_select(1, tokens)
+
         near, far = (
-            _in_sets(query_BLND, key_BSND, value_BSND, sets(place.grid, split, spread), place.start)
+            in_sets(query_BLND, place.start, sets(place.grid, split, spread), seen)
             for spread in (False, True)
         )
         return (near + far) / 2
@@ -65,24 +68,9 @@ def check_divides(split: Sequence[int], grid: Grid) -> None:
         )
 
 
-def _in_sets(
-    query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor, every: list[np.ndarray], start: int
-) -> Tensor:
-    """Each query over the keys of its set."""
-    out, span = torch.empty_like(query_BLND), (start, start + query_BLND.shape[1])
-    for tokens in every:
-        first, last = np.searchsorted(tokens, span)
-        if first == last:
-            continue
-        whole = torch.from_numpy(tokens).to(query_BLND.device)
-        mine, key, value = whole[first:last] - start, *(x[:, whole] for x in (key_BSND, value_BSND))
-        out = out.index_copy(1, mine, attention(query_BLND[:, mine], key, value))
-    return out
-
-
 @lru_cache(maxsize=16)
-def sets(grid: Grid, split: tuple[int, int, int], spread: bool) -> list[np.ndarray]:
-    """The tokens of every block, or of every evenly spread set, int64 in rising order."""
+def sets(grid: Grid, split: tuple[int, int, int], spread: bool) -> TokenSets:
+    """The tokens of every block, or of every evenly spread set."""
     axes = [
         np.arange(length) % parts if spread else np.arange(length) // (length // parts)
         for length, parts in zip(grid, split, strict=True)
@@ -90,4 +78,4 @@ def sets(grid: Grid, split: tuple[int, int, int], spread: bool) -> list[np.ndarr
     _, rows, columns = split
     which = (axes[0][:, None, None] * rows + axes[1][:, None]) * columns + axes[2]
     order = np.argsort(which.ravel(), kind="stable")
-    return list(order.reshape(math.prod(split), -1))
+    return token_sets(order.reshape(math.prod(split), -1))

@@ -15,7 +15,7 @@ from torch import Tensor
 from pixelwizard.config.geometry import cuts
 from pixelwizard.config.schema import ConfigError, check_range, convert
 from pixelwizard.models.attention.base import Attention, Grid, Place
-from pixelwizard.models.attention.exact import attention
+from pixelwizard.models.attention.exact import TokenSets, attention, in_sets, token_sets
 
 
 class Window(Attention):
@@ -52,29 +52,22 @@ class Window(Attention):
     def __call__(
         self, query_BLND: Tensor, key_BSND: Tensor, value_BSND: Tensor, place: Place
     ) -> Tensor:
-        windows = self._windows(place, query_BLND.device)
-        if len(windows) == 1:
+        dense, shifted = self.kind(place)
+        size = (0, 0, 0) if dense else self.size
+        found = windows(place.grid, size, shifted, query_BLND.device)
+        if len(found) == 1:
             return attention(query_BLND, key_BSND, value_BSND)
         pairs = [(t, self._coarse(t, place.grid)) for t in (key_BSND, value_BSND)]
-        out, span = torch.empty_like(query_BLND), (place.start, place.start + query_BLND.shape[1])
-        for tokens, on_device in windows:
-            first, last = np.searchsorted(tokens, span)
-            if first == last:
-                continue
-            mine = on_device[first:last] - place.start
-            key, value = (_rows(whole, on_device, coarse) for whole, coarse in pairs)
-            out.index_copy_(1, mine, attention(query_BLND.index_select(1, mine), key, value))
-        return out
+
+        def seen(tokens: Tensor) -> tuple[Tensor, ...]:
+            return tuple(_rows(whole, tokens, coarse) for whole, coarse in pairs)
+
+        return in_sets(query_BLND, place.start, found, seen)
 
     def kind(self, place: Place) -> tuple[bool, bool]:
         """Whether a layer is dense in a step, and whether its windows lie between the others."""
         early = place.sigma is not None and place.sigma > self.dense_above
         return early or place.layer in self.dense_layers, self.shift and place.layer % 2 == 1
-
-    def _windows(self, place: Place, device: torch.device) -> list[tuple[np.ndarray, Tensor]]:
-        """The tokens of every window of this layer and step; where it is dense, of one."""
-        dense, shifted = self.kind(place)
-        return windows(place.grid, (0, 0, 0) if dense else self.size, shifted, device)
 
     def _coarse(self, x_BSND: Tensor, grid: Grid) -> Tensor | None:
         """The means over the cells of the anchor's grid, [B, T * rows * columns, N, D], if any."""
@@ -94,15 +87,11 @@ def _rows(whole_BSND: Tensor, tokens: Tensor, coarse_BSND: Tensor | None) -> Ten
 
 
 @lru_cache(maxsize=8)
-def windows(
-    grid: Grid, size: Sequence[int], shifted: bool, device: torch.device
-) -> list[tuple[np.ndarray, Tensor]]:
-    """Every window's tokens, int64 [tokens] in rising order: on the host, and on ``device``."""
+def windows(grid: Grid, size: Sequence[int], shifted: bool, device: torch.device) -> TokenSets:
+    """Every window's tokens."""
     tokens = np.arange(math.prod(grid)).reshape(grid)
     axes = [_parts(*axis, shifted) for axis in zip(grid, size, strict=True)]
-    found = [tokens[place].ravel() for place in product(*axes)]
-    with torch.inference_mode(False):  # kept ones must also serve a later backward
-        return [(window, torch.from_numpy(window).to(device)) for window in found]
+    return token_sets((tokens[place].ravel() for place in product(*axes)), device)
 
 
 def _parts(length: int, size: int, shifted: bool) -> list[slice]:

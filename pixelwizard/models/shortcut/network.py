@@ -314,7 +314,5 @@ def make_detail(part: Part | None, sizes: DiTSizes, control_blocks: Sequence[int
     """A detail network with random weights: ShortcutDiT itself (None), or the user's class."""
     if part is None:
         return ShortcutDiT(sizes, control_blocks)
-    made: ShortcutDiT = DOOR.make(
-        part, "backbone.detail_network", sizes=sizes, control_blocks=control_blocks
-    )
-    return made
+    key = "backbone.detail_network"
+    return DOOR.make(part, key, sizes=sizes, control_blocks=control_blocks)

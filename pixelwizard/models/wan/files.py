@@ -28,7 +28,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -263,15 +263,11 @@ def _write_safetensors(
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for tensor, dtype in tensors.values():
-            _write_bytes(file, read(tensor, "cpu", dtype))
+            flat = read(tensor, "cpu", dtype).contiguous().reshape(-1)
+            if flat.numel():
+                file.write(memoryview(flat.view(torch.uint8).numpy()))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
-    flat = tensor.contiguous().reshape(-1)
-    if flat.numel():
-        file.write(memoryview(flat.view(torch.uint8).numpy()))
 
 
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -291,7 +287,12 @@ def dequantised(
     Raises ValueError for another format than float8 with one scale a weight, and for float8
     weights that lost their scales: cast without them they would make noise.
     """
-    _refuse_formats(tensors, path, metadata)
+    for layer, kind in _formats(tensors, path, metadata).items():
+        if kind not in _FORMATS:
+            raise ValueError(
+                f"{path} is quantised as {kind} ({layer}), which cannot be read; take the version"
+                " in fp16, bf16, fp8 (one scale a weight) or GGUF"
+            )
     scales = {
         f"{name.rpartition('.')[0]}.weight": value
         for name, value in tensors.items()
@@ -313,15 +314,6 @@ def dequantised(
     if scales:
         raise ValueError(f"{path} has a scale for {next(iter(scales))}, but not that weight")
     return found
-
-
-def _refuse_formats(tensors: Mapping[str, Weight], path: Path, metadata: Mapping[str, str]) -> None:
-    for layer, kind in _formats(tensors, path, metadata).items():
-        if kind not in _FORMATS:
-            raise ValueError(
-                f"{path} is quantised as {kind} ({layer}), which cannot be read; take the version"
-                " in fp16, bf16, fp8 (one scale a weight) or GGUF"
-            )
 
 
 def _formats(

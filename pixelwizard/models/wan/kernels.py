@@ -239,8 +239,7 @@ def lay_out(conv: nn.Conv2d | nn.Conv3d) -> None:
     """Lay a convolution's weight out with its channels last and the taps in time apart."""
     weight = conv.weight.data
     if weight.ndim == 5:
-        weight = weight.permute(2, 0, 3, 4, 1).contiguous().permute(1, 4, 0, 2, 3)
-        conv.weight.data = weight
+        conv.weight.data = weight.permute(2, 0, 3, 4, 1).contiguous().permute(1, 4, 0, 2, 3)
     else:
         conv.weight.data = channels_last(weight)
 
@@ -369,8 +368,7 @@ def reorder_linears(network: nn.Module) -> None:
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     """A linear by oneDNN, then tanh GELU if asked, without gradients."""
     after, how = ("gelu", "tanh") if gelu else ("none", "")
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], how)
-    return result
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], how)
 
 
 def has_onednn(dtype: torch.dtype) -> bool:

@@ -53,7 +53,8 @@ class Packed:
 
     def __init__(self, module: nn.Module, pinned: bool) -> None:
         self.module, self.places = module, _places(module)
-        self.flat = _room(_size(self.places), _device_of(module))
+        devices = (weight.device for weight in module.parameters())
+        self.flat = _room(_size(self.places), next(devices, torch.device("cpu")))
         for weight, place in zip(module.parameters(), self.places, strict=True):
             own = place.of(self.flat)
             own.copy_(weight.data)
@@ -69,8 +70,7 @@ def viewing(module: Module, flat: Tensor) -> Module:
     memo: dict[int, object] = {
         id(weight): nn.Parameter(place.of(flat), requires_grad=False) for weight, place in pairs
     }
-    viewed: Module = copy.deepcopy(module, memo)
-    return viewed
+    return copy.deepcopy(module, memo)
 
 
 class BlockStream:
@@ -143,10 +143,6 @@ def _aligned(size: int) -> int:
 
 def _empty(size: int, device: torch.device) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device=device)
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
 
 
 def _room(size: int, device: torch.device) -> Tensor:

@@ -172,10 +172,8 @@ class ResidualBlock(nn.Module):
         )
 
     def _around(self, frame: Tensor) -> Tensor:
-        """The shortcut of one frame."""
-        if isinstance(self.shortcut, nn.Identity):
-            return frame
-        return next(taps(self.shortcut, [frame]))
+        plain = isinstance(self.shortcut, nn.Identity)
+        return frame if plain else next(taps(self.shortcut, [frame]))
 
 
 class AttentionBlock(nn.Module):
@@ -507,11 +505,6 @@ class WanVAE(nn.Module):
         )
         return mean, std
 
-    @staticmethod
-    def _each(conv: CausalConv3d, frames: Frames) -> Frames:
-        """Frames through a convolution of one tap."""
-        return conv.kernels.frames(conv.stream(frames))
-
     def moments(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent before normalisation, each ``[B, z, t, h, w]``."""
         mean, logvar = self.conv1(self.encoder(patchify(video))).chunk(2, dim=1)
@@ -534,7 +527,7 @@ class WanVAE(nn.Module):
         """
         dtype = self.conv1.weight.dtype
         frames = (channels_last(patchify(frame.to(dtype)).squeeze(2)) for frame in video)
-        moments = self._each(self.conv1, self.encoder.stream(frames))
+        moments = self.conv1.kernels.frames(self.conv1.stream(self.encoder.stream(frames)))
         mean_BCTHW = torch.stack([moment.chunk(2, dim=1)[0] for moment in moments], dim=2)
         mean, std = self._statistics(mean_BCTHW)
         return (mean_BCTHW - mean) / std
@@ -549,7 +542,8 @@ class WanVAE(nn.Module):
         latent = latent.to(self.conv2.weight.dtype)
         mean, std = self._statistics(latent)
         frames = (channels_last((x * std + mean).squeeze(2)) for x in latent.split(1, dim=2))
-        for frame in self.decoder.stream(self._each(self.conv2, frames), rows):
+        widened = self.conv2.kernels.frames(self.conv2.stream(frames))
+        for frame in self.decoder.stream(widened, rows):
             yield unpatchify(frame.unsqueeze(2))
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -29,21 +29,10 @@ class Flow(Objective):
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         time_B = spread_times(len(x0), self.grid, generator)
-        return self.flow_target(network, x0, time_B, self.grid.weight(time_B), generator)
-
-    def flow_target(
-        self,
-        network: Passes,
-        x0: Tensor,
-        time_B: Tensor,
-        weight_B: Tensor,
-        generator: torch.Generator,
-    ) -> Target:
-        """The (guided) velocity at given times."""
-        time_B, noise = time_B.to(x0), noise_like(x0, generator)
-        x_t, velocity = flow_matching_target(x0, noise, time_B)
+        weight_B, time_B = self.grid.weight(time_B).to(x0), time_B.to(x0)
+        x_t, velocity = flow_matching_target(x0, noise_like(x0, generator), time_B)
         size_B = torch.zeros_like(time_B)
-        velocity, weight_B = self.fused(network, x_t, time_B, size_B, velocity, weight_B.to(x0))
+        velocity, weight_B = self.fused(network, x_t, time_B, size_B, velocity, weight_B)
         return Target(x_t, time_B, size_B, velocity, weight_B)
 
     def fused(

@@ -51,9 +51,8 @@ class FlowMap(Flow):
             return super().target(kind, network, x0, generator)
         time_B, size_B = self.sample(len(x0), generator)
         weight_B = self.grid.weight(time_B).to(x0)
-        noise = noise_like(x0, generator)
         time_B, size_B = time_B.to(x0), size_B.to(x0)
-        x_t, velocity = flow_matching_target(x0, noise, time_B)
+        x_t, velocity = flow_matching_target(x0, noise_like(x0, generator), time_B)
         change = by_differences(
             network.exact, x_t, time_B, size_B, velocity, self.settings.difference
         )

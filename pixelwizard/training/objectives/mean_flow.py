@@ -44,14 +44,15 @@ class MeanFlow(Objective):
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         time_B, size_B = self.sample(len(x0), generator)
-        noise = noise_like(x0, generator)
         time_B, size_B = time_B.to(x0), size_B.to(x0)
         if kind == FLOW:
             size_B = torch.zeros_like(size_B)
-        x_t, velocity = flow_matching_target(x0, noise, time_B)
+        x_t, velocity = flow_matching_target(x0, noise_like(x0, generator), time_B)
         velocity = self.guided(network, x_t, time_B, velocity)
         if kind == INTERVAL:
-            change = self.change(network, x_t, time_B, size_B, velocity)
+            way = (network.exact, x_t, time_B, size_B, velocity)
+            exact = self.settings.derivative == "jvp"
+            change = by_jvp(*way) if exact else by_differences(*way, self.settings.difference)
             velocity = velocity - per_sample(size_B / TRAIN_TIMESTEPS) * change
         rescale = partial(self.normalised, x0[0].numel())
         return Target(x_t, time_B, size_B, velocity, torch.ones_like(time_B), rescale)
@@ -78,15 +79,6 @@ class MeanFlow(Objective):
         kept_B = network.conditions.kept_B.to(x_t.device)
         inside_B = kept_B & (time_B >= first) & (time_B <= last)
         return torch.where(per_sample(inside_B), mixed, velocity)
-
-    def change(
-        self, network: Passes, x_t: Tensor, time_B: Tensor, size_B: Tensor, velocity: Tensor
-    ) -> Tensor:
-        """du/dsigma along the path, the end of the interval fixed."""
-        if self.settings.derivative == "jvp":
-            return by_jvp(network.exact, x_t, time_B, size_B, velocity)
-        difference = self.settings.difference
-        return by_differences(network.exact, x_t, time_B, size_B, velocity, difference)
 
     def normalised(self, elements: int, error_B: Tensor) -> Tensor:
         """The factor from a sample's mean square to its normalised sum."""

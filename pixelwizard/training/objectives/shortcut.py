@@ -54,9 +54,8 @@ class Shortcut(Flow):
         weight_B = noise_span_weights(
             time_B, size_B, self.grid, rule.span_exponent, rule.span_limits
         )
-        noise = noise_like(x0, generator)
         time_B, size_B = time_B.to(x0), size_B.to(x0)
-        x_t, _ = flow_matching_target(x0, noise, time_B)
+        x_t, _ = flow_matching_target(x0, noise_like(x0, generator), time_B)
         velocity = self_consistency_target(network, x_t, time_B, size_B, self.grid, rule.half_step)
         return Target(x_t, time_B, size_B, velocity, weight_B.to(x0))
 
