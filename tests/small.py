@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from pixelwizard.config.backbone import BackboneSettings, DiTSizes, TextSizes, VAESizes
 from pixelwizard.config.few_step import (
@@ -39,7 +39,12 @@ from pixelwizard.models.checkpoints import NAMES
 from pixelwizard.models.shortcut.network import ShortcutDiT
 from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import save
-from pixelwizard.models.wan.umt5 import TextEncoder, load_tokenizer, write_word_tokenizer
+from pixelwizard.models.wan.umt5 import (
+    TextEncoder,
+    load_tokenizer,
+    official_names,
+    write_word_tokenizer,
+)
 from pixelwizard.models.wan.vae import WanVAE
 from pixelwizard.models.weights import copy_tokenizer, save_network
 
@@ -114,7 +119,13 @@ def save_text_encoder(
 ) -> None:
     """Write the weights of a text encoder into a backbone's folder, and its tokenizer."""
     copy_tokenizer(Path(encoder.tokenizer.name_or_path), folder)
-    save(encoder.official_state_dict(), folder / NAMES["text_encoder"][0], dtype)
+    save(official_state(encoder), folder / NAMES["text_encoder"][0], dtype)
+
+
+def official_state(encoder: TextEncoder) -> dict[str, Tensor]:
+    """The weights of a text encoder under their official names."""
+    state, layers = encoder.model.state_dict(), encoder.model.config.num_layers
+    return {official: state[name] for official, name in official_names(layers).items()}
 
 
 def small_config(backbone: BackboneSettings, folder: Path, **changes: Any) -> GenerateConfig:

@@ -14,7 +14,7 @@ import pytest
 import stand_ins
 import torch
 from safetensors.torch import load_file, save_file
-from small import BACKBONE, small_config, write_backbone
+from small import BACKBONE, official_state, small_config, write_backbone
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
@@ -115,8 +115,7 @@ def state_of(backbone: BackboneSettings, part: str) -> dict[str, Tensor]:
 
 def loaded(backbone: BackboneSettings, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
     network = LOADERS[part](backbone, "cpu", dtype)
-    official = getattr(network, "official_state_dict", network.state_dict)
-    return official()
+    return official_state(network) if part == "text_encoder" else network.state_dict()
 
 
 @pytest.mark.parametrize(("part", "layout", "kind"), MATRIX)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import official_state
 
 from pixelwizard.config.backbone import TextSizes
 from pixelwizard.data.shapes import WORDS as WORDS_OF_CAPTIONS
@@ -70,12 +71,12 @@ def test_embeddings_are_unpadded_and_a_batch_equals_single_texts(encoder):
 
 
 def test_official_names_cover_every_weight_and_load_back(encoder, tokenizer):
-    state = encoder.official_state_dict()
+    state = official_state(encoder)
     assert set(official_names(2)) == set(state)
     assert sum(t.numel() for t in state.values()) == sum(p.numel() for p in encoder.parameters())
     with torch.device("meta"):
         other = TextEncoder(SIZES, tokenizer, text_len=6)
-    other.load_official(state, assign=True)
+    other.load_official(state)
     assert sum(1 for _ in other.parameters()) == len(state), "the embedding is one parameter"
     with torch.no_grad():
         assert torch.equal(encoder(["a red circle"])[0], other.eval()(["a red circle"])[0])
@@ -130,5 +131,5 @@ def test_the_miniatures_tokenizer_knows_every_word_of_its_captions():
 
 
 def test_the_shapes_of_the_weights_are_known_without_the_encoder(encoder):
-    state = encoder.official_state_dict()
+    state = official_state(encoder)
     assert official_shapes(SIZES) == {name: list(t.shape) for name, t in state.items()}

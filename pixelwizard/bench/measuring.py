@@ -75,7 +75,7 @@ def random_text_encoder(
     with torch.device("meta"):
         encoder = TextEncoder(backbone.text, tokenizer, backbone.dit.text_len)
     weights = {n: _random(s, device, dtype) for n, s in official_shapes(backbone.text).items()}
-    encoder.load_official(weights, assign=True)
+    encoder.load_official(weights)
     return frozen(encoder)
 
 

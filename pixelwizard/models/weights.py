@@ -127,7 +127,7 @@ def load_text_encoder(
         encoder = TextEncoder(backbone.text, tokenizer, backbone.dit.text_len)
     kind = backbone.quantize_text
     weights = cast(tensors, device, dtype, linear_names(backbone.text), kind)
-    encoder.load_official(weights, assign=True, quantize=kind)
+    encoder.load_official(weights, kind)
     return frozen(encoder)
 
 

@@ -132,18 +132,22 @@ class _Sampler:
         self.network, self.schedule = network, schedule
         self.guidance, self.cfg, self.window = guidance, cfg, window
 
-    def _integrate(
+    @torch.no_grad()
+    def integrate(
         self,
         noise_CTHW: Tensor,
-        texts: tuple[Tensor, Tensor],
-        state: SolverState | None,
-        on_step: OnStep | None,
-        first_frame: Tensor | None,
+        text: Tensor,
+        negative_text: Tensor,
+        state: SolverState | None = None,
+        on_step: OnStep | None = None,
+        first_frame: Tensor | None = None,
         features: Callable[[slice], Tensor] | None = None,
     ) -> Tensor:
-        """From noise to data; ``features``: those of the anchor in a window, for a detail network.
+        """Float32 noise and the ``[L, text_dim]`` embeddings -> the latent, float32 CTHW.
 
-        Of a given first frame timestep and step size are 0.
+        ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
+        ``first_frame``, float32 [C, 1, H, W], stays as it is, and the video begins with it: its
+        timestep and step size are 0. ``features``: a detail network's, of the anchor in a window.
         """
 
         def asking(
@@ -168,7 +172,7 @@ class _Sampler:
 
             return ask
 
-        both = None
+        both, texts = None, (text, negative_text)
         if self._pairs(noise_CTHW):
             both = self.network.encode_text(texts)
             with_text, without = both.sample(0), both.sample(1)
@@ -207,23 +211,7 @@ class Anchor(_Sampler):
     A schedule with step sizes needs a network that takes them.
     """
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        noise_CTHW: Tensor,
-        text: Tensor,
-        negative_text: Tensor,
-        state: SolverState | None = None,
-        on_step: OnStep | None = None,
-        first_frame: Tensor | None = None,
-    ) -> Tensor:
-        """Float32 noise and the ``[L, text_dim]`` embeddings -> the latent, float32 CTHW.
-
-        ``state``: where an earlier call stopped; ``on_step`` receives the state after every step.
-        ``first_frame``, float32 [C, 1, H, W], stays as it is, and the video begins with it.
-        """
-        texts = (text, negative_text)
-        return self._integrate(noise_CTHW, texts, state, on_step, first_frame)
+    __call__ = _Sampler.integrate
 
 
 class Detail(_Sampler):
@@ -244,11 +232,11 @@ class Detail(_Sampler):
     ) -> Tensor:
         """Float32 noise, the anchor and the ``[L, text_dim]`` embeddings -> the latent, float32.
 
-        Both passes of the guidance see the anchor. The others as in ``Anchor``.
+        Both passes of the guidance see the anchor. The others as for ``integrate``.
         """
         features = self._features(anchor_CTHW.unsqueeze(0), noise_CTHW.shape[1:])
         texts = (text, negative_text)
-        return self._integrate(noise_CTHW, texts, state, on_step, first_frame, features)
+        return self.integrate(noise_CTHW, *texts, state, on_step, first_frame, features)
 
     def _features(self, anchor_BCTHW: Tensor, grid: Sequence[int]) -> Callable[[slice], Tensor]:
         """The anchor's features on the tokens of a window of the latent ``grid``.

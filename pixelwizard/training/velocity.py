@@ -262,10 +262,8 @@ class VelocityNetwork(TrainedNetwork):
         self._errors.append(error_B.mean())
         if self.global_rank:
             return
-        times, sizes, errors = (
-            values.tolist() for values in (target.timestep_B, target.step_size_B, error_B)
-        )
-        for time, size, error in zip(times, sizes, errors, strict=True):
+        rows = torch.stack((target.timestep_B, target.step_size_B, error_B), dim=1)
+        for time, size, error in rows.tolist():
             if size > time + SLACK:
                 raise ValueError(
                     f"objective={title(self.config.objective.part)} asks for a step of size"

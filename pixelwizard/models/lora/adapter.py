@@ -46,11 +46,11 @@ def add_adapter(network: nn.Module, settings: AdapterSettings, dtype: torch.dtyp
     Raises ConfigError for a target that no linear of a block has.
     """
     network.requires_grad_(False).to(dtype)
-    linears = [
-        name
+    linears = {
+        name: module
         for name, module in network.named_modules()
         if name.startswith("blocks.") and isinstance(module, nn.Linear)
-    ]
+    }
     for target in settings.targets:
         if not any(_is_target(name, target) for name in linears):
             ends = dict.fromkeys(name.split(".", 2)[2] for name in linears)
@@ -58,13 +58,9 @@ def add_adapter(network: nn.Module, settings: AdapterSettings, dtype: torch.dtyp
                 f"adapter.targets has {target!r}, which no linear of a block is named; they are"
                 f" {listed(list(ends), len(ends))}, or the ends of these names"
             )
-    for name in linears:
+    for name, base in linears.items():
         if any(_is_target(name, target) for target in settings.targets):
-            parent, _, last = name.rpartition(".")
-            base = network.get_submodule(name)
-            assert isinstance(base, nn.Linear)
-            pair = LoRALinear(base, settings.rank, settings.factor)
-            setattr(network.get_submodule(parent), last, pair)
+            network.set_submodule(name, LoRALinear(base, settings.rank, settings.factor))
 
 
 def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -197,15 +197,8 @@ class TextEncoder(nn.Module):
         stack.final_layer_norm.to(device)
         self._streamed_to = device
 
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """Return the weights under their official names (views, not copies)."""
-        state = self.model.state_dict()
-        return {official: state[name] for official, name in self._names.items()}
-
-    def load_official(
-        self, tensors: Mapping[str, Tensor], assign: bool = False, quantize: str | None = None
-    ) -> None:
-        """Fill the encoder from exactly the official names (KeyError and RuntimeError if not).
+    def load_official(self, tensors: Mapping[str, Tensor], quantize: str | None = None) -> None:
+        """Take over tensors of exactly the official names (KeyError and RuntimeError if not).
 
         ``quantize``: the linears of the blocks are in 8 bits, and have scales.
         """
@@ -215,5 +208,5 @@ class TextEncoder(nn.Module):
             scales = {scale_name(name): scale_name(own) for own, name in self._names.items()}
             state |= {name: tensors[own] for name, own in scales.items() if own in tensors}
         state["encoder.embed_tokens.weight"] = state["shared.weight"]
-        self.model.load_state_dict(state, strict=True, assign=assign)
+        self.model.load_state_dict(state, strict=True, assign=True)
         self.model.set_input_embeddings(self.model.shared)
