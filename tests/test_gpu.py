@@ -99,7 +99,8 @@ def test_the_golden_text_encoder_resident_and_streamed(
         else:
             encoder.to(CUDA)
         lengths = io["mask"].sum(1).tolist()
-        found.append(encoder.encode([i[:n] for i, n in zip(io["ids"], lengths, strict=True)]))
+        pairs = zip(io["ids"], lengths, strict=True)
+        found.append([encoder.encode(ids[:length]) for ids, length in pairs])
     for resident, streamed, expected in zip(*found, io["hidden"], strict=True):
         assert torch.equal(resident, streamed) and resident.device.type == "cuda"
         assert error(resident, expected[: len(resident)]) < tolerance

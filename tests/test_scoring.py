@@ -142,7 +142,7 @@ def test_other_metrics_leave_the_videos_alone(
     assert {row["flicker"] for row in found["per_video"].values()} <= values
     logged = (Path(config.run_dir) / "csv" / "hparams.yaml").read_text()
     assert "recipe/video/flicker: flicker/mae255/all/n=1" in logged
-    monkeypatch.setattr(scoring, "_computed", None)
+    monkeypatch.setattr(scoring, "find_captions", None)
     assert rerun(replace(other, metrics=MetricsSettings(enabled=False))) == 0
     assert read(Path(config.run_dir) / "metrics.json") == found and videos(config) == before
 

@@ -155,7 +155,7 @@ class Pipeline:
 
         def run(encoder: Any, clock: Clock) -> None:
             for _ in range(2):
-                encoder.encode([ids])
+                encoder.encode(ids)
                 clock.ends.append(now(self.device))
 
         clock, peak, _ = self._measured("text", random_text_encoder, run)

@@ -105,7 +105,8 @@ class Prediction:
             **trainer_options(self.rank, self.rank.bound),
         )
         profiler = vars(self.trainer)["profiler"]
-        self._describe, profiler.describe = profiler.describe, _nothing  # once, not for every loop
+        # described once, not after every loop
+        self._describe, profiler.describe = profiler.describe, lambda: None
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -136,7 +137,7 @@ class Prediction:
         rounds = list(groups(own, self.config.group_size))
         most = len(list(groups(todo[::sets], self.config.group_size)))
         for group in [*rounds, *([[]] * (most - len(rounds)))]:
-            needs = {id: self._needs(id, self._is_whole) for id in group if self.rank.is_lead}
+            needs = {id: self._needs(id, self.store.find) for id in group if self.rank.is_lead}
             for stage in self.stages:
                 yield from self._loop(stage, needs)
 
@@ -161,7 +162,7 @@ class Prediction:
                 loop.close()
         self.rank.bound.barrier()
 
-    def _needs(self, id: str, there: Callable[[str, str], bool]) -> set[str]:
+    def _needs(self, id: str, there: Callable[[str, str], Any]) -> set[str]:
         """The stages whose results are missing on the way to a job's video."""
         job, needs = self.jobs[id], {"decode"}
         if not there("detail", job.detail_key):
@@ -176,9 +177,6 @@ class Prediction:
             if job.encode_key and not there("encode", job.encode_key):
                 needs.add("encode")
         return needs
-
-    def _is_whole(self, kind: str, key: str) -> bool:
-        return self.store.find(kind, key) is not None
 
     def _take(self, loop: StageLoop, job: Job, result: Result) -> None:
         """Store what a stage made of a job with its cost, or note why it failed."""
@@ -272,10 +270,6 @@ class Prediction:
 
     def _video_of(self, id: str) -> Path:
         return self.folder / "videos" / f"{id}{self.config.video.suffix}"
-
-
-def _nothing() -> None:
-    """What a profiler describes after each of the loops."""
 
 
 def stages_of(jobs: Sequence[Job]) -> tuple[type[StageLoop], ...]:

@@ -100,7 +100,12 @@ def repetition(
             " know that class, add trust=true"
         )
     _require_same_weights(config, record.weights)
-    return _with_classes(config) if foreign else config
+    if not foreign:
+        return config
+    search = [str(Path.cwd())]
+    search_in(search)
+    check_doors(config)
+    return replace(config, search=search)
 
 
 def _source_of(video: Path, record: Record, given: str | None) -> dict[str, Any]:
@@ -122,14 +127,6 @@ def _source_of(video: Path, record: Record, given: str | None) -> dict[str, Any]
         )
     text = {"prompt": [record.prompt] if record.prompt else []}
     return {**text, f"from_{record.source.get('kind')}": [path]}
-
-
-def _with_classes(config: GenerateConfig) -> GenerateConfig:
-    """The configuration with its classes found in the working directory, and checked."""
-    search = [str(Path.cwd())]
-    search_in(search)
-    check_doors(config)
-    return replace(config, search=search)
 
 
 def changed_versions(video: Path, config: GenerateConfig) -> list[str]:

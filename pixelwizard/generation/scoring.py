@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.evaluation.files import (
@@ -45,27 +44,18 @@ def score_run(
     """
     scores = kept_scores(config, videos)
     if scores is None:
-        scores = _computed(config, videos, display)
+        with importing():  # its networks' libraries
+            from pixelwizard.evaluation.evaluate import Evaluation
+
+        display.enter("metrics", len(videos))
+        paths = list(videos.values())
+        captions, _ = find_captions(paths, None)
+        given = (settings_of(config), reference_of(config), display)
+        scores = Evaluation(paths, captions, *given).run().to_json()
         keep_scores(config, videos, scores)
     for name, why in scores.get("failed", {}).items():
         display.say(f"no score {name}: {why}")
     if tracker:
         tracker.scores(scores)
-    display.say(f"scores {Path(config.run_dir) / SCORES}: {_in_short(scores)}")
-
-
-def _computed(
-    config: GenerateConfig, videos: Mapping[str, Path], display: Display
-) -> dict[str, Any]:
-    with importing():  # its networks' libraries
-        from pixelwizard.evaluation.evaluate import Evaluation
-
-    display.enter("metrics", len(videos))
-    paths = list(videos.values())
-    captions, _ = find_captions(paths, None)
-    evaluation = Evaluation(paths, captions, settings_of(config), reference_of(config), display)
-    return evaluation.run().to_json()
-
-
-def _in_short(scores: dict[str, Any]) -> str:
-    return ", ".join(f"{score['name']} {score['value']:.4g}" for score in scores["set"])
+    values = ", ".join(f"{score['name']} {score['value']:.4g}" for score in scores["set"])
+    display.say(f"scores {Path(config.run_dir) / SCORES}: {values}")

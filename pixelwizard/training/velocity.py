@@ -59,8 +59,7 @@ class VelocityNetwork(TrainedNetwork):
         self.encoding = Encoding(config.backbone)
         self.objective = make_objective(config)
         weights = torch.tensor(config.objective.flow.channels or [1.0])
-        self.channels_C111: Tensor
-        self.register_buffer("channels_C111", weights.view(-1, 1, 1, 1), persistent=False)
+        self.channels_C111 = nn.Buffer(weights.view(-1, 1, 1, 1), persistent=False)
         self.seen: list[tuple[str, float, float, float]] = []
         self.network.checkpointing = config.trainer.gradient_checkpointing
         self.kind = self.objective.kinds[0]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, cast
 import ftfy
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from pixelwizard.config.backbone import TextSizes
 from pixelwizard.io.terminal import reason
@@ -121,10 +120,7 @@ def linear_names(sizes: TextSizes) -> set[str]:
 
 
 class TextEncoder(nn.Module):
-    """UMT5 encoder with its tokenizer.
-
-    ``tokenize`` and ``encode`` are separate, so training can tokenise once and encode in batches.
-    """
+    """UMT5 encoder with its tokenizer."""
 
     def __init__(self, sizes: TextSizes, tokenizer: PreTrainedTokenizerFast, text_len: int) -> None:
         super().__init__()
@@ -162,25 +158,17 @@ class TextEncoder(nn.Module):
         )
         return [torch.tensor(ids) for ids in tokens["input_ids"]]
 
-    def encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        """Encode a batch of token vectors [L_i] -> embeddings [L_i, dim], padded only inside."""
+    def encode(self, ids_L: Tensor) -> Tensor:
+        """The embedding [L, dim] of a text's tokens."""
         embedding = self.model.shared
-        lengths = [len(ids) for ids in tokens]
-        ids_BL = pad_sequence(list(tokens), batch_first=True, padding_value=0)
-        embedded_BLD = embedding(ids_BL.to(embedding.weight.device))
+        embedded_BLD = embedding(ids_L[None].to(embedding.weight.device))
         if self._streamed_to is not None:
             embedded_BLD = embedded_BLD.to(self._streamed_to)
-        device = embedded_BLD.device
-        positions_L = torch.arange(ids_BL.shape[1], device=device)
-        mask_BL = (positions_L < torch.tensor(lengths, device=device)[:, None]).long()
-        hidden_BLD = self.model(
-            inputs_embeds=embedded_BLD, attention_mask=mask_BL
-        ).last_hidden_state
-        return [hidden[:length] for hidden, length in zip(hidden_BLD, lengths, strict=True)]
+        return self.model(inputs_embeds=embedded_BLD).last_hidden_state[0]
 
     def forward(self, texts: Sequence[str]) -> list[Tensor]:
         """Texts -> embeddings [L_i, dim], one text at a time: none depends on its neighbours."""
-        return [self.encode([tokens])[0] for tokens in self.tokenize(texts)]
+        return [self.encode(ids_L) for ids_L in self.tokenize(texts)]
 
     def stream_from_host(self, device: torch.device, asynchronous: bool) -> None:
         """Compute on ``device`` with the blocks in host memory, from where they pass through it.

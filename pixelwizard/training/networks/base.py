@@ -49,8 +49,7 @@ class TrainedNetwork(L.LightningModule, ABC):
             adapt(network, config, self.start)
         self.network = network
         self.average = twin(network).requires_grad_(False)
-        self.averaged: Tensor
-        self.register_buffer("averaged", torch.tensor(0))
+        self.averaged = nn.Buffer(torch.tensor(0))
         self.watch = Stopwatch()
         self.figures: dict[str, float] = {}
         self.minutes = 0.0

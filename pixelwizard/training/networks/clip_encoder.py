@@ -35,11 +35,14 @@ class TrainedCLIP(TrainedNetwork):
     network: CLIPModel
 
     def __init__(self, config: TrainConfig) -> None:
+        from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
         super().__init__(config)
         with TemporaryDirectory() as folder:
             write_word_tokenizer(folder, shapes.WORDS)
             self.tokenizer = load_tokenizer(folder)
-        self.mean, self.std = (torch.tensor(v).view(1, 3, 1, 1) for v in normalisation())
+        colours = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)  # of CLIP's preprocessing, in 0..1
+        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in colours)
 
     def make(self) -> CLIPModel:
         return new_clip()
@@ -69,13 +72,6 @@ class TrainedCLIP(TrainedNetwork):
 
     def export(self, folder: Path, average: Any, last: Any) -> None:
         save_clip(average, folder)
-
-
-def normalisation() -> tuple[list[float], list[float]]:
-    """Mean and deviation that CLIP's preprocessing takes from colours in 0..1."""
-    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-
-    return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 
 def _without_motion(caption: str) -> str:

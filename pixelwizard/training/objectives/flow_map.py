@@ -18,7 +18,7 @@ gradient and 2 without (3 with guidance); of the other steps those of ``flow``.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import noise_like, per_sample
@@ -38,13 +38,12 @@ class FlowMap(Flow):
 
     kinds = (FLOW, MAP)
     uses_step_sizes = True
-    flow_error: Tensor
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.settings = config.objective.flow_map
         self.probability = self.settings.probability
-        self.register_buffer("flow_error", torch.tensor(0.0))
+        self.flow_error = nn.Buffer(torch.tensor(0.0))
 
     def target(self, kind: str, network: Passes, x0: Tensor, generator: torch.Generator) -> Target:
         if kind == FLOW:

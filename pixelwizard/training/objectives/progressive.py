@@ -16,7 +16,7 @@ Passes: 1 with gradient, 2 of the teacher without (4 in a guided first stage).
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import noise_like, per_sample
@@ -34,12 +34,11 @@ class Progressive(Objective):
     kinds = (HALVES,)
     networks = ("teacher",)
     keeps_teacher = True
-    stage: Tensor
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.settings = config.objective.progressive
-        self.register_buffer("stage", torch.tensor(0))
+        self.stage = nn.Buffer(torch.tensor(0))
 
     def begin(self, step: int, progress: float) -> bool:
         super().begin(step, progress)
