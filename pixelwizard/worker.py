@@ -183,7 +183,7 @@ def _explain(error: Exception, folder: Path) -> int:
         if is_full(error) and not error.filename:  # a stream's error names no file
             error = disk_full(folder)
         where = f"{error.filename}: " if error.filename else ""
-        say(f"the run cannot go on: {where}{reason(error)}; everything finished is kept")
+        say(f"the run cannot continue: {where}{reason(error)}; everything finished is kept")
         return USER_ERROR
     if isinstance(error, WorkStopped):
         say(f"{error}; everything finished is kept")

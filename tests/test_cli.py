@@ -193,7 +193,7 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["schedule.steps=abc"], "schedule.steps=abc must be an integer"),
         (["schedule.steps="], "schedule.steps= must be an integer"),
         (["schedule.steps=0"], "schedule.steps=0 must be at least 1"),
-        (["schedule.timesteps=[5,5]"], "must fall strictly"),
+        (["schedule.timesteps=[5,5]"], "must decrease strictly"),
         (["schedule.timesteps=[9,5"], "schedule.timesteps=[9,5: this value cannot be read"),
         (["resolution.width=500"], "nearest: 480 or 512"),
         (["resolution.frames=16"], "nearest: 13 or 17"),

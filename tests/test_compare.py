@@ -268,7 +268,10 @@ def test_different_recipes_are_refused_or_left_out(tmp_path: Path) -> None:
         (["a", "large"], "have latents of other sizes"),
         (["a", "b", "baseline=x"], "baseline=x must be one of a, b"),
         (["a", "b", "target=x"], "target=x must be one of a, b"),
-        (["a", "b", "target=a"], "target=a is none: it has 4 steps, and at least 32 are needed"),
+        (
+            ["a", "b", "target=a"],
+            "target=a does not qualify: it has 4 steps, and at least 32 are needed",
+        ),
         (["a", "many", "quality=clip"], "quality=clip must be one of distance"),
         (["a", "b", "quality=psnr"], "quality=psnr is a similarity to real clips"),
         (["a", "b", "tracker=csv"], "tracker=csv records no comparison; nearest: wandb"),
@@ -392,7 +395,7 @@ def test_a_score_of_sets_without_shares_has_no_power_and_says_why(
     score_set(pair / "b", 60.0)
     assert main(["plan", str(pair / "a"), str(pair / "b")]) == 0
     said = capsys.readouterr().out
-    assert "- fvd has no figure: its runs keep no shares of single videos" in said
+    assert "- fvd has no value: its runs have no pseudo-values of single videos" in said
 
 
 def test_of_several_runs_the_mean_of_their_sets_is_shown(tmp_path: Path) -> None:

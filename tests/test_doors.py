@@ -184,8 +184,8 @@ def test_an_own_file_names_a_class_and_wins_over_the_shipped_one(place: Path) ->
         ("{order: 1}", "schedule.solver.name=null must be a shipped name as"),
         ("{_target_: needy.Heun}", "needy needs nowhere_to_be_found, which is missing"),
         ("{_target_: broken.Heun}", "broken cannot be imported (SyntaxError: "),
-        ("{_target_: random.Heun}", "random is a module of Python's own, which yours does not"),
-        ("heun.Heun", "must be one of euler, unipc; or a class of your own as schedule.solver._ta"),
+        ("{_target_: random.Heun}", "random is a standard module, which yours does not"),
+        ("heun.Heun", "must be one of euler, unipc; or your own class as schedule.solver._ta"),
         ("{name: unpc}", "did you mean unipc?"),
     ],
 )

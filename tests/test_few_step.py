@@ -370,7 +370,7 @@ def test_a_student_becomes_the_next_teacher_when_its_stage_ends(
         (dict(kind="dmd", init_from="random"), "nothing to learn from; name a trained network"),
         (dict(kind="dmd", flow=FlowSettings(guidance=2.0)), "set objective.dmd.guidance"),
         (dict(kind="mean_flow", flow=FlowSettings(weighting="beta")), "beta is not used by"),
-        (dict(kind="dmd", dmd=DMDSettings(timesteps=[500.0, 900.0])), "must fall strictly"),
+        (dict(kind="dmd", dmd=DMDSettings(timesteps=[500.0, 900.0])), "must decrease strictly"),
         (dict(kind="dmd", dmd=DMDSettings(between=[500.0])), "the least and the greatest"),
         (dict(progressive=ProgressiveSettings(counts=[8, 5])), "5 comes after 8.*nearest: 4"),
         (dict(consistency=ConsistencySettings(parts=4, skip=4)), "less than .* nearest: 3"),

@@ -214,7 +214,7 @@ def test_sizes_by_the_official_rule_unless_the_shape_is_nearly_the_runs() -> Non
         sizes = demo.begun_with(width, height)
         sizes.check("resolution")
         assert (sizes.width, sizes.height) == picture_size(width, height, 512 * 320)
-    with pytest.raises(ConfigError, match="a picture of 3x9000 has too extreme a shape"):
+    with pytest.raises(ConfigError, match="a picture of 3x9000 has too extreme an aspect ratio"):
         demo.begun_with(3, 9000)
 
 

@@ -150,7 +150,7 @@ def test_the_ranks_of_a_job_fit_the_gpus_that_slurm_gives_it() -> None:
     assert mesh_of(job("parallel=hybrid", "parallel.guidance=2")).world == 4
     assert job("seed=1").parallel == GenerateConfig("none").parallel
     for words in (["parallel.sequence=3", "parallel.guidance=2"], ["parallel.prompts=6"]):
-        with pytest.raises(ConfigError, match="gpus_per_node=4 is too little for the 6 ranks"):
+        with pytest.raises(ConfigError, match="gpus_per_node=4 is too few for the 6 ranks"):
             job("parallel=hybrid", *words)
     with pytest.raises(ConfigError, match="launch=false is for one run"):
         job("parallel.launch=false")

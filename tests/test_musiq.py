@@ -289,7 +289,7 @@ def test_a_file_of_another_form_is_refused_with_the_weights_name(
 ) -> None:
     changed = {name: array for name, array in {**weights, **changes}.items() if array is not None}
     np.savez(tmp_path / "a.npz", **{f"opt/target/{name}": a for name, a in changed.items()})
-    with pytest.raises(ValueError, match=f"a.npz is not of MUSIQ with three scales.*{said}"):
+    with pytest.raises(ValueError, match=f"a.npz is not a MUSIQ file with three scales.*{said}"):
         load_musiq(tmp_path / "a.npz")
 
 

@@ -146,7 +146,7 @@ def test_a_score_of_the_set_may_give_the_shares_of_its_videos(tmp_path: Path, vi
     shares = found["pseudo_values"]["whole"]
     assert sorted(shares) == ["clip0", "clip1", "clip2"] and "less" not in found["pseudo_values"]
     assert sum(shares.values()) / 3 == pytest.approx(of(found, "whole")["value"])
-    assert "pseudo_values has 2 shares of 3 videos" in found["failed"]["less"]
+    assert "pseudo_values has 2 values for 3 videos" in found["failed"]["less"]
 
 
 def test_a_metric_that_raises_costs_its_own_values_alone(tmp_path: Path, videos: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_row_that_cannot_be_scored_costs_itself_alone(
     missing = {(cell["row"], cell["score"]): cell["missing"] for cell in made["cells"]}
     assert not missing["clips", "hd-mse"]
     assert {missing[row, name] for row in ("empty", "torn") for name in ("hd-mse", "seconds")} == {
-        "no video of it can be scored"
+        "none of its videos can be scored"
     }
     notes = made["notes"]
     assert any(note.startswith("torn: no video can be scored; a.mp4: ") for note in notes)
@@ -243,11 +243,11 @@ def test_an_arm_without_a_finished_video_is_a_row(
     told = {cell["row"]: cell["missing"] for cell in made["cells"]}
     assert told == {
         **dict.fromkeys(("shortcut4", "euler4", "euler8", "unipc50"), ""),
-        "dpmpp4": "no video of it can be scored",
+        "dpmpp4": "none of its videos can be scored",
     }
     note = "schedule=dpmpp4,seed=0 is failed (x); only its finished videos are compared"
     assert note in made["notes"]
-    assert "dpmpp4: no video of it is finished" in made["notes"]
+    assert "dpmpp4: it has no finished video" in made["notes"]
 
 
 def test_where_rows_have_other_numbers_of_videos_they_are_named() -> None:

@@ -174,7 +174,7 @@ def test_frames_follow_the_shape_of_the_clip() -> None:
         shaped.check("resolution")
         assert 0.85 < shaped.width * shaped.height / (512 * 320) < 1.15
         assert 0.93 < shaped.width / shaped.height * height / width < 1.07
-    with pytest.raises(ConfigError, match="a frame of 3x2000 has too extreme a shape"):
+    with pytest.raises(ConfigError, match="a frame of 3x2000 has too extreme an aspect ratio"):
         demo.shaped(3, 2000)
 
 

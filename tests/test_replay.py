@@ -78,7 +78,7 @@ def test_other_weights_or_code_are_refused(
         repetition(videos[0], None)
     old = replace(record, code_format=0)
     monkeypatch.setattr("pixelwizard.generation.replay.provenance_of", lambda _: old)
-    with pytest.raises(ConfigError, match="computed otherwise"):
+    with pytest.raises(ConfigError, match="that computes differently"):
         repetition(videos[0], None)
 
 

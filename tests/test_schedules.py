@@ -75,7 +75,7 @@ def test_the_schedules_of_the_shortcut_are_told_their_step_sizes() -> None:
         (["schedule.timesteps=[600,900]"], "900 comes after 600; nearest: [900.0, 600.0]"),
         (["schedule.timesteps=[1200,900]"], "1200 is outside 0"),
         (["schedule.timesteps=[]"], "schedule.timesteps=[] has no step"),
-        (["anchor.timesteps=[900,900]"], "anchor.timesteps=[900.0, 900.0] must fall strictly"),
+        (["anchor.timesteps=[900,900]"], "anchor.timesteps=[900.0, 900.0] must decrease strictly"),
         (["schedule.steps=0"], "schedule.steps=0 must be at least 1"),
         (["plot=steps"], "plot=steps must end in .png; nearest: steps.png"),
     ],

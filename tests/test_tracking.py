@@ -252,7 +252,7 @@ def test_a_logger_of_lightning_can_be_named_and_nothing_else(
         (Target("os.path.join"), "must be a subclass of lightning.pytorch.loggers"),
         (Target("no.such.Logger"), "there is no module no.such"),
         (Target("lightning.pytorch.loggers.CSVLogger", {"nmae": "x"}), "'tracker.logger.nmae'"),
-        ("Logger", "a class of your own as tracker.logger._target_"),
+        ("Logger", "your own class as tracker.logger._target_"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             check_doors(tracked(config, logger=wrong))
@@ -322,7 +322,7 @@ def test_an_error_of_an_attached_logger_ends_only_its_record(
     (logger,) = tracker.loggers
     for step in range(2):
         logger.log_metrics({"loss": 1.0}, step=step)
-    assert said == ["tracker=csv failed (division by zero); the run goes on without it"]
+    assert said == ["tracker=csv failed (division by zero); the run continues without it"]
     assert list(tracker.loggers) == []
 
 
@@ -336,7 +336,7 @@ def test_a_failing_tracker_is_said_once_and_the_run_goes_on(
     said: list[str] = []
     play(FallbackTracker(tracked(config), said.append), config, paths)
     assert "tracker=wandb is given up" in caplog.text
-    assert said == ["tracker=wandb failed (division by zero); the run goes on without it"]
+    assert said == ["tracker=wandb failed (division by zero); the run continues without it"]
 
 
 KILLED = """

@@ -111,7 +111,7 @@ def _target(
     if name:
         named = _named(variants, name, "target")
         if why := why_no_target(named.sampler(stage)):
-            raise ConfigError(f"target={name} is none: {why}")
+            raise ConfigError(f"target={name} does not qualify: {why}")
         return named
     own = [variant for variant in variants if variant.trained == base.trained]
     if found := target_of(own, stage) or target_of(variants, stage):

@@ -93,7 +93,7 @@ def _source(video: Video) -> Source:
     known = video.record["source"]
     source = source_of(known["kind"], Path(known["path"]), video.path.name)
     if source.sha256 != known["sha256"]:
-        raise ConfigError(f"{source.path} is not the clip any more that {video.path} was made of")
+        raise ConfigError(f"{source.path} has changed since {video.path} was made of it")
     return source
 
 

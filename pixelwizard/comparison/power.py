@@ -51,7 +51,7 @@ def power_of(comparison: Comparison, config: PlanConfig) -> tuple[list[Power], l
             found.append(_power(name, differences, pairs))
         else:
             why = next(score.why for score in comparison.sets[name].values())
-            notes.append(f"{name} has no figure: {why}")
+            notes.append(f"{name} has no value: {why}")
     if not found:
         raise ConfigError(f"none of these scores has paired differences: {listed(wanted or group)}")
     return found, notes

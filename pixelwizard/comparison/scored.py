@@ -90,7 +90,7 @@ def scored_rows(config: TableConfig, out: Path, line: Line) -> tuple[list[Scored
         for each in sets:
             try:
                 if not each.videos:
-                    raise ConfigError("no video of it is finished")
+                    raise ConfigError("it has no finished video")
                 scores = _scores(config, each, out / FOLDER, line)
             except ValueError as error:
                 rows.append(_without(each.name, error, notes))
@@ -111,7 +111,7 @@ def scored_rows(config: TableConfig, out: Path, line: Line) -> tuple[list[Scored
 def _without(name: str, error: Exception, notes: list[str]) -> Scored:
     """The row of a folder of which nothing can be scored; the note says why."""
     notes.append(f"{name}: {error}")
-    return Scored(name, without="no video of it can be scored")
+    return Scored(name, without="none of its videos can be scored")
 
 
 def _remarks(scores: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:

@@ -129,5 +129,5 @@ def _joined(scores: Sequence[Mapping[str, Any]]) -> SetScore:
     if len(values) > 1:
         value, low, high = mean_with_interval(torch.tensor(values, dtype=torch.float64))
     facts = (first["recipe"], first["videos"], first["higher_is_better"])
-    why = next(iter(first.get("warnings", ())), "its runs keep no shares of single videos")
+    why = next(iter(first.get("warnings", ())), "its runs have no pseudo-values of single videos")
     return SetScore(value, low, high, *facts, len(values), why=why)

@@ -141,7 +141,9 @@ class DMDSettings:
         """Times that fall, two bounds in order; raises ConfigError."""
         times = self.timesteps
         if not times or sorted(set(times), reverse=True) != times:
-            raise ConfigError(f"{key}.timesteps={times} must fall strictly, like [1000, 757, 522]")
+            raise ConfigError(
+                f"{key}.timesteps={times} must decrease strictly, like [1000, 757, 522]"
+            )
         if not self.counts:
             raise ConfigError(f"{key}.counts=[] must name at least one number of steps")
         what = "the least and the greatest timestep, like [20, 980]"

@@ -138,7 +138,7 @@ def _check_timesteps(times: List[float], key: str) -> None:
     for before, after in zip(times, times[1:], strict=False):
         if after >= before:
             raise ConfigError(
-                f"{key}={times} must fall strictly; {after:g} comes after {before:g}; nearest:"
+                f"{key}={times} must decrease strictly; {after:g} comes after {before:g}; nearest:"
                 f" {sorted(set(times), reverse=True)}"
             )
 

@@ -121,8 +121,8 @@ def picture_size(width: int, height: int, area: int) -> tuple[int, int]:
     fitting = [size for size in (by_height, by_width) if min(size) > 0 and max(size) <= WIDEST]
     if not fitting:
         raise ConfigError(
-            f"a picture of {width}x{height} has too extreme a shape for a video of {area} pixels;"
-            " cut it first"
+            f"a picture of {width}x{height} has too extreme an aspect ratio for a video of {area}"
+            " pixels; crop it first"
         )
     return min(fitting, key=lambda size: squeezed(size, (width, height)))
 
@@ -247,8 +247,8 @@ class ResolutionSettings:
         wide, high = alike(*most, self.width * self.height, shape=2)
         if max(wide, high) > WIDEST:
             raise ConfigError(
-                f"a frame of {width}x{height} has too extreme a shape: {wide}x{high} would be wider"
-                f" or higher than {WIDEST}; cut it first"
+                f"a frame of {width}x{height} has too extreme an aspect ratio: {wide}x{high} would"
+                f" be wider or higher than {WIDEST}; crop it first"
             )
         return self._sized(wide, high)
 

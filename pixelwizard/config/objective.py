@@ -235,8 +235,8 @@ def check_random_start(objective: ObjectiveSettings) -> None:
     """What learns from other weights has some; raises ConfigError."""
     if objective.reconstruction.decoder_only:
         raise ConfigError(
-            f"objective.init_from={RANDOM} would leave the encoder of a decoder that is trained"
-            " alone untrained; give a file, or leave it out"
+            f"objective.init_from={RANDOM} would leave the encoder untrained, because only the"
+            " decoder trains; give a file, or leave it out"
         )
     if objective.target is None and objective.kind in TAUGHT and objective.teacher is None:
         raise ConfigError(

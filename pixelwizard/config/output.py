@@ -103,7 +103,7 @@ class VideoSettings:
             check_range(f"{key}.crf", self.crf, 0, codec.crf)
         elif self.crf != VideoSettings().crf:
             raise ConfigError(
-                f"{key}.crf={self.crf} is for a codec with such a quality, and"
+                f"{key}.crf={self.crf} is for codecs with a constant quality, and"
                 f" {key}.codec={self.codec} has none; leave it out"
             )
         if self.bits is not None and self.bits not in codec.bits:

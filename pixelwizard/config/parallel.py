@@ -191,7 +191,7 @@ def _check_devices(settings: ParallelSettings, mesh: Mesh, devices: int) -> None
     if mesh.world == 1 and open_sizes and settings.mode != "auto":
         axis = MODES[settings.mode][0]
         raise ConfigError(
-            f"parallel={settings.mode} finds one device to use; say how many ranks there shall be,"
+            f"parallel={settings.mode} finds only one device; set the number of ranks,"
             f" like parallel.{axis}=2"
         )
     if mesh.shard != "none" and mesh.shards == 1 and settings.mode != "auto":

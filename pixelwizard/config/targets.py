@@ -138,7 +138,7 @@ class Door:
         """Refuse the name of no shipped part."""
         if name not in self.names:
             raise ConfigError(
-                f"{choice(key, name, self.names)}; or a class of your own as {key}._target_"
+                f"{choice(key, name, self.names)}; or your own class as {key}._target_"
             )
 
     def load(self, part: Part, key: str) -> type:
@@ -303,7 +303,7 @@ def located(path: str, key: str) -> Any:
     if not hasattr(found, name):
         if module.partition(".")[0] in sys.stdlib_module_names:
             raise ConfigError(
-                f"{place}: {module} is a module of Python's own, which yours does not replace;"
+                f"{place}: {module} is a standard module, which yours does not replace;"
                 " give your file another name"
             )
         own = [n for n, v in vars(found).items() if inspect.isclass(v) and not n.startswith("_")]

@@ -124,5 +124,5 @@ def load_dover(path: Path) -> DOVER:
         names = [name for name in state if not name.endswith("relative_position_index")]
         network.load_state_dict({name: state[name] for name in names}, assign=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the DOVER.pth that is known") from error
+        raise ValueError(f"{path} is not the known DOVER.pth") from error
     return network.eval()

@@ -104,7 +104,7 @@ def load_efficientnet(path: Path) -> EfficientNetLite0:
     try:
         network.load_state_dict(renamed)
     except RuntimeError as error:
-        raise ValueError(f"{path} is not the EfficientNet-Lite0 that is known") from error
+        raise ValueError(f"{path} is not the known EfficientNet-Lite0") from error
     network.eval()
     for layer in network.modules():
         if isinstance(layer, _Layer) and isinstance(layer.norm, nn.BatchNorm2d):

@@ -150,7 +150,7 @@ class Measure:
             return {}
         shares = torch.as_tensor(found).double().flatten().tolist()
         if len(shares) != self.videos:
-            raise ValueError(f"pseudo_values has {len(shares)} shares of {self.videos} videos")
+            raise ValueError(f"pseudo_values has {len(shares)} values for {self.videos} videos")
         return dict(zip(self.taken, shares, strict=True))
 
 

@@ -206,13 +206,17 @@ def load_musiq(path: Path) -> MUSIQ:
     found = _read(path, [*names.values()])
     if missing := [name for name in names.values() if name not in found]:
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
-        raise ValueError(f"{path} is not of MUSIQ with three scales: it lacks {missing[0]}{more}")
+        raise ValueError(
+            f"{path} is not a MUSIQ file with three scales: it lacks {missing[0]}{more}"
+        )
     state = {}
     for name, own in owned.items():
         value = _ordered(found[names[name]], names[name])
         if value.shape != own.shape:
             shapes = f"{list(found[names[name]].shape)} is not for {list(own.shape)}"
-            raise ValueError(f"{path} is not of MUSIQ with three scales: {names[name]} {shapes}")
+            raise ValueError(
+                f"{path} is not a MUSIQ file with three scales: {names[name]} {shapes}"
+            )
         state[name] = _standardised(value) if own.ndim == 4 else value.contiguous()
     network.load_state_dict(state, assign=True)
     return network.eval()

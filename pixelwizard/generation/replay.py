@@ -79,7 +79,7 @@ def repetition(
     record = provenance_of(video)
     if record.code_format != CODE_FORMAT:
         raise ConfigError(
-            f"{video} was made by a version of pixelwizard that computed otherwise; replay it with"
+            f"{video} was made by a version of pixelwizard that computes differently; replay it with"
             f" that one: {record.versions.get('pixelwizard')}"
         )
     outputs = Path.cwd() / "outputs"

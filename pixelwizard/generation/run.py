@@ -105,8 +105,8 @@ def _check_passes(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
     if config.parallel.shard == "all" and len(passes) > 1:
         raise ConfigError(
             "parallel.shard=all needs equally many passes for every video, and these prompts differ"
-            " in theirs; use parallel.shard=sequence, or refine clips of other lengths in a run of"
-            " their own"
+            " in theirs; use parallel.shard=sequence, or refine clips of other lengths in another"
+            " run"
         )
 
 

@@ -120,4 +120,4 @@ class FallbackTracker(Tracker):
     def _give_up(self, name: str, error: Exception) -> None:
         log.warning("%s is given up", name, exc_info=error)
         self._open().pop(name, None)
-        self.warn(f"{name} failed ({reason(error)}); the run goes on without it")
+        self.warn(f"{name} failed ({reason(error)}); the run continues without it")

@@ -332,4 +332,4 @@ def _record(
     except Exception as error:
         log.exception("the tracker failed")
         release()
-        warn(f"tracker=wandb failed ({reason(error)}); everything is in {folder} all the same")
+        warn(f"tracker=wandb failed ({reason(error)}); everything is in {folder}")

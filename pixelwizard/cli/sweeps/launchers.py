@@ -68,7 +68,7 @@ def on_node(config: Any, settings: LauncherSettings) -> Any:
     ranks = mesh_of(config).world
     if ranks > gpus:
         raise ConfigError(
-            f"hydra.launcher.gpus_per_node={gpus} is too little for the {ranks} ranks of"
+            f"hydra.launcher.gpus_per_node={gpus} is too few for the {ranks} ranks of"
             f" parallel={parallel.mode}, which have one each; use"
             f" hydra.launcher.gpus_per_node={ranks}"
         )

@@ -145,7 +145,8 @@ def _target(settings: SweeperSettings, make_job: MakeJob) -> SweepJob:
     why = why_no_target(to_plain(target.config.schedule))
     if why and settings.quality == DISTANCE:
         raise ConfigError(
-            f"hydra.sweeper.target={settings.target} is none: {why}; nearest: schedule=unipc50"
+            f"hydra.sweeper.target={settings.target} does not qualify: {why}; nearest:"
+            " schedule=unipc50"
         )
     return target
 

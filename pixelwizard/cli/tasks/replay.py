@@ -23,7 +23,7 @@ has them. The weights must be the same."""
 def check(config: ReplayConfig) -> None:
     """Refuse a video that cannot be regenerated. Raises ValueError."""
     if config.file is None:
-        raise ConfigError("no video is named; write it behind the task: replay VIDEO.mp4")
+        raise ConfigError("name the video after the task: replay VIDEO.mp4")
     repetition(Path(config.file), config.out, config.trust, config.given)
 
 
@@ -33,7 +33,7 @@ def run(config: ReplayConfig, command_line: Sequence[str]) -> int:
     video = Path(config.file)
     again = repetition(video, config.out, config.trust, config.given)
     if changed := changed_versions(video, again):
-        print(f"other versions than then: {', '.join(changed)}", file=sys.stderr)
+        print(f"versions differ from the video's: {', '.join(changed)}", file=sys.stderr)
     return run_in_workers(again, command_line)
 
 

@@ -30,7 +30,7 @@ def check(config: TableConfig) -> None:
             raise ConfigError(f"{run} is not a folder; name a sweep, a run or a folder of videos")
     for file in config.cited:
         if not Path(file).is_file():
-            raise ConfigError(f"cited={file} is not a file; it is a YAML of source and rows")
+            raise ConfigError(f"cited={file} is not a file; name a YAML file with source and rows")
     if config.reference is not None:
         find_videos(Path(config.reference), "reference")
     check_names(resolve_auto(config.metrics, ""))
