@@ -79,8 +79,8 @@ def repetition(
     record = provenance_of(video)
     if record.code_format != CODE_FORMAT:
         raise ConfigError(
-            f"{video} was made by a version of pixelwizard that computes differently; replay it with"
-            f" that one: {record.versions.get('pixelwizard')}"
+            f"{video} was made by a version of pixelwizard that computes differently; replay it"
+            f" with that one: {record.versions.get('pixelwizard')}"
         )
     outputs = Path.cwd() / "outputs"
     folder = out or str(outputs / f"replay-{short_hash([record.prompt, record.key])}")
