@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.data import labelled, shapes
-from pixelwizard.evaluation.frechet import Moments, frechet_distance
+from pixelwizard.evaluation.frechet import FrechetDistance, Moments, frechet_distance
 from pixelwizard.evaluation.metrics.fvd import FrechetVideoDistance
 from pixelwizard.evaluation.metrics.hd_fvd import HDFrechetVideoDistance
 from pixelwizard.evaluation.names import ASSETS, NETWORKS
@@ -31,7 +31,7 @@ DAMAGES: dict[str, Callable[[Tensor, float, random.Random], Tensor]] = {
     "shuffled frames (share)": labelled.shuffled,
     "dropped frames (share)": labelled.frozen,
 }
-Metrics = dict[str, FrechetVideoDistance]
+Metrics = dict[str, FrechetDistance]
 Curves = dict[str, dict[str, list[float]]]
 """Title of an axis -> reference -> a distance at every level."""
 

@@ -16,16 +16,21 @@ from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.output import MetricsSettings, VideoSettings
 from pixelwizard.data import shapes
 from pixelwizard.data.table import find_videos
-from pixelwizard.evaluation import evaluate, look, names, paired
+from pixelwizard.evaluation import evaluate, look, names
+from pixelwizard.evaluation.ffmpeg import has_filter
 from pixelwizard.evaluation.files import Clip, backbone_of, find_captions, inspect
 from pixelwizard.evaluation.metrics.flicker import Flicker
 from pixelwizard.evaluation.metrics.hd_mse import HDMSE, lost
 from pixelwizard.evaluation.metrics.hd_mse_noise import HDMSENoise
+from pixelwizard.evaluation.metrics.psnr import PSNR
+from pixelwizard.evaluation.metrics.ssim import SSIM
+from pixelwizard.evaluation.metrics.vmaf import VMAF
 from pixelwizard.io.video import VideoError, VideoWriter
 
 LOSSLESS = VideoSettings(codec="ffv1")
 WIDTH, HEIGHT = 128, 80
 TINY = MetricsSettings(video="tiny-video", clip="tiny-clip")
+PAIRED = {"psnr": PSNR, "ssim": SSIM, "vmaf": VMAF}
 
 
 def write(path: Path, frames: np.ndarray) -> Path:
@@ -80,9 +85,10 @@ def test_every_score_of_a_folder_has_recipe_and_interval(
     names = {"clip", "frame-consistency", "hd-mse", "hd-mse-noise", "flicker", "fvd", "hd-fvd"}
     names |= {"high-frequency"}
     names |= {"video-mmd", "si", "ti", "warping-error", "blur", "blockiness"}
-    assert set(found) == names | set(paired.available())
+    paired = {name for name, kind in PAIRED.items() if has_filter(kind.filter)}
+    assert set(found) == names | paired
     for name, score in found.items():
-        videos_ = 2 if name in paired.available() else 3  # clip1 and clip2 have a reference
+        videos_ = 2 if name in paired else 3  # clip1 and clip2 have a reference
         assert score["low"] <= score["value"] <= score["high"]  # type: ignore[operator]
         assert score["videos"] == videos_ and f"n={videos_}" in str(score["recipe"])
     assert found["psnr"]["value"] == 100 and found["ssim"]["value"] == 1
@@ -311,8 +317,7 @@ def test_psnr_falls_with_noise(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 12, clean.shape)
     noisy = np.clip(clean + noise, 0, 255).astype(np.uint8)
     one, two = write(tmp_path / "a.mp4", clean), write(tmp_path / "b.mp4", noisy)
-    found = {name: paired.similarity(name, two, one) for name in paired.available()}
-    assert 20 < found["psnr"] < 35 and 0 < found["ssim"] < 0.95
+    assert 20 < PSNR.similarity(two, one) < 35 and 0 < SSIM.similarity(two, one) < 0.95
 
 
 def test_flicker_is_the_mean_change_between_frames(tmp_path: Path) -> None:

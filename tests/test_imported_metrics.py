@@ -14,10 +14,10 @@ import pytest
 import torch
 from test_evaluate import settings, shape_clip, values, write
 
-from pixelwizard.config.output import MetricsSettings
+from pixelwizard.config.output import VBENCH, MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation.evaluate import SOME_SKIPPED, evaluate
-from pixelwizard.evaluation.metrics.vbench import DIMENSIONS, _call
+from pixelwizard.evaluation.metrics.vbench import _call
 from pixelwizard.evaluation.names import NETWORKS, check_names, resolve_auto
 from pixelwizard.evaluation.networks import VideoNetwork
 
@@ -48,7 +48,7 @@ def test_vbenchs_result_file_gives_each_dimension_and_their_mean(
 ) -> None:
     vbench(
         videos / "results",
-        **{name: [0.2, 0.4] for name in DIMENSIONS[:-1]},
+        **{name: [0.2, 0.4] for name in VBENCH[:-1]},
         imaging_quality=[20, 40],
     )
     assert evaluate(settings(tmp_path, videos)) == 0
@@ -156,14 +156,14 @@ def test_vbench_is_run_once_for_every_video_and_dimension(
     metrics = MetricsSettings(video=None, clip=None, image=None, vbench=str(vbench))
     config = settings(tmp_path, folder, metrics=metrics)
     assert evaluate(config) == 0
-    assert asked(vbench) == [f"{name} clip0 clip1" for name in DIMENSIONS]
+    assert asked(vbench) == [f"{name} clip0 clip1" for name in VBENCH]
     found = values(tmp_path)
     assert found["vbench"]["value"] == pytest.approx((4 * 0.4 + 1 + 0.4) / 6)
     assert found["vbench-dynamic-degree"]["value"] == 1 and found["vbench"]["videos"] == 2
     assert "VBench took" in (tmp_path / "run" / "evaluate.md").read_text()
     assert evaluate(config) == 0 and asked(vbench) == []
     write(folder / "clip1.mp4", shape_clip(7, frames=1))
-    assert evaluate(config) == 0 and asked(vbench) == [f"{name} clip1" for name in DIMENSIONS]
+    assert evaluate(config) == 0 and asked(vbench) == [f"{name} clip1" for name in VBENCH]
 
 
 def test_a_vbench_that_fails_costs_its_scores_alone(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_vbench_that_fails_costs_its_scores_alone(tmp_path: Path) -> None:
     assert evaluate(settings(tmp_path, tmp_path / "v", metrics=metrics)) == SOME_SKIPPED
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
     why = "VBench wrote no result; it ended with code 0 and said: RuntimeError: no GPU here"
-    assert written["failed"] == {f"vbench-{name.replace('_', '-')}": why for name in DIMENSIONS}
+    assert written["failed"] == {f"vbench-{name.replace('_', '-')}": why for name in VBENCH}
     assert "hd-mse" in values(tmp_path) and not (tmp_path / "v" / "results").exists()
 
 

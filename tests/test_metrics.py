@@ -17,8 +17,7 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.data import labelled, shapes
 from pixelwizard.evaluation import names
 from pixelwizard.evaluation.frechet import Moments, frechet_distance
-from pixelwizard.evaluation.luma import luma
-from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
+from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric, luma
 from pixelwizard.evaluation.metrics.clip import CLIPScore
 from pixelwizard.evaluation.metrics.frame_consistency import FrameConsistency
 from pixelwizard.evaluation.metrics.fvd import FrechetVideoDistance

@@ -11,7 +11,7 @@ from torch import Tensor
 from pixelwizard.comparison.variants import Sample, Variant, Video
 from pixelwizard.config.evaluate import why_no_target
 from pixelwizard.config.schema import ConfigError
-from pixelwizard.evaluation.paired import MOST_PSNR, similarity
+from pixelwizard.evaluation.metrics.psnr import PSNR
 from pixelwizard.io.store import Store
 
 Values = dict[str, dict[Sample, float]]
@@ -44,7 +44,7 @@ def distances(
         compare, kind = partial(_latent_distance, stage), "latent-mse"
         kind = kind if stage == "detail" else f"{stage}-{kind}"
     else:
-        compare, kind = _video_distance, f"{MOST_PSNR:g}-psnr/ffmpeg-yuv420p"
+        compare, kind = _video_distance, f"{PSNR.most:g}-psnr/ffmpeg-yuv420p"
     ends = videos[target.name]
     found = {
         name: {s: compare(v, end) for s, v, end in zip(samples, row, ends, strict=True)}
@@ -78,4 +78,4 @@ def _latent_distance(stage: str, video: Video, end: Video) -> float:
 def _video_distance(video: Video, end: Video) -> float:
     if video.path == end.path:
         return 0.0
-    return MOST_PSNR - similarity("psnr", video.path, end.path)
+    return PSNR.most - PSNR.similarity(video.path, end.path)

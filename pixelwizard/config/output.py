@@ -149,14 +149,14 @@ def _result(program: str, column: str) -> Part:
     return Target(f"{_METRICS}.result_file.ResultFile", arguments)
 
 
-_VBENCH = (
+VBENCH = (
     *("subject_consistency", "background_consistency", "motion_smoothness"),
     *("dynamic_degree", "aesthetic_quality", "imaging_quality"),
 )
 IMPORTED: Dict[str, Part] = {
     **{
         f"vbench-{name.replace('_', '-')}": Target(f"{_METRICS}.vbench.VBench", {"dimension": name})
-        for name in _VBENCH
+        for name in VBENCH
     },
     "vbench": "vbench",
     "dover": _result("dover", "overall"),

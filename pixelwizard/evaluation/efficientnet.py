@@ -44,9 +44,7 @@ class _Layer(nn.Module):
         self.conv = nn.Conv2d(given, out, kernel, stride, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(out, eps=BN_EPS)
         self.act: nn.Module = nn.Identity() if linear else nn.ReLU6(inplace=True)
-        total = (
-            kernel - stride
-        )  # of even sizes; odd ones do not occur at 224 pixels before stride 2
+        total = kernel - stride  # of even sizes: at 224 pixels no odd one comes before stride 2
         self.margin = [total // 2, total - total // 2] * 2 if kernel > 1 else []
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
-from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import imageio_ffmpeg
 import torch
@@ -26,11 +22,13 @@ LINES = 400
 
 
 class OfFilter(VideoMetric):
-    """The mean of what a filter says of 16 frames, on the luma as it is stored."""
+    """The mean of what a filter says of 16 frames, on the luma as it is stored.
+
+    ``filter`` is what ffmpeg must have, and ``key`` what it calls its figure of a frame.
+    """
 
     higher_is_better = False
-    filter = ""
-    """Which filter ffmpeg must have."""
+    filter = key = ""
 
     def prepare(self, given: Given) -> None:
         """Raises Unavailable where ffmpeg lacks the filter."""
@@ -38,9 +36,9 @@ class OfFilter(VideoMetric):
             raise Unavailable(f"this ffmpeg was built without {self.filter}")
         self.convention = f"ffmpeg-{type(self).__name__.lower()}/{self.sampling}/n={{n}}"
 
-    @abstractmethod
     def figures(self, clip: Clip, chosen: str) -> list[float]:
         """A figure of each frame; ``chosen`` is the filter that drops the others."""
+        return metadata(clip, f"{chosen},{self.filter}", self.key)
 
     def update(self, clip: Clip) -> None:  # type: ignore[override]
         """Take a video. Raises Unavailable where the filter has a figure of no frame."""
@@ -66,20 +64,6 @@ def metadata(clip: Clip, filters: str, key: str) -> list[float]:
         lines=10**6,
     )
     return [float(value) for value in re.findall(rf"lavfi\.{key}=(\S+)", said)]
-
-
-def cambi(clip: Clip, filters: str) -> list[float]:
-    """Netflix's banding index of every frame, which libvmaf computes. Raises VideoError."""
-    with TemporaryDirectory() as folder:
-        log = Path(folder) / "cambi.json"
-        feature = f"libvmaf=model='':feature=name=cambi:log_fmt=json:log_path={log}"
-        graph = f"[0:v]{filters},format=yuv420p,split[a][b];[a][b]{feature}"
-        described(
-            ["-i", str(clip.path), "-an", "-lavfi", graph, "-f", "null", "-"],
-            f"{clip.path.name} cannot be measured",
-        )
-        frames = json.loads(log.read_text(encoding="utf-8"))["frames"]
-    return [float(frame["metrics"]["cambi"]) for frame in frames]
 
 
 def described(arguments: Sequence[str], what: str, lines: int = LINES) -> str:

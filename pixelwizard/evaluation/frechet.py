@@ -1,7 +1,7 @@
 """The Fréchet distance of two sets of features, in float64, from statistics that can be merged.
 
 Between Gaussians with the means and covariances of the sets (Dowson and Landau 1982; FVD: arXiv
-1812.01717). D: number of features.
+1812.01717). D: number of features; M samples, one or more for each of V videos.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from operator import add
 import torch
 from torch import Tensor
 
-from pixelwizard.evaluation.score import Unavailable
+from pixelwizard.evaluation.reference import SetDistance, Tensors
+from pixelwizard.evaluation.score import Unavailable, draws, interval
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,6 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.count + other.count, self.total + other.total, self.outer + other.outer)
-
-    @staticmethod
-    def summary(features: Iterator[Tensor]) -> dict[str, Tensor]:
-        """The moments of the samples of many videos, as tensors by name."""
-        return vars(reduce(add, map(Moments.of, features)))
 
     @property
     def mean(self) -> Tensor:
@@ -86,3 +82,49 @@ def influence(samples_MD: Tensor, first: Moments, second: Moments) -> Tensor:
     found = 2 * centred @ (first.mean - second.mean)
     found += centred.square().sum(dim=1) - (centred @ carried * centred).sum(dim=1)
     return found - found.mean()
+
+
+class FrechetDistance(SetDistance):
+    """The distance of the videos' samples to those of the real ones."""
+
+    resamplings = 100
+
+    def summary(self, features: Iterator[Tensor]) -> Tensors:
+        """The moments of the real videos."""
+        return vars(reduce(add, map(Moments.of, features)))
+
+    def compute(self) -> Tensor:
+        """[value, low, high] float64, none below 0. Raises Unavailable for fewer than two videos.
+
+        Patches of a video are not independent: the interval draws whole videos, and one that is
+        drawn twice counts twice.
+        """
+        samples = torch.cat(self.values).double()
+        owners = torch.repeat_interleave(torch.tensor([len(found) for found in self.values]))
+        ours, reference = Moments.of(samples), Moments(**self.real)
+        value = frechet_distance(ours, reference)
+        if few := _too_few(len(samples), reference):
+            self.warnings += few
+        else:
+            moved = torch.zeros(len(self.values)).double()
+            moved.index_add_(0, owners, influence(samples, ours, reference))
+            self.pseudo_values = value + moved * len(self.values) / len(samples)
+        resampled = []
+        for drawn in draws(len(self.values), self.resamplings):
+            weights = torch.bincount(drawn, minlength=len(self.values))[owners].double()
+            weighted = samples * weights[:, None]
+            moments = Moments(weights.sum(), weighted.sum(0), weighted.T @ samples)
+            resampled.append(frechet_distance(moments, reference))
+        ends = interval(value, torch.tensor(resampled, dtype=torch.float64), len(self.values))
+        return torch.tensor([value, *ends], dtype=torch.float64).clamp(min=0)
+
+
+def _too_few(samples: int, reference: Moments) -> list[str]:
+    """Few samples are enough to compute a distance, not to trust it."""
+    dim = reference.total.numel()
+    return [
+        f"{count} samples {where} are fewer than the {dim} features: the value is biased and must"
+        " only be compared at this number"
+        for count, where in ((samples, "here"), (int(reference.count), "in the reference"))
+        if count < dim
+    ]

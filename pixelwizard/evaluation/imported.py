@@ -6,7 +6,6 @@ of the video without suffix.
 
 from __future__ import annotations
 
-import csv
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,24 +63,3 @@ class Imported(VideoMetric):
         if clip.id not in self.found:
             raise ValueError(f"no result for {clip.path.name}")
         super().update(torch.tensor([self.found[clip.id]], dtype=torch.float64))
-
-
-def column_by_name(files: Sequence[Path], column: str) -> dict[str, float]:
-    """The numbers of the column whose head begins with a word, by the name of the file in ``path``.
-
-    Raises ValueError for a file that lacks one of the two, or a number.
-    """
-    found: dict[str, float] = {}
-    for file in files:
-        with open(file, newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines, skipinitialspace=True):
-                named = {str(head).strip().lower(): value for head, value in row.items()}
-                heads = [head for head in named if head.startswith(column)]
-                if "path" not in named or not heads:
-                    raise ValueError(f"{file.name} needs the columns path and {column}")
-                try:
-                    found[Path(named["path"]).stem] = float(named[heads[0]])
-                except (TypeError, ValueError):
-                    said = f"{file.name}: {named[heads[0]]!r} for {named['path']} is not a number"
-                    raise ValueError(said) from None
-    return found

@@ -39,18 +39,11 @@ class Verdict:
     background: str
 
 
-@dataclass(frozen=True)
-class _Template:
-    """Area (radius 1) of a shape and its centroid's height below the centre."""
-
-    area: float
-    centroid: float
-
-
-def _template(shape: str) -> _Template:
+def _template(shape: str) -> tuple[float, float]:
+    """Area (radius 1) of a shape, and its centroid's height below the centre."""
     axis = (np.arange(REFERENCE_SIZE, dtype=np.float32) + 0.5) * 2.2 / REFERENCE_SIZE - 1.1
     inside = distance(shape, axis[None, :], axis[:, None], 1.0) < 0
-    return _Template(inside.mean() * 2.2**2, float((inside * axis[:, None]).sum() / inside.sum()))
+    return inside.mean() * 2.2**2, float((inside * axis[:, None]).sum() / inside.sum())
 
 
 TEMPLATES = {shape: _template(shape) for shape in SHAPES}
@@ -118,12 +111,12 @@ def _moments(mask: np.ndarray) -> tuple[float, float, float]:
 def _match(mask: np.ndarray, shape: str) -> float:
     """Intersection over union of a mask and the shape of the same area and centroid."""
     centre_x, centroid_y, area = _moments(mask)
-    template = TEMPLATES[shape]
-    radius = math.sqrt(area / template.area)
+    own_area, own_centroid = TEMPLATES[shape]
+    radius = math.sqrt(area / own_area)
     height, width = mask.shape
     x = (np.arange(width, dtype=np.float32) + 0.5) / height - centre_x
     y = (np.arange(height, dtype=np.float32) + 0.5) / height - centroid_y
-    y += template.centroid * radius
+    y += own_centroid * radius
     fitted = distance(shape, x[None, :], y[:, None], radius) < 0
     return float((mask & fitted).sum() / (mask | fitted).sum())
 

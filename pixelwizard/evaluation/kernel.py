@@ -62,6 +62,7 @@ class KernelDistance(SetDistance):
     """
 
     kernel = Kernel(3, 1.0)
+    estimator = "/poly3-unbiased"
     biased = False
     scale = 1.0
 

@@ -64,15 +64,11 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.before(x)
-        heads = (f(y).unflatten(1, (HEADS, -1)).transpose(0, 1)[None] for f in self.projections)
+        projected = (self.query(y), self.key(y), self.value(y))
+        heads = (one.unflatten(1, (HEADS, -1)).transpose(0, 1)[None] for one in projected)
         seen = scaled_dot_product_attention(*heads)[0].transpose(0, 1).flatten(1)
         x = x + self.out(seen)
-        x = x + self.narrow(gelu(self.widen(self.between(x)), approximate="tanh"))
-        return x
-
-    @property
-    def projections(self) -> tuple[nn.Module, nn.Module, nn.Module]:
-        return self.query, self.key, self.value
+        return x + self.narrow(gelu(self.widen(self.between(x)), approximate="tanh"))
 
 
 class MUSIQ(nn.Module):

@@ -28,18 +28,19 @@ Tensors = dict[str, Tensor]
 class SetDistance(VideoMetric):
     """A distance of all videos to the real ones of ``reference``, whose hash is in the recipe.
 
-    ``values`` has the features [M, D] of every video; ``name`` is that of the score.
+    ``values`` has the features [M, D] of every video; ``name`` is that of the score, and
+    ``estimator`` what recipes add to how they call what is seen.
     """
 
     higher_is_better = False
     per_video = False
-    name = ""
+    name = estimator = ""
 
     def prepare(self, given: Given) -> None:
         """Load the network and what is needed of the real videos, where there are some."""
         if not given.reference:
             raise Unavailable("needs reference=DIR")
-        self.real = self._of_reference(given, self.look_with(given))
+        self.real = self._of_reference(given, self.look_with(given) + self.estimator)
 
     @abstractmethod
     def look_with(self, given: Given) -> str:

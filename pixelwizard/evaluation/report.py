@@ -49,17 +49,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "set": [asdict(score) for score in self.scores],
-            "per_video": self.per_video,
-            "recipes": self.recipes,
-            "pseudo_values": self.pseudo_values,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "missing": self.missing,
-            "notes": self.notes,
-            "networks": [asdict(network) for network in self.networks],
-        }
+        found = asdict(self)
+        return {"set": found.pop("scores"), **found}
 
     def table(self) -> str:
         """For a terminal: one line per score, then the remarks."""

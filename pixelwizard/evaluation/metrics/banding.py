@@ -5,7 +5,11 @@ Tandon et al., "CAMBI: Contrast-aware Multiscale Banding Index" (PCS 2021, arXiv
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.ffmpeg import OfFilter, cambi
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pixelwizard.evaluation.ffmpeg import OfFilter, described
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.score import Unavailable
@@ -26,5 +30,14 @@ class CAMBI(OfFilter):
         super().prepare(given)
 
     def figures(self, clip: Clip, chosen: str) -> list[float]:
-        """The index of each frame."""
-        return cambi(clip, chosen)
+        """The index of each frame. Raises VideoError."""
+        with TemporaryDirectory() as folder:
+            log = Path(folder) / "cambi.json"
+            feature = f"libvmaf=model='':feature=name=cambi:log_fmt=json:log_path={log}"
+            graph = f"[0:v]{chosen},format=yuv420p,split[a][b];[a][b]{feature}"
+            described(
+                ["-i", str(clip.path), "-an", "-lavfi", graph, "-f", "null", "-"],
+                f"{clip.path.name} cannot be measured",
+            )
+            frames = json.loads(log.read_text(encoding="utf-8"))["frames"]
+        return [float(frame["metrics"]["cambi"]) for frame in frames]

@@ -30,6 +30,10 @@ from pixelwizard.evaluation.networks import (
 )
 from pixelwizard.evaluation.score import Unavailable
 
+BT709 = (0.2126, 0.7152, 0.0722)
+"""Full-range luma of ITU-R BT.709, 0..255."""
+ROWS = 16
+"""Of a strip: frames are looked at strip by strip, so that no float copy of one is ever whole."""
 Look = Callable[[Tensor, "Tensor | None"], "Tensor | float | None"]
 """What is kept of a frame, uint8 [H, W, 3], given the chosen frame before it; None keeps nothing.
 
@@ -141,6 +145,15 @@ class Given:
 def as_image(frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
     """A uint8 frame -> float32 [3, H, W] in 0..1."""
     return frame_HWC.permute(2, 0, 1).float() / 255
+
+
+def luma(frame_HWC: Tensor, weights: Sequence[float] = BT709) -> Tensor:
+    """The weighted sum of a uint8 frame's channels -> float32 [H, W]."""
+    factors, out = torch.tensor(weights), torch.empty(frame_HWC.shape[:2])
+    for top in range(0, len(out), ROWS):
+        strip = frame_HWC[top : top + ROWS].float()
+        torch.matmul(strip, factors, out=out[top : top + ROWS])
+    return out
 
 
 class VideoMetric(Metric):

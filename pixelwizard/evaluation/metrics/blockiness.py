@@ -6,15 +6,11 @@ Muijs and Kirenko, "A no-reference blocking artifact measure for adaptive video 
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.ffmpeg import OfFilter, metadata
-from pixelwizard.evaluation.files import Clip
+from pixelwizard.evaluation.ffmpeg import OfFilter
 
 
 class BlockDetect(OfFilter):
     """Blockiness; less is smoother."""
 
     filter = "blockdetect"
-
-    def figures(self, clip: Clip, chosen: str) -> list[float]:
-        """The measure of each frame."""
-        return metadata(clip, f"{chosen},blockdetect", "block")
+    key = "block"

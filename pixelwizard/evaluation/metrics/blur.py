@@ -6,15 +6,11 @@ compare it beside hd-mse-noise.
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.ffmpeg import OfFilter, metadata
-from pixelwizard.evaluation.files import Clip
+from pixelwizard.evaluation.ffmpeg import OfFilter
 
 
 class BlurDetect(OfFilter):
     """The mean width of edges; less is sharper."""
 
     filter = "blurdetect"
-
-    def figures(self, clip: Clip, chosen: str) -> list[float]:
-        """The width in each frame."""
-        return metadata(clip, f"{chosen},blurdetect", "blur")
+    key = "blur"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.evaluation.luma import ROWS
-from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric
+from pixelwizard.evaluation.metrics.base import ROWS, Sampling, VideoMetric
 
 
 def change(frame_HWC: Tensor, before: Tensor | None) -> float | None:

@@ -13,21 +13,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pixelwizard.evaluation.features import OfPatches
 from pixelwizard.evaluation.kernel import KernelDistance
-from pixelwizard.evaluation.metrics.base import Given
-from pixelwizard.evaluation.patches import PATCHES, look_at_patches
 
 
-class FrameKernelDistance(KernelDistance):
+class FrameKernelDistance(OfPatches, KernelDistance):
     """Distance to the real videos, video by video; about 0 for videos of the same kind."""
 
-    sampling = replace(PATCHES, least=2)
+    sampling = replace(OfPatches.sampling, least=2)
     name = "frame-mmd"
+    estimator = "/mean+change/poly3-unbiased"
     temporal = True
-
-    def look_with(self, given: Given) -> str:
-        """See patches with the image network."""
-        return f"{look_at_patches(self, given)}/mean+change/poly3-unbiased"
 
     def features(self, seen_TPD: Tensor) -> Tensor:
         """[1, 2 D]."""

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.output import SCORED_FRAMES
-from pixelwizard.evaluation.metrics import fvd
+from pixelwizard.evaluation.features import OfVideos
+from pixelwizard.evaluation.frechet import FrechetDistance
 from pixelwizard.evaluation.metrics.base import Given, Sampling
-from pixelwizard.evaluation.networks import VideoNetwork
 
 PATCHES_AT_ONCE = 4
 
 
-class HDFrechetVideoDistance(fvd.FrechetVideoDistance):
+class HDFrechetVideoDistance(OfVideos, FrechetDistance):
     """Distance to the real videos, patch by patch."""
 
     sampling = Sampling("uniform", SCORED_FRAMES, least=SCORED_FRAMES)
@@ -25,7 +25,7 @@ class HDFrechetVideoDistance(fvd.FrechetVideoDistance):
 
     def look_with(self, given: Given) -> str:
         """Cut patches for the video network; the videos must be of one size and as large."""
-        self.network: VideoNetwork = given.network("video")
+        self.network = given.network("video")
         side = self.network.facts.side
         given.need_one_size()
         given.need_side(side)

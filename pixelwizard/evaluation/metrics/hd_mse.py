@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pixelwizard.evaluation.luma import ROWS
-from pixelwizard.evaluation.metrics.base import VideoMetric
+from pixelwizard.evaluation.metrics.base import ROWS, VideoMetric
 
 FACTORS = (8, 16, 32)
 CONVENTION = "k345/rgb01/16f-uniform/n={n}"

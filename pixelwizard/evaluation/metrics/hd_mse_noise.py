@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from pixelwizard.evaluation.luma import ROWS
-from pixelwizard.evaluation.metrics.base import VideoMetric
+from pixelwizard.evaluation.metrics.base import ROWS, VideoMetric
 from pixelwizard.evaluation.metrics.hd_mse import CONVENTION, FACTORS
 
 NOISE_KEPT = 1 + 0.25 * (2 / 3) ** 2

@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pixelwizard.evaluation.luma import luma
-from pixelwizard.evaluation.metrics.base import VideoMetric
+from pixelwizard.evaluation.metrics.base import VideoMetric, luma
 
 
 def high_frequency(frame_HWC: Tensor) -> float:

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.linalg import vecdot
 from torch.nn.functional import pad
 
-from pixelwizard.evaluation.luma import luma
-from pixelwizard.evaluation.metrics.base import Given, VideoMetric
+from pixelwizard.evaluation.metrics.base import Given, VideoMetric, luma
 from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.files import file_digest
 

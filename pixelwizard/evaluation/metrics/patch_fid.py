@@ -7,25 +7,12 @@ sees blur, noise and compression that a distance on stretched frames does not. T
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from pixelwizard.evaluation.metrics import fvd
-from pixelwizard.evaluation.metrics.base import Given
-from pixelwizard.evaluation.patches import PATCHES, look_at_patches, samples
+from pixelwizard.evaluation.features import OfPatches
+from pixelwizard.evaluation.frechet import FrechetDistance
 
 
-class PatchFrechetDistance(fvd.FrechetVideoDistance):
+class PatchFrechetDistance(OfPatches, FrechetDistance):
     """Distance to the real videos, patch by patch."""
 
-    sampling = PATCHES
     name = "patch-fid"
-    temporal = False
     resamplings = 20
-
-    def look_with(self, given: Given) -> str:
-        """See patches with the image network."""
-        return look_at_patches(self, given)
-
-    def features(self, seen: Tensor) -> Tensor:
-        """A sample per patch."""
-        return samples(seen)

@@ -6,6 +6,11 @@ from pixelwizard.evaluation.paired import Paired
 
 
 class PSNR(Paired):
-    """Peak signal-to-noise ratio, in dB; more is more alike."""
+    """Peak signal-to-noise ratio, in dB; more is more alike.
 
-    score = "psnr"
+    Equal videos, whose ratio has no bound, get 100.
+    """
+
+    filter = "psnr"
+    pattern = r"PSNR .*average:(\S+)"
+    most = 100.0

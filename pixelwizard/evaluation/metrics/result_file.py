@@ -6,10 +6,11 @@ aesthetic score, technical score, overall/final score. A file of MUSIQ has path 
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixelwizard.evaluation.imported import Imported, NotImported, column_by_name
+from pixelwizard.evaluation.imported import Imported, NotImported
 from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.evaluation.names import AUTO, how_to_get
 
@@ -31,5 +32,22 @@ class ResultFile(Imported):
             raise NotImported(f"{error}; or {how_to_get(AUTO[self.program])}") from None
 
     def read(self, files: Sequence[Path]) -> dict[str, float]:
-        """The values of the column."""
-        return column_by_name(files, self.column)
+        """The values of the column whose head begins with that word, by the names in ``path``.
+
+        Raises ValueError for a file that lacks one of the two, or a number.
+        """
+        found: dict[str, float] = {}
+        for file in files:
+            with open(file, newline="", encoding="utf-8") as lines:
+                for row in csv.DictReader(lines, skipinitialspace=True):
+                    named = {str(head).strip().lower(): value for head, value in row.items()}
+                    heads = [head for head in named if head.startswith(self.column)]
+                    if "path" not in named or not heads:
+                        raise ValueError(f"{file.name} needs the columns path and {self.column}")
+                    value, path = named[heads[0]], named["path"]
+                    try:
+                        found[Path(path).stem] = float(value)
+                    except (TypeError, ValueError):
+                        said = f"{file.name}: {value!r} for {path} is not a number"
+                        raise ValueError(said) from None
+        return found

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pixelwizard.evaluation.luma import luma
-from pixelwizard.evaluation.metrics.base import VideoMetric
+from pixelwizard.evaluation.metrics.base import VideoMetric, luma
 
 
 def spatial_information(frame_HWC: Tensor) -> float:

@@ -8,4 +8,5 @@ from pixelwizard.evaluation.paired import Paired
 class SSIM(Paired):
     """Structural similarity, 0..1; more is more alike."""
 
-    score = "ssim"
+    filter = "ssim"
+    pattern = r"SSIM .*All:(\S+)"

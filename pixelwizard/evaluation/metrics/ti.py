@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pixelwizard.evaluation.luma import luma
-from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric
+from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric, luma
 
 
 def temporal_information(frame_HWC: Tensor, before: Tensor | None) -> float | None:

@@ -23,20 +23,13 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pixelwizard.config.output import VBENCH
 from pixelwizard.evaluation.files import Clip, result_folder
 from pixelwizard.evaluation.imported import Imported
 from pixelwizard.evaluation.metrics.base import Given
 from pixelwizard.io.files import file_digest, read_file, text_digest, write_text
 
 log = logging.getLogger(__name__)
-DIMENSIONS = (
-    "subject_consistency",
-    "background_consistency",
-    "motion_smoothness",
-    "dynamic_degree",
-    "aesthetic_quality",
-    "imaging_quality",
-)
 RESULTS = "_eval_results.json"
 STOP_SECONDS = 30.0
 """How long an interrupted program may take to end; then it is killed."""
@@ -82,9 +75,7 @@ class VBench(Imported):
 
     def read(self, files: Sequence[Path]) -> dict[str, float]:
         """The values of the dimension; a mean needs all six of a video."""
-        found = [
-            _values(files, name) for name in ([self.dimension] if self.dimension else DIMENSIONS)
-        ]
+        found = [_values(files, name) for name in ([self.dimension] if self.dimension else VBENCH)]
         shared = set(found[0]).intersection(*found)
         return {id: fmean(values[id] for values in found) for id in shared}
 

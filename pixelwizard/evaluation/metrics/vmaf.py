@@ -8,4 +8,5 @@ from pixelwizard.evaluation.paired import Paired
 class VMAF(Paired):
     """VMAF, 0..100; more is more alike."""
 
-    score = "vmaf"
+    filter = "libvmaf"
+    pattern = r"VMAF score: (\S+)"

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixelwizard.evaluation.luma import luma
-from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
+from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric, luma
 from pixelwizard.evaluation.score import Unavailable
 
 ROWS = 540
