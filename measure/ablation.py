@@ -35,8 +35,8 @@ from pixelwizard.comparison.few_step.intervals import (
     interval,
     mean_of,
 )
+from pixelwizard.comparison.few_step.measuring import Features, mse
 from pixelwizard.comparison.few_step.networks import Clip, Networks, clips
-from pixelwizard.comparison.few_step.scores import Features, mse
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.data.examples import to_video
 

@@ -35,8 +35,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
+from pixelwizard.comparison.few_step.measuring import enlarge, psnr
 from pixelwizard.comparison.few_step.networks import Clip, Networks, clips
-from pixelwizard.comparison.few_step.scores import enlarge, psnr
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.config.train import DegradationSettings
 from pixelwizard.data import shapes

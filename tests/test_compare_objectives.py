@@ -18,7 +18,7 @@ from small import BACKBONE, FEW_STEP, SIZE, few_step, small_training, write_back
 from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.comparison.few_step import intervals, measuring, page, start
+from pixelwizard.comparison.few_step import intervals, measuring, page, run
 from pixelwizard.comparison.few_step.files import Row, label
 from pixelwizard.comparison.few_step.intervals import interval, mean_of
 from pixelwizard.comparison.few_step.page import Arms, differences
@@ -264,8 +264,8 @@ def test_values_of_a_clip_are_the_distance_to_the_goal_of_the_blind_network(
     """The starting network's own many steps, sampled anew, are the goal; one step is not."""
     config = page.read_config(Path("arms/start"))
     made = measuring.Measuring(config, Path("arms/start"), torch.device("cpu"))
-    blind = start.blind_file(Path("arms/start"))
-    made.networks.detail_network = start.load_from(blind, config.backbone, torch.device("cpu"))
+    blind = run.blind_file(Path("arms/start"))
+    made.networks.detail_network = run.load_from(blind, config.backbone, torch.device("cpu"))
     (clip, _) = measuring.clips(2)
     sampler = {"solver": "unipc", "steps": measuring.MANY, "step_sizes": "raw", "guidance": 1.0}
     assert torch.equal(made.latent(clip, sampler), made.goal(clip))
@@ -281,7 +281,7 @@ def test_a_blind_network_answers_every_step_size_as_it_does_zero() -> None:
     step_B = torch.tensor([0.0, 10.0, 500.0])
     before = network.dt_embedding(step_B)
     assert not torch.allclose(before[0], before[1])
-    start.blind(network.dt_embedding)
+    run.blind(network.dt_embedding)
     after = network.dt_embedding(step_B)
     assert torch.equal(after, after[:1].expand(3, -1))
     assert torch.allclose(after[0], before[0], atol=1e-6)

