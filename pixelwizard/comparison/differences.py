@@ -86,9 +86,8 @@ def compare(
         compared = {name: _paired(table, name, variant, base, samples) for name in table}
         scores = {name: _score(table[name][variant.name], name, samples) for name in table}
         rows.append(Row(variant, scores, compared))
-    costs = [cost for cost in COSTS if cost in table]
     for row in rows:
-        for cost in costs:
+        for cost in (cost for cost in COSTS if cost in table):
             beaten = (_beats(other.scores, row.scores, quality, cost) for other in rows)
             row.dominated[cost] = any(beaten)
     name = end.name if end else None
@@ -247,7 +246,8 @@ def _column(
     variant: Variant, name: str, samples: Sequence[Sample], higher: bool, stage: str
 ) -> _Column | None:
     """The values of a cost, or of a score in the videos' records; None if one is missing."""
-    found: dict[Sample, tuple[float, str]] = {}
+    values: dict[Sample, float] = {}
+    recipes: dict[str, None] = {}
     for sample in samples:
         record = variant.videos[sample].record
         if name in (*COSTS, *BESIDE):
@@ -255,12 +255,9 @@ def _column(
         else:
             metric = record.get("metrics", {}).get(name, {})
             value, recipe = metric.get("value"), metric.get("recipe", "")
-        if value is not None:
-            found[sample] = (float(value), recipe)
-    recipes = dict.fromkeys(recipe for _, recipe in found.values())
-    if len(found) < len(samples):
-        return None
-    values = {sample: value for sample, (value, _) in found.items()}
+        if value is None:
+            return None
+        values[sample], recipes[recipe] = float(value), None
     return _Column(values, " and ".join(recipes), higher)
 
 
@@ -276,10 +273,8 @@ def cost_of(record: Mapping[str, Any], name: str, stage: str) -> tuple[float | N
     sampler = record.get(stage, {})
     if name == "nfe":
         return sampler.get("nfe"), f"passes through the {stage} network"
-    steps = sampler.get("steps", [])
-    return sum(
-        step.get("computed") is False for step in steps
-    ), f"skipped steps of the {stage} stage"
+    skipped = [step for step in sampler.get("steps", []) if step.get("computed") is False]
+    return len(skipped), f"skipped steps of the {stage} stage"
 
 
 def _score(column: _Column, name: str, samples: Sequence[Sample]) -> Score:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -74,8 +73,10 @@ def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
             capsize=2,
             label=row.variant.name,
         )
-    if len(trained) > 1:
-        _join_trainings(axes, comparison, cost, trained)
+    for number, one in enumerate(trained if len(trained) > 1 else []):
+        joined = [row for row in rows if row.variant.trained == one]
+        points = sorted(_point(row, comparison.quality, cost) for row in joined)
+        axes.plot(*zip(*points, strict=True), color=COLOURS[number % len(COLOURS)], lw=1)
     costs = [row.scores[cost].value for row in rows]
     if min(costs) > 0:
         axes.set_xscale("log", base=2)
@@ -85,19 +86,6 @@ def _panel(axes: Axes, comparison: Comparison, cost: str) -> None:
     axes.set_xlabel(LABELS[cost])
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
-
-
-def _join_trainings(
-    axes: Axes, comparison: Comparison, cost: str, trained: Sequence[tuple[str, ...]]
-) -> None:
-    """A line through the schedules of each training, in its colour."""
-    for number, one in enumerate(trained):
-        points = [
-            _point(row, comparison.quality, cost)
-            for row in comparison.rows
-            if row.variant.trained == one
-        ]
-        axes.plot(*zip(*sorted(points), strict=True), color=COLOURS[number % len(COLOURS)], lw=1)
 
 
 def _point(row: Row, quality: str, cost: str) -> tuple[float, float]:

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pixelwizard.comparison.variants import Variant, read_variants
+from pixelwizard.comparison.variants import Variant, read_config, read_variants
 from pixelwizard.config.evaluate import EvaluateConfig, TableConfig
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.targets import search_in
-from pixelwizard.config.tasks import load
 from pixelwizard.data.table import find_videos
 from pixelwizard.evaluation.files import (
     backbone_of,
@@ -26,9 +23,11 @@ from pixelwizard.evaluation.files import (
 )
 from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.io.files import read_json, write_json
-from pixelwizard.io.terminal import Line, reason
-from pixelwizard.records.run_folder import CONFIG, LEDGER, SCORES, STATUS
+from pixelwizard.io.terminal import Line
+from pixelwizard.records.run_folder import LEDGER, SCORES, STATUS
 
+KEPT = ("value", "low", "high", "recipe", "videos", "higher_is_better")
+"""What a figure has of a score."""
 FOLDER = "scores"
 """The folder in ``out`` that keeps what was scored for a table."""
 
@@ -157,14 +156,10 @@ def _of_variant(variant: Variant) -> _Set:
 
 def _config(folder: Path) -> Any:
     """What a run folder says of itself, its classes found; None where it says nothing."""
-    try:
-        if not (folder / CONFIG).is_file():
-            return None
-        config = load(folder / CONFIG)
+    config = read_config(folder)
+    if config is not None:
         search_in(config.search)
-        return config
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{folder / CONFIG} cannot be read: {reason(error)}") from None
+    return config
 
 
 def _scores(config: TableConfig, of: _Set, folder: Path, line: Line) -> dict[str, Any]:
@@ -193,10 +188,10 @@ def _scores(config: TableConfig, of: _Set, folder: Path, line: Line) -> dict[str
 def _own_scores(of: _Set) -> dict[str, Any] | None:
     """What ``generate`` or ``evaluate`` wrote of these very videos."""
     if (given := of.evaluation) is not None:
-        settings = resolve_auto(given.metrics, backbone_of([*of.videos.values()]))
-        real = find_videos(Path(given.reference), "reference") if given.reference else []
         scores = Path(given.run_dir) / SCORES
         found = read_json(scores) if scores.is_file() else {}
+        settings = resolve_auto(given.metrics, backbone_of([*of.videos.values()]))
+        real = find_videos(Path(given.reference), "reference") if given.reference else []
         return found if found.get("of") == identity_of(settings, of.videos, real) else None
     (place, *others) = {path.parent.parent for path in of.videos.values()}
     config = None if others else _config(place)
@@ -209,12 +204,9 @@ def _row(of: _Set, scores: Mapping[str, Any]) -> Scored:
     """The scores of a set, and what its videos cost."""
     row = Scored(of.name, missing={**scores.get("missing", {})})
     for score in scores["set"]:
-        recipe, name = score["recipe"], score["name"]
-        own = scores["recipes"].get(name)
-        alike = own.replace("/n=1", "") if own else recipe
-        value, low, high = (score[key] for key in ("value", "low", "high"))
-        videos, more = score["videos"], score["higher_is_better"]
-        row.values[name] = Value(value, low, high, recipe, alike, videos, more)
+        name, own = score["name"], scores["recipes"].get(score["name"])
+        alike = own.replace("/n=1", "") if own else score["recipe"]
+        row.values[name] = Value(alike=alike, **{key: score[key] for key in KEPT})
     for name in ("seconds", "seconds_total", "peak_gb"):
         found = _cost(name, of.records)
         if isinstance(found, Value):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pixelwizard.comparison.differences import Comparison, Row
 from pixelwizard.comparison.sets import SetScore
-from pixelwizard.evaluation.score import Difference
+from pixelwizard.evaluation.score import Difference, Score
 from pixelwizard.io.terminal import aligned, markdown
 
 SETS = (
@@ -71,22 +71,21 @@ def to_csv(comparison: Comparison) -> str:
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow([*head, "higher_is_better", "recipe"])
     for row in comparison.rows:
+        dominated = [row.dominated.get("seconds"), row.dominated.get("nfe")]
         for name, score in row.scores.items():
-            d = row.differences[name]
-            lines.writerow(
-                [row.variant.name, name, score.value, score.low, score.high, d.value, d.low, d.high]
-                + [d.sign, row.dominated.get("seconds"), row.dominated.get("nfe"), score.videos]
-                + [score.higher_is_better, score.recipe]
-            )
+            figures = _figures(score, row.differences[name], dominated)
+            lines.writerow([row.variant.name, name, *figures])
     for name, scores in comparison.sets.items():
-        for variant, one in scores.items():
-            apart = one.difference
-            differs = [apart.value, apart.low, apart.high, apart.sign] if apart else [""] * 4
-            lines.writerow(
-                [variant, name, one.value, one.low, one.high, *differs, "", ""]
-                + [one.videos, one.higher_is_better, one.recipe]
-            )
+        for variant, of_set in scores.items():
+            lines.writerow([variant, name, *_figures(of_set, of_set.difference, ["", ""])])
     return out.getvalue()
+
+
+def _figures(score: Score | SetScore, d: Difference | None, dominated: list[Any]) -> list[Any]:
+    """A score, its difference from the baseline, and what it is a score of."""
+    apart = [d.value, d.low, d.high, d.sign] if d else [""] * 4
+    facts = [score.videos, score.higher_is_better, score.recipe]
+    return [score.value, score.low, score.high, *apart, *dominated, *facts]
 
 
 def to_text(comparison: Comparison) -> str:

@@ -87,6 +87,7 @@ class Variant:
 class _Run:
     folder: Path
     label: str
+    begun: bool = True
 
 
 def read_variants(
@@ -101,7 +102,7 @@ def read_variants(
     notes: list[str] = []
     finished: set[str] = set()
     runs = [run for folder in folders for run in _runs(folder, notes)]
-    for run in runs:
+    for run in filter(lambda run: run.begun, runs):
         config = _config(run.folder)
         base = {k: v for k, v in determining(config).items() if k not in OWN}
         for video in _videos(run, config, notes):
@@ -114,23 +115,14 @@ def read_variants(
             sample = Sample(video.record["prompt"], video.record["seed"], source)
             variant.videos.setdefault(sample, video)
     if unfinished:
-        labels = dict.fromkeys(label for folder in folders for label in _labels(folder))
-        variants |= {label: Variant(label, {}) for label in labels if label not in finished}
+        labels = dict.fromkeys(run.label for run in runs if run.label not in finished)
+        variants |= {label: Variant(label, {}) for label in labels}
     _name_apart(variants)
     return list(variants.values()), notes
 
 
-def _labels(folder: Path) -> list[str]:
-    """How the runs of a folder are called, those that have not begun too."""
-    ledger = folder / LEDGER
-    if not ledger.is_file():
-        return [folder.name]
-    jobs = read_json(ledger)["jobs"]
-    return [_label(name, state.get("overrides", [])) for name, state in jobs.items()]
-
-
 def _runs(folder: Path, notes: list[str]) -> Iterator[_Run]:
-    """The runs of a sweep that have begun, or the one run."""
+    """The runs of a sweep, or the one run."""
     ledger = folder / LEDGER
     if not ledger.is_file():
         yield _Run(folder, folder.name)
@@ -144,8 +136,8 @@ def _runs(folder: Path, notes: list[str]) -> Iterator[_Run]:
         if state["status"] != DONE:
             why = f" ({state['reason']})" if "reason" in state else ""
             notes.append(f"{name} is {state['status']}{why}; only its finished videos are compared")
-        if (folder / name / CONFIG).is_file():
-            yield _Run(folder / name, _label(name, state.get("overrides", [])))
+        label = _label(name, state.get("overrides", []))
+        yield _Run(folder / name, label, (folder / name / CONFIG).is_file())
 
 
 def _label(name: str, overrides: Sequence[str]) -> str:
@@ -154,12 +146,17 @@ def _label(name: str, overrides: Sequence[str]) -> str:
     return ",".join(telling) or name
 
 
-def _config(folder: Path) -> GenerateConfig:
+def read_config(folder: Path) -> Any:
+    """What a run folder says of itself; None where it says nothing. Raises ConfigError."""
     file = folder / CONFIG
     try:
-        config = load(file) if file.is_file() else None
+        return load(file) if file.is_file() else None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {reason(error)}") from None
+
+
+def _config(folder: Path) -> GenerateConfig:
+    config = read_config(folder)
     if not isinstance(config, GenerateConfig):
         raise ConfigError(
             f"{folder} is neither a sweep nor a run folder of generate; name one of these"

@@ -1,19 +1,21 @@
-"""Figures that ffmpeg's filters give of a video: one call reads one file."""
+"""Metrics that are figures of ffmpeg's filters, of a video or of a pair of videos."""
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import subprocess
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import imageio_ffmpeg
 import torch
 
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
-from pixelwizard.evaluation.score import Unavailable
+from pixelwizard.evaluation.score import NO_PAIRS, Unavailable
 from pixelwizard.io.process import ProcessLost
 from pixelwizard.io.video import VideoError
 
@@ -48,6 +50,43 @@ class OfFilter(VideoMetric):
         if not len(figures):
             raise Unavailable(f"{self.filter} finds nothing to measure in its frames")
         super().update(figures)
+
+
+class Paired(VideoMetric):
+    """A metric of a video against the real video of its name, size and length.
+
+    Both are compared as 8-bit yuv420p, frame by frame; their timestamps are ignored. ``filter`` is
+    ffmpeg's, ``pattern`` finds the value in what it says; ``most`` bounds the value.
+    """
+
+    convention = "ffmpeg-yuv420p/n={n}"
+    filter = pattern = ""
+    most = math.inf
+
+    def prepare(self, given: Given) -> None:
+        """Raises Unavailable where there are no pairs, or where ffmpeg lacks the filter."""
+        if not given.reference:
+            raise Unavailable("needs reference=DIR")
+        if not given.pairs:
+            raise Unavailable(NO_PAIRS)
+        if not has_filter(self.filter):
+            raise Unavailable(f"this ffmpeg was built without {self.filter}")
+
+    def update(self, clip: Clip, pair: Clip) -> None:  # type: ignore[override]
+        """Take a video and its pair."""
+        value = self.similarity(clip.path, pair.path)
+        super().update(torch.tensor([value], dtype=torch.float64))
+
+    @classmethod
+    def similarity(cls, video: Path, reference: Path) -> float:
+        """Of a video and one of its size and length. Raises VideoError where one is unreadable."""
+        clock = "settb=AVTB,setpts=N/24/TB,format=yuv420p"
+        graph = f"[0:v]{clock}[v];[1:v]{clock}[r];[v][r]{cls.filter}=shortest=1"
+        said = described(
+            ["-i", str(video), "-i", str(reference), "-lavfi", graph, "-f", "null", "-"],
+            f"{video.name} cannot be compared with its reference",
+        )
+        return min(float(re.findall(cls.pattern, said)[-1]), cls.most)
 
 
 def chosen(sampling: Sampling, frames: int) -> str:

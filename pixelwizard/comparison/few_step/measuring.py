@@ -167,9 +167,9 @@ class Measuring:
             "features": self.features.of_video(video),
             "real": self.features.of_video(real),
         }
-        return row | (
-            {"images": self.features.of_frames(video)} if self.features.has_images else {}
-        )
+        if self.features.has_images:
+            row["images"] = self.features.of_frames(video)
+        return row
 
     def look_at_real(self) -> None:
         """Keep what the image network sees in real clips that nothing else uses."""
@@ -178,6 +178,5 @@ class Measuring:
             return
         size = self.config.resolution.geometry
         others = clips(MOST_CLIPS + REAL)[-REAL:]
-        write_json(
-            path, {"images": [self.features.of_frames(clip.render(size)) for clip in others]}
-        )
+        images = [self.features.of_frames(clip.render(size)) for clip in others]
+        write_json(path, {"images": images})

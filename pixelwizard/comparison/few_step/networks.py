@@ -109,6 +109,5 @@ class Networks:
         real = clip.render(self.config.resolution.geometry)
         video, size = to_video(real), self.config.resolution.anchor_geometry
         draw = random.Random(clip.number)
-        return real, self.encoded(
-            degraded(video, size, rule, draw) if rule else shrink(video, size)
-        )
+        small = degraded(video, size, rule, draw) if rule else shrink(video, size)
+        return real, self.encoded(small)

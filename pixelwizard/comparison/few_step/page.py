@@ -129,13 +129,11 @@ def tables(found: Arms, settings: ComparisonSettings, images: Tensor | None) -> 
 
 def distances(found: Arms, passes: Sequence[int]) -> list[str]:
     """The distance by arm and passes, in thousandths."""
-    return _table(
-        {
-            name: (len(seeds), [columns(seeds, n, "distance") for n in passes])
-            for name, seeds in found.items()
-        },
-        passes,
-    )
+    rows = {
+        name: (len(seeds), [columns(seeds, n, "distance") for n in passes])
+        for name, seeds in found.items()
+    }
+    return _table(rows, passes)
 
 
 def differences(found: Arms, passes: Sequence[int], against: str) -> list[str]:
@@ -181,23 +179,17 @@ def quality(found: Arms, passes: int, real_images: Tensor | None) -> list[str]:
     rows = [["variant", "PSNR, dB", "frame-MMD, thousandths", "FVD", "judge, share correct"]]
     for name, seeds in found.items():
         features, real = (columns(seeds, passes, kind) for kind in ("features", "real"))
-        rows.append(
-            [
-                name,
-                shown(interval(columns(seeds, passes, "psnr"), mean_of)),
-                discrepancies(seeds, passes, real_images),
-                shown(fvd_over_seeds(features, real)),
-                f"{columns(seeds, passes, 'judge').mean():.2f}",
-            ]
-        )
+        psnr = shown(interval(columns(seeds, passes, "psnr"), mean_of))
+        alike = discrepancies(seeds, passes, real_images)
+        judged = f"{columns(seeds, passes, 'judge').mean():.2f}"
+        rows.append([name, psnr, alike, shown(fvd_over_seeds(features, real)), judged])
     return markdown(rows)
 
 
 def discrepancies(seeds: Seeds, passes: int, real_images: Tensor | None) -> str:
     """Frame-MMD of the seeds; a dash where the image network was not installed."""
-    if real_images is None or any(
-        "images" not in r[f"{passes}"] for s in seeds.values() for r in s
-    ):
+    every = [row[f"{passes}"] for rows in seeds.values() for row in rows]
+    if real_images is None or any("images" not in row for row in every):
         return "-"
     images = torch.from_numpy(columns(seeds, passes, "images"))
     return shown(mean_and_range([1000 * KERNEL.discrepancy(one, real_images) for one in images]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.paired import Paired
+from pixelwizard.evaluation.ffmpeg import Paired
 
 
 class VMAF(Paired):
