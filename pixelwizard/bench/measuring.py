@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pixelwizard.bench.rates import now
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.shortcut.network import make_detail
 from pixelwizard.models.wan.dit import WanDiT
@@ -53,16 +52,23 @@ class Peak:
         self.bytes = self._trace.peak if self.slow else torch.cuda.max_memory_allocated(self.device)
 
 
-def in_turns(calls: Sequence[Callable[[], Any]], device: torch.device) -> list[float]:
-    """The fastest seconds of each call; calls alternate, so a busy moment affects them all."""
-    best = [math.inf] * len(calls)
-    end = now(device) + ENOUGH_SECONDS
-    for _ in range(ROUNDS):
+def in_turns(
+    calls: Sequence[Callable[[], Any]],
+    clock: Callable[[], float],
+    rounds: int = ROUNDS,
+    enough: float = ENOUGH_SECONDS,
+) -> list[float]:
+    """The fastest seconds of each call; calls alternate, so a busy moment affects them all.
+
+    After ``enough`` seconds no further round begins.
+    """
+    best, end = [math.inf] * len(calls), clock() + enough
+    for _ in range(rounds):
         for index, call in enumerate(calls):
-            started = now(device)
+            started = clock()
             call()
-            best[index] = min(best[index], now(device) - started)
-        if now(device) > end:
+            best[index] = min(best[index], clock() - started)
+        if clock() > end:
             break
     return best
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pixelwizard.bench.forwards import TIMESTEP
-from pixelwizard.bench.measuring import Peak, random_weights
+from pixelwizard.bench.measuring import Peak, in_turns, random_weights
 from pixelwizard.bench.rates import now
 from pixelwizard.bench.report import PeerResult
 from pixelwizard.config.backbone import DiTSizes, VAESizes
@@ -140,7 +140,9 @@ def compared(pair: Pair, device: torch.device, dtype: torch.dtype) -> PeerResult
     calls = pair.calls(device, dtype)
     with _one_thread(device):
         (result, peak), (expected, their_peak) = (_once(call, device) for call in calls)
-        seconds, their_seconds = _in_turns(calls, device)
+        # The seconds of the processor on a CPU.
+        clock = (lambda: now(device)) if device.type == "cuda" else time.process_time
+        seconds, their_seconds = in_turns(calls, clock, ROUNDS, math.inf)
     return PeerResult(
         name=pair.name,
         dtype=str(dtype).removeprefix("torch."),
@@ -167,18 +169,6 @@ def _once(call: Call, device: torch.device) -> tuple[Tensor, int]:
     with Peak(device) as peak:
         result = call()
     return result.float(), peak.bytes - before
-
-
-def _in_turns(calls: Sequence[Call], device: torch.device) -> list[float]:
-    """The fastest seconds of each call, those of the processor on a CPU."""
-    clock = (lambda: now(device)) if device.type == "cuda" else time.process_time
-    best = [math.inf] * len(calls)
-    for _ in range(ROUNDS):
-        for index, call in enumerate(calls):
-            started = clock()
-            call()
-            best[index] = min(best[index], clock() - started)
-    return best
 
 
 @contextmanager

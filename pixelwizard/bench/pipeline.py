@@ -163,27 +163,11 @@ class Pipeline:
 
     def anchor(self) -> StageResult:
         """A few steps of the anchor, then one forward against the published code's."""
-        noise, texts = self._noise("anchor"), self._texts()
-        schedule, guidance = self.case.schedule("anchor"), self.case.short.anchor.guidance
-
-        def run(network: Any, clock: Clock) -> None:
-            stage = Anchor(network, schedule, guidance)
-            stage(noise, *texts, on_step=self._on_step(clock, schedule))
-
-        return self._sampled("anchor", random_anchor, run, lambda n: Forward(n, noise, texts[0]))
+        return self._sampled("anchor", random_anchor, Anchor)
 
     def detail(self) -> StageResult:
         """A few steps of the detail, then one forward against the published code's."""
-        noise, anchor, texts = self._noise("detail"), self._noise("anchor"), self._texts()
-        schedule, guidance = self.case.schedule("detail"), self.case.short.schedule.guidance
-
-        def run(network: Any, clock: Clock) -> None:
-            stage = Detail(network, schedule, guidance)
-            stage(noise, anchor, *texts, on_step=self._on_step(clock, schedule))
-
-        return self._sampled(
-            "detail", random_detail, run, lambda n: Forward(n, noise, texts[0], anchor)
-        )
+        return self._sampled("detail", random_detail, Detail)
 
     def decode(self) -> StageResult:
         """The first latent frames of whole frames, or all of tiles; thrown away as they come."""
@@ -204,43 +188,38 @@ class Pipeline:
         planned = self.case.few_frames
         return replace(stage, steps=few, of_steps=of, planned_seconds=planned, full_seconds=full)
 
-    def _sampled(
-        self,
-        name: str,
-        make: Loader[Any],
-        run: Callable[[Any, Clock], None],
-        forward: Callable[[Any], Forward],
-    ) -> StageResult:
+    def _sampled(self, name: str, make: Loader[Any], kind: Callable[..., Any]) -> StageResult:
         """A transformer's stage with all its blocks, or counted from few."""
+        noise, texts, schedule = self._noise(name), self._texts(), self.case.schedule(name)
+        anchors = [self._noise("anchor")] if name == "detail" else []
+
+        def run(network: Any, clock: Clock) -> None:
+            stage = kind(network, schedule, self.case.sampler(name)[0].guidance)
+            stage(noise, *anchors, *texts, on_step=self._on_step(clock, schedule))
+
+        def measured(make: Loader[Any]) -> tuple[Any, ...]:
+            """Clock, peak and, unless its blocks are streamed, the comparison of a network.
+
+            Only a network that is on the device whole can also be run the other way.
+            """
+            clock, peak, network = self._measured(name, make, run)
+            if self.networks.mode(name) == "stream":
+                return clock, peak
+            forward = Forward(network, noise, texts[0], *anchors)
+            return clock, peak, compare(name, forward, self.case.short_plan.budget_gb)
+
         few = self.few(name) if self.shortened else None
         if few is None:
-            clock, peak, *forwards = self._with_forward(name, make, run, forward)
+            clock, peak, *forwards = measured(make)
         else:
             (one, low, *first), (two, high, *second) = (
-                self._with_forward(name, _of_blocks(make, blocks), run, forward)
-                for blocks in few.runs
+                measured(_of_blocks(make, blocks)) for blocks in few.runs
             )
             clock, peak = _counted_clock(few, one, two), round(few.whole(low, high))
             forwards = [_counted(few, *pair) for pair in zip(first, second, strict=True)]
         self.forwards += forwards
         stage = self._stage(name, clock, peak, *self.case.sampler(name))
         return replace(stage, blocks=few.runs[1], of_blocks=few.of) if few else stage
-
-    def _with_forward(
-        self,
-        name: str,
-        make: Loader[Any],
-        run: Callable[[Any, Clock], None],
-        forward: Callable[[Any], Forward],
-    ) -> tuple[Any, ...]:
-        """Clock, peak and, unless its blocks are streamed, the comparison of a network.
-
-        Only a network that is on the device whole can also be run the other way.
-        """
-        clock, peak, network = self._measured(name, make, run)
-        if self.networks.mode(name) == "stream":
-            return clock, peak
-        return clock, peak, compare(name, forward(network), self.case.short_plan.budget_gb)
 
     def _measured(
         self, stage: str, make: Any, run: Callable[[Any, Clock], None]

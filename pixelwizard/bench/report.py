@@ -9,13 +9,18 @@ from pixelwizard.io import terminal
 from pixelwizard.io.terminal import STAGES as ALL
 from pixelwizard.planning.device import DeviceRates
 
-STAGES = ("stage", "weights", "counted from", "s", "plan s", "GB", "plan GB", "GB / plan")
-WHOLE = ("all steps s", "plan s")
+STAGES = (
+    *("stage", "weights", "counted from", "s", "plan s", "GB", "plan GB", "GB / plan"),
+    *("all steps s", "plan s"),
+)
 PEERS = (
     *("network", "dtype", "size", "s", "diffusers s", "faster"),
     *("memory U", "diffusers U", "difference"),
 )
-FORWARDS = ("forward", "tokens", "s", "reference s", "faster", "GB", "reference GB", "memory")
+FORWARDS = (
+    *("forward", "tokens", "s", "reference s", "faster"),
+    *("GB", "reference GB", "memory", "difference"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,15 +144,12 @@ def markdown(result: BenchResult) -> str:
     ]
     for size in result.sizes:
         lines += ["", f"## {size.width}x{size.height}, {size.frames} frames", ""]
-        lines += terminal.markdown([(*STAGES, *WHOLE), *map(_stage, size.stages)])
+        lines += terminal.markdown([STAGES, *map(_stage, size.stages)])
         lines += _kernels(size.stages)
         if len(size.stages) == len(ALL):
             lines += ["", _total(size)]
         if size.forwards:
-            lines += [
-                "",
-                *terminal.markdown([(*FORWARDS, "difference"), *map(_forward, size.forwards)]),
-            ]
+            lines += ["", *terminal.markdown([FORWARDS, *map(_forward, size.forwards)])]
     lines += [
         "",
         "GB alive at most, the stage's network included: by the allocator on a GPU, of live",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from pixelwizard.bench.pipeline import Case, Pipeline
 from pixelwizard.bench.rates import keep, measure_rates
 from pixelwizard.bench.report import (
     BenchResult,
+    PeerResult,
     SizeResult,
     StageResult,
     markdown,
@@ -45,9 +47,17 @@ def bench(config: BenchConfig) -> int:
     Raises ValueError where the device cannot do it: no GPU, too little memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = settled(config)
-    if config.against == "diffusers":
-        return bench_peers(config, device)
+    config, folder = settled(config), Path(config.run_dir)
+    found = _peers(device) if config.against == "diffusers" else _stages(config, device)
+    for values, page in found:
+        write_json(folder / "bench.json", values)
+        write_text(folder / "bench.md", page)
+    print(json.dumps(values) if config.format == "json" else page, end="", flush=True)
+    return 0
+
+
+def _stages(config: BenchConfig, device: torch.device) -> Iterator[tuple[dict[str, Any], str]]:
+    """All that is found as plain values and as a page, after every stage."""
     wholes, names = list(config.wholes()), (config.backbone.name, config.backbone.dtype)
     if device.type == "cpu":
         for whole in wholes:
@@ -64,15 +74,21 @@ def bench(config: BenchConfig) -> int:
                 device_rates = replace(device_rates, reached=reached(sizes))
                 keep(device_rates)
             found = BenchResult(device_name(), versions(), *names, device_rates, sizes)
-            _write(config, found)
+            yield asdict(found), markdown(found)
     finally:
         remaining.close()
-    print(
-        json.dumps(asdict(found)) if config.format == "json" else markdown(found),
-        end="",
-        flush=True,
-    )
-    return 0
+
+
+def _peers(device: torch.device) -> Iterator[tuple[dict[str, Any], str]]:
+    """The same of our networks beside those of diffusers, after every pair."""
+    from pixelwizard.bench.peers import against_diffusers
+
+    name, about = device_name(), versions() | {"diffusers": metadata.version("diffusers")}
+    found: list[PeerResult] = []
+    for result in against_diffusers(device):
+        found.append(result)
+        values = {"device": name, "versions": about, "peers": [asdict(r) for r in found]}
+        yield values, peers_markdown(name, about, found)
 
 
 def reached(sizes: Iterable[SizeResult]) -> dict[str, float]:
@@ -82,27 +98,6 @@ def reached(sizes: Iterable[SizeResult]) -> dict[str, float]:
     """
     stages = [stage for size in sizes for stage in size.stages]
     return {s.name: round(s.planned_full_seconds / s.full_seconds, 3) for s in stages}
-
-
-def bench_peers(config: BenchConfig, device: torch.device) -> int:
-    """Measure our networks beside those of diffusers; writes and prints like ``bench``."""
-    from pixelwizard.bench.peers import against_diffusers
-
-    found, folder = [], Path(config.run_dir)
-    about = versions() | {"diffusers": metadata.version("diffusers")}
-    for result in against_diffusers(device):
-        found.append(result)
-        values = {"device": device_name(), "versions": about, "peers": [asdict(r) for r in found]}
-        write_json(folder / "bench.json", values)
-        write_text(folder / "bench.md", peers_markdown(device_name(), about, found))
-    print(
-        json.dumps(values)
-        if config.format == "json"
-        else peers_markdown(device_name(), about, found),
-        end="",
-        flush=True,
-    )
-    return 0
 
 
 def refuse_hours(config: PlanConfig) -> None:
@@ -164,9 +159,3 @@ def _measured(
 def _part(pipeline: Pipeline, stage: str) -> str:
     size = pipeline.case.short.resolution
     return f"{stage} {size.width}x{size.height}"
-
-
-def _write(config: BenchConfig, result: BenchResult) -> None:
-    folder = Path(config.run_dir)
-    write_json(folder / "bench.json", asdict(result))
-    write_text(folder / "bench.md", markdown(result))
