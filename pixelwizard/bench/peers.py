@@ -201,15 +201,14 @@ def their_dit(sizes: DiTSizes) -> Any:
     """diffusers' transformer of these sizes."""
     from diffusers import WanTransformer3DModel
 
-    network: Any = WanTransformer3DModel(patch_size=(1, PATCH, PATCH), **named(sizes))
-    return network
+    return WanTransformer3DModel(patch_size=(1, PATCH, PATCH), **named(sizes))
 
 
 def their_vae(sizes: VAESizes) -> Any:
     """diffusers' autoencoder of these sizes."""
     from diffusers import AutoencoderKLWan
 
-    network: Any = AutoencoderKLWan(
+    return AutoencoderKLWan(
         base_dim=sizes.dim,
         decoder_base_dim=sizes.dec_dim,
         z_dim=sizes.z_dim,
@@ -224,4 +223,3 @@ def their_vae(sizes: VAESizes) -> Any:
         patch_size=2,
         scale_factor_spatial=16,
     )
-    return network

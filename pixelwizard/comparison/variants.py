@@ -61,8 +61,7 @@ class Variant:
 
     def sampler(self, stage: str) -> dict[str, Any]:
         """The settings of the anchor or the detail stage's sampler."""
-        found: dict[str, Any] = self.settings[SAMPLERS[stage]]
-        return found
+        return self.settings[SAMPLERS[stage]]
 
     def steps(self, stage: str) -> int:
         """How many steps that stage has."""

@@ -39,8 +39,7 @@ class ConvNeXt3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for smaller, stage in zip(self.downsample_layers, self.stages, strict=True):
             x = stage(smaller(x))
-        found: Tensor = self.norm(x)
-        return found
+        return self.norm(x)
 
 
 class _ChannelNorm(nn.LayerNorm):

@@ -49,8 +49,7 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad(x, self.margin) if self.margin else x
-        out: Tensor = self.act(self.norm(self.conv(x)))
-        return out
+        return self.act(self.norm(self.conv(x)))
 
 
 class _Block(nn.Module):
@@ -86,12 +85,10 @@ class EfficientNetLite0(nn.Module):
 
     def features(self, images_B3SS: Tensor) -> Tensor:
         """The mean over places of the last convolution, [B, 1280], none negative."""
-        found: Tensor = self.head(self.blocks(self.stem(images_B3SS))).mean(dim=(2, 3))
-        return found
+        return self.head(self.blocks(self.stem(images_B3SS))).mean(dim=(2, 3))
 
     def forward(self, images_B3SS: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images_B3SS))
-        return logits
+        return self.classifier(self.features(images_B3SS))
 
 
 def load_efficientnet(path: Path) -> EfficientNetLite0:

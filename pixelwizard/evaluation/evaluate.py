@@ -101,15 +101,13 @@ class Evaluation:
         for name, part in settings.parts.items():
             try:
                 self.measures.append(Measure(name, part, self.given))
-            except NotImported as error:
-                self.report.missing[name] = str(error)
-                self.not_imported.add(name)
             except Unavailable as error:
                 self.report.missing[name] = str(error)
+                if isinstance(error, NotImported):
+                    self.not_imported.add(name)
             except Exception as error:
-                if name not in {**IMPORTED, **settings.extra} and not isinstance(
-                    error, ConfigError
-                ):
+                theirs = name in IMPORTED or name in settings.extra
+                if not theirs and not isinstance(error, ConfigError):
                     raise
                 self.report.missing[name] = self.report.failed[name] = str(error)
 

@@ -112,8 +112,7 @@ def _vjepa(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
 
     def features(clips: Tensor) -> Tensor:
         tokens = network(_standard(clips), skip_predictor=True).last_hidden_state
-        found: Tensor = tokens.mean(1)
-        return found
+        return tokens.mean(1)
 
     return features
 
@@ -204,8 +203,7 @@ class CLIPNetwork(LoadedNetwork):
     def fit(self, frame_HWC: Tensor) -> Tensor:
         """One uint8 frame -> float32 [1, 3, S, S], as the network's folder says."""
         images = self.processor(images=frame_HWC.numpy(), return_tensors="pt")
-        pixels: Tensor = images["pixel_values"]
-        return pixels
+        return images["pixel_values"]
 
     def embed(self, frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
         """One uint8 frame -> [D] of length 1."""

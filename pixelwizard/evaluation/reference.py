@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -95,11 +96,8 @@ def keep(folder: Path, found: dict[str, Tensors], content: str) -> None:
     }
     names = json.dumps({recipe: [*named] for recipe, named in found.items()})
     known = {"content": content, "pixels": str(PIXELS), "tensors": names}
-    try:
-        with atomic(folder / STATISTICS) as part:
-            save_file(tensors, part, metadata=known)
-    except OSError:
-        return
+    with suppress(OSError), atomic(folder / STATISTICS) as part:
+        save_file(tensors, part, metadata=known)
 
 
 def kept(folder: Path, content: str) -> dict[str, Tensors]:

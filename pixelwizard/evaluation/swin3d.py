@@ -45,8 +45,7 @@ class Swin3D(nn.Module):
         x = self.patch_embed["norm"](self.patch_embed["proj"](clip_3THW).movedim(0, -1))
         for stage in self.layers:
             x = stage(x)
-        found: Tensor = self.norm(x)
-        return found
+        return self.norm(x)
 
 
 class _Stage(nn.Module):
@@ -65,8 +64,7 @@ class _Stage(nn.Module):
         )
         for place, block in enumerate(self.blocks):
             x_DHWC = block(x_DHWC, shifted if place % 2 else (0, 0, 0))
-        found: Tensor = self.downsample(x_DHWC)
-        return found
+        return self.downsample(x_DHWC)
 
 
 class _Merging(nn.Module):
@@ -79,8 +77,7 @@ class _Merging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         four = [x[:, down::2, right::2] for right in (0, 1) for down in (0, 1)]
-        found: Tensor = self.reduction(self.norm(torch.cat(four, -1)))
-        return found
+        return self.reduction(self.norm(torch.cat(four, -1)))
 
 
 class _Block(nn.Module):
@@ -99,8 +96,7 @@ class _Block(nn.Module):
         gates, apart = (found.to(x_DHWC.device) for found in relations(size[:3], shift))
         seen = _joined(self.attn(inside, gates, apart), size).roll(shift, (0, 1, 2))
         x_DHWC = x_DHWC + seen
-        found: Tensor = x_DHWC + self.mlp(self.norm2(x_DHWC))
-        return found
+        return x_DHWC + self.mlp(self.norm2(x_DHWC))
 
 
 class _Attention(nn.Module):

@@ -63,13 +63,11 @@ class VideoEncoder(nn.Module):
         """[B, 3, 16, 64, 64] in [-1, 1] -> [B, 64]."""
         batch = len(video_BCTHW)
         frames = self.frames(video_BCTHW.transpose(1, 2).flatten(0, 1))
-        features: Tensor = self.time(frames.view(batch, FRAMES, -1).transpose(1, 2))
-        return features
+        return self.time(frames.view(batch, FRAMES, -1).transpose(1, 2))
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         """[B, 3, 16, 64, 64] in [-1, 1] -> all answers [B, 32]."""
-        answers: Tensor = self.answers(self.features(video_BCTHW))
-        return answers
+        return self.answers(self.features(video_BCTHW))
 
 
 def _convolution(channels: int, out: int, size: int) -> nn.Sequential:

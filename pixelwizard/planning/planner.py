@@ -72,9 +72,9 @@ def make_plan(
     if only is None:
         only = REFINING if clip else STAGES
     config, rates = settled(config, here=device == "auto"), find(device)
-    budget_gb = config.memory.budget_gb or budget_gb or _memory_gb(device, rates)
+    memory_gb, processors = _of_device(device, rates)
+    budget_gb = config.memory.budget_gb or budget_gb or memory_gb
     limit = budget_gb * GB - CONTEXT if budget_gb else math.inf
-    processors = _processors(device, rates)
     stages = tuple(
         _choose(execution_modes(name, config, mesh, limit, processors, clip), rates, limit, mesh)
         for name in only
@@ -246,20 +246,12 @@ def _decode(
     yield ExecutionMode("decode", cells, mode, cost, tiles=tiles)
 
 
-def _memory_gb(device: str, rates: DeviceRates) -> float | None:
-    """What this machine's accelerator has, where it is the one that is asked for."""
+def _of_device(device: str, rates: DeviceRates) -> tuple[float | None, int | None]:
+    """GB and multiprocessors of the GPU that is asked for, which may be this machine's."""
     if device == "auto" and torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory / GB
-    return rates.memory_gb
-
-
-def _processors(device: str, rates: DeviceRates) -> int | None:
-    """The multiprocessors of the GPU that is asked for; None without one."""
-    if device != "auto":
-        return rates.processors
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).multi_processor_count
-    return None
+        here = torch.cuda.get_device_properties(0)
+        return here.total_memory / GB, here.multi_processor_count
+    return rates.memory_gb, rates.processors if device != "auto" else None
 
 
 def _refusal(
@@ -273,9 +265,8 @@ def _refusal(
     needs = -(-(worst.peak_gb * GB + CONTEXT) // (0.1 * GB)) / 10
     leaner = ""
     if worst.name == "decode":
-        leaner = (
-            "" if config.decode.mode == "auto" else ", decode=auto (tiles as small as it takes)"
-        )
+        tiled = config.decode.mode == "auto"
+        leaner = "" if tiled else ", decode=auto (tiles as small as it takes)"
     elif worst.mode == "sharded":
         leaner = ", more ranks"
     elif config.memory.mode not in ("auto", "stream"):
@@ -295,10 +286,10 @@ def _choose(
     for way in some:
         if best is None or way.cost.peak < best.cost.peak:
             best = way
-        if way.cost.peak <= limit:
-            return _planned(way, rates, mesh, True)
+        if best.cost.peak <= limit:
+            break
     assert best is not None
-    return _planned(best, rates, mesh, False)
+    return _planned(best, rates, mesh, best.cost.peak <= limit)
 
 
 def _planned(way: ExecutionMode, rates: DeviceRates, mesh: Mesh, fits: bool) -> StagePlan:

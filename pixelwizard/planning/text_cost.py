@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -27,33 +27,26 @@ def cost_of_text(
     linears are in 8 bits.
     """
     few = min(sizes.num_layers, 2 if stream else 1)
-    one, two = (
+    (one, few_active, first), (two, more_active, second) = (
         _traced(replace(sizes, num_layers=layers), text_len, dtype, stream, quantize)
         for layers in (few, few + 1)
     )
     more = sizes.num_layers - few
-    work = 2 * (one.work + more * (two.work - one.work))
-    weights = one.weights + more * (two.weights - one.weights)
-    peak = weights + max(one.activations, two.activations)
-    fetched = 2 * (one.fetched + more * (two.fetched - one.fetched))
-    host = one.host + more * (two.host - one.host)
-    loaded = one.loaded + more * (two.loaded - one.loaded)
-    return Cost(weights, peak, work.flops, work.moved, fetched, host=host, loaded=loaded)
-
-
-class _Encoded(NamedTuple):
-    work: Work
-    weights: int
-    activations: int
-    fetched: int
-    host: int
-    loaded: int
+    work = 2 * (one + more * (two - one))
+    weights, fetched, host, loaded = (
+        small + more * (large - small) for small, large in zip(first, second, strict=True)
+    )
+    peak = weights + max(few_active, more_active)
+    return Cost(weights, peak, work.flops, work.moved, 2 * fetched, host=host, loaded=loaded)
 
 
 def _traced(
     sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool, quantize: str | None
-) -> _Encoded:
-    """One text through a whole encoder."""
+) -> tuple[Work, int, tuple[int, int, int, int]]:
+    """One text through a whole encoder: its work, the bytes of its activations, and others.
+
+    Those grow with every layer: bytes of weights, fetched, held on the host, loaded.
+    """
     trace, fetched, host = Trace(), 0, 0
     if stream:
         encoder = _encoder(sizes, text_len, dtype, quantize)
@@ -71,7 +64,7 @@ def _traced(
         trace.restart_peak()
         encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
     loaded = host + stack.final_layer_norm.weight.nbytes if stream else weights
-    return _Encoded(trace.work - before, weights, trace.peak - weights, fetched, host, loaded)
+    return trace.work - before, trace.peak - weights, (weights, fetched, host, loaded)
 
 
 def _encoder(

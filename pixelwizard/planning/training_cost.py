@@ -82,14 +82,27 @@ def plan_training(config: PlanConfig) -> list[TrainingPlan]:
     network.attention = ATTENTION.make(config.attention, "attention")
     if config.adapter.used:
         add_adapter(network, config.adapter, torch.bfloat16)
-    sizes_of = parameters(network), parameters(network.blocks[0])
+    (trained, frozen), block = parameters(network), parameters(network.blocks[0])
     base = getattr(torch, backbone.dtype).itemsize
     anchor, rule = size.anchor_geometry if detail else None, config.objective
     activations = trace_step(network, geometry, anchor, sizes, gradient_passes(rule))
-    further = FULL * further_networks(rule) * sum(sizes_of[0])
-    return [
-        _plan(gpus, geometry.tokens, *sizes_of, base, activations, further) for gpus in config.gpus
-    ]
+    further = FULL * further_networks(rule) * (trained + frozen)
+
+    def on_each_of(gpus: int) -> TrainingPlan:
+        computing = trained if gpus == 1 else WHOLE_BLOCKS * sum(block) + block[0]
+        return TrainingPlan(
+            gpus=gpus,
+            tokens=geometry.tokens,
+            weights_gb=(FULL * trained + base * frozen) / gpus / GB,
+            gradients_gb=FULL * trained / gpus / GB,
+            optimizer_gb=MOMENTS * FULL * trained / gpus / GB,
+            average_gb=(FULL * trained + (base * frozen if gpus > 1 else 0)) / gpus / GB,
+            further_gb=further / gpus / GB,
+            computing_gb=HALF * computing / GB,
+            activations_gb=activations / GB,
+        )
+
+    return [on_each_of(gpus) for gpus in config.gpus]
 
 
 def parameters(network: nn.Module) -> tuple[int, int]:
@@ -98,34 +111,6 @@ def parameters(network: nn.Module) -> tuple[int, int]:
     for parameter in network.parameters():
         counts[parameter.requires_grad] += parameter.numel()
     return counts[True], counts[False]
-
-
-def _plan(
-    gpus: int,
-    tokens: int,
-    whole: tuple[int, int],
-    block: tuple[int, int],
-    base: int,
-    activations: int,
-    further: int,
-) -> TrainingPlan:
-    """``whole``, ``block``: trained and frozen parameters; ``base``: bytes of a frozen one.
-
-    ``activations`` and ``further`` in bytes.
-    """
-    trained, frozen = whole
-    computing = trained if gpus == 1 else WHOLE_BLOCKS * sum(block) + block[0]
-    return TrainingPlan(
-        gpus=gpus,
-        tokens=tokens,
-        weights_gb=(FULL * trained + base * frozen) / gpus / GB,
-        gradients_gb=FULL * trained / gpus / GB,
-        optimizer_gb=MOMENTS * FULL * trained / gpus / GB,
-        average_gb=(FULL * trained + (base * frozen if gpus > 1 else 0)) / gpus / GB,
-        further_gb=further / gpus / GB,
-        computing_gb=HALF * computing / GB,
-        activations_gb=activations / GB,
-    )
 
 
 def gradient_passes(rule: ObjectiveSettings) -> int:
@@ -161,8 +146,7 @@ def trace_step(
         if anchor is not None:
             assert isinstance(network, ShortcutDiT)
             condition = torch.empty(1, sizes.in_dim, *anchor.latent_grid, device=META)
-            frames, height, width = geometry.token_grid
-            inputs = [time, network.encode_anchor(condition, (frames, height, width))]
+            inputs = [time, network.encode_anchor(condition, geometry.token_grid)]
             with torch.no_grad():
                 target = network(latent, time, text, *inputs)
                 target = target + network(latent, time, text, *inputs)

@@ -134,5 +134,4 @@ def start_config(arm: TrainConfig, folder: Path) -> TrainConfig:
 
 def read_config(run: Path) -> TrainConfig:
     """The configuration of a training."""
-    config: TrainConfig = load(run / CONFIG)
-    return config
+    return load(run / CONFIG)

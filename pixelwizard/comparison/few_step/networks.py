@@ -99,8 +99,7 @@ class Networks:
     @torch.no_grad()
     def encoded(self, video_CTHW: Tensor) -> Tensor:
         """The latent of a clip."""
-        latent: Tensor = self.vae.encode(video_CTHW.to(self.device))[0]
-        return latent
+        return self.vae.encode(video_CTHW.to(self.device))[0]
 
     def condition(
         self, clip: Clip, rule: DegradationSettings | None = None

@@ -196,10 +196,9 @@ class VideoMetric(Metric):
 
 def completed(metric: Metric) -> Any:
     """A metric, completed by the defaults of VideoMetric."""
-    known = {"sampling": VideoMetric.sampling, "per_video": True, "look": as_image}
-    known |= {"temporal": False, "convention": "", "warnings": [], "prepare": lambda given: None}
-    known |= {"pseudo_values": None}
-    for name, value in known.items():
+    names = ("sampling", "per_video", "look", "temporal", "convention", "pseudo_values")
+    known = {name: getattr(VideoMetric, name) for name in names}
+    for name, value in {**known, "warnings": [], "prepare": lambda given: None}.items():
         if not hasattr(metric, name):
             setattr(metric, name, value)
     return metric
