@@ -17,7 +17,7 @@ from torch.nn.functional import layer_norm
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.evaluation import dover
-from pixelwizard.evaluation.convnext3d import ConvNeXt3D
+from pixelwizard.evaluation.dover import ConvNeXt3D
 from pixelwizard.evaluation.files import inspect
 from pixelwizard.evaluation.look import look
 from pixelwizard.evaluation.measure import Measure

@@ -194,8 +194,12 @@ class Pipeline:
         anchors = [self._noise("anchor")] if name == "detail" else []
 
         def run(network: Any, clock: Clock) -> None:
+            def on_step(state: SolverState) -> None:
+                clock.ends.append(now(self.device))
+                self.report(state.step / len(schedule.steps))
+
             stage = kind(network, schedule, self.case.sampler(name)[0].guidance)
-            stage(noise, *anchors, *texts, on_step=self._on_step(clock, schedule))
+            stage(noise, *anchors, *texts, on_step=on_step)
 
         def measured(make: Loader[Any]) -> tuple[Any, ...]:
             """Clock, peak and, unless its blocks are streamed, the comparison of a network.
@@ -242,13 +246,6 @@ class Pipeline:
         finally:
             hook.remove()
         return clock
-
-    def _on_step(self, clock: Clock, schedule: Schedule) -> Callable[[SolverState], None]:
-        def on_step(state: SolverState) -> None:
-            clock.ends.append(now(self.device))
-            self.report(state.step / len(schedule.steps))
-
-        return on_step
 
     def _stage(
         self,

@@ -34,8 +34,22 @@ def write_page(comparison: Comparison, folder: Path) -> list[str]:
         (part / "videos").mkdir(parents=True)
         files = _copy_videos(comparison, part, missing)
         pictures = _copy_pictures(comparison, part, missing)
-        text = _html(comparison, files, pictures, missing, _film(part, files))
-        (part / PAGE).write_text(text, encoding="utf-8")
+        film = _film(part, files)
+        data = {
+            **to_json(comparison),
+            "legend": legend(comparison),
+            "sets_legend": SETS,
+            "files": files,
+            "pictures": pictures,
+            "titles": [_title(comparison, sample) for sample in comparison.samples],
+            "fps": film.fps,
+            "frames": film.frames,
+            "size": [film.width, film.height],
+            "settings": differing_settings(comparison),
+            "colours": colours_of(comparison),
+            "notes": [*comparison.notes, *missing],
+        }
+        (part / PAGE).write_text(_html(data), encoding="utf-8")
     return missing
 
 
@@ -55,7 +69,8 @@ def check_own(folder: Path) -> None:
 
 def _copy_videos(comparison: Comparison, folder: Path, missing: list[str]) -> list[list[str]]:
     """The videos by sample and variant, as paths in the folder; empty where there is none."""
-    names = [f"{n}-{_slug(row.variant.name)}" for n, row in enumerate(comparison.rows)]
+    slugs = (re.sub(r"[^A-Za-z0-9_-]+", "-", row.variant.name)[:60] for row in comparison.rows)
+    names = [f"{number}-{slug}" for number, slug in enumerate(slugs)]
     found = []
     for number, sample in enumerate(comparison.samples):
         line = []
@@ -111,27 +126,7 @@ def _title(comparison: Comparison, sample: Sample) -> str:
     return sample.prompt or Path(source.get("path", "")).name
 
 
-def _html(
-    comparison: Comparison,
-    files: list[list[str]],
-    pictures: list[str],
-    missing: list[str],
-    film: VideoInfo,
-) -> str:
-    data = {
-        **to_json(comparison),
-        "legend": legend(comparison),
-        "sets_legend": SETS,
-        "files": files,
-        "pictures": pictures,
-        "titles": [_title(comparison, sample) for sample in comparison.samples],
-        "fps": film.fps,
-        "frames": film.frames,
-        "size": [film.width, film.height],
-        "settings": differing_settings(comparison),
-        "colours": colours_of(comparison),
-    }
-    data["notes"] = [*comparison.notes, *missing]
+def _html(data: Mapping[str, Any]) -> str:
     text = (ASSETS / "page.html").read_text(encoding="utf-8")
     parts = {
         "STYLE": (ASSETS / "style.css").read_text(encoding="utf-8"),
@@ -157,7 +152,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             found[prefix + name] = show(value)
     return found
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]

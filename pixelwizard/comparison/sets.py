@@ -104,7 +104,10 @@ def _of_run(folder: Path, videos: Mapping[Sample, Video]) -> _Run:
     """The scores of a run's set, unless they are of other videos than these, or damaged."""
     try:
         scores = read_json(folder / SCORES)
-        own = {video.path.stem: _values(video.record["metrics"]) for video in videos.values()}
+        own = {
+            video.path.stem: {name: one["value"] for name, one in video.record["metrics"].items()}
+            for video in videos.values()
+        }
         if scores["per_video"] != own:
             return _Run({}, {})
         of_set = {s["name"]: s for s in scores["set"] if s["name"] not in scores["recipes"]}
@@ -116,10 +119,6 @@ def _of_run(folder: Path, videos: Mapping[Sample, Video]) -> _Run:
         return _Run(of_set, shares)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return _Run({}, {})
-
-
-def _values(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: metric["value"] for name, metric in metrics.items()}
 
 
 def _joined(scores: Sequence[Mapping[str, Any]]) -> SetScore:

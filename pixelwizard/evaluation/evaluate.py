@@ -129,8 +129,8 @@ class Evaluation:
         for reason in dict.fromkeys(told.values()):
             names = [name for name, why in told.items() if why == reason]
             self.report.notes.append(f"no {', '.join(names)}: {reason}")
-        for network in self.given.networks.values():
-            self.report.add_network(network.facts)
+        self.report.networks += [network.facts for network in self.given.networks.values()]
+        self.report.notes += [f"{n.name}: {n.note}" for n in self.report.networks if n.note]
         return self.report
 
     def score(self, clip: Clip, seen: Sequence[Tensor | Exception]) -> None:
@@ -158,7 +158,9 @@ class Evaluation:
         if shares := measure.pseudo_values:
             self.report.pseudo_values[measure.name] = shares
         if measure.values:
-            self.report.add_per_video(measure.name, measure.recipe(1), measure.values)
+            self.report.recipes[measure.name] = measure.recipe(1)
+        for id, value in measure.values.items():
+            self.report.per_video.setdefault(id, {})[measure.name] = value
 
     def first_skipped(self) -> str:
         """The first video that was skipped, and why."""

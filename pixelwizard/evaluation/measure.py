@@ -80,7 +80,8 @@ class Measure:
             if self.metric.per_video:
                 self.metric.reset()
             device = self.metric.device
-            named = {n: raised(v).to(device) if _is_seen(v) else v for n, v in named.items()}
+            seen_ones = {n: v for n, v in named.items() if isinstance(v, (Tensor, Exception))}
+            named |= {n: raised(found).to(device) for n, found in seen_ones.items()}
             self.metric.update(*(frame.to(device) for frame in frames), **named)
             if self.metric.per_video:
                 (self.values[id],) = self._computed()
@@ -152,10 +153,6 @@ class Measure:
         if len(shares) != self.videos:
             raise ValueError(f"pseudo_values has {len(shares)} values for {self.videos} videos")
         return dict(zip(self.taken, shares, strict=True))
-
-
-def _is_seen(value: Any) -> bool:
-    return isinstance(value, (Tensor, Exception))
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,18 +33,6 @@ class Report:
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     networks: list[FeatureNetwork] = field(default_factory=list)
-
-    def add_network(self, facts: FeatureNetwork) -> None:
-        """Name a network that looks, and what must be known of it."""
-        self.networks.append(facts)
-        if facts.note:
-            self.notes.append(f"{facts.name}: {facts.note}")
-
-    def add_per_video(self, name: str, recipe: str, values: Mapping[str, float]) -> None:
-        """The values of a metric by the id of the video."""
-        self.recipes[name] = recipe
-        for id, value in values.items():
-            self.per_video.setdefault(id, {})[name] = value
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -29,8 +29,9 @@ class HDLPIPS(VideoMetric):
     @torch.no_grad()
     def update(self, frames_THWC: Tensor) -> None:
         """Take the frames of a video, uint8."""
-        values = [lost(as_image(frame), self._distance) for frame in frames_THWC]
-        super().update(torch.tensor(values, dtype=torch.float64))
 
-    def _distance(self, one: Tensor, two: Tensor) -> float:
-        return float(self.network(one, two.clamp(0, 1)))
+        def distance(one: Tensor, two: Tensor) -> float:
+            return float(self.network(one, two.clamp(0, 1)))
+
+        values = [lost(as_image(frame), distance) for frame in frames_THWC]
+        super().update(torch.tensor(values, dtype=torch.float64))

@@ -92,10 +92,8 @@ def _weighted(values: Tensor, weights: list[float], dim: int, step: int = 1) -> 
 def _halved(grey: Tensor) -> Tensor:
     """Half as large, like MATLAB's imresize: bicubic, antialiased, mirrored at the border."""
     apart = torch.tensor([1.75, 1.25, 0.75, 0.25], dtype=torch.float64)
-    near, far = (
-        1.5 * apart**3 - 2.5 * apart**2 + 1,
-        -0.5 * apart**3 + 2.5 * apart**2 - 4 * apart + 2,
-    )
+    near = 1.5 * apart**3 - 2.5 * apart**2 + 1
+    far = -0.5 * apart**3 + 2.5 * apart**2 - 4 * apart + 2
     weights = torch.where(apart <= 1, near, far) / 2
     taps = [*weights.tolist(), *weights.flip(0).tolist()]
     places, halves = torch.arange(len(grey)), []
@@ -135,9 +133,8 @@ def _normalise(grey: Tensor, top: int, blocks: Tensor) -> None:
     square = _weighted(_weighted(strip.square(), window, 0), window, 1)
     spread = square.addcmul_(mean, mean, value=-1).abs_().sqrt_().add_(1)
     centred = torch.sub(strip[REACH:-REACH, REACH:-REACH], mean, out=mean)
-    torch.div(
-        *(part.view(side, -1, side).transpose(0, 1) for part in (centred, spread)), out=blocks
-    )
+    parts = (part.view(side, -1, side).transpose(0, 1) for part in (centred, spread))
+    torch.div(*parts, out=blocks)
 
 
 def _sides(map_N: Tensor, spare: Tensor) -> Tensor:
