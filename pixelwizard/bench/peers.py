@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,29 +35,10 @@ ROUNDS = 11
 """Calls of each, in turns; the fastest counts, so other jobs on the machine disturb little."""
 
 
-class Pair(ABC):
-    """A network of ours and theirs at one size; ``unit``: bytes in which memory is told."""
-
-    name: str
-    size: str
-    unit: int
-    ours: WanDiT | WanVAE
-    theirs: nn.Module
-
-    @abstractmethod
-    def official(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Their weights under our names."""
-
-    @abstractmethod
-    def calls(self, device: torch.device, dtype: torch.dtype) -> list[Call]:
-        """Ours and theirs on the same random input, ready to be called."""
-
-
-class Transformers(Pair):
+class Transformers:
     """One forward for a latent ``grid`` [T, H, W]; ``unit`` is a [tokens, dim] float32 tensor."""
 
     name = "transformer"
-    ours: WanDiT
 
     def __init__(self, sizes: DiTSizes, grid: Grid) -> None:
         tokens = grid[0] * (grid[1] // PATCH) * (grid[2] // PATCH)
@@ -67,9 +47,11 @@ class Transformers(Pair):
         self.ours, self.theirs = WanDiT(sizes), their_dit(sizes)
 
     def official(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Their weights under our names."""
         return official_dit(weights)
 
     def calls(self, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        """Ours and theirs on the same random input, ready to be called."""
         sizes, theirs = self.sizes, self.theirs
         latent = torch.randn(1, sizes.in_dim, *self.grid, device=device)
         text = torch.randn(1, sizes.text_len, sizes.text_dim, device=device, dtype=dtype)
@@ -81,11 +63,10 @@ class Transformers(Pair):
         ]
 
 
-class Autoencoders(Pair):
+class Autoencoders:
     """The decode of a latent ``grid`` [T, H, W]; ``unit`` is the video in float32."""
 
     name = "decode"
-    ours: WanVAE
 
     def __init__(self, sizes: VAESizes, grid: Grid) -> None:
         frames, height, width = 4 * grid[0] - 3, 16 * grid[1], 16 * grid[2]
@@ -95,14 +76,20 @@ class Autoencoders(Pair):
         self.ours, self.theirs = WanVAE(self.sizes).lay_out(), their_vae(self.sizes)
 
     def official(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Their weights under our names."""
         return official_vae(weights, self.sizes.num_res_blocks)
 
     def calls(self, device: torch.device, dtype: torch.dtype) -> list[Call]:
+        """Ours and theirs on the same random input, ready to be called."""
         latent = torch.randn(1, self.sizes.z_dim, *self.grid, device=device, dtype=dtype)
         return [
             lambda: self.ours.decode(latent).clamp(-1, 1),
             lambda: self.theirs.decode(latent, return_dict=False)[0],
         ]
+
+
+Pair = Transformers | Autoencoders
+"""A network of ours and theirs at one size; ``unit``: bytes in which memory is told."""
 
 
 def pairs(device: torch.device) -> Iterator[Pair]:

@@ -48,7 +48,11 @@ def power_of(comparison: Comparison, config: PlanConfig) -> tuple[list[Power], l
     pairs, found = config.n or len(comparison.samples), []
     for name in wanted:
         if differences := _differences(comparison, name):
-            found.append(_power(name, differences, pairs))
+            middle = median(each.deviation for each in differences)
+            largest = max((each.value for each in differences), key=abs)
+            needed = pairs_needed(middle, largest) if largest else None
+            least = detectable(middle, pairs)
+            found.append(Power(name, middle, pairs, least, largest, needed))
         else:
             why = next(score.why for score in comparison.sets[name].values())
             notes.append(f"{name} has no value: {why}")
@@ -64,13 +68,6 @@ def _differences(comparison: Comparison, name: str) -> list[Difference]:
         return [one for one in found if one]
     others = [row for row in comparison.rows if row.variant.name != comparison.baseline]
     return [row.differences[name] for row in others]
-
-
-def _power(name: str, differences: Sequence[Difference], pairs: int) -> Power:
-    middle = median(each.deviation for each in differences)
-    largest = max((each.value for each in differences), key=abs)
-    needed = pairs_needed(middle, largest) if largest else None
-    return Power(name, middle, pairs, detectable(middle, pairs), largest, needed)
 
 
 def power_table(found: Sequence[Power], notes: Sequence[str]) -> str:

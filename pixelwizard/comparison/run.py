@@ -29,13 +29,8 @@ def comparison_of(config: CompareConfig) -> Comparison:
     arms = dict.fromkeys([*config.arms, *[name for name in FILTERS if name == config.baseline]])
     made = [name for name in arms if name not in known]
     variants += [enlarged(variants, name, out_folder(config)) for name in made]
-    return compare(
-        variants,
-        notes,
-        quality=config.quality,
-        baseline=config.baseline,
-        target=config.target,
-    )
+    chosen = {"quality": config.quality, "baseline": config.baseline, "target": config.target}
+    return compare(variants, notes, **chosen)
 
 
 def out_folder(config: CompareConfig) -> Path:

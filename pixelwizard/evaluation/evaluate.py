@@ -203,14 +203,11 @@ class Evaluation:
 
 def _other_kind(clips: Sequence[Clip], real: Sequence[Clip]) -> Iterator[str]:
     """Sizes and frame rates of the reference that the videos do not have."""
-    sizes, rates = (
-        ({text(clip) for clip in clips}, {text(clip) for clip in real})
-        for text in (lambda clip: f"{clip.width}x{clip.height}", lambda clip: f"{clip.fps:.4g}")
-    )
-    for (ours, theirs), what, effect in (
-        (sizes, "sizes", "their patches show larger or smaller parts of a scene"),
-        (rates, "frame rates", "distances that see time count this too"),
+    for form, what, effect in (
+        ("{0.width}x{0.height}", "sizes", "their patches show larger or smaller parts of a scene"),
+        ("{0.fps:.4g}", "frame rates", "distances that see time count this too"),
     ):
+        ours, theirs = ({form.format(clip) for clip in some} for some in (clips, real))
         if theirs - ours:
             shown = f"{listed(sorted(theirs))}, here {listed(sorted(ours))}"
             yield f"the reference has other {what} than the videos ({shown}): {effect}"

@@ -6,7 +6,7 @@ videos; samples of one video depend on each other, so sums go by pairs of videos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,19 +41,6 @@ class Kernel:
         return float(sum(means) - 2 * self.sums(ours, real).mean())
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Sums over pairs of videos [V, W], and how many pairs of samples each of them has."""
-
-    sums: Tensor
-    counts: Tensor
-
-    def mean(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        """The mean of the kernel where videos count [R, V] and [R, W] times: [R]."""
-        total = (ours @ self.sums * theirs).sum(dim=-1)
-        return total / (ours @ self.counts * theirs).sum(dim=-1)
-
-
 class KernelDistance(SetDistance):
     """The squared discrepancy between the videos and the real ones.
 
@@ -76,18 +63,15 @@ class KernelDistance(SetDistance):
         real = list(self.real["features"].split(self.real["counts"].tolist()))
         if min(len(self.values), len(real)) < 2:
             raise Unavailable("a discrepancy needs at least two videos in each set")
-        ours, theirs, both = (
-            self._pairs(self.values, self.values),
-            self._pairs(real, real),
-            self._pairs(self.values, real, apart=False),
-        )
+        ours, theirs = self._mean(self.values, self.values), self._mean(real, real)
+        both = self._mean(self.values, real, apart=False)
         videos, every = len(self.values), torch.ones(1, len(real)).double()
         once, drawn = torch.ones(1, videos).double(), draws(videos, RESAMPLINGS)
         times = torch.stack([torch.bincount(d, minlength=videos) for d in drawn]).double()
 
         def discrepancy(times_RV: Tensor) -> Tensor:
-            found = ours.mean(times_RV, times_RV) + theirs.mean(every, every)
-            return self.scale * (found - 2 * both.mean(times_RV, every))
+            found = ours(times_RV, times_RV) + theirs(every, every)
+            return self.scale * (found - 2 * both(times_RV, every))
 
         value, resampled = float(discrepancy(once)), discrepancy(times)
         if videos > 2:  # without one of two there are no pairs
@@ -96,11 +80,21 @@ class KernelDistance(SetDistance):
         ends = interval(value, resampled[resampled.isfinite()], videos)
         return torch.tensor([value, *ends], dtype=torch.float64)
 
-    def _pairs(self, ones: list[Tensor], others: list[Tensor], apart: bool = True) -> _Pairs:
-        """With ``apart`` no pair of a video with itself, unless the estimator is biased."""
+    def _mean(
+        self, ones: list[Tensor], others: list[Tensor], apart: bool = True
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """The mean of the kernel over pairs of videos that count [R, V] and [R, W] times: [R].
+
+        With ``apart`` no pair of a video with itself, unless the estimator is biased.
+        """
         sums = self.kernel.sums(ones, others)
         sizes = [torch.tensor([len(each) for each in videos]).double() for videos in (ones, others)]
         counts = torch.outer(*sizes)
         if apart and not self.biased:
             sums, counts = sums.fill_diagonal_(0), counts.fill_diagonal_(0)
-        return _Pairs(sums, counts)
+
+        def mean(ours: Tensor, theirs: Tensor) -> Tensor:
+            total = (ours @ sums * theirs).sum(dim=-1)
+            return total / (ours @ counts * theirs).sum(dim=-1)
+
+        return mean

@@ -235,3 +235,13 @@ def _unit(features: Any) -> Tensor:
     """transformers 5 wraps the features of CLIP; earlier versions give the tensor."""
     tensor = features if torch.is_tensor(features) else features.pooler_output
     return normalize(tensor.float(), dim=-1).cpu()
+
+
+LOADED: dict[str, type[LoadedNetwork]] = {
+    "clip": CLIPNetwork,
+    "video": VideoNetwork,
+    "image": ImageNetwork,
+    "musiq": MUSIQNetwork,
+    "dover": DOVERNetwork,
+}
+"""The classes of networks, by kind."""

@@ -1,6 +1,7 @@
-"""What a distance needs of the real videos: computed once, kept in their folder.
+"""What distances see of videos, and need of the real ones: computed once, kept in their folder.
 
-The kept tensors go by recipe; they hold for these very files and this way of reading them.
+The kept tensors go by recipe; they hold for these very files and this way of reading them. T
+frames, P patches of a frame, D features.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pixelwizard.config.output import SCORED_FRAMES
 from pixelwizard.evaluation.files import Clip, content_hash
 from pixelwizard.evaluation.look import look_at_all, raised
-from pixelwizard.evaluation.metrics.base import Given, VideoMetric
+from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
+from pixelwizard.evaluation.networks import ImageNetwork, VideoNetwork
 from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.files import atomic
 from pixelwizard.io.reading import PIXELS
 
 STATISTICS = "stats.safetensors"
+SIDE = 224
+"""Pixels of a patch."""
 Tensors = dict[str, Tensor]
 
 
@@ -82,6 +87,44 @@ class SetDistance(VideoMetric):
         for number, (clip, found) in enumerate(look_at_all(clips, [self])):
             given.show(f"reference {number + 1} of {len(clips)}", clip.id)
             yield self.features(raised(found()[0]))
+
+
+class OfVideos(SetDistance):
+    """A sample per video, by the network of ``metrics.video``."""
+
+    sampling = Sampling("first", SCORED_FRAMES, least=SCORED_FRAMES)
+    temporal = True
+
+    def look_with(self, given: Given) -> str:
+        """See frames as the video network wants them."""
+        self.network: VideoNetwork = given.network("video")
+        self.look = self.network.fit
+        return self.network.convention
+
+    def features(self, seen: Tensor) -> Tensor:
+        """[1, D]."""
+        return self.network.sample(seen)
+
+
+class OfPatches(SetDistance):
+    """A sample per patch at full resolution, by the network of ``metrics.image``."""
+
+    sampling = Sampling("uniform", 16, side=SIDE, patches=ImageNetwork.patches)
+
+    def look_with(self, given: Given) -> str:
+        """See patches with the image network.
+
+        Raises Unavailable without one, for several sizes, and for videos smaller than a patch.
+        """
+        network: ImageNetwork = given.network("image")
+        given.need_one_size()
+        given.need_side(SIDE)
+        self.look = network.embed
+        return network.label
+
+    def features(self, seen_TPD: Tensor) -> Tensor:
+        """[T P, D]."""
+        return seen_TPD.flatten(0, 1)
 
 
 def keep(folder: Path, found: dict[str, Tensors], content: str) -> None:

@@ -183,13 +183,7 @@ class Trace(TorchDispatchMode):
         super().__exit__(*error)
         self._attention.__exit__(*error)
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = _result(func, args, kwargs or {})
         if func.is_view or self._within:
             return out
@@ -316,13 +310,7 @@ class _Attention(TorchFunctionMode):
         super().__init__()
         self.trace = trace
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if isinstance(func, Fused):
             return self.trace.fused(func.function, args)
         if func is not F.scaled_dot_product_attention:

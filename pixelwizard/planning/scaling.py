@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from pixelwizard.config.generate import SamplingSettings
 from pixelwizard.config.geometry import ResolutionSettings
-from pixelwizard.config.parallel import Mesh, ParallelSettings, resolve
+from pixelwizard.config.parallel import ParallelSettings, resolve
 from pixelwizard.io.terminal import aligned
 from pixelwizard.planning.planner import make_plan
-from pixelwizard.planning.report import Plan
 
 COUNTS = (1, 2, 4, 8, 16)
 NOTE = "predicted for parallel=auto from published rates of kernels and links, not measured here:"
@@ -48,24 +47,21 @@ def scaling(
     for count in COUNTS:
         mesh = resolve(ParallelSettings("auto", shard=shard), heads, count, config.guided)
         plan = make_plan(config, device, mesh=mesh, clip=clip)
-        rows.append(_scale(plan, count, mesh, rows[0] if rows else None))
+        speedup = mesh.prompts * rows[0].seconds / plan.seconds if rows else 1.0
+        scale = Scale(
+            devices=count,
+            prompts=mesh.prompts,
+            guidance=mesh.guidance,
+            sequence=mesh.sequence,
+            seconds=round(plan.seconds, 3),
+            sending=round(sum(s.sending_seconds for s in plan.stages) / plan.seconds, 4),
+            speedup=round(speedup, 3),
+            efficiency=round(speedup / count * COUNTS[0], 4),
+            peak_gb=max(stage.peak_gb for stage in plan.stages),
+            fits=plan.refusal is None,
+        )
+        rows.append(scale)
     return rows
-
-
-def _scale(plan: Plan, count: int, mesh: Mesh, first: Scale | None) -> Scale:
-    speedup = mesh.prompts * first.seconds / plan.seconds if first else 1.0
-    return Scale(
-        devices=count,
-        prompts=mesh.prompts,
-        guidance=mesh.guidance,
-        sequence=mesh.sequence,
-        seconds=round(plan.seconds, 3),
-        sending=round(sum(s.sending_seconds for s in plan.stages) / plan.seconds, 4),
-        speedup=round(speedup, 3),
-        efficiency=round(speedup / count * (first.devices if first else count), 4),
-        peak_gb=max(stage.peak_gb for stage in plan.stages),
-        fits=plan.refusal is None,
-    )
 
 
 def scaling_table(rows: Sequence[Scale]) -> str:

@@ -21,13 +21,7 @@ from torchmetrics import Metric
 from pixelwizard.config.output import MetricsSettings
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.names import AUTO, how_to_get, network_folder, network_of
-from pixelwizard.evaluation.networks import (
-    CLIPNetwork,
-    DOVERNetwork,
-    ImageNetwork,
-    MUSIQNetwork,
-    VideoNetwork,
-)
+from pixelwizard.evaluation.networks import LOADED
 from pixelwizard.evaluation.score import Unavailable
 
 BT709 = (0.2126, 0.7152, 0.0722)
@@ -86,15 +80,6 @@ class Sampling:
         return names[self.rule] + (f"/{self.patches}x{self.side}px" if self.side else "")
 
 
-_NETWORKS: dict[str, Any] = {
-    "clip": CLIPNetwork,
-    "video": VideoNetwork,
-    "image": ImageNetwork,
-    "musiq": MUSIQNetwork,
-    "dover": DOVERNetwork,
-}
-
-
 @dataclass(frozen=True)
 class Given:
     """What an evaluation has for its metrics: the videos, the real ones, those of a video's
@@ -118,7 +103,7 @@ class Given:
         if kind not in self.networks:
             facts = network_of(self.settings, kind)
             folder = network_folder(facts, self.settings)
-            self.networks[kind] = _NETWORKS[kind](facts, folder, self.device)
+            self.networks[kind] = LOADED[kind](facts, folder, self.device)
         return self.networks[kind]
 
     def need_one_size(self) -> None:

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, tensor
 
-from pixelwizard.evaluation.dover import (
-    CLIPS,
-    FRAMES,
-    SIDE,
-    aesthetic_frames,
-    technical_frames,
-)
+from pixelwizard.evaluation.dover import CLIPS, FRAMES, SIDE, aesthetic_frames, technical_frames
 from pixelwizard.evaluation.files import Clip
 from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric
 from pixelwizard.evaluation.score import Unavailable

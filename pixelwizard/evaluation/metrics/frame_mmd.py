@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pixelwizard.evaluation.features import OfPatches
 from pixelwizard.evaluation.kernel import KernelDistance
+from pixelwizard.evaluation.reference import OfPatches
 
 
 class FrameKernelDistance(OfPatches, KernelDistance):

@@ -5,8 +5,8 @@ arXiv 1812.01717: the first 16 frames, stretched to the network's size.
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.features import OfVideos
 from pixelwizard.evaluation.frechet import FrechetDistance
+from pixelwizard.evaluation.reference import OfVideos
 
 
 class FrechetVideoDistance(OfVideos, FrechetDistance):

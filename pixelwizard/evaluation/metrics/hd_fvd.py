@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.output import SCORED_FRAMES
-from pixelwizard.evaluation.features import OfVideos
 from pixelwizard.evaluation.frechet import FrechetDistance
 from pixelwizard.evaluation.metrics.base import Given, Sampling
+from pixelwizard.evaluation.reference import OfVideos
 
 PATCHES_AT_ONCE = 4
 

@@ -7,8 +7,8 @@ sees blur, noise and compression that a distance on stretched frames does not. T
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.features import OfPatches
 from pixelwizard.evaluation.frechet import FrechetDistance
+from pixelwizard.evaluation.reference import OfPatches
 
 
 class PatchFrechetDistance(OfPatches, FrechetDistance):

@@ -7,8 +7,8 @@ the interval draws whole videos.
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.features import OfPatches
 from pixelwizard.evaluation.kernel import KernelDistance
+from pixelwizard.evaluation.reference import OfPatches
 
 
 class PatchKernelDistance(OfPatches, KernelDistance):

@@ -7,8 +7,8 @@ Unlike FVD it can be used where there are fewer videos than features.
 
 from __future__ import annotations
 
-from pixelwizard.evaluation.features import OfVideos
 from pixelwizard.evaluation.kernel import Kernel, KernelDistance
+from pixelwizard.evaluation.reference import OfVideos
 
 
 class VideoKernelDistance(OfVideos, KernelDistance):
