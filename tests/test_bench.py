@@ -17,10 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from pixelwizard import worker
 from pixelwizard.bench import pipeline, rates
 from pixelwizard.bench.few_blocks import FewBlocks, few_blocks, too_long
-from pixelwizard.bench.forwards import Forward, compare
+from pixelwizard.bench.forwards import (
+    Forward,
+    compare,
+    complex_angles,
+    reference_block,
+    reference_forward,
+)
 from pixelwizard.bench.pipeline import Clock, Pipeline
 from pixelwizard.bench.rates import measure_rates
-from pixelwizard.bench.reference import complex_angles, reference_block, reference_forward
 from pixelwizard.bench.report import SizeResult, StageResult
 from pixelwizard.bench.run import bench, make_case, reached
 from pixelwizard.cli.compose import compose

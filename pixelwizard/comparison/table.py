@@ -117,10 +117,8 @@ def _counts(values: Mapping[str, Value]) -> str:
 def _cell(row: Scored, column: Column) -> Cell:
     value = row.values.get(column.score)
     if value is None:
-        why = row.without or row.missing.get(
-            column.score, MISSING.get(column.score, "not among its scores")
-        )
-        return Cell(why=why.split(";")[0])
+        why = {**MISSING, **row.missing}.get(column.score, "not among its scores")
+        return Cell(why=(row.without or why).split(";")[0])
     if value.alike != column.recipe:
         return Cell(why=f"another recipe: {value.recipe}")
     return Cell(value)
@@ -136,7 +134,7 @@ def _with_best(cells: dict[str, list[Cell]], columns: Sequence[Column]) -> dict[
         best = max(found.values()) if column.higher else min(found.values())
         for row in found:
             if found[row] == best:
-                marked[row][number] = Cell(cells[row][number].value, best=True)
+                marked[row][number] = replace(cells[row][number], best=True)
     return marked
 
 

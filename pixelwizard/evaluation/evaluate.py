@@ -121,7 +121,7 @@ class Evaluation:
             except VideoError as error:
                 self.report.skipped[clip.path.name] = str(error)
         self.line.show("")
-        if self.report.skipped and not any(measure.videos for measure in self.measures):
+        if self.report.skipped and not any(measure.taken for measure in self.measures):
             raise ValueError(f"no video can be scored; {self.first_skipped()}")
         for measure in self.measures:
             self.add(measure)

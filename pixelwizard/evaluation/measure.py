@@ -57,11 +57,6 @@ class Measure:
         self.pseudo_values: dict[str, float] = {}
 
     @property
-    def videos(self) -> int:
-        """Of how many videos it is."""
-        return len(self.taken)
-
-    @property
     def wants_real_frames(self) -> bool:
         """Whether it needs the real video too."""
         return not self.asked.keys().isdisjoint(("reference", "target"))
@@ -96,17 +91,18 @@ class Measure:
 
     def score(self) -> Score:
         """The score of all videos. Raises Unavailable where there is none, with the reason."""
-        if not self.videos:
+        videos = len(self.taken)
+        if not videos:
             raise Unavailable(self.problem or NO_PAIRS)
         bounds = self._of_the_set()
         value, low, high = bounds if len(bounds) == 3 else (*bounds, *bounds, *bounds)
         warnings = list(self.metric.warnings)
-        if self.videos == 1:
+        if videos == 1:
             warnings.append("one video has no interval")
         elif len(bounds) == 1:
             warnings.append("a score of the whole set, which has no interval")
-        recipe, higher = self.recipe(self.videos), bool(self.metric.higher_is_better)
-        return Score(self.name, value, low, high, recipe, self.videos, higher, tuple(warnings))
+        recipe, higher = self.recipe(videos), bool(self.metric.higher_is_better)
+        return Score(self.name, value, low, high, recipe, videos, higher, tuple(warnings))
 
     def recipe(self, videos: int) -> str:
         """The recipe of the value of so many videos."""
@@ -150,8 +146,9 @@ class Measure:
         if found is None:
             return {}
         shares = torch.as_tensor(found).double().flatten().tolist()
-        if len(shares) != self.videos:
-            raise ValueError(f"pseudo_values has {len(shares)} values for {self.videos} videos")
+        videos = len(self.taken)
+        if len(shares) != videos:
+            raise ValueError(f"pseudo_values has {len(shares)} values for {videos} videos")
         return dict(zip(self.taken, shares, strict=True))
 
 

@@ -97,15 +97,11 @@ def cost_of_decode(
             marks.append(replace(trace.work, sent=peers.sent))
     cells = [[rows * columns for rows, columns in turn] for turn in turns]
     work = sum(map(max, cells)) / math.prod(part) * _all_frames(marks, frames)
+    host = canvas_bytes(clip, tiles) if len(turns) > 1 else FRAMES * clip.clip_bytes // clip.frames
     return Cost(
-        weights,
-        weights + trace.peak,
-        work.flops,
-        work.moved,
+        *(weights, weights + trace.peak, work.flops, work.moved),
         sent=Counter(decode=work.sent + strip_bytes(cells, clip.frames)),
-        host=canvas_bytes(clip, tiles)
-        if len(turns) > 1
-        else FRAMES * clip.clip_bytes // clip.frames,
+        host=host,
         loaded=weights,
     )
 
@@ -120,7 +116,8 @@ def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry], window: 
     again = cost_of_decode(replace(config, resolution=first), WHOLE)
     with META:
         vae = WanVAE(config.backbone.vae).to(decode_dtype(config)).lay_out()
-    work, peak = Work(again.flops, again.moved), again.peak - again.weights
+    weights, work = again.weights, Work(again.flops, again.moved)
+    peak = again.peak - weights
     for size in sizes:
         marks, traced = [], (1 + TEMPORAL_STRIDE, 1 + 2 * TEMPORAL_STRIDE)
         for frames in traced:
@@ -134,11 +131,7 @@ def cost_of_encode(config: SamplingSettings, sizes: Sequence[Geometry], window: 
         frames += (parts - 1) * overlap
         work += marks[0] + (frames - 2) * (marks[1] - marks[0])
     host = FRAMES * first.geometry.clip_bytes // first.frames
-    return Cost(
-        *(again.weights, again.weights + peak, work.flops, work.moved),
-        host=host,
-        loaded=again.weights,
-    )
+    return Cost(weights, weights + peak, work.flops, work.moved, host=host, loaded=weights)
 
 
 def canvas_bytes(clip: Geometry, tiles: Tiles) -> int:

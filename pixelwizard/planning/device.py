@@ -276,11 +276,8 @@ def _result(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         shape, stride, dtype = _shapes[key]
         return torch.empty_strided(shape, stride, dtype=dtype, device=META)
     out = func(*args, **kwargs)
-    if (
-        isinstance(out, Tensor)
-        and out.is_meta
-        and _storage(out) not in map(_storage, _tensors(args))
-    ):
+    given = map(_storage, _tensors(args))
+    if isinstance(out, Tensor) and out.is_meta and _storage(out) not in given:
         _shapes[key] = out.shape, out.stride(), out.dtype
     return out
 

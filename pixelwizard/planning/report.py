@@ -118,8 +118,7 @@ def table(plan: Plan) -> str:
         how = [stage.mode, *details(stage), *([] if stage.fits else ["DOES NOT FIT"])]
         times = [stage.limit_seconds] * limits + [stage.seconds, stage.loading_seconds]
         memory = (stage.weights_gb, stage.activations_gb, stage.peak_gb, stage.host_gb)
-        figures = (*memory, *times)
-        shown = [f"{figure:.2f}" for figure in figures]
+        shown = [f"{figure:.2f}" for figure in (*memory, *times)]
         if several:
             shown.append(f"{stage.sending_seconds / max(stage.seconds, 1e-9):.1%}")
         rows.append((stage.name, f"{stage.tokens}", f"{stage.tflop:.1f}", *shown, ", ".join(how)))

@@ -173,13 +173,12 @@ def cost_of_sampling(stage: Sampling, stream: bool, chunk: int, lean: bool = Fal
         one = rehearsal.text_bytes // rehearsal.prompts
         fetched += rehearsal.samples * stage.sizes.num_layers * one
     copied = rehearsal.samples * stage.controlled * rehearsal.features
+    host = (stage.sizes.num_layers * block if stream else 0) + (text if lean else 0)
     return Cost(
         *(weights + held, peak, work.flops, work.moved, fetched + copied),
         sent=_sent(stage, rehearsal.samples, calls, whole),
         paired=rehearsal.samples > calls,
-        host=trace.on_host
-        + (stage.sizes.num_layers * block if stream else 0)
-        + (text if lean else 0),
+        host=trace.on_host + host,
         loaded=whole // shards,
         features=(rehearsal.features, copied),
     )
