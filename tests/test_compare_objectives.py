@@ -19,7 +19,7 @@ from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
 from pixelwizard.comparison.few_step import intervals, measuring, page, run
-from pixelwizard.comparison.few_step.files import Row, label
+from pixelwizard.comparison.few_step.files import Row, label, read_config
 from pixelwizard.comparison.few_step.intervals import interval, mean_of
 from pixelwizard.comparison.few_step.page import Arms, differences
 from pixelwizard.comparison.few_step.run import with_guidance
@@ -262,7 +262,7 @@ def test_values_of_a_clip_are_the_distance_to_the_goal_of_the_blind_network(
     done: dict[str, Any],
 ) -> None:
     """The starting network's own many steps, sampled anew, are the goal; one step is not."""
-    config = page.read_config(Path("arms/start"))
+    config = read_config(Path("arms/start"))
     made = measuring.Measuring(config, Path("arms/start"), torch.device("cpu"))
     blind = run.blind_file(Path("arms/start"))
     made.networks.detail_network = run.load_from(blind, config.backbone, torch.device("cpu"))

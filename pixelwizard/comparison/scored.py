@@ -14,14 +14,7 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.config.targets import search_in
 from pixelwizard.data.table import find_videos
-from pixelwizard.evaluation.files import (
-    backbone_of,
-    find_captions,
-    identity_of,
-    ids_of,
-    kept_scores,
-)
-from pixelwizard.evaluation.names import resolve_auto
+from pixelwizard.evaluation.files import decided, find_captions, identity_of, ids_of, kept_scores
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.terminal import Line
 from pixelwizard.records.run_folder import LEDGER, SCORES, STATUS
@@ -171,7 +164,7 @@ def _scores(config: TableConfig, of: _Set, folder: Path, line: Line) -> dict[str
     if not asked and (own := _own_scores(of)):
         return own
     wanted = config if asked else of
-    settings = resolve_auto(wanted.metrics, backbone_of([*of.videos.values()]))
+    settings = decided(wanted.metrics, [*of.videos.values()])
     reference = find_videos(Path(wanted.reference), "reference") if wanted.reference else []
     key = identity_of(settings, of.videos, reference)
     kept = folder / f"{key}.json"
@@ -190,7 +183,7 @@ def _own_scores(of: _Set) -> dict[str, Any] | None:
     if (given := of.evaluation) is not None:
         scores = Path(given.run_dir) / SCORES
         found = read_json(scores) if scores.is_file() else {}
-        settings = resolve_auto(given.metrics, backbone_of([*of.videos.values()]))
+        settings = decided(given.metrics, [*of.videos.values()])
         real = find_videos(Path(given.reference), "reference") if given.reference else []
         return found if found.get("of") == identity_of(settings, of.videos, real) else None
     (place, *others) = {path.parent.parent for path in of.videos.values()}

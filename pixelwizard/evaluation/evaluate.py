@@ -16,19 +16,11 @@ from pixelwizard.config.evaluate import EvaluateConfig
 from pixelwizard.config.output import IMPORTED, MetricsSettings
 from pixelwizard.config.schema import ConfigError, listed
 from pixelwizard.data.table import find_videos
-from pixelwizard.evaluation.files import (
-    Clip,
-    backbone_of,
-    find_captions,
-    identity_of,
-    ids_of,
-    inspect,
-)
+from pixelwizard.evaluation.files import Clip, decided, find_captions, identity_of, ids_of, inspect
 from pixelwizard.evaluation.imported import NotImported
 from pixelwizard.evaluation.look import look, look_at_all
 from pixelwizard.evaluation.measure import Measure
 from pixelwizard.evaluation.metrics.base import Given
-from pixelwizard.evaluation.names import resolve_auto
 from pixelwizard.evaluation.report import Report
 from pixelwizard.evaluation.score import Unavailable
 from pixelwizard.io.files import file_digest
@@ -47,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> int:
     file = None if config.captions is None else Path(config.captions)
     captions, unused = find_captions(videos, file)
     reference = find_videos(Path(config.reference), "reference") if config.reference else []
-    settings = resolve_auto(config.metrics, backbone_of(videos))
+    settings = decided(config.metrics, videos)
     report = Evaluation(videos, captions, settings, reference).run()
     if unused:
         report.notes.append(f"no video for the captions {listed(unused)}")

@@ -16,14 +16,7 @@ from pixelwizard.config.output import MetricsSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.data.prompts import named
 from pixelwizard.data.table import Table, find_videos, read_table, text_beside, written
-from pixelwizard.evaluation.names import (
-    FeatureNetwork,
-    missing_files,
-    network_folder,
-    network_label,
-    resolve_auto,
-    wanted,
-)
+from pixelwizard.evaluation.names import label_of, resolve_auto, wanted
 from pixelwizard.io.files import file_digest, read_json, text_digest, write_json
 from pixelwizard.records.run_folder import CONFIG, SCORES, short_hash
 
@@ -134,6 +127,11 @@ def content_hash(videos: Sequence[Path]) -> str:
     return text_digest("".join(digests))
 
 
+def decided(metrics: MetricsSettings, videos: Sequence[Path]) -> MetricsSettings:
+    """The metrics of any videos, ``auto`` decided."""
+    return resolve_auto(metrics, backbone_of(videos))
+
+
 SCORE_FORMAT = 6
 """To be raised when a score computes something else: older values are then computed again."""
 
@@ -160,7 +158,7 @@ def identity_of(
 
     ``auto`` is decided in ``settings``.
     """
-    labels = [_label(network, settings) for network in wanted(settings, bool(reference))]
+    labels = [label_of(network, settings) for network in wanted(settings, bool(reference))]
     determining = [
         SCORE_FORMAT,
         {id: file_digest(path) for id, path in videos.items()},
@@ -172,13 +170,6 @@ def identity_of(
     ]
     determining += ["vbench"] * bool(settings.vbench)
     return short_hash(determining + [schema.identity(settings.extra)] * bool(settings.extra))
-
-
-def _label(network: FeatureNetwork, settings: MetricsSettings) -> str:
-    """How recipes call a network; empty where it is missing, which has no scores."""
-    if missing_files(network, settings):
-        return ""
-    return network_label(network, network_folder(network, settings))
 
 
 def kept_scores(config: GenerateConfig, videos: Mapping[str, Path]) -> dict[str, Any] | None:

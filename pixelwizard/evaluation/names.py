@@ -263,6 +263,13 @@ def _remedy(network: FeatureNetwork) -> str:
     return f"fetch it with: pixelwizard fetch {network.name}"
 
 
+def label_of(network: FeatureNetwork, settings: MetricsSettings) -> str:
+    """How recipes call a network; empty where it is missing, which has no scores."""
+    if missing_files(network, settings):
+        return ""
+    return network_label(network, network_folder(network, settings))
+
+
 def network_label(network: FeatureNetwork, folder: Path) -> str:
     """How recipes call the network: by its name, and by eight digits of its file if none is pinned.
 

@@ -8,21 +8,24 @@ itself and of the backbone's own network in place of those of an arm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from pixelwizard.config.objective import FlowSettings, ObjectiveSettings
 from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.config.tasks import load
-from pixelwizard.config.train import ComparisonSettings, TrainConfig
+from pixelwizard.config.train import ARM_BUDGETS, ComparisonSettings, TrainConfig
 from pixelwizard.io.files import read_json
 from pixelwizard.models.checkpoints import available_parts
 from pixelwizard.records.run_folder import CONFIG, LEDGER
 
 Row = dict[str, Any]
 """The figures of a clip by number of passes."""
+Seeds = Mapping[Union[int, None], Sequence[Row]]
+"""The rows of an arm by seed; those of a network that no arm trained have the seed None."""
+Arms = dict[str, Seeds]
 START, BACKBONE, ARM = "start", "backbone", "clips"
 IN_EVERY_ARM = ("seed", "comparison.budget")
 """Keys whose values make no other arm: an arm is trained with several."""
@@ -135,3 +138,34 @@ def start_config(arm: TrainConfig, folder: Path) -> TrainConfig:
 def read_config(run: Path) -> TrainConfig:
     """The configuration of a training."""
     return load(run / CONFIG)
+
+
+@dataclass
+class Found:
+    """Everything that is measured: the rows by budget and arm, the costs by arm."""
+
+    known: Arms = field(default_factory=dict)
+    arms: dict[str, dict[str, dict[int | None, list[Row]]]] = field(default_factory=dict)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def of(self, budget: str) -> Arms:
+        """The networks that no arm trained, and the arms of a budget."""
+        return {**self.known, **self.arms[budget]}
+
+
+def read_found(folder: Path, settings: ComparisonSettings, start: Path) -> tuple[Found, list[str]]:
+    """What is measured below a sweep's folder, and the names of the runs that are not."""
+    found, left_out = Found(), []
+    for network in measured_in(read_config(start)):
+        if rows := rows_of(start, network, settings):
+            found.known[network] = {None: rows}
+    for run, name in arms_below(folder).items():
+        config = read_config(run)
+        if (budget := config.comparison.budget) not in ARM_BUDGETS:
+            continue
+        if rows := rows_of(run, ARM, settings):
+            found.arms.setdefault(budget, {}).setdefault(name, {})[config.seed] = rows
+            found.costs[name] = read_json(few_step_folder(run) / "cost.json")
+        else:
+            left_out.append(run.name)
+    return found, left_out

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Union
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from pixelwizard.comparison.few_step.files import Row
+from pixelwizard.comparison.few_step.files import Seeds
 from pixelwizard.evaluation.frechet import Moments, frechet_distance
 
 RESAMPLINGS = 2000
 Interval = dict[str, float]
 """``value``, ``low`` and ``high``."""
-Seeds = Mapping[Union[int, None], Sequence[Row]]
-"""The rows of an arm by seed; those of a network that no arm trained have the seed None."""
 
 
 def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:

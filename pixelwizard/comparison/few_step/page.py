@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pixelwizard.comparison.few_step.files import (
-    ARM,
     START,
-    Row,
-    arms_below,
+    Arms,
+    Found,
+    Seeds,
     few_step_folder,
-    measured_in,
-    read_config,
-    rows_of,
+    read_found,
     start_of,
 )
 from pixelwizard.comparison.few_step.intervals import (
     Interval,
-    Seeds,
     columns,
     fvd_over_seeds,
     in_thousandths,
@@ -50,20 +46,6 @@ BUDGETS = {
 FEATURES = ("features", "real", "images")
 """Figures of a decoded clip that are numbers only together."""
 PANELS, TICKS = 4, (1, 3, 10, 30)
-Arms = dict[str, Seeds]
-
-
-@dataclass
-class Found:
-    """Everything that is measured: the rows by budget and arm, the costs by arm."""
-
-    known: Arms = field(default_factory=dict)
-    arms: dict[str, dict[str, dict[int | None, list[Row]]]] = field(default_factory=dict)
-    costs: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def of(self, budget: str) -> Arms:
-        """The networks that no arm trained, and the arms of a budget."""
-        return {**self.known, **self.arms[budget]}
 
 
 def write_page(folder: Path, first: TrainConfig) -> list[str]:
@@ -87,24 +69,6 @@ def write_page(folder: Path, first: TrainConfig) -> list[str]:
     write_text(folder / PAGE, "\n".join(lines) + "\n")
     write_json(folder / VALUES, {"arms": values(found), "costs": found.costs})
     return left_out
-
-
-def read_found(folder: Path, settings: ComparisonSettings, start: Path) -> tuple[Found, list[str]]:
-    """What is measured below a sweep's folder, and the names of the runs that are not."""
-    found, left_out = Found(), []
-    for network in measured_in(read_config(start)):
-        if rows := rows_of(start, network, settings):
-            found.known[network] = {None: rows}
-    for run, name in arms_below(folder).items():
-        config = read_config(run)
-        if (budget := config.comparison.budget) not in ARM_BUDGETS:
-            continue
-        if rows := rows_of(run, ARM, settings):
-            found.arms.setdefault(budget, {}).setdefault(name, {})[config.seed] = rows
-            found.costs[name] = read_json(few_step_folder(run) / "cost.json")
-        else:
-            left_out.append(run.name)
-    return found, left_out
 
 
 def costs(found: Mapping[str, Mapping[str, float]]) -> list[str]:
