@@ -29,14 +29,13 @@ from gates import laplacian, recipe_of
 from torch import Tensor
 
 from pixelwizard.cli.compose import compose
-from pixelwizard.comparison.few_step.intervals import (
+from pixelwizard.comparison.few_step.measuring import Features, mse
+from pixelwizard.comparison.few_step.networks import Clip, Networks, clips
+from pixelwizard.comparison.few_step.page import (
     fvd_over_seeds,
     in_thousandths,
     interval,
-    mean_of,
 )
-from pixelwizard.comparison.few_step.measuring import Features, mse
-from pixelwizard.comparison.few_step.networks import Clip, Networks, clips
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.data.examples import to_video
 
@@ -154,14 +153,14 @@ def compared(found: dict[str, list[list[Row]]], against: str) -> list[Row]:
             figures: dict[str, Row] = {}
             for figure in ("distance", "energy"):
                 if figure in seeds[0][0][name]:
-                    figures[figure] = interval(column(seeds, name, figure), mean_of)
+                    figures[figure] = interval(column(seeds, name, figure))
             if "features" in seeds[0][0][name]:
                 real = np.array([[row["real"] for row in rows] for rows in seeds])
                 figures["fvd"] = fvd_over_seeds(column(seeds, name, "features"), real)
             others = found.get(against, [])
             if len(others) == len(seeds) and len(others[0]) == len(seeds[0]):
                 apart = column(seeds, name, "distance") - column(others, name, "distance")
-                figures["distance above"] = interval(apart, mean_of)
+                figures["distance above"] = interval(apart)
             table.append({"variant": variant, "sampler": name, "seeds": len(seeds), **figures})
     return table
 
@@ -237,7 +236,7 @@ def cross(given: argparse.Namespace) -> None:
     for solver in SOLVERS:
         for sizes in SIZES:
             values = [np.array([row[f"{solver} {sizes} {n}"] for row in rows]) for n in EVALUATIONS]
-            cells = [in_thousandths(interval(value[None], mean_of)) for value in values]
+            cells = [in_thousandths(interval(value[None])) for value in values]
             lines.append(f"| {solver} | {sizes} | {' | '.join(cells)} |")
     for solver in SOLVERS:
         ahead = {

@@ -18,10 +18,9 @@ from small import BACKBONE, FEW_STEP, SIZE, few_step, small_training, write_back
 from pixelwizard import worker
 from pixelwizard.cli.compose import compose
 from pixelwizard.cli.main import main
-from pixelwizard.comparison.few_step import intervals, measuring, page, run
+from pixelwizard.comparison.few_step import measuring, page, run
 from pixelwizard.comparison.few_step.files import Row, label, read_config
-from pixelwizard.comparison.few_step.intervals import interval, mean_of
-from pixelwizard.comparison.few_step.page import Arms, differences
+from pixelwizard.comparison.few_step.page import Arms, differences, interval
 from pixelwizard.comparison.few_step.run import with_guidance
 from pixelwizard.config.objective import AdapterSettings, FlowSettings, ObjectiveSettings
 from pixelwizard.config.schema import ConfigError, to_plain
@@ -106,7 +105,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr("pixelwizard.launch.launch.launch", lambda run, world: worker.run(run))
         patch.setattr(measuring, "MANY", 3)
         patch.setattr(measuring, "REAL", 2)
-        patch.setattr(intervals, "RESAMPLINGS", 20)
+        patch.setattr(page, "RESAMPLINGS", 20)
         yield folder
 
 
@@ -372,7 +371,7 @@ def test_differences_are_paired_by_seed_whatever_order_they_came_in() -> None:
 
 
 def test_an_interval_of_equal_values_is_a_point() -> None:
-    found = interval(np.full((2, 4), 3.0), mean_of)
+    found = interval(np.full((2, 4), 3.0))
     assert found == {"value": 3.0, "low": 3.0, "high": 3.0}
 
 

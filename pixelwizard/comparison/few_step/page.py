@@ -1,4 +1,7 @@
-"""The page of a comparison of objectives: tables and figures. S seeds, C clips, D features."""
+"""The page of a comparison of objectives: tables and figures with 95 % intervals.
+
+Intervals are by resampling seeds and clips. S seeds, C clips, D features.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,8 @@ from pixelwizard.comparison.few_step.files import (
     read_found,
     start_of,
 )
-from pixelwizard.comparison.few_step.intervals import (
-    Interval,
-    columns,
-    fvd_over_seeds,
-    in_thousandths,
-    interval,
-    mean_and_range,
-    mean_of,
-    shown,
-)
 from pixelwizard.config.train import ARM_BUDGETS, ComparisonSettings, TrainConfig
+from pixelwizard.evaluation.frechet import Moments, frechet_distance
 from pixelwizard.evaluation.metrics.frame_mmd import FrameKernelDistance
 from pixelwizard.io.files import atomic, read_json, write_json, write_text
 from pixelwizard.io.terminal import markdown
@@ -46,6 +40,9 @@ BUDGETS = {
 FEATURES = ("features", "real", "images")
 """Figures of a decoded clip that are numbers only together."""
 PANELS, TICKS = 4, (1, 3, 10, 30)
+RESAMPLINGS = 2000
+Interval = dict[str, float]
+"""``value``, ``low`` and ``high``."""
 
 
 def write_page(folder: Path, first: TrainConfig) -> list[str]:
@@ -127,7 +124,7 @@ def _table(
     """The mean of values [S, C] by arm and passes, in thousandths; first how many seeds."""
     lines = [["variant", "seeds", *map(_passes, passes)]]
     for name, (count, values) in rows.items():
-        lines.append([name, f"{count}", *(in_thousandths(interval(v, mean_of)) for v in values)])
+        lines.append([name, f"{count}", *(in_thousandths(interval(v)) for v in values)])
     return markdown(lines)
 
 
@@ -143,7 +140,7 @@ def quality(found: Arms, passes: int, real_images: Tensor | None) -> list[str]:
     rows = [["variant", "PSNR, dB", "frame-MMD, thousandths", "FVD", "judge, share correct"]]
     for name, seeds in found.items():
         features, real = (columns(seeds, passes, kind) for kind in ("features", "real"))
-        psnr = shown(interval(columns(seeds, passes, "psnr"), mean_of))
+        psnr = shown(interval(columns(seeds, passes, "psnr")))
         alike = discrepancies(seeds, passes, real_images)
         judged = f"{columns(seeds, passes, 'judge').mean():.2f}"
         rows.append([name, psnr, alike, shown(fvd_over_seeds(features, real)), judged])
@@ -179,7 +176,7 @@ def draw(found: Mapping[str, Seeds], known: Sequence[str], passes: Sequence[int]
     panel has them, dashed and dotted.
     """
     curves = {
-        name: [interval(columns(seeds, n, "distance"), mean_of) for n in passes]
+        name: [interval(columns(seeds, n, "distance")) for n in passes]
         for name, seeds in found.items()
     }
     arms = [name for name in found if name not in known]
@@ -216,3 +213,46 @@ def _arm(axis: Axes, passes: Sequence[int], curve: Sequence[Interval]) -> None:
 
 def _ends(curve: Sequence[Interval], end: str) -> list[float]:
     return [1000 * point[end] for point in curve]
+
+
+def columns(seeds: Seeds, passes: int, figure: str) -> np.ndarray:
+    """A figure of all seeds and clips, [S, C], or [S, C, D]."""
+    return np.array([[row[f"{passes}"][figure] for row in rows] for rows in seeds.values()])
+
+
+def interval(values_SC: np.ndarray) -> Interval:
+    """The mean over all seeds and clips, with its 95 % interval from resampling both."""
+    seeds, count = values_SC.shape
+    draw = np.random.default_rng(0)
+    resampled = []
+    for _ in range(RESAMPLINGS):
+        chosen_S, chosen_C = (draw.integers(n, size=(n,)) for n in (seeds, count))
+        resampled.append(values_SC[chosen_S][:, chosen_C].mean())
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    mean = values_SC[:, np.arange(count)].mean()  # added up in the order of those above
+    return {"value": float(mean), "low": float(low), "high": float(high)}
+
+
+def mean_and_range(values: list[float]) -> Interval:
+    """The mean of some values, the least and the greatest."""
+    return {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
+
+
+def fvd_over_seeds(ours_SCD: np.ndarray, real_SCD: np.ndarray) -> Interval:
+    """FVD of generated to real features, a value for each seed.
+
+    It has no interval by resampling: sets with repeated clips lie farther.
+    """
+    pairs = zip(torch.from_numpy(ours_SCD), torch.from_numpy(real_SCD), strict=True)
+    return mean_and_range([frechet_distance(Moments.of(a), Moments.of(b)) for a, b in pairs])
+
+
+def in_thousandths(found: Interval) -> str:
+    """``shown`` of a thousand times the values."""
+    return shown({key: 1000 * value for key, value in found.items()})
+
+
+def shown(found: Interval) -> str:
+    """Value and ends."""
+    value, low, high = (found[key] for key in ("value", "low", "high"))
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
