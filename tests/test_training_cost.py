@@ -31,7 +31,7 @@ def of_a_block(geometry: Geometry, checkpointing: bool) -> int:
         with torch.device("meta"):
             network = WanDiT(sizes).to(torch.bfloat16)
         network.checkpointing = checkpointing
-        peaks.append(trace_step(network, geometry, None, sizes))
+        peaks.append(trace_step(network, geometry, None))
     return peaks[1] - peaks[0]
 
 

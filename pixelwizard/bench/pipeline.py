@@ -222,7 +222,7 @@ class Pipeline:
             clock, peak = _counted_clock(few, one, two), round(few.whole(low, high))
             forwards = [_counted(few, *pair) for pair in zip(first, second, strict=True)]
         self.forwards += forwards
-        stage = self._stage(name, clock, peak, *self.case.sampler(name))
+        stage = self._stage(name, clock, peak)
         return replace(stage, blocks=few.runs[1], of_blocks=few.of) if few else stage
 
     def _measured(
@@ -247,18 +247,11 @@ class Pipeline:
             hook.remove()
         return clock
 
-    def _stage(
-        self,
-        name: str,
-        clock: Clock,
-        peak: int,
-        short: SamplerSettings | None = None,
-        whole: SamplerSettings | None = None,
-    ) -> StageResult:
+    def _stage(self, name: str, clock: Clock, peak: int) -> StageResult:
         planned = self.case.short_plan.by_name[name]
         steps, of_steps, full = None, None, clock.seconds
-        if short and whole:
-            few, all_of_them = (make_schedule(sampler, 1.0) for sampler in (short, whole))
+        if name in SAMPLING:
+            few, all_of_them = (make_schedule(each, 1.0) for each in self.case.sampler(name))
             steps, of_steps = len(few.steps), len(all_of_them.steps)
             passes = few.nfe / len(clock.forwards)
             full += clock.forward_seconds / passes * (all_of_them.nfe - few.nfe)
@@ -274,7 +267,7 @@ class Pipeline:
             planned_gb=planned.peak_gb,
             full_seconds=full,
             planned_full_seconds=self.case.whole_plan.by_name[name].seconds,
-            attention=self.networks.attention.kernel if short else None,
+            attention=self.networks.attention.kernel if name in SAMPLING else None,
         )
 
     def _noise(self, stage: str) -> Tensor:

@@ -32,13 +32,9 @@ class Cell:
         """The value with its interval, without marks; or ``n/a (why)``."""
         if self.value is None:
             return f"n/a ({self.why})"
-        shown = f"{self.value.value:.4g}{'†' if self.unstated else ''}"
-        return f"{shown} [{self.value.low:.4g}, {self.value.high:.4g}]" if self.spread else shown
-
-    @property
-    def spread(self) -> bool:
-        """Whether it has an interval."""
-        return self.value is not None and self.value.low < self.value.high
+        shown, low, high = f"{self.value.value:.4g}", self.value.low, self.value.high
+        interval = f" [{low:.4g}, {high:.4g}]" if low < high else ""
+        return f"{shown}{'†' if self.unstated else ''}{interval}"
 
 
 @dataclass(frozen=True)

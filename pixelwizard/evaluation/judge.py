@@ -101,11 +101,8 @@ def _moments(mask: np.ndarray) -> tuple[float, float, float]:
     """Centroid (x, y) and area of a mask with at least one pixel, in units of the height."""
     height = mask.shape[0]
     rows, columns = np.nonzero(mask)
-    return (
-        (float(columns.mean()) + 0.5) / height,
-        (float(rows.mean()) + 0.5) / height,
-        len(rows) / height**2,
-    )
+    x, y = ((float(places.mean()) + 0.5) / height for places in (columns, rows))
+    return x, y, len(rows) / height**2
 
 
 def _match(mask: np.ndarray, shape: str) -> float:

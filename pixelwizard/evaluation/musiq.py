@@ -175,7 +175,6 @@ _LAYERS = {
     "widen": "MlpBlock_3/Dense_0",
     "narrow": "MlpBlock_3/Dense_1",
 }
-_ATTENTION = "MultiHeadDotProductAttention_1"
 
 
 def published_name(name: str, own: Tensor) -> str:
@@ -185,7 +184,7 @@ def published_name(name: str, own: Tensor) -> str:
         path[-1] = "scale" if own.ndim == 1 else "kernel"
     if owner == "blocks":
         number, layer, *path = path
-        layer = _LAYERS.get(layer, f"{_ATTENTION}/{layer}")
+        layer = _LAYERS.get(layer, f"MultiHeadDotProductAttention_1/{layer}")
         return "/".join([f"Transformer/encoderblock_{number}", layer, *path])
     return "/".join([_OWNERS.get(owner, owner), *path])
 

@@ -45,11 +45,8 @@ class VideoNetwork(LoadedNetwork):
     def fit(self, frame_HWC: Tensor, before: Tensor | None = None) -> Tensor:
         """One uint8 frame -> uint8 [3, S, S], stretched: areas averaged, or bilinear if smaller."""
         frame = frame_HWC.permute(2, 0, 1)[None].float()
-        side = self.facts.side
-        if self.facts.name == "tiny-video":
-            frame = interpolate(frame, (side, side), mode="area")
-        else:
-            frame = interpolate(frame, (side, side), mode="bilinear", align_corners=False)
+        mode = "area" if self.facts.name == "tiny-video" else "bilinear"
+        frame = interpolate(frame, (self.facts.side, self.facts.side), mode=mode)
         return frame[0].round().to(torch.uint8)
 
     def sample(self, frames_TCSS: Tensor) -> Tensor:

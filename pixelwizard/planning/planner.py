@@ -114,11 +114,9 @@ def execution_modes(
 
 
 def _text(config: SamplingSettings) -> Iterator[ExecutionMode]:
-    backbone, length = config.backbone, config.backbone.dit.text_len
-    dtype, kind = getattr(torch, backbone.dtype), backbone.quantize_text
     for mode in _modes(config):
-        cost = cost_of_text(backbone.text, length, dtype, mode == "stream", kind)
-        yield ExecutionMode("text", length, mode, cost)
+        cost = cost_of_text(config.backbone, mode == "stream")
+        yield ExecutionMode("text", config.backbone.dit.text_len, mode, cost)
 
 
 def _encode(config: SamplingSettings, window: int) -> Iterator[ExecutionMode]:

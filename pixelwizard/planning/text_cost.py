@@ -7,31 +7,24 @@ from typing import Any
 
 import torch
 
-from pixelwizard.config.backbone import TextSizes
+from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.models.wan.quantised import quantise_linears
 from pixelwizard.models.wan.umt5 import TextEncoder
 from pixelwizard.planning.device import META, Trace, Work
 from pixelwizard.planning.transformer_cost import Cost
 
 
-def cost_of_text(
-    sizes: TextSizes,
-    text_len: int,
-    dtype: torch.dtype,
-    stream: bool = False,
-    quantize: str | None = None,
-) -> Cost:
-    """The cost of a prompt and its negative, each of ``text_len`` tokens.
+def cost_of_text(backbone: BackboneSettings, stream: bool) -> Cost:
+    """The cost of a prompt and its negative, each as long as can be.
 
-    ``stream``: blocks pass from host memory, where the embedding stays. ``quantize``: their
-    linears are in 8 bits.
+    ``stream``: blocks pass from host memory, where the embedding stays.
     """
-    few = min(sizes.num_layers, 2 if stream else 1)
+    layers = backbone.text.num_layers
+    few = min(layers, 2 if stream else 1)
     (one, few_active, first), (two, more_active, second) = (
-        _traced(replace(sizes, num_layers=layers), text_len, dtype, stream, quantize)
-        for layers in (few, few + 1)
+        _traced(backbone, count, stream) for count in (few, few + 1)
     )
-    more = sizes.num_layers - few
+    more = layers - few
     work = 2 * (one + more * (two - one))
     weights, fetched, host, loaded = (
         small + more * (large - small) for small, large in zip(first, second, strict=True)
@@ -41,15 +34,16 @@ def cost_of_text(
 
 
 def _traced(
-    sizes: TextSizes, text_len: int, dtype: torch.dtype, stream: bool, quantize: str | None
+    backbone: BackboneSettings, layers: int, stream: bool
 ) -> tuple[Work, int, tuple[int, int, int, int]]:
-    """One text through a whole encoder: its work, the bytes of its activations, and others.
+    """One text through so many layers: its work, the bytes of its activations, and others.
 
     Those grow with every layer: bytes of weights, fetched, held on the host, loaded.
     """
     trace, fetched, host = Trace(), 0, 0
+    size = (1, backbone.dit.text_len, backbone.text.dim)
     if stream:
-        encoder = _encoder(sizes, text_len, dtype, quantize)
+        encoder = _encoder(backbone, layers)
         encoder.stream_from_host(META, asynchronous=False)
         stack: Any = encoder.model.encoder
         fetched = sum(packed.flat.nbytes for packed in stack.block.packed)
@@ -59,20 +53,22 @@ def _traced(
             for weight in (*stack.block.buffers, stack.final_layer_norm.weight):
                 trace.allocated(weight)
         else:
-            encoder = _encoder(sizes, text_len, dtype, quantize)
+            encoder = _encoder(backbone, layers)
         weights, before = trace.live, trace.work
         trace.restart_peak()
-        encoder.model(inputs_embeds=torch.empty(1, text_len, sizes.dim, dtype=dtype, device=META))
+        dtype = getattr(torch, backbone.dtype)
+        encoder.model(inputs_embeds=torch.empty(size, dtype=dtype, device=META))
     loaded = host + stack.final_layer_norm.weight.nbytes if stream else weights
     return trace.work - before, trace.peak - weights, (weights, fetched, host, loaded)
 
 
-def _encoder(
-    sizes: TextSizes, text_len: int, dtype: torch.dtype, quantize: str | None
-) -> TextEncoder:
+def _encoder(backbone: BackboneSettings, layers: int) -> TextEncoder:
+    """An encoder of so many layers, its linears in 8 bits where the backbone says so."""
+    sizes = replace(backbone.text, num_layers=layers)
     tokenizer: Any = ()  # only its length is asked for
     with META:
-        encoder = TextEncoder(sizes, tokenizer, text_len).to(dtype).requires_grad_(False)
-        if quantize is not None:
-            quantise_linears(encoder.model.encoder, quantize)
+        encoder = TextEncoder(sizes, tokenizer, backbone.dit.text_len)
+        encoder = encoder.to(getattr(torch, backbone.dtype)).requires_grad_(False)
+        if backbone.quantize_text is not None:
+            quantise_linears(encoder.model.encoder, backbone.quantize_text)
     return encoder

@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import ATTENTION, PlanConfig
 from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.objective import TAUGHT, ObjectiveSettings
@@ -85,7 +84,7 @@ def plan_training(config: PlanConfig) -> list[TrainingPlan]:
     (trained, frozen), block = parameters(network), parameters(network.blocks[0])
     base = getattr(torch, backbone.dtype).itemsize
     anchor, rule = size.anchor_geometry if detail else None, config.objective
-    activations = trace_step(network, geometry, anchor, sizes, gradient_passes(rule))
+    activations = trace_step(network, geometry, anchor, gradient_passes(rule))
     further = FULL * further_networks(rule) * (trained + frozen)
 
     def on_each_of(gpus: int) -> TrainingPlan:
@@ -126,13 +125,10 @@ def further_networks(rule: ObjectiveSettings) -> int:
 
 
 def trace_step(
-    network: WanDiT,
-    geometry: Geometry,
-    anchor: Geometry | None,
-    sizes: DiTSizes,
-    passes: int = 1,
+    network: WanDiT, geometry: Geometry, anchor: Geometry | None, passes: int = 1
 ) -> int:
     """The peak of live bytes in a step, with weights and gradients separately."""
+    sizes = network.sizes
     for parameter in filter(lambda p: p.requires_grad, network.parameters()):
         # gradients are counted apart
         parameter.register_post_accumulate_grad_hook(_without_gradient)
