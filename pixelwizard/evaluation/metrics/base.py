@@ -144,12 +144,12 @@ def luma(frame_HWC: Tensor, weights: Sequence[float] = BT709) -> Tensor:
 class VideoMetric(Metric):
     """A metric with all that can be said of one; of a plain ``Metric`` these defaults hold.
 
-    ``sampling`` chooses the frames. With ``per_video`` the value of a set is the mean of its
-    videos' values, with an interval; without, ``compute`` is asked once and may give [value, low,
-    high], and set ``pseudo_values``: [V], each video's share, whose mean is the value and whose
-    deviation is as though it were one of videos' values (Tukey's jackknife). ``temporal`` metrics
-    are not computed of videos of several frame rates. ``convention`` is what recipes say of it,
-    ``{n}`` the number of videos.
+    ``sampling`` chooses the frames, and ``pooled`` makes one value of their numbers. With
+    ``per_video`` the value of a set is the mean of its videos' values, with an interval; without,
+    ``compute`` is asked once and may give [value, low, high], and set ``pseudo_values``: [V], each
+    video's share, whose mean is the value and whose deviation is as though it were one of videos'
+    values (Tukey's jackknife). ``temporal`` metrics are not computed of videos of several frame
+    rates. ``convention`` is what recipes say of it, ``{n}`` the number of videos.
     """
 
     full_state_update = False
@@ -159,6 +159,7 @@ class VideoMetric(Metric):
     temporal = False
     convention = ""
     look: Look = staticmethod(as_image)
+    pooled: Callable[[Tensor], Tensor] = staticmethod(torch.mean)
     values: list[Tensor]
     pseudo_values: Tensor | None = None
 
@@ -171,8 +172,8 @@ class VideoMetric(Metric):
         """Load what it needs. Raises Unavailable where these videos cannot be scored."""
 
     def update(self, seen_T: Tensor) -> None:
-        """Take the numbers of a video's frames: their mean is its value."""
-        self.values.append(seen_T.mean())
+        """Take the numbers of a video's frames: pooled they are its value."""
+        self.values.append(self.pooled(seen_T))
 
     def compute(self) -> Tensor:
         """The mean of the videos' values."""

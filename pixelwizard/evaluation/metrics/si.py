@@ -5,6 +5,7 @@ The standard deviation of the Sobel-filtered luma, the greatest over 16 frames.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pixelwizard.evaluation.metrics.base import VideoMetric, luma
@@ -25,7 +26,4 @@ class SpatialInformation(VideoMetric):
 
     convention = "p910-max/luma709/16f-uniform/n={n}"
     look = staticmethod(lambda frame, before: spatial_information(frame))
-
-    def update(self, seen_T: Tensor) -> None:
-        """Take the numbers of a video's frames: the greatest is its value."""
-        self.values.append(seen_T.max())
+    pooled = staticmethod(torch.max)

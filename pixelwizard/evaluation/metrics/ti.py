@@ -6,6 +6,7 @@ clip.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pixelwizard.evaluation.metrics.base import Sampling, VideoMetric, luma
@@ -25,7 +26,4 @@ class TemporalInformation(VideoMetric):
     temporal = True
     convention = "p910-max/luma709/all/n={n}"
     look = staticmethod(temporal_information)
-
-    def update(self, seen_T: Tensor) -> None:
-        """Take the numbers of a video's frames: the greatest is its value."""
-        self.values.append(seen_T.max())
+    pooled = staticmethod(torch.max)

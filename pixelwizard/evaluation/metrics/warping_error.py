@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pixelwizard.evaluation.metrics.base import Given, Sampling, VideoMetric, luma
@@ -81,7 +80,3 @@ class WarpingError(VideoMetric):
         if find_spec("cv2") is None:
             raise Unavailable("needs OpenCV: pip install 'pixelwizard[features]'")
         self.convention = f"dis-fast{ROWS}/luma709-mse/{self.sampling}/n={{n}}"
-
-    def update(self, seen_T: Tensor) -> None:
-        """Take the errors of a video's pairs."""
-        super().update(seen_T.to(torch.float64))
