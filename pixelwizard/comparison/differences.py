@@ -83,8 +83,9 @@ def compare(
     quality = next(iter(table))
     rows = []
     for variant in variants:
-        compared = {name: _paired(table, name, variant, base, samples) for name in table}
-        scores = {name: _score(table[name][variant.name], name, samples) for name in table}
+        own = {name: columns[variant.name] for name, columns in table.items()}
+        compared = {name: _paired(column, table[name][base.name]) for name, column in own.items()}
+        scores = {name: _score(column, name) for name, column in own.items()}
         rows.append(Row(variant, scores, compared))
     for row in rows:
         for cost in (cost for cost in COSTS if cost in table):
@@ -134,9 +135,9 @@ def _target(
 
 @dataclass(frozen=True)
 class _Column:
-    """The values of one score of one variant."""
+    """The values of one score of one variant, sample by sample."""
 
-    values: dict[Sample, float]
+    values: list[float]
     recipe: str
     higher: bool
 
@@ -206,7 +207,9 @@ def _scores(
     table: _Table = {}
     if end:
         found, recipe = distances(variants, end, samples, stage)
-        table[DISTANCE] = {name: _Column(values, recipe, False) for name, values in found.items()}
+        table[DISTANCE] = {
+            name: _Column([*values.values()], recipe, False) for name, values in found.items()
+        }
     seen = [variant.videos[sample].record for variant in variants for sample in samples]
     names = dict.fromkeys(name for record in seen for name in record.get("metrics", {}))
     directions = {name: more for v in variants for name, more in v.directions.items()}
@@ -246,7 +249,7 @@ def _column(
     variant: Variant, name: str, samples: Sequence[Sample], higher: bool, stage: str
 ) -> _Column | None:
     """The values of a cost, or of a score in the videos' records; None if one is missing."""
-    values: dict[Sample, float] = {}
+    values: list[float] = []
     recipes: dict[str, None] = {}
     for sample in samples:
         record = variant.videos[sample].record
@@ -257,7 +260,8 @@ def _column(
             value, recipe = metric.get("value"), metric.get("recipe", "")
         if value is None:
             return None
-        values[sample], recipes[recipe] = float(value), None
+        values.append(float(value))
+        recipes[recipe] = None
     return _Column(values, " and ".join(recipes), higher)
 
 
@@ -277,18 +281,14 @@ def cost_of(record: Mapping[str, Any], name: str, stage: str) -> tuple[float | N
     return len(skipped), f"skipped steps of the {stage} stage"
 
 
-def _score(column: _Column, name: str, samples: Sequence[Sample]) -> Score:
-    values = torch.tensor([column.values[sample] for sample in samples], dtype=torch.float64)
-    mean, low, high = mean_with_interval(values)
-    return Score(name, mean, low, high, column.recipe, len(samples), column.higher)
+def _score(column: _Column, name: str) -> Score:
+    found = mean_with_interval(torch.tensor(column.values, dtype=torch.float64))
+    return Score(name, *found, column.recipe, len(column.values), column.higher)
 
 
-def _paired(
-    table: _Table, name: str, variant: Variant, base: Variant, samples: Sequence[Sample]
-) -> Difference:
+def _paired(ours: _Column, theirs: _Column) -> Difference:
     """Variant minus baseline, sample by sample."""
-    ours, theirs = table[name][variant.name], table[name][base.name]
-    pairs = [ours.values[sample] - theirs.values[sample] for sample in samples]
+    pairs = [one - other for one, other in zip(ours.values, theirs.values, strict=True)]
     return difference_of(pairs, ours.higher)
 
 
