@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from pixelwizard.comparison.differences import Comparison, Row
+from pixelwizard.comparison.differences import Comparison
 from pixelwizard.comparison.sets import SetScore
 from pixelwizard.evaluation.score import Difference, Score
 from pixelwizard.io.terminal import aligned, markdown
@@ -93,7 +93,7 @@ def to_text(comparison: Comparison) -> str:
 
     The scores are the rows or the columns, whichever is narrower.
     """
-    rows = _cells(comparison, _signed)
+    rows = _cells(comparison, lambda d: f" {SIGNS[d.sign] if d else ' '}")
     layouts = aligned(rows), aligned(list(zip(*rows, strict=True)))
     narrow = min(layouts, key=lambda lines: max(map(len, lines)))
     against = f"against {comparison.baseline}: {MEANINGS}; intervals are in comparison.md."
@@ -105,7 +105,7 @@ def to_text(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """The table for a page, with its legend and the recipes."""
-    rows = _cells(comparison, _with_interval)
+    rows = _cells(comparison, lambda d: f" ({described(d)})" if d else "")
     lines = markdown(rows, left=(0, len(rows[0]) - 1))
     recipes = [f"- {n}: `{s.recipe}`" for n, s in comparison.rows[0].scores.items()]
     sets = _set_cells(comparison)
@@ -136,13 +136,15 @@ def _to_target(comparison: Comparison) -> str:
 
 
 def _cells(
-    comparison: Comparison, cell: Callable[[Row, str, Comparison], str]
+    comparison: Comparison, against: Callable[[Difference | None], str]
 ) -> list[tuple[str, ...]]:
+    """Values, each with what ``against`` says of its difference; the baseline has none."""
     names = comparison.names
     arrows = [f"{n} {'↑' if comparison.rows[0].scores[n].higher_is_better else '↓'}" for n in names]
     table: list[tuple[str, ...]] = [("variant", *arrows, "dominated in")]
     for row in comparison.rows:
-        cells = [cell(row, name, comparison) for name in names]
+        apart = {} if row.variant.name == comparison.baseline else row.differences
+        cells = [f"{row.scores[n].value:.4g}{against(apart.get(n))}" for n in names]
         lost = [cost for cost, worse in row.dominated.items() if worse]
         table.append((row.variant.name, *cells, ", ".join(lost) or "-"))
     return table
@@ -164,19 +166,6 @@ def _set_cells(comparison: Comparison) -> list[tuple[str, ...]]:
 def _set_cell(score: SetScore) -> str:
     interval = f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g})"
     return f"{interval}, {described(score.difference)}" if score.difference else interval
-
-
-def _signed(row: Row, name: str, comparison: Comparison) -> str:
-    value = f"{row.scores[name].value:.4g}"
-    own = row.variant.name == comparison.baseline
-    return f"{value} {' ' if own else SIGNS[row.differences[name].sign]}"
-
-
-def _with_interval(row: Row, name: str, comparison: Comparison) -> str:
-    value = f"{row.scores[name].value:.4g}"
-    if row.variant.name == comparison.baseline:
-        return value
-    return f"{value} ({described(row.differences[name])})"
 
 
 def described(d: Difference) -> str:
