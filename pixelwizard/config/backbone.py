@@ -102,13 +102,13 @@ class BackboneSettings:
     ``anchor``, ``detail``, ``vae_file`` (on the command line also ``vae``) and ``text_encoder`` are
     files with the weights of a part, in any known format (``None``: the folder's own);
     ``lora``: files of low-rank weights that are added to the two stages' networks;
-    ``ema``: whether a trainer's container gives its averaged weights (``auto``: if it has them).
+    ``ema``: whether a training checkpoint gives its EMA weights (``auto``: if it has them).
     ``detail_network`` is a subclass of ShortcutDiT with another step-size conditioning or adapter.
     ``quantize``: the linears of both transformers' blocks in 8 bits, and those of the text
     encoder's in int8 (None: in ``dtype``).
-    ``few_step``: the folder's anchor network of few steps is the anchor, where it has one; so if
-    ``anchor`` has step sizes.
-    The two guidance scales are those of ``anchor`` and ``schedule`` where they set none.
+    ``few_step``: the folder's few-step anchor network, if it has one, samples the anchor; it also
+    does if ``anchor`` has step sizes.
+    The two guidance scales apply to ``anchor`` and ``schedule`` if these set none.
     """
 
     name: str = setting("tiny", of_latents=True)
@@ -160,10 +160,10 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """Files of one repository of the Hugging Face hub, and the folder that they belong into.
+    """Files of one repository of the Hugging Face hub, and the folder that they go to.
 
     ``revision`` is a commit (a name like ``main`` is resolved at the first fetch and kept);
-    ``use`` says how to use the files, ``note`` what to know if one of them is not there.
+    ``use`` says how to use the files, ``note`` what to know if one of them is missing.
     """
 
     name: str = ""
@@ -199,7 +199,7 @@ class FetchConfig:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Everything that determines one ``convert``: whose weights, into which folder, how precise."""
+    """Everything that determines one ``convert``: the weights, the folder, the data type."""
 
     task: Literal["convert"] = "convert"
     backbone: BackboneSettings = setting(BackboneSettings)

@@ -47,8 +47,9 @@ class CompareConfig:
     """What one ``compare`` does: the root of its configuration.
 
     ``runs`` are folders of sweeps and of single runs. ``quality`` is the score of the plots:
-    ``distance`` to the latent that the ``target``, by default the run of the most steps, made of
-    the same noise, or a score of the videos; by default distance, where a run can be its target.
+    ``distance`` to the latent that the ``target``, by default the run with the most steps,
+    generated from the same noise, or a score of the videos; the default is distance if a run can be
+    its target.
     Differences are from the ``baseline`` (by default the first run). ``arms`` adds the clips that
     runs refine, enlarged by a filter; so does the name of one as ``baseline``. ``out`` is the
     output folder, by default the sweep's.
@@ -90,8 +91,8 @@ class TableConfig:
     """What one ``table`` does: the root of its configuration.
 
     ``runs`` are folders of sweeps, runs and evaluations, and folders of videos: each gives rows.
-    Videos that were not scored are scored with ``metrics`` and ``reference``, as all are where one
-    of these is set. ``cited`` are files of published rows. ``out`` is the output folder.
+    Videos without scores are scored with ``metrics`` and ``reference``; all videos are if one of
+    these is set. ``cited`` are files of published rows. ``out`` is the output folder.
     """
 
     task: Literal["table"] = "table"

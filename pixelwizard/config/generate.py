@@ -35,15 +35,15 @@ STEP_SIZES: Tuple[str, ...] = get_args(StepSizes)
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """How given clips are refined: a clip at the anchor's size takes the place of the anchor.
+    """The refinement of given clips: a clip at the anchor's size takes the place of the anchor.
 
-    ``start`` is ``noise``, as in the method, or a sigma: the clip is enlarged and encoded at the
-    video's size too, gets noise of that level, and goes through what is left of the schedule from
-    there. ``anchor_noise`` is the level of gaussian noise on the anchor's latent, of unit variance
-    (training: up to 0.1, in half of the samples). ``agree`` is what the decoded video takes from
-    the clip: its ``colour``, that is its slow variations; at the size of the ``clip`` everything,
-    for clips that are sharp and clean; or nothing (``none``). ``auto`` measures each clip and
-    takes ``clip`` or ``colour``.
+    ``start`` is ``noise``, as in the method, or a sigma: the clip is also enlarged and encoded at
+    the video's size and noised to that level, and the rest of the schedule runs from there.
+    ``anchor_noise`` is the level of gaussian noise on the anchor's latent, of unit variance
+    (training: up to 0.1, in half of the samples). ``agree`` is what the decoded video keeps of the
+    clip: its ``colour``, that is its slow variations; the whole ``clip`` at the clip's size, for
+    sharp and clean clips; or nothing (``none``). ``auto`` measures each clip and takes ``clip`` or
+    ``colour``.
     """
 
     start: str = NOISE
@@ -72,8 +72,8 @@ class RefineSettings:
 class ImageSettings:
     """Where a given picture is the first latent frame: in the anchor, as in Wan2.2.
 
-    ``detail``: in the detail stage too, at the video's size. PixelWizard's detail network was not
-    trained so, and gets the anchor in any case.
+    ``detail``: also in the detail stage, at the video's size. PixelWizard's detail network was not
+    trained for this; it always gets the anchor.
     """
 
     detail: bool = False
@@ -87,8 +87,8 @@ class SamplerSettings:
     the solver's own grid. ``shift=None`` takes the shift of the resolution. ``guided_steps`` are
     the 0-based steps that run classifier-free guidance (``None``: all of them). ``skip`` decides
     which steps evaluate the network. ``step_sizes`` is the step-size conditioning:
-    ``none``, ``raw``, ``snapped`` to the step sizes seen in training, or ``whole``, every step told
-    that it ends at 0, for networks trained for that alone (consistency).
+    ``none``, ``raw``, ``snapped`` to the step sizes seen in training, or ``whole``: every step is
+    conditioned on ending at 0, for networks trained only for that (consistency).
     """
 
     solver: Part = setting(
@@ -166,8 +166,8 @@ class RunSettings:
 class StagesSettings(RunSettings):
     """The base of tasks with both stages; ``attention`` is that of both transformers.
 
-    ``compile``: one kernel for the elementwise work between two matrix products; ``auto`` on a
-    GPU, ``on`` also on a CPU, where compiling takes about a minute and saves a few percent.
+    ``compile``: one kernel for the elementwise operations between two matrix products; ``auto`` on
+    a GPU, ``on`` also on a CPU, where compiling takes about a minute and saves a few percent.
     """
 
     backbone: BackboneSettings = setting(BackboneSettings, names_run=1)
@@ -193,9 +193,9 @@ class MemorySettings:
 
     ``resident``: on the device while the stage runs. ``offload``: the same, but kept in host memory
     between groups of prompts instead of being read again. ``stream``: the blocks of a transformer
-    stay in host memory and pass through the device. ``auto``: resident if it fits, else stream.
-    ``budget_gb`` (1e9 bytes; None: what the device has), ``chunk`` tokens go through a layer
-    together (None: as the plan chooses), ``residual`` is the type of the residual stream.
+    stay in host memory and are copied to the device one by one. ``auto``: resident if it fits, else
+    stream. ``budget_gb``: 1e9 bytes (None: the device's memory). ``chunk``: tokens that go through
+    a layer together (None: the plan chooses). ``residual``: the type of the residual stream.
     """
 
     mode: Literal["auto", "resident", "offload", "stream"] = setting("auto", incidental=True)
@@ -208,8 +208,8 @@ class MemorySettings:
 class SamplingSettings(StagesSettings):
     """The base of tasks that sample or plan it: placement on devices.
 
-    ``from_video`` holds the clips of ``--video``, ``videos`` names a folder of them: each is
-    refined as ``refine`` says, without an anchor stage. ``from_image`` holds the pictures of
+    ``from_video`` are the clips of ``--video``, ``videos`` is a folder of clips: each is refined by
+    the settings of ``refine``, without an anchor stage. ``from_image`` are the pictures of
     ``--image``: a video begins with each.
     """
 
@@ -308,12 +308,12 @@ class GenerateConfig(SamplingSettings):
 class PlanConfig(SamplingSettings):
     """The settings that determine time and memory of a run: the root of ``plan``.
 
-    ``plot`` is a PNG file for the picture of both schedules. ``train`` asks for a training of that
-    network by an ``objective``, or of a LoRA of it (``adapter``), in place of a run, on each number
-    of ``gpus``. ``skip=search`` runs the demo prompts here and finds which steps of both samplers
-    to skip.
-    ``power`` are folders as ``compare`` takes them: which differences of their scores ``n`` pairs
-    of prompt and seed would show; of the scores of ``metrics``, or of those named in ``scores``.
+    ``plot`` is a PNG file for the picture of both schedules. ``train`` plans a training of that
+    network by an ``objective``, or of a LoRA of it (``adapter``), instead of a run, on each number
+    of ``gpus``. ``skip=search`` samples the demo prompts here and finds which steps of both
+    samplers to skip.
+    ``power`` are folders as for ``compare``: the plan is which differences of their scores ``n``
+    pairs of prompt and seed can detect, for the scores of ``metrics`` or those in ``scores``.
     """
 
     task: Literal["plan"] = "plan"

@@ -16,8 +16,8 @@ WANDB = ("wandb",)
 class DecodeSettings:
     """The decode: ``seamless`` (whole frames, exact), ``tiled``, or ``auto`` by memory.
 
-    ``tiles`` are [rows, columns], each sees ``overlap`` latent rows and columns (16 px) of its
-    neighbours. ``auto`` is seamless if that fits, else takes the fewest tiles that do.
+    ``tiles`` are [rows, columns]; each tile overlaps its neighbours by ``overlap`` latent rows and
+    columns (16 px). ``auto`` is seamless if that fits, else takes the fewest tiles that do.
     ``dtype=None`` is the backbone's; ``dtype=auto`` is bfloat16 where the device is fast at it.
     """
 
@@ -57,8 +57,8 @@ class DecodeSettings:
 class Codec:
     """A codec: its bits per colour (default first), its highest ``crf`` (None: it has none).
 
-    ``seconds``: of one processor core for a million pixels (``measure/writing.py``; of nvenc what
-    the conversion of colours takes).
+    ``seconds``: CPU seconds for a million pixels (``measure/writing.py``; for nvenc those of the
+    colour conversion).
     """
 
     bits: tuple[int, ...]
@@ -186,14 +186,14 @@ SCORED_FRAMES = 16
 
 @dataclass(frozen=True)
 class MetricsSettings:
-    """The networks that score videos, by name; those outside the package lie in ``folder``.
+    """The networks that score videos, by name; those outside the package are in ``folder``.
 
-    ``None`` leaves out the scores of that network. ``auto`` takes the networks in the package for
-    videos that ``backbone=tiny`` made, for others I3D and CLIP ViT-L/14 if they were fetched; for
-    all EfficientNet-Lite0 if the extra ``features`` is installed, MUSIQ and DOVER if their files
-    are there. ``lpips`` adds HD-LPIPS, which needs the extra of that name; ``extra`` adds metrics
-    by the name of their score. ``vbench`` is VBench's program, ``auto`` the one on PATH. Without
-    it, or without the network of ``musiq`` or ``dover``, only result files are read.
+    ``None`` omits the scores of that network. ``auto`` takes what is available: the networks in the
+    package for videos of ``backbone=tiny``, I3D and CLIP ViT-L/14 for others, and for all videos
+    EfficientNet-Lite0 (extra ``features``), MUSIQ and DOVER. ``lpips`` adds HD-LPIPS, which needs
+    the extra of that name; ``extra`` adds metrics by the name of their score. ``vbench`` is
+    VBench's program, ``auto`` the one on PATH. Without it, or without the network of ``musiq`` or
+    ``dover``, only result files are read.
     """
 
     enabled: bool = True

@@ -17,7 +17,7 @@ SUBMITIT = ("submitit_slurm", "submitit_local")
 
 @dataclass(frozen=True)
 class LauncherSettings:
-    """Where jobs run: one after the other, ``n_jobs`` at once (-1: one per core), or by submitit.
+    """How jobs run: one after the other, ``n_jobs`` at once (-1: one per core), or by submitit.
 
     ``submitit_slurm`` uses a cluster, ``submitit_local`` this machine; the other keys are theirs.
     """
@@ -104,7 +104,7 @@ class Search:
 class Composed:
     """One checked configuration, and the values of the sweep that are its own.
 
-    ``search``: not this very configuration runs, but others of the space around it.
+    ``search``: this configuration does not run itself, but others of the search space do.
     """
 
     config: Any

@@ -36,10 +36,10 @@ from pixelwizard.config.train import EncodeConfig, TrainConfig
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """How many steps of each schedule are run; the others are counted from them.
+    """The numbers of steps that run in each schedule; the other steps are extrapolated from them.
 
-    The longest stages are counted from few of their blocks where all of it would take longer than
-    ``minutes``.
+    The longest stages are extrapolated from few of their blocks if everything would take longer
+    than ``minutes``.
     """
 
     anchor_steps: int = setting(5, low=1)
@@ -51,7 +51,7 @@ class BenchSettings:
 class BenchConfig(StagesSettings):
     """Everything that determines one ``bench``: networks of random weights at one or two sizes.
 
-    ``against=diffusers`` measures networks of fixed sizes beside diffusers' instead of the stages.
+    ``against=diffusers`` compares networks of fixed sizes with diffusers' instead of the stages.
     """
 
     task: Literal["bench"] = "bench"
@@ -102,8 +102,8 @@ def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
 class ReplayConfig:
     """The root of ``replay``: a ``file`` that ``generate`` wrote; ``out`` is the new run folder.
 
-    ``trust``: users' classes that the file names may run. ``given``: where the clip or picture
-    that it was made of is now (None: where it was).
+    ``trust``: users' classes that the file names may run. ``given``: the path of the clip or
+    picture that it was made of, if that was moved.
     """
 
     task: Literal["replay"] = "replay"

@@ -70,9 +70,9 @@ class DataSettings(OwnPart):
                  ``workers`` processes decode
     ``latents``  the output of ``pixelwizard encode`` in ``dir``, read by a separate process
     ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``. Training starts
-                 with ``ready`` of them; every example that it takes allows ``growth`` more,
+                 with ``ready`` of them; every example that it uses allows ``growth`` more,
                  for which it waits. ``workers`` processes encode them during the training (0: all
-                 before it), and read them if all are complete at the start.
+                 before it), or read them if all are complete at the start.
                  ``held_out`` examples of other captions give the held-out loss.
 
     A user's class in place of ``kind`` has examples for a stage's network, of which
@@ -195,7 +195,7 @@ class OptimizerSettings(OwnPart):
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Every how many steps checkpoint, export and held-out loss are written.
+    """The number of steps between checkpoints, with export and held-out loss.
 
     The last ``keep`` checkpoints are kept. ``container`` also exports a ``model.pt`` like
     upstream's, with the last weights (``generator``) and the EMA (``generator_ema``).
@@ -208,7 +208,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Every how many steps (0: never) the first ``count`` held-out examples become videos.
+    """The number of steps (0: never) between videos of the first ``count`` held-out examples.
 
     They are sampled by ``anchor`` or ``schedule`` with the EMA weights, always from the same
     noise, and scored by ``metrics``.
@@ -220,20 +220,19 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """A training as one arm of a comparison of objectives in few passes; without ``budget`` it is
-    none.
+    """A training as a variant of a comparison of objectives in few passes; only with ``budget``.
 
-    ``samples``  it sees as many clips as every other arm: ``trainer.max_steps`` steps
+    ``samples``  it sees as many clips as every other variant: ``trainer.max_steps`` steps
     ``work``     it makes as many passes as flow matching does in these steps, a pass with gradient
                  counting as three
-    ``start``    it makes the network that all arms start from: flow matching for ``start_steps``
-                 steps, after which every step size is answered as 0 is
+    ``start``    it trains the network that all variants start from: flow matching for
+                 ``start_steps`` steps, with every step size treated as 0
 
-    ``start`` is the folder of that training (None: ``start`` beside the arm's own folder). Guidance
-    is trained into every arm at the scale of the schedule, so an arm is sampled without.
+    ``start`` is the folder of that training (None: ``start`` next to the variant's folder).
+    Guidance is trained into every variant at the scale of the schedule, so it is sampled without.
 
     Each of ``clips`` held-out clips of the shapes is sampled with every number of ``passes``, and
-    decoded for those of ``decoded``. ``against`` is the arm that differences are to.
+    decoded for those of ``decoded``. ``against`` is the variant that differences are to.
     """
 
     budget: Optional[Literal["start", "samples", "work"]] = None
@@ -267,7 +266,7 @@ class ComparisonSettings:
 class TrainConfig(StagesSettings):
     """Everything that determines one ``train`` run: the root of its ``config.yaml``.
 
-    ``callbacks`` are Lightning's or the user's, by a name each.
+    ``callbacks`` are Lightning's or the user's, by name.
     ``stage`` is the network that a flow or shortcut objective trains (None: the detail network for
     shortcuts, else the anchor network). ``anchor`` and ``schedule`` make the samples of the two
     stages; ``sampling=schedules`` takes its steps from the grid of ``schedule.solver``.

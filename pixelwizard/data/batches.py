@@ -1,4 +1,4 @@
-"""Batches of examples: what a step sees depends on the seed and the step alone.
+"""Batches of examples: those of a step depend only on the seed and the step.
 
 A batch has ``latent`` [B, C, t, h, w] and for the detail stage ``condition``, or in their place
 ``video`` and ``small`` (pixels, B of [1, 3, T, H, W]) that are still to be encoded; ``caption``, a
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Source(ABC):
-    """Examples by number; ``identity`` is equal for equal examples only."""
+    """Examples by number; sources with different examples have a different ``identity``."""
 
     identity: str
     growing = False
@@ -34,17 +34,17 @@ class Source(ABC):
 
     @abstractmethod
     def size(self, step: int) -> int:
-        """How many examples step ``step`` may draw from, by rule and independent of progress."""
+        """How many examples step ``step`` may draw from; a fixed rule, whatever the progress."""
 
     @abstractmethod
     def batch(self, rows: Sequence[int], rng: random.Random) -> Batch:
-        """Some examples, what is random about them (which caption) from ``rng``."""
+        """Some examples; their random choices (which caption) are drawn from ``rng``."""
 
 
 class ClipExamples(Source):
-    """Clips as pixels, cut and degraded anew at every use.
+    """Clips as pixels, cropped and degraded again at every use.
 
-    Which ones could not be read is known to all processes of a loader: each is named once.
+    All processes of a loader share the list of unreadable clips: each is named once.
     """
 
     def __init__(self, clips: Clips, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""The base class of rules for skipping steps. As for solvers, nothing here imports torch."""
+"""The base class of skip rules. As for solvers, nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kept = tuple["Tensor", ...]
 class Moment:
     """The start of step ``index``: its ``latent``, and the sigmas of the whole run.
 
-    ``probe()`` gives the first block's change of the tokens, a sample of them, which costs a block.
+    ``probe()`` returns the first block's change of a sample of the tokens; it costs a block.
     """
 
     sigmas: Sequence[float]
@@ -33,11 +33,11 @@ class Moment:
 
 
 class Skip(ABC):
-    """Decides which steps ask the network, and gives the velocity of the others.
+    """Decides which steps evaluate the network, and gives the velocity of the others.
 
-    An instance remembers nothing: what it needs of earlier steps are the tensors that ``remember``
-    returns, so an interrupted run continues to the same bits. Velocities are those after
-    guidance, float32, shaped like the latent.
+    An instance has no state: the history that it needs is the tensors that ``remember`` returns, so
+    an interrupted run resumes to the same bits. Velocities are those after guidance, float32,
+    shaped like the latent.
     """
 
     @abstractmethod

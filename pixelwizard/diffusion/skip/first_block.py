@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class FirstBlock(Skip):
-    """A step asks where its first block's change of the tokens is over ``threshold`` another one's.
+    """A step is computed if its first block's change of the tokens differs by over ``threshold``.
 
-    Compared with the last step that asked, relative to its mean size. The first ``first`` steps and
-    the last always ask. A skipped step uses the last velocity, where the original reuses what the
-    other blocks added: that would take gigabytes at 2K.
+    The difference is to the last computed step, relative to its mean size. The first ``first``
+    steps and the last are always computed. A skipped step uses the last velocity; the original
+    reuses what the other blocks added, which would take gigabytes at 2K.
     """
 
     def __init__(self, threshold: float = 0.1, first: int = 1) -> None:

@@ -8,7 +8,7 @@ from pixelwizard.diffusion.skip.base import Skip
 
 
 class Mask(Skip):
-    """``pattern`` has a 1 for every step that asks and a 0 for every one that is skipped.
+    """``pattern`` has a 1 for every computed step and a 0 for every skipped one.
 
     A skipped step uses the last velocity.
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Mean(Mask):
-    """As ``mask``, but a skipped step follows the slope of the velocity.
+    """Like ``mask``, but a skipped step follows the slope of the velocity.
 
     From the start of the ``over``-th last step that asked to the present, the mean velocity of the
     way differs from the velocity at that start by half the slope; a skipped step adds as much.

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Taylor(Skip):
-    """The ``first`` steps ask, then every ``every``-th.
+    """The ``first`` steps are computed, then every ``every``-th.
 
-    A skipped step uses the line through the last two velocities of the network.
+    A skipped step extrapolates the last two velocities of the network linearly.
     """
 
     def __init__(self, every: int = 2, first: int = 3) -> None:

@@ -17,10 +17,10 @@ History = tuple["Tensor", ...]
 
 
 class Solver(ABC):
-    """Takes a latent along dx/dsigma = v(x, sigma) from noise to data, a step at a time.
+    """Integrates dx/dsigma = v(x, sigma) from noise to data, one step per call.
 
-    An instance remembers nothing: what a solver needs of earlier steps are the tensors that it
-    returns, so an interrupted run continues to the same bits.
+    An instance has no state: the history that a solver needs is the tensors that it returns, so an
+    interrupted run resumes to the same bits.
     """
 
     first_sigma = 0.9990000128746033
@@ -30,17 +30,17 @@ class Solver(ABC):
     """
 
     def evaluations(self, index: int, steps: int) -> int:
-        """How often step ``index`` of ``steps`` asks the network."""
+        """The number of network evaluations in step ``index`` of ``steps``."""
         return 1
 
     @abstractmethod
     def step(
         self, sigmas: Sequence[float], index: int, x: Tensor, velocity: Asking, history: History
     ) -> tuple[Tensor, History]:
-        """The latent at ``sigmas[index + 1]``, and the tensors to remember; all float32.
+        """The latent at ``sigmas[index + 1]``, and the history for the next step; all float32.
 
-        ``x`` is the latent at ``sigmas[index]``, ``velocity(x, sigma)`` asks the network, and
-        ``history`` is what the step before returned, empty at first.
+        ``x`` is the latent at ``sigmas[index]``, ``velocity(x, sigma)`` evaluates the network, and
+        ``history`` is what the previous step returned, empty at first.
         """
 
 

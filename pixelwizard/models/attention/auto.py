@@ -1,7 +1,7 @@
 """Exact attention by the kernel that is fastest on this device at this length.
 
-The kernels there are run once on the first queries of a number of keys. The choice is kept in a
-file, so that later runs make the same one. Training computes as ``exact`` does.
+The available kernels run once on the first queries of a number of keys. The choice is stored in a
+file, so later runs make the same one. Training computes like ``exact``.
 
 Letters of shapes: B samples, L queries, S keys, N heads, D channels of a head.
 """

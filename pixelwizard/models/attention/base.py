@@ -17,13 +17,12 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Place:
-    """Where an attention takes place: the token grid (T, H, W), the layer from 0, the first query.
+    """The place of an attention: the token grid (T, H, W), the layer from 0, the first query.
 
     Keys and values are those of all T * H * W tokens, frame by frame and row by row; queries are
     those of tokens ``start``, ``start + 1``, ...: all, or a chunk of them. Ranks that share a
-    sequence have all tokens here, and some of the heads; where memory is tight it is one head.
-    ``sigma`` is where the step starts; None in training, where the samples of a batch are at
-    different places.
+    sequence have all tokens here, and some of the heads; where memory is tight there is one head.
+    ``sigma`` is the start of the step; None in training, where the samples of a batch differ in it.
     """
 
     grid: Grid
@@ -35,7 +34,7 @@ class Place:
 class Attention(ABC):
     """The self-attention of every layer of a transformer; it has no weights.
 
-    ``kernel`` is the name of what computed it last, where it had a choice.
+    ``kernel`` is the name of the kernel that ran last, if it had a choice.
     """
 
     kernel: str | None = None

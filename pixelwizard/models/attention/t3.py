@@ -1,4 +1,4 @@
-"""The attention that T3-Video's weights were trained with: each layer near and far, in parts.
+"""The attention of T3-Video's weights: in each layer, near tokens and evenly spread ones.
 
 Source: arXiv 2512.13492 and zhangzjn/T3-Video (``wan_video_dit.py``, Apache-2.0). The splits
 repeat every five layers.
@@ -22,11 +22,11 @@ SPLITS = ((21, 1, 1), (1, 17, 20), (1, 17, 6), (3, 4, 15), (7, 4, 8))
 
 
 class T3(Attention):
-    """A token sees its block of neighbours, and as many tokens spread evenly; the mean of both.
+    """The mean of attention to a block of neighbours and to as many evenly spread tokens.
 
     With a split n of an axis of length A the block has A / n tokens in a row and the other set
-    every n-th token. ``splits`` is a list of three numbers for each of as many layers, which then
-    repeat; each must divide its axis of the token grid. T3-Video's own are for 3840x2176 and 81
+    every n-th token. ``splits`` has three numbers per layer and repeats;
+    each must divide its axis of the token grid. T3-Video's own are for 3840x2176 and 81
     frames.
     """
 

@@ -1,4 +1,4 @@
-"""Attention inside windows over frame, height and width; the windows of odd layers lie between."""
+"""Windowed attention over frames, rows and columns; the windows of odd layers are shifted."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pixelwizard.models.attention.exact import TokenSets, attention, in_sets, to
 
 
 class Window(Attention):
-    """A token sees the tokens of its window, gathered into dense attention; no kernel is needed.
+    """A token attends to its window, which dense attention computes; no special kernel is needed.
 
     An axis is cut into the fewest even parts of at most ``size`` (frames, rows, columns of tokens;
     0: the whole axis); parts may differ by a token, and every token is in exactly one window.
-    Odd layers cut in the middle of those parts instead, so that borders lie elsewhere
-    (``shift=false``: they do not). A window that is the grid is exact attention.
+    Odd layers cut in the middle of those parts instead, so that borders are at other places
+    (``shift=false``: they are not). A window that covers the grid is exact attention.
 
-    Exact besides: the ``dense_layers``, counted from 0, and steps that start above the sigma
+    Also exact: the ``dense_layers``, counted from 0, and steps that start above the sigma
     ``dense_above`` (1: none; 0.99: the first step of most schedules). A training has no steps.
 
-    ``anchor``: rows and columns of a coarse grid, best that of the anchor's tokens. The means of
-    keys and values over its cells, of every frame, are seen from all windows, so their queries
-    know roughly what is elsewhere.
+    ``anchor``: rows and columns of a coarse grid, best that of the anchor's tokens. All windows
+    also attend to the mean keys and values of its cells in every frame, so their queries have a
+    coarse view of the rest.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Window(Attention):
         return in_sets(query_BLND, place.start, found, seen)
 
     def kind(self, place: Place) -> tuple[bool, bool]:
-        """Whether a layer is dense in a step, and whether its windows lie between the others."""
+        """Whether a layer is dense in a step, and whether its windows are shifted."""
         early = place.sigma is not None and place.sigma > self.dense_above
         return early or place.layer in self.dense_layers, self.shift and place.layer % 2 == 1
 

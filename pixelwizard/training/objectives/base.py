@@ -25,8 +25,8 @@ class Target:
     """The regression target: ``velocity`` at (``x_t``, ``timestep_B``, ``step_size_B``).
 
     ``rescale`` maps the samples' mean square errors [B], without gradients, to further factors
-    of their losses. ``found`` is what is compared with ``velocity`` where the objective has made
-    its own passes with gradients; without it the student is asked at the target's place.
+    of their losses. ``found`` is compared with ``velocity`` if the objective has made its own
+    passes with gradients; without it the student is evaluated at the target's place.
     """
 
     x_t: Tensor
@@ -39,16 +39,17 @@ class Target:
 
 
 class Objective(nn.Module, ABC):
-    """Makes the targets of a training, on the noise levels ``grid`` of its stage.
+    """Computes the targets of a training, on the noise levels ``grid`` of its stage.
 
-    ``kinds`` are those of its targets; held-out losses are of the first, ``probability`` is that of
-    the second. An objective that ``uses_step_sizes`` trains the network's step-size conditioning.
-    A user's class takes the configuration and its own settings, as keys of ``objective``.
+    ``kinds`` are the kinds of its targets; the held-out loss is that of the first, ``probability``
+    is that of the second. An objective that ``uses_step_sizes`` trains the network's step-size
+    conditioning. A user's class takes the configuration and its own settings, as keys of
+    ``objective``.
 
-    ``networks`` names further networks that its passes have: a frozen ``teacher``, a ``score``
+    ``networks`` names further networks that it uses: a frozen ``teacher``, and a ``score`` network
     that starts as the teacher and is trained in the steps of the kind ``score``, at ``score_lr``
-    times the rates. ``keeps_teacher``: the teacher changes and belongs into the checkpoint.
-    Buffers are part of the checkpoint too. ``step`` and ``progress`` (0..1) are those of the
+    times the learning rates. ``keeps_teacher``: the teacher changes, so checkpoints contain it.
+    Checkpoints contain buffers too. ``step`` and ``progress`` (0..1) are those of the
     training when a step begins. ``sampled_with`` are the step sizes that its network is sampled
     with (``schedule.step_sizes``): ``raw``, or ``none`` where it learns none.
     """
@@ -70,7 +71,7 @@ class Objective(nn.Module, ABC):
         self.sampled_with = "raw" if self.uses_step_sizes else "none"
 
     def begin(self, step: int, progress: float) -> bool:
-        """A step begins; True if the student's weights are to become the teacher's before it."""
+        """Called before a step; True copies the student's weights to the teacher first."""
         self.step, self.progress = step, progress
         return False
 
@@ -90,7 +91,7 @@ class Objective(nn.Module, ABC):
         """
 
     def learn(self, kind: str, error: float) -> None:
-        """Told after every step: its kind, and the mean error of all samples of all ranks."""
+        """Called after every step with its kind and the mean error of all samples of all ranks."""
 
 
 def make_objective(config: TrainConfig) -> Objective:

@@ -1,4 +1,4 @@
-"""Consistency distillation: all points of a teacher's path are told the same clean latent.
+"""Consistency distillation: all points of a teacher's path learn the same clean latent.
 
 A consistency function is f(x, sigma) = x - sigma u(x, sigma, d = sigma): a step to 0, exact at
 sigma 0.
@@ -16,8 +16,8 @@ small parts, target v_T - w sigma du/dsigma along (v_T, 1, d = sigma), w rising 
 steps, the gradient divided by (its root mean square + ``offset``). Passes: 1 with gradient;
 without, 2 of the student and 1 of the teacher (2 guided).
 
-Stopped: everything but the student's one pass. Teacher: frozen, ``guidance`` inside. Sampled by
-steps to 0 with fresh noise between, or, as more steps hardly help, in one to four.
+Without gradients: everything but the student's one pass. Teacher: frozen, with ``guidance``.
+Sampled by steps to 0 with fresh noise between; more than four steps hardly help.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ there,
 
 In steps of kind ``score`` S learns flow matching on fresh samples, at a uniform time before the
 shift. ``renoise``: the student steps to 0 from ``timesteps``, noised again between; gradients in
-the last pass alone. ``jumps``: noise to t_k, t_k+1, 0, gradients through all three. Data give only
+the last pass only. ``jumps``: noise to t_k, t_k+1, 0, gradients through all three. Data give only
 the texts and anchors. Passes of the student's step: 1 with gradient and up to 2 without
 (``jumps``: 3 with), then 1 of S and 2 of the teacher; of the score's: up to 3 of the student, 1 of
 S with gradient.

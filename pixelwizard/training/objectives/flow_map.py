@@ -11,8 +11,8 @@ With guidance g the student's error is that of (u - (1 - g) sg[u without text]) 
 target is g v + (1 - g) u_without - d du/dsigma, weighted by 1 / g^2. The loss of a map is
 multiplied by sg[m / (loss + 1e-5)], m the mean loss of flow matching: here a running mean, as a
 step has samples of one kind. Both times are uniform before the shift; the later is sigma, r the
-earlier or 0. Stopped: everything but the student's one pass. No teacher. Passes of a map: 1 with
-gradient and 2 without (3 with guidance); of the other steps those of ``flow``.
+earlier or 0. Without gradients: everything but the student's one pass. No teacher. Passes of a
+map: 1 with gradient and 2 without (3 with guidance); of the other steps those of ``flow``.
 """
 
 from __future__ import annotations

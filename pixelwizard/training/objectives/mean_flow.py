@@ -10,9 +10,9 @@ v = noise - x0, w ``objective.flow.guidance`` and k ``mix``; the effective guida
 The loss of a sample is its sum of squares divided by sg[(sum + offset) ^ power]. The embedding
 takes d, not r, so d moves with sigma in the derivative, which is forward-mode (the source) or a
 difference of two passes (FastGen for Wan, whose difference this is). ``longest`` and ``rise``
-restrict the interval: short gaps first. Stopped: everything but the student's one pass. No
-teacher. Passes of an interval: 1 with gradient, 2 without (or one forward-mode pass), 1 more with
-guidance, 1 with mix.
+restrict the interval: short gaps first. Without gradients: everything but the student's one pass.
+No teacher. Passes of an interval: 1 with gradient, 2 without (or one forward-mode pass), 1 more
+with guidance, 1 with mix.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progressive distillation: one step of the student lands where two of its teacher's do.
+"""Progressive distillation: one step of the student lands where two of its teacher's land.
 
 Source: arXiv 2202.00512 (algorithm 2), for flows as in kvfrans/shortcut-models
 (``targets_progressive.py``, MIT). The student takes N even steps before the shift, the teacher 2 N;
@@ -8,8 +8,8 @@ from sigma over m to r
     x_m = x - (sigma - m) u_T(x, sigma).
 
 Only points of the grid are trained. When a stage ends N is halved and the student becomes the
-teacher; errors add up. The student is told the size of its steps; the teacher that of its own, but
-the first one, which is an ordinary flow, with ``guidance`` inside, none. Stopped: the teacher.
+teacher; errors add up. Student and teacher are conditioned on the sizes of their steps, except the
+first teacher, an ordinary flow with ``guidance``. Without gradients: the teacher.
 Passes: 1 with gradient, 2 of the teacher without (4 in a guided first stage).
 """
 
@@ -29,7 +29,7 @@ HALVES = "halves"
 
 
 class Progressive(Objective):
-    """A stage for each number of steps, the student of one the teacher of the next."""
+    """A stage for each number of steps; its student is the teacher of the next."""
 
     kinds = (HALVES,)
     networks = ("teacher",)
