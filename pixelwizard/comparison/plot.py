@@ -31,11 +31,9 @@ def draw_pareto(comparison: Comparison, path: Path) -> None:
     better = "higher" if score.higher_is_better else "lower"
     panels[0].set_ylabel(f"{comparison.quality} ({better} is better)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.suptitle(
-        f"{len(comparison.samples)} pairs of prompt and seed, bars: 95 % intervals, hollow:"
-        " dominated",
-        fontsize=9,
-    )
+    count = len(comparison.samples)
+    pairs = f"{count} pair{'s' * (count != 1)} of prompt and seed"
+    figure.suptitle(f"{pairs}; bars: 95 % intervals; hollow: dominated", fontsize=9)
     with atomic(path) as part:
         figure.savefig(part, format="png")
 

@@ -197,7 +197,7 @@ function connect() {
   player.tell();
 }
 
-byId("summary").textContent = `${data.arms.length} variants on ${data.samples.length} pairs of prompt and seed; baseline ${data.baseline}, ${data.target ? `distance to ${data.target}` : "no distance"}.`;
+byId("summary").textContent = `${data.arms.length} variants on ${data.samples.length} pair${data.samples.length === 1 ? "" : "s"} of prompt and seed; baseline ${data.baseline}, ${data.target ? `distance to ${data.target}` : "no distance"}.`;
 byId("legend").textContent = data.legend;
 byId("plots").append(...["seconds", "nfe"].filter((cost) => cost in data.arms[0].scores).map((cost) => plot(data, cost)));
 byId("names").append(...data.arms.map((arm, index) => node("li", {}, swatch(data, index), arm.name)));
