@@ -67,20 +67,11 @@ class Pass:
     """A network with its conditions. Texts and anchor are encoded once, at the first pass.
 
     They are encoded with gradients if the object was made with gradients enabled, wherever the
-    first pass is. ``ask(network, text, features, x_t, t, dt)`` gives the velocity,
-    ``look(network, conditions)`` the features of the anchor.
+    first pass is.
     """
 
-    def __init__(
-        self,
-        network: Any,
-        conditions: Conditions,
-        ask: Callable[..., Tensor],
-        look: Callable[[Any, Conditions], Tensor | None],
-        full_precision: bool = False,
-    ) -> None:
+    def __init__(self, network: Any, conditions: Conditions, full_precision: bool = False) -> None:
         self.network, self.conditions = network, conditions
-        self._ask, self._look = ask, look
         self._full_precision = full_precision
         self._gradients = torch.is_grad_enabled() and not full_precision
 
@@ -110,14 +101,15 @@ class Pass:
 
         For differences of passes: bfloat16 would round most of one away.
         """
-        return Pass(self.network, self.conditions, self._ask, self._look, full_precision=True)
+        return Pass(self.network, self.conditions, full_precision=True)
 
     def _velocity(self, empty: bool, *inputs: Tensor) -> Tensor:
         with self._precision(inputs[0].device):
             text = self._without_text if empty else self._with_text
             first = self.conditions.first
-            inputs = first.put(*inputs) if first else inputs
-            return self._ask(self.network, text, self._features, *inputs)
+            x_t, time, size = first.put(*inputs) if first else inputs
+            more = [size] if self.network.takes_step_size else []
+            return self.network(x_t, time, text, *more, *self._features)
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         return torch.autocast(device.type, enabled=False) if self._full_precision else nullcontext()
@@ -133,9 +125,13 @@ class Pass:
         return self.network.encode_text(self.conditions.empty)
 
     @cached_property
-    def _features(self) -> Tensor | None:
+    def _features(self) -> list[Tensor]:
+        """Those of the anchor, if there is one."""
+        given = self.conditions
+        if given.anchor is None:
+            return []
         with torch.set_grad_enabled(self._gradients):
-            return self._look(self.network, self.conditions)
+            return [self.network.encode_anchor(given.anchor, given.grid)]
 
 
 class Passes(Pass):
@@ -150,7 +146,7 @@ class Passes(Pass):
 
     def add(self, name: str, network: Any) -> None:
         """Give the passes of a further network, of the same conditions."""
-        setattr(self, name, Pass(network, self.conditions, self._ask, self._look))
+        setattr(self, name, Pass(network, self.conditions))
 
 
 def first_frames(latent_BCTHW: Tensor, share: float, *key: object) -> FirstFrames | None:

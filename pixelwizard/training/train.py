@@ -108,16 +108,7 @@ def make_trainer(config: TrainConfig, rank: Rank, **parts: Any) -> L.Trainer:
     """Lightning's Trainer. Raises ConfigError if its arguments do not fit together."""
     options = trainer_options(rank, rank.everyone, TrainingStrategy)
     options["plugins"] = [CheckpointFiles(), *options["plugins"]]
-    given = {**arguments(config), **config.trainer.keywords(config.run_dir)}
-    try:
-        return L.Trainer(**given, **parts, **options)
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: Lightning refuses its arguments ({reason(error)})") from error
-
-
-def arguments(config: TrainConfig) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer that the settings determine."""
-    return dict(
+    own = dict(
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         precision=config.trainer.precision,
@@ -132,6 +123,11 @@ def arguments(config: TrainConfig) -> dict[str, Any]:
         enable_model_summary=False,
         default_root_dir=config.run_dir,
     )
+    given: dict[str, Any] = {**own, **config.trainer.keywords(config.run_dir)}
+    try:
+        return L.Trainer(**given, **parts, **options)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: Lightning refuses its arguments ({reason(error)})") from error
 
 
 def identity_of(examples: Examples, rank: Rank) -> str:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pixelwizard.config.generate import ATTENTION
 from pixelwizard.config.geometry import PATCH, Geometry
-from pixelwizard.config.objective import OBJECTIVES
 from pixelwizard.config.targets import title
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch, Batches, HeldOut
@@ -25,13 +24,13 @@ from pixelwizard.diffusion.sampling import keyed_generator
 from pixelwizard.models.checkpoints import find_weights
 from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.models.lora.merge import merged
-from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import Weight, open_weights
 from pixelwizard.models.wan.layouts import official_dit
 from pixelwizard.training.data import Examples
 from pixelwizard.training.exports import export_backbone
 from pixelwizard.training.networks.base import TrainedNetwork
-from pixelwizard.training.objectives.base import Objective, Target, make_objective
+from pixelwizard.training.objectives.base import Target, make_objective
 from pixelwizard.training.passes import Conditions, Passes, first_frames
 from pixelwizard.training.starts import TEACHER, adapt, start_from, teacher_file, twin
 
@@ -39,11 +38,6 @@ SCORE = "score"
 """The further network that is trained beside the student, and the kind of step that trains it."""
 SLACK = 4.0
 """By how much a step may be larger than its timestep: times are snapped to the training grid."""
-
-
-def objective_class(config: TrainConfig) -> type[Objective]:
-    """The class of the configured objective."""
-    return OBJECTIVES.load(config.objective.part, "objective")
 
 
 class VelocityNetwork(TrainedNetwork):
@@ -71,9 +65,10 @@ class VelocityNetwork(TrainedNetwork):
             network.attention = ATTENTION.make(config.attention, "attention")
 
     @property
-    @abstractmethod
     def geometry(self) -> Geometry:
         """The size of the stage's clips."""
+        size = self.config.resolution
+        return size.anchor_geometry if self.config.part == "anchor" else size.geometry
 
     @abstractmethod
     def sample(self, noise: Tensor, example: Batch) -> Tensor:
@@ -195,22 +190,9 @@ class VelocityNetwork(TrainedNetwork):
         """The anchor latent as the networks get it; None for the anchor network itself."""
         return None
 
-    def look(self, network: Any, conditions: Conditions) -> Tensor | None:
-        """The network's features of the anchor."""
-        return None
-
     @abstractmethod
     def make(self) -> WanDiT:
         """The network with random weights."""
-
-    @abstractmethod
-    def ask(
-        self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
-    ) -> Tensor:
-        """One pass of a network at ``inputs``: x_t, timestep and step size.
-
-        Both are [B], or [B, 2] for the first latent frame and the others.
-        """
 
     def passes(self, network: Any, batch: Batch, own: torch.Generator) -> Passes:
         """The networks with the conditions of a batch, some of them dropped."""
@@ -230,7 +212,7 @@ class VelocityNetwork(TrainedNetwork):
                 *(self.config.seed, batch["step"], self.global_rank),
             ),
         )
-        passes = Passes(network, conditions, self.ask, self.look)
+        passes = Passes(network, conditions)
         for name, further in self.further.items():
             passes.add(name, further)
         return passes

@@ -5,7 +5,6 @@ Passes give the time of a step (``measure/step_time.py``), one with gradient cou
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,27 +43,37 @@ def kind_at(objective: Objective, step: int) -> str:
     return objective.target_kind(keyed_generator(0, step), step / DRAWN)
 
 
-def passes_of(objective: Objective, step: int, config: TrainConfig) -> int:
-    """The passes of one of the ``DRAWN`` steps."""
-    count, kind = 0, kind_at(objective, step)
+class _Counted:
+    """A network whose passes are counted."""
 
-    def ask(network: Any, text: None, features: None, x_t: Tensor, *times: Tensor) -> Tensor:
-        nonlocal count
-        count += WITH_GRADIENT if torch.is_grad_enabled() and network.trains else 1
+    takes_step_size = True
+
+    def __init__(self, trains: bool = True) -> None:
+        self.trains, self.passes = trains, 0
+
+    def encode_text(self, texts: Any) -> None:
+        pass
+
+    def encode_anchor(self, *given: Any) -> None:
+        pass
+
+    def __call__(self, x_t: Tensor, *inputs: Any) -> Tensor:
+        self.passes += WITH_GRADIENT if torch.is_grad_enabled() and self.trains else 1
         return 0 * x_t
 
-    grid = (1, 1, 1)
+
+def passes_of(objective: Objective, step: int, config: TrainConfig) -> int:
+    """The passes of one of the ``DRAWN`` steps."""
+    kind, grid = kind_at(objective, step), (1, 1, 1)
     x0 = torch.zeros(config.objective.batch, config.backbone.dit.in_dim, 1, PATCH, PATCH)
     text = [torch.zeros(1, config.backbone.dit.text_dim)] * len(x0)
     conditions = Conditions(text, text, torch.ones(len(x0)) > 0, grid, anchor=x0)
-    passes = Passes(_network(), conditions, ask, lambda network, given: None)
-    for name in objective.networks:
-        passes.add(name, _network(trains=name != "teacher"))
+    student = _Counted()
+    further = {name: _Counted(trains=name != "teacher") for name in objective.networks}
+    passes = Passes(student, conditions)
+    for name, network in further.items():
+        passes.add(name, network)
     target = objective.target(kind, passes, x0, keyed_generator(0, step, "samples"))
     if target.found is None:
         passes(target.x_t, target.timestep_B, target.step_size_B)
-    return count
-
-
-def _network(trains: bool = True) -> Any:
-    return SimpleNamespace(trains=trains, encode_text=lambda texts: None)
+    return sum(network.passes for network in (student, *further.values()))

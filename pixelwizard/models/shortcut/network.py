@@ -195,6 +195,8 @@ class StepEmbedding(nn.Sequential):
 class SteppedAnchor(WanDiT, ABC):
     """Wan conditioned on the step size: an anchor network of few steps."""
 
+    takes_step_size = True
+
     def forward(
         self,
         latent_BCTHW: Tensor,
@@ -261,6 +263,7 @@ class ShortcutDiT(WanDiT):
     """
 
     entrances = (*WanDiT.entrances, "encode_anchor")
+    takes_step_size = True
 
     def __init__(self, sizes: DiTSizes, control_blocks: Sequence[int]) -> None:
         for block in control_blocks:

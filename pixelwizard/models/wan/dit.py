@@ -96,6 +96,8 @@ class WanDiT(nn.Module):
 
     entrances: tuple[str, ...] = ("encode_text",)
     """Methods besides ``forward`` that use weights and are called from outside."""
+    takes_step_size = False
+    """Whether ``forward`` takes a step size after the text."""
 
     def __init__(self, sizes: DiTSizes) -> None:
         super().__init__()

@@ -43,10 +43,14 @@ QUERY_CHUNK = 4096
 """Positions of a frame whose attention is computed at once; bounds the memory of slow kernels."""
 
 
-class CausalConv3d(nn.Conv3d):
-    """3-D convolution that sees no later frame: zeros, or the frames before, are put in front."""
+class _Computing:
+    """A layer that computes more than convolutions in a stream."""
 
     kernels = PLAIN
+
+
+class CausalConv3d(_Computing, nn.Conv3d):
+    """3-D convolution that sees no later frame: zeros, or the frames before, are put in front."""
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int) -> None:
         super().__init__(in_dim, out_dim, kernel, padding=(0, kernel // 2, kernel // 2))
@@ -74,10 +78,8 @@ class CausalConv3d(nn.Conv3d):
             del part
 
 
-class TimeConv(nn.Conv3d):
+class TimeConv(_Computing, nn.Conv3d):
     """Convolution over three frames only; the caller decides what stands in front."""
-
-    kernels = PLAIN
 
     def __init__(self, in_dim: int, out_dim: int, stride: int = 1) -> None:
         super().__init__(in_dim, out_dim, (3, 1, 1), stride=(stride, 1, 1))
@@ -110,10 +112,8 @@ def _fork(frames: Frames) -> tuple[Frames, Frames]:
     return first(), second()
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(_Computing, nn.Module):
     """Scales each position to unit root mean square over its channels, times ``gamma``."""
-
-    kernels = PLAIN
 
     def __init__(self, dim: int, spatial_dims: int = 3) -> None:
         super().__init__()
@@ -212,10 +212,8 @@ def _per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return y.unflatten(0, (batch, frames)).transpose(1, 2)
 
 
-class Downsample(nn.Module):
+class Downsample(_Computing, nn.Module):
     """Halves height and width; with ``temporal`` also time, where the first frame stays alone."""
-
-    kernels = PLAIN
 
     def __init__(self, dim: int, temporal: bool) -> None:
         super().__init__()
@@ -314,10 +312,8 @@ def _residual_blocks(in_dim: int, out_dim: int, count: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(*pair) for pair in pairwise(dims))
 
 
-class DownLevel(nn.Module):
+class DownLevel(_Computing, nn.Module):
     """One level of the encoder: residual blocks, then a downsampling unless it is the last."""
-
-    kernels = PLAIN
 
     def __init__(self, in_dim: int, out_dim: int, blocks: int, down: bool, temporal: bool) -> None:
         super().__init__()
@@ -354,10 +350,8 @@ class DownLevel(nn.Module):
         return _average_down(x, self.out_dim, self.time, self.space).squeeze(2)
 
 
-class UpLevel(nn.Module):
+class UpLevel(_Computing, nn.Module):
     """One level of the decoder: residual blocks, then an upsampling unless it is the last."""
-
-    kernels = PLAIN
 
     def __init__(self, in_dim: int, out_dim: int, blocks: int, up: bool, temporal: bool) -> None:
         super().__init__()
@@ -494,8 +488,8 @@ class WanVAE(nn.Module):
     def use(self, kernels: Kernels) -> None:
         """Compute what a stream does between the convolutions by these functions."""
         for module in self.modules():
-            if hasattr(module, "kernels"):
-                module.kernels = kernels  # type: ignore[assignment]
+            if isinstance(module, _Computing):
+                module.kernels = kernels
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latent channels, shaped to broadcast over BCTHW."""

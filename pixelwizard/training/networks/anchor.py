@@ -8,27 +8,23 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pixelwizard.config.geometry import Geometry
+from pixelwizard.config.objective import OBJECTIVES
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.shortcut.network import AnyFlowDiT, SteppedDiT
-from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.models.wan.files import Weight
 from pixelwizard.models.weights import anchor_class
 from pixelwizard.stages.latents import Anchor
-from pixelwizard.training.velocity import VelocityNetwork, objective_class
+from pixelwizard.training.velocity import VelocityNetwork
 
 
 class TrainedAnchor(VelocityNetwork):
     """Wan's own network, with step-size conditioning where the objective trains it."""
 
-    @property
-    def geometry(self) -> Geometry:
-        return self.config.resolution.anchor_geometry
-
     def make(self) -> WanDiT:
-        stepped = objective_class(self.config).uses_step_sizes
-        return (SteppedDiT if stepped else WanDiT)(self.config.backbone.dit)
+        objective: Any = OBJECTIVES.load(self.config.objective.part, "objective")
+        return (SteppedDiT if objective.uses_step_sizes else WanDiT)(self.config.backbone.dit)
 
     def additions(self, network: nn.Module) -> set[str]:
         """The step embedding, which Wan's weights lack."""
@@ -42,13 +38,6 @@ class TrainedAnchor(VelocityNetwork):
                 " trained; start from Wan's weights"
             )
         return weights
-
-    def ask(
-        self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
-    ) -> Tensor:
-        steps = inputs if isinstance(network, SteppedDiT) else inputs[:2]
-        x_t, time_B, *size_B = steps
-        return network(x_t, time_B, text, *size_B)
 
     def sample(self, noise: Tensor, example: Batch) -> Tensor:
         sampler = self.config.anchor

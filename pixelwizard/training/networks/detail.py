@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from pixelwizard.config.geometry import Geometry
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.data.batches import Batch
 from pixelwizard.diffusion.sampling import noise_like, per_sample
 from pixelwizard.diffusion.schedules import make_schedule
 from pixelwizard.models.shortcut.network import ShortcutDiT, SpatialAdapter, make_detail
-from pixelwizard.models.wan.dit import TextKeyValues, WanDiT
+from pixelwizard.models.wan.dit import WanDiT
 from pixelwizard.stages.latents import Detail
-from pixelwizard.training.passes import Conditions
 from pixelwizard.training.velocity import VelocityNetwork
 
 
@@ -28,10 +24,6 @@ class TrainedDetail(VelocityNetwork):
         super().__init__(config)
         if not self.objective.uses_step_sizes:
             self.network.dt_embedding.requires_grad_(False)
-
-    @property
-    def geometry(self) -> Geometry:
-        return self.config.resolution.geometry
 
     def make(self) -> ShortcutDiT:
         backbone, rule = self.config.backbone, self.config.objective.condition
@@ -50,19 +42,8 @@ class TrainedDetail(VelocityNetwork):
         return set(network.state_dict()) - set(plain.state_dict())
 
     def anchor_of(self, batch: Batch, kept_B: Tensor, own: torch.Generator) -> Tensor:
-        return self.condition(batch["condition"].float(), kept_B, own)
-
-    def look(self, network: Any, conditions: Conditions) -> Tensor:
-        return network.encode_anchor(conditions.anchor, conditions.grid)
-
-    def ask(
-        self, network: Any, text: TextKeyValues, features: Tensor | None, *inputs: Tensor
-    ) -> Tensor:
-        x_t, time_B, size_B = inputs
-        return network(x_t, time_B, text, size_B, features)
-
-    def condition(self, anchor_BCTHW: Tensor, kept_B: Tensor, own: torch.Generator) -> Tensor:
         """The anchor as the network gets it: 0 where dropped, with noise in a share of samples."""
+        anchor_BCTHW = batch["condition"].float()
         rule, count = self.config.objective.condition, len(anchor_BCTHW)
         level_B = torch.rand(count, generator=own) * rule.noise
         level_B = level_B * (torch.rand(count, generator=own) < rule.noisy)
