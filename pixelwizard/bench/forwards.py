@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pixelwizard.bench.measuring import ENOUGH_SECONDS, Peak, in_turns
 from pixelwizard.bench.rates import now
@@ -30,7 +30,6 @@ from pixelwizard.models.wan.dit import (
     Block,
     Grid,
     Projections,
-    RMSNorm,
     WanDiT,
     affine_norm,
     in_float32,
@@ -208,7 +207,7 @@ def _self_attention(layer: Projections, hidden: Tensor, angles: Tensor) -> Tenso
     return layer.o(out.flatten(2))
 
 
-def _rms_norm(norm: RMSNorm, x: Tensor) -> Tensor:
+def _rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
     return F.rms_norm(x.float(), x.shape[-1:], norm.weight.float(), norm.eps)
 
 

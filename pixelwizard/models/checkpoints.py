@@ -59,7 +59,6 @@ DETAIL_SOURCE = "pixelwizard-4k"
 LORA_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """The files of a folder that PEFT or diffusers wrote a LoRA into."""
 _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(\.\w+)")
-_PRECISIONS = ("fp16", "bf16")
 _SHOWN = 6  # how many entries of a folder an error lists
 _OTHERS = {
     "high_noise_model": "Wan2.2-A14B, a pair of networks",
@@ -334,7 +333,7 @@ def _variants(path: Path) -> Iterator[Path]:
     """Other names of a safetensors file: a precision in it, its index, shards without one."""
     if path.suffix != ".safetensors":
         return
-    for stem in (path.stem, *(f"{path.stem}.{precision}" for precision in _PRECISIONS)):
+    for stem in (path.stem, f"{path.stem}.fp16", f"{path.stem}.bf16"):
         yield path.with_name(f"{stem}.safetensors")
         yield path.with_name(f"{stem}.safetensors.index.json")
         yield from sorted(path.parent.glob(f"{stem}-00001-of-*.safetensors"))

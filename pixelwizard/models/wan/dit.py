@@ -478,8 +478,8 @@ class Projections(nn.Module):
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.o = nn.Linear(dim, dim)
-        self.norm_q = RMSNorm(dim, eps)
-        self.norm_k = RMSNorm(dim, eps)
+        self.norm_q = nn.RMSNorm(dim, eps)
+        self.norm_k = nn.RMSNorm(dim, eps)
         self.kernels = PLAIN
 
     def keys_values(self, x: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -516,17 +516,8 @@ class Projections(nn.Module):
         """Queries (normed, rotated) of tokens [B, L, E] -> [B, L, N, D]."""
         return self._heads(linear(self.q, x), self.norm_q, rotary)
 
-    def _heads(self, x: Tensor, norm: RMSNorm, rotary: Tensor | None) -> Tensor:
+    def _heads(self, x: Tensor, norm: nn.RMSNorm, rotary: Tensor | None) -> Tensor:
         return self.kernels.normed_heads(x, norm.weight, norm.eps, self.heads, rotary)
-
-
-class RMSNorm(nn.Module):
-    """The weight of a root-mean-square norm over the last axis."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
 
 
 class Head(nn.Module):

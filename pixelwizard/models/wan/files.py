@@ -106,7 +106,6 @@ def read(weight: Weight, device: Device, dtype: torch.dtype, rows: slice | None 
 _WRAPPERS = {"model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _DTYPES |= {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3"}
-_ALIGNMENT = 8
 _GGUF, _PICKLED = b"GGUF", (b"PK\x03\x04", b"\x80\x02")
 
 
@@ -258,7 +257,7 @@ def _write_safetensors(
         shape = list(tensor.shape)
         header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
+    text += b" " * (-len(text) % 8)  # the bytes are aligned
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)

@@ -26,7 +26,6 @@ PREFIXES = {
     "vae": ("first_stage_model.", "vae."),
 }
 """What may stand in front of all names of a network, and in a merged file in front of each."""
-EMBEDDING = "encoder.embed_tokens.weight"
 
 _DIT_NAMES = (
     ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
@@ -176,7 +175,7 @@ def official_text(tensors: Mapping[str, Value], num_layers: int) -> dict[str, Va
         return dict(tensors)
     names = {other: official for official, other in official_names(num_layers).items()}
     once = dict(tensors)
-    embedding = once.pop(EMBEDDING, None)
+    embedding = once.pop("encoder.embed_tokens.weight", None)
     if embedding is not None:
         once.setdefault("shared.weight", embedding)
     return _renamed(once, lambda name: names.get(name, name))

@@ -15,7 +15,6 @@ from pixelwizard.models.wan.kernels import block_linears
 
 TYPES = {"int8": (torch.int8, 127.0), "fp8": (torch.float8_e4m3fn, 448.0)}
 """The type of each kind, and the largest value that is used of it."""
-SCALE = "weight_scale"
 
 
 class QuantisedLinear(nn.Module):
@@ -58,7 +57,7 @@ def quantised(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 def scale_name(weight: str) -> str:
     """The name of the scales of a weight."""
-    return f"{weight.rpartition('.')[0]}.{SCALE}"
+    return f"{weight.rpartition('.')[0]}.weight_scale"
 
 
 def outputs_of(layer: nn.Module, x: Tensor, outputs: slice) -> Tensor:
