@@ -69,10 +69,8 @@ def passes(student: Any, teacher: Any = exact, score: Any = exact, count: int = 
         def __call__(self, x_t: Tensor, time: Tensor, text: Any, size: Tensor) -> Tensor:
             return text * self.velocity(x_t, time, size)
 
-    made = Passes(Function(student), conditions)
-    made.add("teacher", Function(teacher))
-    made.add("score", Function(score))
-    return made
+    further = {"teacher": Function(teacher), "score": Function(score)}
+    return Passes(Function(student), conditions, **further)
 
 
 def objective(kind: str, **settings: Any) -> Objective:

@@ -115,13 +115,10 @@ class SolverState:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """As a flat dict, to be written to a file."""
-        steps = {
-            "step": torch.tensor(self.step),
-            "skipped": torch.tensor(self.skipped, dtype=torch.int64),
-        }
+        step, skipped = torch.tensor(self.step), torch.tensor(self.skipped, dtype=torch.int64)
         history = {f"history.{index}": tensor for index, tensor in enumerate(self.history)}
         kept = {f"kept.{index}": tensor for index, tensor in enumerate(self.kept)}
-        return {**steps, "latent": self.latent, **history, **kept}
+        return {"step": step, "skipped": skipped, "latent": self.latent, **history, **kept}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> SolverState:

@@ -147,7 +147,7 @@ class Prediction:
         """One stage over the prompts of a group that need it, if any."""
         loop = stage(self.config, self.store, self.display, self.networks, self._take)
         if isinstance(loop, DecodeLoop):
-            loop.comment = self._comment
+            loop.comment = lambda job: json.dumps(self.provenance.of(job), ensure_ascii=False)
         failed = self.status.failed
         own = [id for id, names in needs.items() if loop.name in names and id not in failed]
         ids, kept = self.rank.share(own, loop.group)
@@ -264,9 +264,6 @@ class Prediction:
             self.display.say(
                 f"no scores: videos under {SCORED_FRAMES} frames are scored with metrics=real"
             )
-
-    def _comment(self, job: Job) -> str:
-        return json.dumps(self.provenance.of(job), ensure_ascii=False)
 
     def _video_of(self, id: str) -> Path:
         return self.folder / "videos" / f"{id}{self.config.video.suffix}"

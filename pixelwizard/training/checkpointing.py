@@ -25,7 +25,7 @@ from pixelwizard.config.targets import source_digest, targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.process import Interrupted, on_interrupt
-from pixelwizard.models.lora.adapter import adapter_state
+from pixelwizard.models.lora.adapter import is_adapter
 from pixelwizard.models.wan.files import save_pickle
 from pixelwizard.parallel.mesh import Rank
 from pixelwizard.records.run_folder import WorkStopped, determining
@@ -157,10 +157,8 @@ class Checkpoints(Checkpoint):
         self.config, self.identity, self.rank = config, identity, rank
         self.settings = determined(config)
         self.folder = Path(config.run_dir) / "checkpoints"
-        self.saved = 0
-        self.begun = False
-        self.wish = 0
-        self.signals = ExitStack()
+        self.saved = self.wish = 0
+        self.begun, self.signals = False, ExitStack()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]
@@ -245,7 +243,8 @@ class Checkpoints(Checkpoint):
         """Write what is trained for its readers; all ranks take part, the first writes."""
         folder = self.folder.parent / "export"
         if self.config.adapter.used:
-            weights = gather_full(adapter_state(module.average.state_dict()))
+            state = module.average.state_dict()
+            weights = gather_full({name: state[name] for name in filter(is_adapter, state)})
             if self.rank.is_first:
                 export_adapter(weights, self.config, folder)
             return

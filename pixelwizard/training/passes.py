@@ -6,7 +6,7 @@ B samples; a latent is [B, C, T, H, W], a timestep and a step size [B], in times
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -104,15 +104,13 @@ class Pass:
         return Pass(self.network, self.conditions, full_precision=True)
 
     def _velocity(self, empty: bool, *inputs: Tensor) -> Tensor:
-        with self._precision(inputs[0].device):
+        kind, exact = inputs[0].device.type, self._full_precision
+        with torch.autocast(kind, enabled=False) if exact else nullcontext():
             text = self._without_text if empty else self._with_text
             first = self.conditions.first
             x_t, time, size = first.put(*inputs) if first else inputs
             more = [size] if self.network.takes_step_size else []
             return self.network(x_t, time, text, *more, *self._features)
-
-    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
-        return torch.autocast(device.type, enabled=False) if self._full_precision else nullcontext()
 
     @cached_property
     def _with_text(self) -> TextKeyValues:
@@ -144,9 +142,10 @@ class Passes(Pass):
     teacher: Pass
     score: Pass
 
-    def add(self, name: str, network: Any) -> None:
-        """Give the passes of a further network, of the same conditions."""
-        setattr(self, name, Pass(network, self.conditions))
+    def __init__(self, network: Any, conditions: Conditions, **further: Any) -> None:
+        super().__init__(network, conditions)
+        for name, other in further.items():
+            setattr(self, name, Pass(other, conditions))
 
 
 def first_frames(latent_BCTHW: Tensor, share: float, *key: object) -> FirstFrames | None:

@@ -212,10 +212,7 @@ class VelocityNetwork(TrainedNetwork):
                 *(self.config.seed, batch["step"], self.global_rank),
             ),
         )
-        passes = Passes(network, conditions)
-        for name, further in self.further.items():
-            passes.add(name, further)
-        return passes
+        return Passes(network, conditions, **self.further)
 
     def loss(self, network: Any, batch: Batch) -> Tensor:
         batch = self.encoded(batch)

@@ -70,9 +70,7 @@ def passes_of(objective: Objective, step: int, config: TrainConfig) -> int:
     conditions = Conditions(text, text, torch.ones(len(x0)) > 0, grid, anchor=x0)
     student = _Counted()
     further = {name: _Counted(trains=name != "teacher") for name in objective.networks}
-    passes = Passes(student, conditions)
-    for name, network in further.items():
-        passes.add(name, network)
+    passes = Passes(student, conditions, **further)
     target = objective.target(kind, passes, x0, keyed_generator(0, step, "samples"))
     if target.found is None:
         passes(target.x_t, target.timestep_B, target.step_size_B)

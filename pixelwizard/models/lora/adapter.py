@@ -7,7 +7,6 @@ asks for the type of their weights, and keeps them under other names.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -61,11 +60,6 @@ def add_adapter(network: nn.Module, settings: AdapterSettings, dtype: torch.dtyp
     for name, base in linears.items():
         if any(_is_target(name, target) for target in settings.targets):
             network.set_submodule(name, LoRALinear(base, settings.rank, settings.factor))
-
-
-def adapter_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of LoRAs in a network's state, by name."""
-    return {name: tensor for name, tensor in state.items() if is_adapter(name)}
 
 
 def is_adapter(name: str) -> bool:

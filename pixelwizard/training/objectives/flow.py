@@ -32,24 +32,21 @@ class Flow(Objective):
         weight_B, time_B = self.grid.weight(time_B).to(x0), time_B.to(x0)
         x_t, velocity = flow_matching_target(x0, noise_like(x0, generator), time_B)
         size_B = torch.zeros_like(time_B)
-        velocity, weight_B = self.fused(network, x_t, time_B, size_B, velocity, weight_B)
+        velocity, weight_B = self.fused(network, velocity, weight_B, x_t, time_B, size_B)
         return Target(x_t, time_B, size_B, velocity, weight_B)
 
     def fused(
-        self,
-        network: Passes,
-        x_t: Tensor,
-        time_B: Tensor,
-        size_B: Tensor,
-        velocity: Tensor,
-        weight_B: Tensor,
+        self, network: Passes, velocity: Tensor, weight_B: Tensor, *at: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """A velocity and its weight with guidance trained in; those without text stay."""
+        """A velocity and its weight with guidance trained in; those without text stay.
+
+        ``at``: where it is asked for, x_t, timestep and step size.
+        """
         g = self.guidance
         if g == 1:
             return velocity, weight_B
-        kept_B = network.conditions.kept_B.to(x_t.device)
-        without = network.empty(x_t, time_B, size_B)
+        kept_B = network.conditions.kept_B.to(velocity.device)
+        without = network.empty(*at)
         guided = torch.where(per_sample(kept_B), g * velocity + (1 - g) * without, velocity)
         return guided, torch.where(kept_B, weight_B / g**2, weight_B)
 

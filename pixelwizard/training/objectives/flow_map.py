@@ -55,7 +55,7 @@ class FlowMap(Flow):
         change = by_differences(
             network.exact, x_t, time_B, size_B, velocity, self.settings.difference
         )
-        velocity, weight_B = self.fused(network, x_t, time_B, size_B, velocity, weight_B)
+        velocity, weight_B = self.fused(network, velocity, weight_B, x_t, time_B, size_B)
         velocity = velocity - per_sample(size_B / TRAIN_TIMESTEPS) * change
         rescale = self.balanced if self.settings.balance else None
         return Target(x_t, time_B, size_B, velocity, weight_B, rescale)
