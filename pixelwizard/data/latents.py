@@ -183,14 +183,14 @@ class LatentExamples(Source):
 
     def __init__(self, shards: Shards, identity: str) -> None:
         self.shards, self.identity = shards, identity
-        self._open: dict[int, Any] = {}
-        self._captions: dict[int, list[list[str]]] = {}
+        self._open: dict[int, tuple[Any, list[list[str]]]] = {}
         self._whole: set[int] = set()
 
     @cached_property
     def rows(self) -> list[tuple[int, int]]:
         """Shard and row of every example."""
-        return [(i, row) for i in range(len(self.shards.paths)) for row in range(self._length(i))]
+        lengths = [len(self._file(shard)[1]) for shard in range(len(self.shards.paths))]
+        return [(shard, row) for shard, length in enumerate(lengths) for row in range(length)]
 
     def size(self, step: int) -> int:
         return len(self.rows)
@@ -201,32 +201,28 @@ class LatentExamples(Source):
     def _place(self, row: int) -> tuple[int, int]:
         return self.rows[row]
 
-    def _length(self, shard: int) -> int:
-        self._file(shard)
-        return len(self._captions[shard])
-
     def _example(self, shard: int, row: int, rng: random.Random) -> Batch:
-        file = self._file(shard)
+        file, captions = self._file(shard)
         if shard not in self._whole:
             with _reading(self.shards.paths[shard]):
                 read_hashed(self.shards.paths[shard], CAPTIONS)
             self._whole.add(shard)
-        captions = self._captions[shard][row]
-        column = rng.randrange(len(captions))
+        column = rng.randrange(len(captions[row]))
         found: Batch = {
             name: file.get_slice(name)[row]
             for name in ("latent", "condition")
             if name in file.keys()
         }
-        found |= {"text": file.get_tensor(f"text.{row}.{column}"), "caption": captions[column]}
+        found |= {"text": file.get_tensor(f"text.{row}.{column}"), "caption": captions[row][column]}
         return found | {"empty": file.get_tensor("empty")}
 
-    def _file(self, shard: int) -> Any:
+    def _file(self, shard: int) -> tuple[Any, list[list[str]]]:
+        """The open file of a shard and its captions, by row."""
         if shard not in self._open:
             path = self.shards.paths[shard]
             with _reading(path):
-                self._open[shard] = safe_open(path, framework="pt")
-                self._captions[shard] = json.loads(self._open[shard].metadata()[CAPTIONS])
+                file = safe_open(path, framework="pt")
+                self._open[shard] = file, json.loads(file.metadata()[CAPTIONS])
         return self._open[shard]
 
 
@@ -267,6 +263,6 @@ class GrowingExamples(LatentExamples):
     def _place(self, row: int) -> tuple[int, int]:
         return divmod(row, self.shards.shard)
 
-    def _file(self, shard: int) -> Any:
+    def _file(self, shard: int) -> tuple[Any, list[list[str]]]:
         self.wait(self.shards.paths[shard])
         return super()._file(shard)
