@@ -28,12 +28,7 @@ from pixelwizard.config.few_step import (
 )
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
-from pixelwizard.config.objective import (
-    OBJECTIVES,
-    FlowSettings,
-    ObjectiveSettings,
-    check_objective,
-)
+from pixelwizard.config.objective import OBJECTIVES, FlowSettings, ObjectiveSettings
 from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.diffusion.sampling import add_noise, keyed_generator
@@ -384,7 +379,7 @@ def test_few_step_settings_that_cannot_be_are_refused_in_a_sentence(
     with pytest.raises(ConfigError, match=sentence) as refused:
         given = ObjectiveSettings(**settings)
         check(given, "objective")
-        check_objective(given, None)
+        given.check_stage(None)
     assert "\n" not in str(refused.value)
 
 

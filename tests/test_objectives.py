@@ -23,12 +23,7 @@ from pixelwizard.cli.compose import compose
 from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
-from pixelwizard.config.objective import (
-    OBJECTIVES,
-    ObjectiveSettings,
-    ShortcutSettings,
-    check_objective,
-)
+from pixelwizard.config.objective import OBJECTIVES, ObjectiveSettings, ShortcutSettings
 from pixelwizard.config.schema import ConfigError, check
 from pixelwizard.config.targets import Target
 from pixelwizard.config.train import TrainConfig
@@ -246,7 +241,7 @@ def test_objectives_that_cannot_be_are_refused_in_a_sentence(
     with pytest.raises(ConfigError, match=sentence) as refused:
         objective = replace(ObjectiveSettings(), **settings)
         check(objective, "objective")
-        check_objective(objective, stage)
+        objective.check_stage(stage)
     assert "\n" not in str(refused.value)
 
 

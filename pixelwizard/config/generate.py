@@ -8,13 +8,7 @@ from typing import List, Literal, Optional, Tuple, get_args
 
 from pixelwizard.config.backbone import BackboneSettings
 from pixelwizard.config.geometry import ResolutionSettings
-from pixelwizard.config.objective import (
-    OBJECTIVES,
-    AdapterSettings,
-    ObjectiveSettings,
-    Stage,
-    check_objective,
-)
+from pixelwizard.config.objective import OBJECTIVES, AdapterSettings, ObjectiveSettings, Stage
 from pixelwizard.config.output import (
     SCORED_FRAMES,
     DecodeSettings,
@@ -344,7 +338,7 @@ class PlanConfig(SamplingSettings):
         self._check_power()
         if self.train is not None:
             refuse_quantised(self.backbone, "train")
-            check_objective(self.objective, self.train)
+            self.objective.check_stage(self.train)
         of_training = {
             f"gpus={self.gpus}": self.gpus != [1, 8],
             "adapter=lora": self.adapter.used,

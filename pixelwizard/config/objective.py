@@ -76,6 +76,21 @@ class FlowSettings:
     centre: float = setting(500.0, low=0.0, high=1000.0)
     channels: List[float] = setting([], low=0.0)
 
+    def check_channels(self, channels: int) -> None:
+        """A weight for every channel of the backbone's latent, mean 1; raises ConfigError."""
+        if not self.channels:
+            return
+        if len(self.channels) != channels:
+            raise ConfigError(
+                f"objective.flow.channels has {len(self.channels)} weights, and the backbone's"
+                f" latent {channels} channels; give one each, or []"
+            )
+        mean = sum(self.channels) / channels
+        if abs(mean - 1) > 0.01:
+            raise ConfigError(
+                f"objective.flow.channels has the mean {mean:.3g}, it must be 1; divide all by it"
+            )
+
 
 @dataclass(frozen=True)
 class ConditionSettings:
@@ -171,94 +186,73 @@ class ObjectiveSettings(OwnPart):
         """The objective of a stage's network: a shipped name or a user's class."""
         return self.target or self.kind
 
+    def trained_part(self, stage: Optional[Stage]) -> str:
+        """The network that is trained, a file of ``pixelwizard.training.networks``.
 
-def trained_part(objective: ObjectiveSettings, stage: Optional[Stage]) -> str:
-    """The network that is trained, a file of ``pixelwizard.training.networks``.
+        Raises ConfigError if objective and stage do not match.
+        """
+        if self.target is not None:
+            return stage or "detail"
+        networks = [name for name in NETWORKS.names if name not in STAGES]
+        if self.kind not in (*OBJECTIVES.names, *networks):
+            raise ConfigError(choice("objective.kind", self.kind, [*OBJECTIVES.names, *networks]))
+        if self.kind in networks:
+            if stage is not None:
+                raise ConfigError(
+                    f"stage={stage} is for objective={'|'.join(OBJECTIVES.names)}, not for"
+                    f" {self.kind}; leave it out"
+                )
+            return self.kind
+        return stage or ("anchor" if self.kind == "flow" else "detail")
 
-    Raises ConfigError if objective and stage do not match.
-    """
-    if objective.target is not None:
-        return stage or "detail"
-    kind, networks = objective.kind, [name for name in NETWORKS.names if name not in STAGES]
-    if kind not in (*OBJECTIVES.names, *networks):
-        raise ConfigError(choice("objective.kind", kind, [*OBJECTIVES.names, *networks]))
-    if kind in networks:
-        if stage is not None:
+    def check_stage(self, stage: Optional[Stage]) -> None:
+        """No settings of another objective; raises ConfigError."""
+        part, own, given = self.trained_part(stage), self.target is not None, changed(self)
+        owners = {
+            "flow": part in STAGES,
+            "condition": part == "detail",
+            "reconstruction": part == "vae",
+            "teacher": own or self.kind in TAUGHT,
+            **{name: own or self.kind == name for name in OBJECTIVES.names if name != "flow"},
+        }
+        for name, used in owners.items():
+            if not used and name in given:
+                raise ConfigError(
+                    f"objective.{name} is not used by objective={title(self.part)}"
+                    f"{f' stage={part}' if part in STAGES else ''}; leave it out"
+                )
+        if self.init_from == RANDOM:
+            self._check_random_start()
+        if not own:
+            self._check_flow()
+
+    def _check_flow(self) -> None:
+        """Nothing about flow matching that this objective would not follow."""
+        kind, given = self.kind, changed(self.flow)
+        if self.flow.guidance != 1 and kind in TAUGHT:
             raise ConfigError(
-                f"stage={stage} is for objective={'|'.join(OBJECTIVES.names)}, not for {kind};"
-                " leave it out"
+                f"objective.flow.guidance={self.flow.guidance:g} is for objectives without a"
+                f" teacher; set objective.{kind}.guidance, its teacher's scale"
             )
-        return kind
-    return stage or ("anchor" if kind == "flow" else "detail")
+        for name in ("weighting", "steepness", "centre"):
+            if name in given and kind in (*TAUGHT, "mean_flow"):
+                raise ConfigError(
+                    f"objective.flow.{name}={given[name]} is not used by objective={kind}, which"
+                    " draws or weights its times by itself; leave it out"
+                )
 
-
-def check_objective(objective: ObjectiveSettings, stage: Optional[Stage]) -> None:
-    """No settings of another objective; raises ConfigError."""
-    part, own = trained_part(objective, stage), objective.target is not None
-    given = changed(objective)
-    owners = {
-        "flow": part in STAGES,
-        "condition": part == "detail",
-        "reconstruction": part == "vae",
-        "teacher": own or objective.kind in TAUGHT,
-        **{name: own or objective.kind == name for name in OBJECTIVES.names if name != "flow"},
-    }
-    for name, used in owners.items():
-        if not used and name in given:
+    def _check_random_start(self) -> None:
+        """What learns from other weights has some."""
+        if self.reconstruction.decoder_only:
             raise ConfigError(
-                f"objective.{name} is not used by objective={title(objective.part)}"
-                f"{f' stage={part}' if part in STAGES else ''}; leave it out"
+                f"objective.init_from={RANDOM} would leave the encoder untrained, because only the"
+                " decoder trains; give a file, or leave it out"
             )
-    if objective.init_from == RANDOM:
-        check_random_start(objective)
-    if not own:
-        check_flow(objective)
-
-
-def check_flow(objective: ObjectiveSettings) -> None:
-    """Nothing about flow matching that this objective would not follow; raises ConfigError."""
-    kind, flow, given = objective.kind, objective.flow, changed(objective.flow)
-    if flow.guidance != 1 and kind in TAUGHT:
-        raise ConfigError(
-            f"objective.flow.guidance={flow.guidance:g} is for objectives without a teacher; set"
-            f" objective.{kind}.guidance, its teacher's scale"
-        )
-    for name in ("weighting", "steepness", "centre"):
-        if name in given and kind in (*TAUGHT, "mean_flow"):
+        if self.target is None and self.kind in TAUGHT and self.teacher is None:
             raise ConfigError(
-                f"objective.flow.{name}={given[name]} is not used by objective={kind}, which draws"
-                " or weights its times by itself; leave it out"
+                f"objective={self.kind} with objective.init_from={RANDOM} has nothing to learn"
+                " from; name a trained network with objective.teacher=FILE, or leave init_from out"
             )
-
-
-def check_random_start(objective: ObjectiveSettings) -> None:
-    """What learns from other weights has some; raises ConfigError."""
-    if objective.reconstruction.decoder_only:
-        raise ConfigError(
-            f"objective.init_from={RANDOM} would leave the encoder untrained, because only the"
-            " decoder trains; give a file, or leave it out"
-        )
-    if objective.target is None and objective.kind in TAUGHT and objective.teacher is None:
-        raise ConfigError(
-            f"objective={objective.kind} with objective.init_from={RANDOM} has nothing to learn"
-            " from; name a trained network with objective.teacher=FILE, or leave init_from out"
-        )
-
-
-def check_channels(flow: FlowSettings, channels: int) -> None:
-    """A weight for every channel of the backbone's latent, mean 1; raises ConfigError."""
-    if not flow.channels:
-        return
-    if len(flow.channels) != channels:
-        raise ConfigError(
-            f"objective.flow.channels has {len(flow.channels)} weights, and the backbone's latent"
-            f" {channels} channels; give one each, or []"
-        )
-    mean = sum(flow.channels) / channels
-    if abs(mean - 1) > 0.01:
-        raise ConfigError(
-            f"objective.flow.channels has the mean {mean:.3g}, it must be 1; divide all by it"
-        )
 
 
 @dataclass(frozen=True)
@@ -285,32 +279,33 @@ class AdapterSettings:
         """What the output of the low-rank pair is multiplied by."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
+    def check_network(self, part: str, objective: ObjectiveSettings, container: bool) -> None:
+        """Refuse a LoRA of a network that cannot have one, or without weights under it.
 
-def check_adapter(
-    adapter: AdapterSettings, part: str, objective: ObjectiveSettings, container: bool
-) -> None:
-    """Refuse a LoRA of a network that cannot have one, or without weights under it.
-
-    ``container`` asks for an export that a LoRA does not have. Raises ConfigError.
-    """
-    if not adapter.used:
-        return
-    if part not in STAGES:
-        raise ConfigError(f"adapter=lora is for the anchor and the detail network, not for {part}")
-    if objective.kind in ("dmd", "progressive"):
-        raise ConfigError(
-            f"adapter=lora is not possible with objective={objective.kind}, which copies the whole"
-            " student into its other networks; use objective=flow_map or consistency"
-        )
-    if objective.init_from == RANDOM:
-        raise ConfigError(
-            f"adapter=lora adapts a trained network, and objective.init_from={RANDOM} has none;"
-            " give a file, or leave it out"
-        )
-    if container:
-        raise ConfigError(
-            "checkpoint.container=true exports whole networks, and adapter=lora trains none; leave"
-            " it out"
-        )
-    if not adapter.targets:
-        raise ConfigError("adapter.targets=[] leaves nothing to train; name ends like [q,k,v,o]")
+        ``container`` asks for an export that a LoRA does not have. Raises ConfigError.
+        """
+        if not self.used:
+            return
+        if part not in STAGES:
+            raise ConfigError(
+                f"adapter=lora is for the anchor and the detail network, not for {part}"
+            )
+        if objective.kind in ("dmd", "progressive"):
+            raise ConfigError(
+                f"adapter=lora is not possible with objective={objective.kind}, which copies the"
+                " whole student into its other networks; use objective=flow_map or consistency"
+            )
+        if objective.init_from == RANDOM:
+            raise ConfigError(
+                f"adapter=lora adapts a trained network, and objective.init_from={RANDOM} has"
+                " none; give a file, or leave it out"
+            )
+        if container:
+            raise ConfigError(
+                "checkpoint.container=true exports whole networks, and adapter=lora trains none;"
+                " leave it out"
+            )
+        if not self.targets:
+            raise ConfigError(
+                "adapter.targets=[] leaves nothing to train; name ends like [q,k,v,o]"
+            )

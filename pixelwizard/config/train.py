@@ -14,10 +14,6 @@ from pixelwizard.config.objective import (
     AdapterSettings,
     ObjectiveSettings,
     Stage,
-    check_adapter,
-    check_channels,
-    check_objective,
-    trained_part,
 )
 from pixelwizard.config.output import MetricsSettings, TrackerSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
@@ -295,7 +291,7 @@ class TrainConfig(StagesSettings):
     @property
     def part(self) -> str:
         """The network that is trained: anchor, detail, vae, clip_encoder or video_encoder."""
-        return trained_part(self.objective, self.stage)
+        return self.objective.trained_part(self.stage)
 
     @property
     def guided(self) -> bool:
@@ -305,8 +301,8 @@ class TrainConfig(StagesSettings):
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
         refuse_quantised(self.backbone, "train")
-        check_objective(self.objective, self.stage)
-        check_channels(self.objective.flow, self.backbone.dit.in_dim)
+        self.objective.check_stage(self.stage)
+        self.objective.flow.check_channels(self.backbone.dit.in_dim)
         if self.objective.flow.first_frame and self.resolution.frames == 1:
             raise ConfigError(
                 f"objective.flow.first_frame={self.objective.flow.first_frame} leaves nothing to"
@@ -314,7 +310,7 @@ class TrainConfig(StagesSettings):
             )
         check_data(self.data, self.resolution, self.part)
         check_training_ranks(self)
-        check_adapter(self.adapter, self.part, self.objective, self.checkpoint.container)
+        self.adapter.check_network(self.part, self.objective, self.checkpoint.container)
         if self.trainer.gradient_checkpointing and self.part not in STAGES:
             raise ConfigError(
                 f"trainer.gradient_checkpointing is not used by objective={self.part}; leave it out"
