@@ -27,18 +27,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pixelwizard.cli.arguments import (
-    HYDRA_GROUPS,
-    HYDRA_PARTS,
-    RENAMED,
-    SEARCH_PATH,
-    check_option,
-    checked,
-    group_elsewhere,
-    is_file_of_group,
-    sets_part,
-    split_folders,
-)
+from pixelwizard.cli import arguments
 from pixelwizard.cli.habits import habit
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
@@ -69,7 +58,7 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
         with hydra.initialize_config_dir(str(tasks.shipped()), **BASE):
             yield Composer(task, own)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(group_elsewhere(task, str(error)) or _sentence(error)) from None
+        raise ConfigError(arguments.group_elsewhere(task, str(error)) or _sentence(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
     except RecursionError:
@@ -151,11 +140,11 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The composition of checked overrides; a user's nodes replace earlier values."""
-        nodes = [word for word in overrides if sets_part(self.task, word, self.own)]
-        files = [word for word in overrides if is_file_of_group(word)]
+        nodes = [word for word in overrides if arguments.sets_part(self.task, word, self.own)]
+        files = [word for word in overrides if arguments.is_file_of_group(word)]
         options = [word for word in overrides if word not in (*nodes, *files)]
         for option in options:
-            check_option(self.task, option, self.own)
+            arguments.check_option(self.task, option, self.own)
         words = [self._of_group(option) for option in options]
         composed = self._with_values([*words, *self._left_out(words, nodes)])
         if self.own or composed.hydra.runtime.choices.get(tasks.EXPERIMENTS):
@@ -171,13 +160,13 @@ class Composer:
         before, after = (OmegaConf.to_container(c.hydra) for c in (self._of_groups(()), composed))
         for key in schema.differences(before, after, "hydra"):
             if not schema.is_below(key, OURS):
-                own = RENAMED.get(key)
+                own = arguments.RENAMED.get(key)
                 rule = f"give {own} on the command line" if own else "leave it out"
                 raise ConfigError(habit(key) or f"{key} in a file has no effect; {rule}")
 
     def _with_values(self, words: Sequence[str]) -> DictConfig:
         """What Hydra composes of the words; those that choose no option are set afterwards."""
-        groups = (*tasks.groups(self.task, self.own), *HYDRA_GROUPS)
+        groups = (*tasks.groups(self.task, self.own), *arguments.HYDRA_GROUPS)
         options = [word for word in words if word.split("=", 1)[0].lstrip("+~") in groups]
         values = [word for word in words if word not in options]
         composed = copy.deepcopy(self._of_groups(tuple(options)))
@@ -292,10 +281,10 @@ def compose(
     first is returned, the user's classes too. Raises ConfigError for every mistake of the user.
     """
     jobs = []
-    folders, overrides = split_folders(overrides)
+    folders, overrides = arguments.split_folders(overrides)
     own = tasks.own_folders(folders)
     with composer(task, own) as made:
-        words = checked(task, overrides, sweep, own)
+        words = arguments.checked(task, overrides, sweep, own)
         if study := _study(made, words, prompts):
             return [study]
         for chosen, several in _combinations(words):
@@ -305,7 +294,7 @@ def compose(
             given = {_replaced_key(override): override for override in chosen}
             params = OmegaConf.select(composed, "hydra.sweeper.params") or {}
             more = [f"{key}={value}" for key, value in params.items() if key not in given]
-            for inner, params_swept in _combinations(checked(task, more, True, own)):
+            for inner, params_swept in _combinations(arguments.checked(task, more, True, own)):
                 final = made.compose(inner + chosen) if more else composed
                 swept = (*several, *params_swept)
                 if swept or sweep:  # one value in place of the experiment's several names a job too
@@ -333,11 +322,11 @@ def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Comp
         return None
     own = {one.get_key_element() for one in given}
     more = [f"{key}={value}" for key, value in (sweeper.params or {}).items() if key not in own]
-    ranges = [*given, *parsed(checked(made.task, more, True, made.own))]
+    ranges = [*given, *parsed(arguments.checked(made.task, more, True, made.own))]
     space = {r.get_key_element(): _values(r) for r in ranges if r.is_sweep_override()}
     if not space:
         return None  # one of its trials
-    folders = [f"{SEARCH_PATH}={folder}" for folder in made.own]
+    folders = [f"{arguments.SEARCH_PATH}={folder}" for folder in made.own]
     search = Search(sweeper, space, (*folders, *fixed))
     return Composed(made.config(composed, prompts), (), _part(composed, "launcher"), search)
 
@@ -356,12 +345,13 @@ def _values(override: Override) -> tuple[str, ...] | Span:
 def _part(composed: DictConfig, name: str) -> Any:
     """Hydra's launcher or sweeper as our settings; Hydra's own basic ones are our defaults."""
     node: Any = OmegaConf.to_container(composed.hydra[name], resolve=True)
+    settings = arguments.HYDRA_PARTS[name]
     if "_target_" in node:
-        for key in sorted(schema.leaves(HYDRA_PARTS[name]).keys() & node.keys() - {"params"}):
+        for key in sorted(schema.leaves(settings).keys() & node.keys() - {"params"}):
             other = {"launcher": "joblib or submitit_slurm", "sweeper": "optuna"}[name]
             raise ConfigError(f"hydra.{name}.{key} is for hydra/{name}={other}; add that one")
-        return HYDRA_PARTS[name]()
-    part: Any = schema.build(HYDRA_PARTS[name], node, f"hydra.{name}")
+        return settings()
+    part: Any = schema.build(settings, node, f"hydra.{name}")
     schema.check(part, f"hydra.{name}")
     return part
 

@@ -144,6 +144,14 @@ class BackboneSettings:
         """The 8 bits of the text encoder: int8, as transformers' UMT5 rounds inputs to fp8 too."""
         return None if self.quantize is None else "int8"
 
+    def refuse_quantised(self, task: str) -> None:
+        """Refuse weights of 8 bits where they have no meaning; raises ConfigError."""
+        if self.quantize is not None:
+            raise ConfigError(
+                f"backbone.quantize={self.quantize} is for generate, plan and convert, which"
+                f" change no weight; leave it out of {task}"
+            )
+
     def check(self, key: str) -> None:
         """Networks whose sizes fit each other; raises ConfigError."""
         heads, dim = self.dit.num_heads, self.dit.dim

@@ -172,15 +172,6 @@ class StagesSettings(RunSettings):
     compile: Literal["auto", "on", "off"] = setting("auto", incidental=True)
 
 
-def refuse_quantised(backbone: BackboneSettings, task: str) -> None:
-    """Refuse weights of 8 bits where they have no meaning; raises ConfigError."""
-    if backbone.quantize is not None:
-        raise ConfigError(
-            f"backbone.quantize={backbone.quantize} is for generate, plan and convert, which change"
-            f" no weight; leave it out of {task}"
-        )
-
-
 @dataclass(frozen=True)
 class MemorySettings:
     """Where the weights of a stage are, and how much device memory a stage may use.
@@ -337,7 +328,7 @@ class PlanConfig(SamplingSettings):
                 )
         self._check_power()
         if self.train is not None:
-            refuse_quantised(self.backbone, "train")
+            self.backbone.refuse_quantised("train")
             self.objective.check_stage(self.train)
         of_training = {
             f"gpus={self.gpus}": self.gpus != [1, 8],

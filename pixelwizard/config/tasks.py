@@ -25,7 +25,6 @@ from pixelwizard.config.generate import (
     PlanConfig,
     SamplerSettings,
     StagesSettings,
-    refuse_quantised,
 )
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.output import DecodeSettings
@@ -64,7 +63,7 @@ class BenchConfig(StagesSettings):
 
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
-        refuse_quantised(self.backbone, "bench")
+        self.backbone.refuse_quantised("bench")
         for whole in self.wholes():
             whole.check()
 

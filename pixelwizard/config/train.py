@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import List, Literal, Optional
 
 from pixelwizard.config.backbone import BackboneSettings
-from pixelwizard.config.generate import RunSettings, StagesSettings, refuse_quantised
+from pixelwizard.config.generate import RunSettings, StagesSettings
 from pixelwizard.config.geometry import SPATIAL_STRIDE, TEMPORAL_STRIDE, ResolutionSettings
 from pixelwizard.config.objective import (
     OBJECTIVES,
@@ -300,7 +300,7 @@ class TrainConfig(StagesSettings):
 
     def check(self, key: str = "") -> None:
         """Refuse values that cannot work together; raises ConfigError."""
-        refuse_quantised(self.backbone, "train")
+        self.backbone.refuse_quantised("train")
         self.objective.check_stage(self.stage)
         self.objective.flow.check_channels(self.backbone.dit.in_dim)
         if self.objective.flow.first_frame and self.resolution.frames == 1:
