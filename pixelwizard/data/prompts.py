@@ -15,14 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pixelwizard.config.generate import (
-    GenerateConfig,
-    ImageSettings,
-    RefineSettings,
-    SamplingSettings,
-)
-from pixelwizard.config.output import VideoSettings
-from pixelwizard.config.schema import ConfigError, show
+from pixelwizard.config.generate import GenerateConfig, SamplingSettings
+from pixelwizard.config.schema import ConfigError, changed, show
 from pixelwizard.data.table import STARTS, Row, Table, find_videos, read_table, text_beside, written
 from pixelwizard.io.terminal import Line, in_threads
 
@@ -185,7 +179,7 @@ def _typed(text: str, number: int) -> Row:
 
 def need_clips(config: SamplingSettings, clips: Sequence[Source]) -> None:
     """Raises ConfigError where ``refine`` is set and there is nothing to refine."""
-    if not clips and config.refine != RefineSettings():
+    if not clips and changed(config.refine):
         raise ConfigError(
             "refine is for given clips; name one with --video FILE, videos=DIR or a column video"
         )
@@ -212,13 +206,13 @@ def _check_sources(config: GenerateConfig, prompts: Sequence[Prompt]) -> None:
             source.sizes(config.resolution)
         except ConfigError as error:
             raise ConfigError(f"{source.path}: {error}") from None
-    if not pictures and config.image != ImageSettings():
+    if not pictures and changed(config.image):
         raise ConfigError(
             "image is for given pictures; name one with --image FILE or a column image"
         )
     need_clips(config, clips)
     _check_agreement(config, clips)
-    if len(clips) == len(prompts) and config.video.fps != VideoSettings().fps:
+    if len(clips) == len(prompts) and "fps" in changed(config.video):
         raise ConfigError(
             f"video.fps={config.video.fps} is for videos of a text; a refined clip keeps its own"
             " rate: leave it out"

@@ -262,6 +262,11 @@ class Failure:
     reason: str
     out_of_memory: bool = False
 
+    @property
+    def status(self) -> str:
+        """What a ledger says of it."""
+        return OUT_OF_MEMORY if self.out_of_memory else "failed"
+
     def write(self, folder: Path) -> None:
         """Leave it in the run folder."""
         write_text(folder / FAILURE, json.dumps(asdict(self), ensure_ascii=False) + "\n")

@@ -15,17 +15,9 @@ from pixelwizard.config.schema import ConfigError
 from pixelwizard.io.files import read_json, write_json
 from pixelwizard.io.process import SOME_FAILED, USER_ERROR
 from pixelwizard.io.terminal import printable, say
-from pixelwizard.records.run_folder import (
-    CONFIG,
-    LEDGER,
-    OUT_OF_MEMORY,
-    Failure,
-    kernel_kills,
-    locked,
-    short_hash,
-)
+from pixelwizard.records.run_folder import CONFIG, LEDGER, Failure, kernel_kills, locked, short_hash
 
-PENDING, DONE, FAILED = "pending", "done", "failed"
+PENDING, DONE = "pending", "done"
 NAME_LENGTH = 100
 KILLED = 137
 INTERRUPTS = (129, 130, 143)
@@ -77,8 +69,8 @@ class Ended:
         """Its entry in the ledger."""
         if self.failure is None:
             return {"status": DONE}
-        status = OUT_OF_MEMORY if self.failure.out_of_memory else FAILED
-        return {"status": status, "exit_code": self.code, "reason": self.failure.reason}
+        failure = self.failure
+        return {"status": failure.status, "exit_code": self.code, "reason": failure.reason}
 
 
 Launch = Callable[[Mapping[str, SweepJob]], Iterable[tuple[str, Ended]]]
