@@ -15,12 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixelwizard.config import tasks
-from pixelwizard.config.evaluate import EvaluateConfig
-from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.parallel import mesh_of_world
 from pixelwizard.config.targets import search_in
-from pixelwizard.config.tasks import BenchConfig
-from pixelwizard.config.train import EncodeConfig, TrainConfig
 from pixelwizard.io.files import disk_full, is_full, remove_unfinished, write_text
 from pixelwizard.io.process import (
     SOME_FAILED,
@@ -127,27 +123,27 @@ def _worked(config: Any, rank: Rank | None) -> int:
 
 def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
     """The function of a task, which returns the exit code; its libraries are imported only now."""
-    if isinstance(config, GenerateConfig):
+    if config.task == "generate":
         from pixelwizard.generation.run import generate
 
         return generate
-    if isinstance(config, TrainConfig) and config.comparison.budget is not None:
+    if config.task == "train" and config.comparison.budget is not None:
         from pixelwizard.comparison.few_step.run import train_compared
 
         return train_compared
-    if isinstance(config, TrainConfig):
+    if config.task == "train":
         from pixelwizard.training.train import train
 
         return train
-    if isinstance(config, BenchConfig):
+    if config.task == "bench":
         from pixelwizard.bench.run import bench
 
         return lambda config, rank: bench(config)
-    if isinstance(config, EvaluateConfig):
+    if config.task == "evaluate":
         from pixelwizard.evaluation.evaluate import evaluate
 
         return lambda config, rank: evaluate(config)
-    assert isinstance(config, EncodeConfig)
+    assert config.task == "encode"
     from pixelwizard.training.encode import encode
 
     return lambda config, rank: encode(config)
@@ -156,7 +152,7 @@ def work_of(config: Any) -> Callable[[Any, Rank | None], int]:
 @contextlib.contextmanager
 def _as_rank(config: Any) -> Iterator[Rank | None]:
     """This process as the rank it was started as; None if it is alone."""
-    if not isinstance(config, (GenerateConfig, TrainConfig)):
+    if config.task not in ("generate", "train"):
         yield None
         return
     world = int(os.environ.get("WORLD_SIZE", "1"))

@@ -11,10 +11,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.output import TrackerSettings
+from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.terminal import reason
 from pixelwizard.tracking import Tracker, Warn
-from pixelwizard.tracking.loggers import CSVRows, LoggerRun, own_logger
+from pixelwizard.tracking.loggers import CSVRows, LoggerRun
 
 log = logging.getLogger(__name__)
 RECORDING = ("log_hyperparams", "log_metrics", "save", "finalize", "after_save_checkpoint")
@@ -28,8 +30,9 @@ def makers(config: GenerateConfig | TrainConfig, warn: Warn) -> dict[str, Callab
         found["tracker=wandb"] = lambda: _wandb_run(config, warn)
     if config.tracker.kind == "csv":
         found["tracker=csv"] = lambda: LoggerRun(config, CSVRows(Path(config.run_dir, "csv")))
-    if config.tracker.logger is not None:
-        found["tracker.logger"] = lambda: LoggerRun(config, own_logger(config))
+    if (own := config.tracker.logger) is not None:  # a class that takes save_dir gets the folder
+        make = partial(door_of(TrackerSettings, "logger").make, own, "tracker.logger")
+        found["tracker.logger"] = lambda: LoggerRun(config, make(save_dir=config.run_dir))
     return found
 
 

@@ -12,9 +12,7 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from pixelwizard.config.generate import GenerateConfig
-from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.schema import ConfigError, to_plain
-from pixelwizard.config.targets import door_of
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import write_text
 from pixelwizard.tracking import Tracker, figures, score_figures, score_recipes
@@ -142,10 +140,3 @@ class CSVRows(Logger):
     def values(self, metrics: Mapping[str, Any]) -> dict[str, str]:
         """Figures as they are written."""
         return {name: f"{float(value)}" for name, value in metrics.items()}
-
-
-def own_logger(config: GenerateConfig | TrainConfig) -> Logger:
-    """The logger of ``tracker.logger``; a class that takes ``save_dir`` gets the run folder."""
-    door = door_of(TrackerSettings, "logger")
-    assert config.tracker.logger is not None
-    return door.make(config.tracker.logger, "tracker.logger", save_dir=config.run_dir)
