@@ -33,7 +33,7 @@ from pixelwizard.config.backbone import DiTSizes
 from pixelwizard.config.generate import MemorySettings, SamplerSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.targets import Target
-from pixelwizard.config.tasks import BenchConfig, BenchSettings, first_steps
+from pixelwizard.config.tasks import BenchConfig, BenchSettings
 from pixelwizard.io import terminal
 from pixelwizard.io.terminal import Remaining
 from pixelwizard.models.attention.auto import KERNELS
@@ -199,9 +199,9 @@ def test_a_reference_that_does_not_fit_is_traced_instead(config: BenchConfig) ->
 
 def test_the_first_steps_of_a_sampler() -> None:
     sampler = SamplerSettings(steps=4, timesteps=[999, 900, 500, 100], guided_steps=[0, 3])
-    short = first_steps(sampler, 2)
+    short = sampler.first(2)
     assert (short.steps, short.timesteps, short.guided_steps) == (2, [999, 900], [0])
-    assert first_steps(SamplerSettings(steps=4), 9).steps == 4
+    assert SamplerSettings(steps=4).first(9).steps == 4
 
 
 def test_a_forward_is_timed_without_the_first_one_and_without_what_comes_before_it() -> None:

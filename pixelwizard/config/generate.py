@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import List, Literal, Optional, Tuple, get_args
 
 from pixelwizard.config.backbone import BackboneSettings
@@ -100,6 +99,17 @@ class SamplerSettings:
     guided_steps: Optional[List[int]] = None
     step_sizes: StepSizes = "none"
 
+    def first(self, count: int) -> SamplerSettings:
+        """The same with at most ``count`` steps, none skipped, guided where its first steps are."""
+        times, guided = self.timesteps, self.guided_steps
+        return replace(
+            self,
+            skip="none",
+            steps=min(self.steps, count),
+            timesteps=None if times is None else times[:count],
+            guided_steps=None if guided is None else [step for step in guided if step < count],
+        )
+
     def check(self, key: str) -> None:
         """Decreasing timesteps inside (0, 1000], existing guided steps; raises ConfigError.
 
@@ -149,7 +159,7 @@ class RunSettings:
     ``verbose`` are loggers whose debug output goes to ``run.log``; ``root`` means all of them.
     """
 
-    run_dir: str = dataclasses.field(metadata={"path": True, "incidental": True})
+    run_dir: str = field(metadata={"path": True, "incidental": True})
     task: str = ""
     search: List[str] = setting([], incidental=True)
     replaced: List[str] = setting([], incidental=True)

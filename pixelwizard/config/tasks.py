@@ -19,13 +19,7 @@ import yaml
 
 from pixelwizard.config.backbone import ConvertConfig, FetchConfig
 from pixelwizard.config.evaluate import CompareConfig, EvaluateConfig, TableConfig
-from pixelwizard.config.generate import (
-    GenerateConfig,
-    MemorySettings,
-    PlanConfig,
-    SamplerSettings,
-    StagesSettings,
-)
+from pixelwizard.config.generate import GenerateConfig, MemorySettings, PlanConfig, StagesSettings
 from pixelwizard.config.geometry import ResolutionSettings
 from pixelwizard.config.output import DecodeSettings
 from pixelwizard.config.schema import ConfigError, build, check, choice, leaves, setting
@@ -80,21 +74,9 @@ class BenchConfig(StagesSettings):
         """The same with the few steps that are run."""
         return replace(
             whole,
-            anchor=first_steps(whole.anchor, self.bench.anchor_steps),
-            schedule=first_steps(whole.schedule, self.bench.detail_steps),
+            anchor=whole.anchor.first(self.bench.anchor_steps),
+            schedule=whole.schedule.first(self.bench.detail_steps),
         )
-
-
-def first_steps(sampler: SamplerSettings, count: int) -> SamplerSettings:
-    """A sampler with at most ``count`` steps, none skipped, guided where its first steps are."""
-    times, guided = sampler.timesteps, sampler.guided_steps
-    return replace(
-        sampler,
-        skip="none",
-        steps=min(sampler.steps, count),
-        timesteps=None if times is None else times[:count],
-        guided_steps=None if guided is None else [step for step in guided if step < count],
-    )
 
 
 @dataclass(frozen=True)
