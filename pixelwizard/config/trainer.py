@@ -6,12 +6,11 @@ arguments of the Trainer are accepted too, checked against its signature. No tor
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Literal, Optional, Union, get_args, get_origin, get_type_hints
@@ -101,7 +100,7 @@ class LightningSettings:
                 raise ConfigError(f"{join(key, name)} is set by {cls.answers[name]}; use that")
         own = build(cls, {name: node[name] for name in node if name in names}, key)
         rest = {str(name): node[name] for name in node if name not in names}
-        return dataclasses.replace(own, arguments=rest)
+        return replace(own, arguments=rest)
 
     def to_plain(self, as_key: bool = False) -> dict[str, Any]:
         """The node that gives these settings."""

@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -79,16 +79,10 @@ def _taken(file: Path) -> int | None:
         except OSError as error:
             log.warning("%s has no locks (%s): nothing keeps other writers out", file, error)
             return descriptor
-        if _is_same(descriptor, file):
-            return descriptor
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
         os.close(descriptor)  # its holder removed it between the two calls
-
-
-def _is_same(descriptor: int, file: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), file.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _introduction(command: str) -> str:
