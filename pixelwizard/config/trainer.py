@@ -73,10 +73,6 @@ class Duration:
             ) from None
         return cls(days * 24 * 60 + hours * 60 + minutes + seconds / 60)
 
-    def to_plain(self, as_key: bool = False) -> dict[str, float]:
-        """The node that gives this duration."""
-        return {"minutes": self.minutes}
-
 
 @dataclass(frozen=True)
 class LightningSettings:

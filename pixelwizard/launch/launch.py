@@ -22,6 +22,7 @@ from pixelwizard.io.terminal import say
 from pixelwizard.launch import processes
 from pixelwizard.launch.processes import SERVER_GONE, Work
 from pixelwizard.records.run_folder import CONFIG, Failure, locked
+from pixelwizard.worker import run as run_worker
 
 INHERITED = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
 INHERITED |= {"GROUP_RANK", "LOCAL_WORLD_SIZE"}
@@ -69,13 +70,6 @@ def crew(at_once: int = 1, forked: bool = False) -> Iterator[Crew]:
             yield ours
     finally:
         _crews.remove(ours)
-
-
-def run_worker(run_dir: Path, claimed: str) -> int:
-    """The worker of a run folder and its configuration; the exit code. Torch starts here."""
-    from pixelwizard import worker
-
-    return worker.run(run_dir, claimed)
 
 
 def launch(run_dir: Path, ranks: int = 1, work: Work | None = None) -> int:
