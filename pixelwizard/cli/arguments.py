@@ -280,7 +280,8 @@ def _option(arguments: Arguments, word: str, rest: list[str]) -> None:
     name, has_value, value = word.partition("=")
     name = SHORT.get(name, name)
     if name not in OPTIONS:
-        raise ConfigError(_unknown_option(word, name, bool(has_value)))
+        hyphens = f"{word}: a key has no hyphens; write {word.lstrip('-')}" if has_value else None
+        raise ConfigError(habit(name) or hyphens or unknown(f"option {word!r}", word, OPTIONS))
     if name in VALUES and not has_value:
         if not rest:
             raise ConfigError(f"{name} needs a value, like {name} {VALUES[name]}")
@@ -310,14 +311,6 @@ def _option(arguments: Arguments, word: str, rest: list[str]) -> None:
         arguments.sweep = True
     elif name != "--run":
         arguments.show[name] = value
-
-
-def _unknown_option(word: str, name: str, has_value: bool) -> str:
-    if answer := habit(name):
-        return answer
-    if has_value:
-        return f"{word}: a key has no hyphens; write {word.lstrip('-')}"
-    return unknown(f"option {word!r}", word, OPTIONS)
 
 
 def _override(arguments: Arguments, word: str) -> None:

@@ -117,8 +117,8 @@ def latent_statistics(vae: WanVAE, size: ResolutionSettings) -> tuple[list[float
     """
     device = next(vae.parameters()).device
     moments = [vae.moments(video.to(device)) for video in _videos(size)]
-    mean = torch.cat([_by_channel(m) for m, _ in moments], dim=1)
-    variance = torch.cat([_by_channel(v) for _, v in moments], dim=1).clamp(-12, 6).exp()
+    mean = torch.cat([m[0].flatten(1) for m, _ in moments], dim=1)  # [C, everything else]
+    variance = torch.cat([v[0].flatten(1) for _, v in moments], dim=1).clamp(-12, 6).exp()
     deviation = mean.std(dim=1)
     scale = (deviation * variance.mean(dim=1).sqrt()).sqrt()
     scale *= (deviation / scale).square().mean().sqrt()
@@ -130,8 +130,3 @@ def _videos(size: ResolutionSettings) -> Iterator[Tensor]:
         clip = size.geometry if number % 3 == 0 else size.anchor_geometry
         scene = shapes.scene(FIRST_SCENE + 7 * number)
         yield to_video(shapes.render(scene, clip.width, clip.height, clip.frames))
-
-
-def _by_channel(latent_1CTHW: Tensor) -> Tensor:
-    """[C, everything else]"""
-    return latent_1CTHW[0].flatten(1)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 TAKES = ("text", "id", "video", "negative_prompt", "seed", *STARTS)
 """Kinds of columns; without an id a prompt has the name of its video."""
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.anchor)")
-MAX_SEED = 2**62
 DEMO_PROMPTS = (
     "a cyan cross moves left over a black background",
     "a yellow triangle moves left over a navy background",
@@ -161,7 +160,7 @@ def _seed(value: Any, place: str) -> int | None:
     if value is None:
         return None
     whole = re.fullmatch(r"\s*(\d{1,19})(\.0*)?\s*", str(value))
-    if not whole or isinstance(value, bool) or int(whole[1]) > MAX_SEED:
+    if not whole or isinstance(value, bool) or int(whole[1]) > 2**62:
         raise ConfigError(f"{place}: seed={show(value)} must be an integer from 0 to 2^62")
     return int(whole[1])
 

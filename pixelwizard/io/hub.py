@@ -54,26 +54,23 @@ def fetch(source: SourceSettings, say: Say = print) -> list[str]:
 
     Without a missing file nothing is asked of the network. Raises FetchError.
     """
+    folder = Path(source.folder).expanduser()
     try:
-        return _fetch(source, Path(source.folder).expanduser(), say)
+        missing = [name for name in source.files if not (folder / name).is_file()]
+        left = [name for name in missing if not _take_cached(source, name, folder, say)]
+        if not left:
+            return missing
+        _refuse_offline(source, left)
+        remotes = [_ask(source, name) for name in left]
+        _refuse_full_disk(remotes)
+        for number, remote in enumerate(remotes, 1):
+            say(f"{remote.name} ({number} of {len(remotes)}, {remote.size / 1e9:.2f} GB)")
+            _download(source, remote)
+            if not _take_cached(source, remote.name, folder, say, remote.commit):
+                raise FetchError(f"{remote.name} of {source.repo} did not reach the cache")
+        return missing
     except OSError as error:
         raise FetchError(f"{source.name} cannot be put into {source.folder}: {error}") from error
-
-
-def _fetch(source: SourceSettings, folder: Path, say: Say) -> list[str]:
-    missing = [name for name in source.files if not (folder / name).is_file()]
-    left = [name for name in missing if not _take_cached(source, name, folder, say)]
-    if not left:
-        return missing
-    _refuse_offline(source, left)
-    remotes = [_ask(source, name) for name in left]
-    _refuse_full_disk(remotes)
-    for number, remote in enumerate(remotes, 1):
-        say(f"{remote.name} ({number} of {len(remotes)}, {remote.size / 1e9:.2f} GB)")
-        _download(source, remote)
-        if not _take_cached(source, remote.name, folder, say, remote.commit):
-            raise FetchError(f"{remote.name} of {source.repo} did not reach the cache")
-    return missing
 
 
 def _take_cached(

@@ -242,7 +242,6 @@ FAILURE = "failure.json"
 BEGUN = {CONFIG, OVERRIDES, FAILURE, LOCK, PROBED}
 """What a run writes before its first result, besides its logs."""
 OUT_OF_MEMORY = "out of memory"
-_CLASSES = {"MemoryError", "OutOfMemoryError"}
 
 
 class WorkStopped(Exception):
@@ -282,7 +281,7 @@ class Failure:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator, Python's or torch's, could not give what was asked for."""
     names = {cls.__name__ for cls in type(error).__mro__}
-    return bool(names & _CLASSES) or "DefaultCPUAllocator" in str(error)
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def sentence(error: BaseException) -> str:

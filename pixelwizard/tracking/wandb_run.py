@@ -122,8 +122,7 @@ class Session(WandbLogger):
         return self._init("offline")
 
     def _init(self, mode: Mode) -> Any:
-        online = mode == "online"
-        run = wandb.init(**self.arguments, mode=mode, resume="allow" if online else None)
+        run = wandb.init(**self.arguments, mode=mode, resume="allow" if mode == "online" else None)
         run.define_metric(STEP)
         return run
 
