@@ -302,8 +302,7 @@ def is_below(key: str, keys: Iterable[str]) -> bool:
 
 
 def check(settings: Any, key: str = "") -> None:
-    """Check the ranges of numbers, what is for another ``kind`` of a group, then what its method
-    ``check(key)`` does.
+    """Check the ranges of numbers and the kind of every group, then call its ``check(key)``.
 
     Inner groups come first. Raises ConfigError.
     """
