@@ -86,7 +86,7 @@ def test_experiments_are_found_beside_the_groups_too(place: Path) -> None:
     [
         ("run: {dir: mine}", "hydra.run.dir in a file has no effect; give run_dir on the command"),
         ("verbose: true", "hydra.verbose in a file has no effect; give verbose on the command"),
-        ("job: {chdir: true}", "hydra.job.chdir: a run never changes the working directory"),
+        ("job: {chdir: true}", "hydra.job.chdir: use run_dir to name a run; a run never"),
     ],
 )
 def test_what_a_file_says_to_hydra_itself_is_refused(place: Path, said: str, sentence: str) -> None:
