@@ -75,7 +75,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with ``heun.py``, in which ``plan`` is the task above."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(tasks, "roots", lambda: {"plan": Root})
+    monkeypatch.setattr(tasks, "ROOTS", {"plan": Root})
     shipped = tmp_path / "shipped" / "conf"
     (shipped / "parallel").mkdir(parents=True)
     (shipped / "plan.yaml").write_text("defaults: [plan_defaults, _self_, {parallel: slow}]\n")
