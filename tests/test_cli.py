@@ -656,7 +656,10 @@ def test_an_experiment_can_be_a_sweep(launched: Launched) -> None:
     [
         ("# @package _global_\nsede: 5\n", "unknown key 'sede'; did you mean seed?"),
         ("# @package _global_\nschedule: {stepz: 5}\n", "did you mean schedule.steps?"),
-        ("# @package _global_\ndefaults:\n  - override /schedule: foo\n", "schedule/foo"),
+        (
+            "# @package _global_\ndefaults:\n  - override /schedule: foo\n",
+            "mine.yaml: schedule=foo",
+        ),
         (
             "# @package _global_\ndefaults:\n  - override /data: shapes\n",
             "experiments=mine chooses data, a group of train and encode, not of generate",

@@ -165,6 +165,72 @@ def test_a_damaged_file_is_named_where_it_is_used(place: Path) -> None:
         composed("schedule=bad")
 
 
+def test_a_damaged_file_that_is_not_used_stops_nothing(place: Path) -> None:
+    (place / "conf/schedule").mkdir(parents=True)
+    (place / "conf/schedule/bad.yaml").write_bytes(b"steps: \xff")
+    write(place / "experiments/results.yaml", BOMB)
+    assert composed("schedule=euler8").schedule.steps == 8
+
+
+GLOBAL = "# @package _global_\n"
+CHOICE = GLOBAL + "defaults:\n  - override /schedule: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("conf/schedule/a.yaml", "step: 3", "{}: unknown key 'schedule.step'; did you mean sch"),
+        ("conf/schedule/a.yaml", "steps: 0", "{}: schedule.steps=0 must be at least 1"),
+        ("conf/schedule/a.yaml", "solver: eulr", "{}: schedule.solver=eulr must be one of"),
+        ("conf/schedule/a.yaml", "steps: ${{nope}}", "{}: schedule.steps: Interpolation key"),
+        ("conf/schedule/a.yaml", "solver: {{_target_: no.X}}", "{}: schedule.solver._target_=no.X"),
+        ("conf/schedule/a.yaml", "defaults: [eulr8]", "{}: schedule=eulr8 must be one of"),
+        ("experiments/a.yaml", GLOBAL + "schedul: {{steps: 3}}", "{}: unknown key 'schedul'; did"),
+        ("experiments/a.yaml", GLOBAL + "data: {{count: 3}}", "{}: data is a key of train and enc"),
+        ("experiments/a.yaml", GLOBAL + "tags: [a]", "{}: tags: "),
+        ("experiments/a.yaml", CHOICE.format("eulr8"), "{}: schedule=eulr8 must be one of"),
+    ],
+)
+def test_a_sentence_on_a_key_names_the_users_file_that_sets_it(
+    place: Path, file: str, text: str, sentence: str
+) -> None:
+    write(place / file, text.replace("{{", "{").replace("}}", "}"))
+    with pytest.raises(ConfigError) as error:
+        composed("schedule=a" if file.startswith("conf") else "experiment=a")
+    assert str(error.value).startswith(sentence.format(file))
+
+
+def test_a_value_of_the_command_line_is_not_said_to_be_a_files(place: Path) -> None:
+    write(place / "conf/schedule/a.yaml", "steps: 3")
+    with pytest.raises(ConfigError, match=r"^schedule.steps=0 must be"):
+        composed("schedule=a", "schedule.steps=0")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("conf/schedule/a.yaml", "- solver", "a.yaml is a list; it must have keys, like steps: 4"),
+        ("conf/schedule/a.yaml", "euler", "a.yaml is a text; it must have keys, like steps: 4"),
+        ("experiments/a.yaml", "seed: 3", "a.yaml has keys, so its first line must be # @package"),
+    ],
+)
+def test_a_file_without_keys_or_header_is_refused_by_name(
+    place: Path, file: str, text: str, sentence: str
+) -> None:
+    write(place / file, text)
+    with pytest.raises(ConfigError, match=sentence):
+        composed("schedule=a" if file.startswith("conf") else "experiment=a")
+
+
+def test_an_environment_variable_is_a_number_where_one_is_needed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEPS", "7")
+    write(place / "conf/schedule/a.yaml", "steps: ${oc.env:STEPS}\nguidance: ${oc.env:SCALE,1.5}")
+    config = composed("schedule=a")
+    assert (config.schedule.steps, config.schedule.guidance) == (7, 1.5)
+
+
 def test_json_is_plain_or_refused() -> None:
     assert parse_json('{"a": [1, "x", null]}', "it") == {"a": [1, "x", None]}
     for text in ("[" * 100_000, "[" * 65 + "]" * 65):

@@ -68,7 +68,7 @@ def _checked_one(override: str, task: str, own: Sequence[Path], sweep: bool) -> 
         return f"{key}={quoted(value) if _is_text(leaves[key]) and not free else value}"
     if any(schema.takes_node(leaves.get(parent)) for parent in _parents(key)):
         return f"{key}={value}"
-    raise ConfigError(_elsewhere(task, key) or habit(key) or _unknown_key(key, leaves, groups))
+    raise ConfigError(elsewhere(task, key) or habit(key) or _unknown_key(key, leaves, groups))
 
 
 def _parents(key: str) -> list[str]:
@@ -111,7 +111,7 @@ def _of_sweep(key: str, value: str) -> str:
     return f"++{key}={value}"
 
 
-def _elsewhere(task: str, key: str) -> str | None:
+def elsewhere(task: str, key: str) -> str | None:
     """The sentence on a key that other tasks have, or that lies deeper in this one."""
     roots = {name: schema.leaves(root) for name, root in tasks.ROOTS.items()}
     owners = [
@@ -119,7 +119,7 @@ def _elsewhere(task: str, key: str) -> str | None:
         for name, leaves in roots.items()
         if key in leaves or any(schema.takes_node(leaves.get(parent)) for parent in _parents(key))
     ]
-    if owners:
+    if owners and task not in owners:
         return f"{key} is a key of {' and '.join(owners)}, not of {task}; leave it out"
     deeper = [leaf for leaf in roots[task] if leaf.endswith(f".{key}")]
     if deeper:

@@ -7,31 +7,28 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice, product
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import hydra
 import yaml
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigSource
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard.cli import arguments
-from pixelwizard.cli.habits import habit
+from pixelwizard.cli.habits import HABITS, habit
+from pixelwizard.cli.own_files import introduce_files, with_choosing_file, with_file
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, choice
 from pixelwizard.config.sweep import Composed, Search, Span, SweeperSettings
 from pixelwizard.config.targets import TARGET, OwnPart, check_doors, search_in, targets
 from pixelwizard.models.checkpoints import take_few_steps, take_statistics
@@ -58,12 +55,10 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
         with hydra.initialize_config_dir(str(tasks.shipped()), **BASE):
             yield Composer(task, own)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(arguments.group_elsewhere(task, str(error)) or _sentence(error)) from None
+        raise ConfigError(_of_choices(task, str(error), own) or _sentence(error)) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
     except RecursionError:
-        for path in tasks.own_files(own):
-            tasks.check_yaml(path)  # names the file
         raise ConfigError("a YAML file is nested too deep; make it flatter") from None
 
 
@@ -79,55 +74,7 @@ def introduce(task: str, own: list[Path]) -> None:
     store, name = ConfigStore.instance(), f"{task}_defaults"
     store.repo.pop(f"{name}.yaml", None)  # Hydra 1.4 warns of a second one
     store.store(name=name, node=defaults)
-    for path in tasks.own_files(own):
-        try:
-            tasks.check_yaml(path)
-        except yaml.YAMLError:
-            continue  # Hydra says so if it is used
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    OwnFiles.folders = own
-    for plugin in (OwnFiles, _experiment_source()):
-        Plugins.instance().register(plugin)
-
-
-@cache
-def _experiment_source() -> type[ConfigSource]:
-    """Hydra's source of files, of which it sees nothing but ``experiments``.
-
-    The folder beside them is the user's: in it ``data`` or ``prompts`` are no config groups.
-    """
-    found: list[Any] = Plugins.instance().discover(ConfigSource)
-    (files,) = (source for source in found if source.scheme() == "file")
-
-    class ExperimentSource(files):  # type: ignore[misc, valid-type]
-        @staticmethod
-        def scheme() -> str:
-            return tasks.EXPERIMENTS
-
-        def is_group(self, config_path: str) -> bool:
-            return _is_experiment(config_path) and bool(super().is_group(config_path))
-
-        def is_config(self, config_path: str) -> bool:
-            return _is_experiment(config_path) and bool(super().is_config(config_path))
-
-    return ExperimentSource
-
-
-def _is_experiment(path: str) -> bool:
-    return path.partition("/")[0] in ("", tasks.EXPERIMENTS)
-
-
-class OwnFiles(SearchPathPlugin):
-    """Lets Hydra find the user's files before the shipped ones, and ``experiments`` anywhere."""
-
-    folders: ClassVar[list[Path]] = []
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for folder in reversed(self.folders):
-            search_path.prepend("own", f"file://{folder}")
-        for root in tasks.experiment_roots():
-            search_path.append("experiments", f"{tasks.EXPERIMENTS}://{root}")
+    introduce_files(own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +149,20 @@ class Composer:
         return [name for item in listed if isinstance(item, dict) for name in item]
 
     def config(self, composed: DictConfig, prompts: Sequence[str]) -> Any:
-        """The checked settings of what Hydra composed: paths absolute, the run folder named."""
+        """The checked settings of what Hydra composed; an error names the user's file."""
+        try:
+            return self._config(composed, prompts)
+        except OmegaConfBaseException as error:
+            raise ConfigError(with_file(_sentence(error), composed)) from None
+        except ConfigError as error:
+            key = re.match("unknown key '([^']+)'", str(error))
+            known = key and (
+                habit(key[1]) if key[1] in HABITS else arguments.elsewhere(self.task, key[1])
+            )
+            raise ConfigError(with_file(known or str(error), composed)) from error
+
+    def _config(self, composed: DictConfig, prompts: Sequence[str]) -> Any:
+        """The checked settings: paths absolute, the run folder named."""
         choices = composed.hydra.runtime.choices
         ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         values: Any = OmegaConf.to_container(ours, resolve=True)
@@ -254,6 +214,18 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
                 " whole argument into quotes for the shell"
             ) from None
     return found
+
+
+def _of_choices(task: str, said: str, own: Sequence[Path]) -> str | None:
+    """The sentence on a choice in a file that Hydra refuses; None for other errors."""
+    if sentence := arguments.group_elsewhere(task, said):
+        return sentence
+    if missing := re.search(r"Could not (?:find|load) '(\S+)/([^'/]+)'", said):
+        group, option = missing.groups()
+        return with_choosing_file(choice(group, option, tasks.options(group, own)), option)
+    if twice := re.match(r"Multiple values for (\w+)\.", said):
+        return with_choosing_file(_one_line(ValueError(said)), twice[1])
+    return None
 
 
 def _sentence(error: BaseException) -> str:

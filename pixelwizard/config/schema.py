@@ -22,6 +22,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +98,13 @@ def _one_of(value: Any, options: Sequence[Any], key: str) -> Any:
     return convert(value, hint, key)
 
 
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
+"""A number as text, as an environment variable gives it."""
+
+
 def _scalar(value: Any, hint: type, key: str) -> Any:
+    if hint in (int, float) and isinstance(value, str) and NUMBER.fullmatch(value):
+        value = float(value) if set(value) & set(".eE") else int(value[:400])
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is bool and isinstance(value, bool):
         return value

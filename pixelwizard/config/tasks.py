@@ -288,14 +288,11 @@ def _files(group: str, own: Sequence[Path]) -> Iterator[Path]:
         yield from (path for path in (root / group).glob("*.yaml") if path.is_file())
 
 
-def own_files(own: Sequence[Path]) -> Iterator[Path]:
-    """Every user's file that Hydra may read. Raises ConfigError for a folder of far too many."""
+def check_sizes(own: Sequence[Path]) -> None:
+    """Refuse a user's folder of far too many; raises ConfigError."""
     experiments = [Path.cwd() / EXPERIMENTS] if Path.cwd() != asset_root(EXPERIMENTS) else []
     for folder in (*own, *experiments):
-        below = list(islice(os.walk(folder), FOLDERS + 1))
-        if len(below) > FOLDERS:
+        if len(list(islice(os.walk(folder), FOLDERS + 1))) > FOLDERS:
             raise ConfigError(
                 f"{folder} has over {FOLDERS} folders below it; name a folder laid out like conf/"
             )
-        found = (Path(place) / name for place, _, names in below for name in names)
-        yield from (path for path in found if path.suffix == ".yaml" and path.is_file())
