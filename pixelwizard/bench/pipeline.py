@@ -240,11 +240,8 @@ class Pipeline:
 
     def _clocked(self, run: Callable[[Any, Clock], None], network: nn.Module) -> Clock:
         clock = Clock(now(self.device))
-        hook = network.register_forward_pre_hook(lambda *_: clock.forwards.append(now(self.device)))
-        try:
+        with network.register_forward_pre_hook(lambda *_: clock.forwards.append(now(self.device))):
             run(network, clock)
-        finally:
-            hook.remove()
         return clock
 
     def _stage(self, name: str, clock: Clock, peak: int) -> StageResult:
