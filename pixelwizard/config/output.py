@@ -173,7 +173,7 @@ COMPUTED: Dict[str, Dict[str, Part]] = {
         "dover-aesthetic": Target(f"{_METRICS}.dover.DOVER", {"part": "aesthetic"}),
     },
 }
-"""Of those what a network computes instead, by the setting that names the network."""
+"""Those that a network can compute instead, by the setting that names the network."""
 OF_NETWORK = {
     "clip": ("frame_consistency", "clip"),
     "video": ("fvd", "hd_fvd", "video_mmd"),

@@ -181,7 +181,7 @@ def written(video: Path, *keys: str) -> str:
 
 
 def find_videos(folder: Path, key: str) -> list[Path]:
-    """The videos of a run folder, else those of any folder and the folders in it, by name.
+    """The videos of a run folder, else those of a folder and its subfolders, by name.
 
     Anchors are left out. Raises ConfigError, which names ``key``, if there are none.
     """
@@ -194,7 +194,7 @@ def find_videos(folder: Path, key: str) -> list[Path]:
 
 
 def videos_below(folder: Path) -> list[Path]:
-    """The videos of a folder and of those in it, by name; no hidden ones and no copies of W&B's."""
+    """The videos of a folder and its subfolders, by name; no hidden ones and no copies of W&B's."""
     found: list[Path] = []
     for place, below, names in os.walk(folder):
         below[:] = [name for name in below if name != "wandb" and not name.startswith(".")]

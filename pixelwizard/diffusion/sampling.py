@@ -5,8 +5,8 @@ t = 1000 sigma, the path is x = (1 - sigma) x0 + sigma noise, and networks predi
 v = dx/dsigma = noise - x0. The state of a sampling run can be saved at every step.
 
 A latent longer than the network was trained for goes through it in overlapping windows of time.
-Every step asks in each window of one shared latent, which begins as one shared noise, and blends
-the answers. So the solver, its history and a skip rule see a single latent.
+Every step evaluates the network in each window of one shared latent, which starts as one shared
+noise, and blends the outputs. So the solver, its history and a skip rule see a single latent.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ def initial_noise(shape: Sequence[int], seed: int, device: torch.device | str = 
 
 
 def keyed_generator(*key: object) -> torch.Generator:
-    """Random numbers for a key like (seed, step, "noise"): they depend on none drawn before."""
+    """A random generator for a key like (seed, step, "noise"), independent of earlier draws."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape, the type and on the device of ``x``.
+    """Standard normal noise with the shape, dtype and device of ``x``.
 
-    ``generator`` is on the CPU. For a GPU it draws the seed of a generator there: a CPU takes
-    nearly as long for the noise of a batch as a GPU for the whole step of a small network.
+    ``generator`` is on the CPU. For a GPU it only draws the seed of a generator there: a CPU takes
+    nearly as long to draw the noise of a batch as a GPU for a whole step of a small network.
     """
     if x.device.type == "cpu":
         return torch.randn(x.shape, generator=generator).to(x)
@@ -70,7 +70,7 @@ def per_sample(values_B: Tensor, axes: int = 5) -> Tensor:
 
 
 Velocity = Callable[[Tensor, Step], Tensor]
-"""What the network says of a latent at a step."""
+"""The velocity that a network predicts for a latent at a step."""
 
 
 def guided(
@@ -82,8 +82,8 @@ def guided(
 ) -> Velocity:
     """Classifier-free guidance: u + scale (c - u) on guided steps, c alone on the others.
 
-    With ``cfg`` the first makes c and the second u; steps that are not guided are made by both.
-    ``together`` makes c and u as one batch: [B, ...] -> [2 B, ...].
+    With ``cfg`` the first rank computes c and the second u; both compute unguided steps.
+    ``together`` computes c and u as one batch: [B, ...] -> [2 B, ...].
     """
 
     def velocity(x: Tensor, step: Step) -> Tensor:
@@ -104,7 +104,7 @@ def guided(
 class SolverState:
     """Everything that the rest of a sampling run depends on, after ``step`` finished steps.
 
-    ``history`` is the solver's, ``kept`` that of the rule of skipping, which left out ``skipped``.
+    ``history`` is the solver's, ``kept`` the skip rule's; ``skipped`` are the steps skipped so far.
     """
 
     step: int
@@ -143,13 +143,13 @@ def sample(
 ) -> Tensor:
     """Integrates ``velocity(x, step)`` from ``noise`` to data -> float32, shaped like ``noise``.
 
-    ``first`` [B, C, 1, H, W] is a given first frame of the latent: it takes the place of whatever
-    is there before every question and after every step (Wan2.2 ``WanTI2V.i2v``).
+    ``first`` [B, C, 1, H, W] is a given first frame of the latent. It replaces the latent's own
+    before every evaluation and after every step (Wan2.2 ``WanTI2V.i2v``).
 
-    ``probe(x, step)`` is the first block's change of some tokens, for a rule of skipping that looks
-    at it. ``on_step`` receives the state after every step; a run that is given such a state
-    continues from there and ends in the same bits. Raises ValueError where a solver asks the
-    network more or less often than its ``evaluations`` says, as plans and NFE would be wrong.
+    ``probe(x, step)`` is the first block's change of some tokens, for skip rules that use it.
+    ``on_step`` receives the state after every step; a run that starts from such a state ends in
+    the same bits. Raises ValueError if a solver evaluates the network more or less often than its
+    ``evaluations`` says, because plans and NFE would be wrong.
     """
     solver = SOLVER.make(schedule.solver, "solver")
     skip = None if schedule.skip == "none" else SKIP.make(schedule.skip, "skip")
@@ -189,7 +189,7 @@ def _no_probe(x: Tensor, step: Step) -> Tensor:
 
 
 class _Ask:
-    """The velocity as a solver asks for it inside one step, anywhere along the path; counted.
+    """The velocity for a solver inside one step, anywhere along the path; counts evaluations.
 
     The network gets the step's own timestep at its start, and 1000 sigma elsewhere.
     """
@@ -214,14 +214,14 @@ def _instead(skip: Skip, moment: Moment, kept: Kept, x: Tensor, step: Step) -> T
 
 
 Join = Callable[[Callable[[slice], Tensor], int, int], Tensor]
-"""Asks in every window of so many frames, each of a length, and makes one answer of theirs."""
+"""(evaluate a window, frames, window length) -> the outputs of all windows as one."""
 
 
 def blended(ask: Callable[[slice], Tensor], frames: int, window: int) -> Tensor:
-    """The answers ``[B, C, window, H, W]`` of all windows as one ``[B, C, frames, H, W]``, float32.
+    """The outputs ``[B, C, window, H, W]`` of all windows as one ``[B, C, frames, H, W]``, float32.
 
-    ``ask(span)`` answers for the latent frames of ``span``. Where windows overlap, their weights
-    rise and fall linearly and are divided by their sum; a latent that fits is asked for at once.
+    ``ask(span)`` returns the output for the latent frames of ``span``. Where windows overlap, their
+    weights rise and fall linearly and are divided by their sum. One window needs no blending.
     """
     spans = windows_of(frames, window)
     if len(spans) == 1:
@@ -240,7 +240,7 @@ def blended(ask: Callable[[slice], Tensor], frames: int, window: int) -> Tensor:
 
 
 def side_by_side(ask: Callable[[slice], Tensor], frames: int, window: int) -> Tensor:
-    """The answers ``[B, L, E]`` of all windows, one after another."""
+    """The outputs ``[B, L, E]`` of all windows, concatenated along L."""
     return torch.cat([ask(span) for span in windows_of(frames, window)], dim=1)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FloatOrTensor = TypeVar("FloatOrTensor", float, "Tensor")
 TRAIN_TIMESTEPS = 1000
 NO_STEP = 1e-3
-"""Of noise less than this, a schedule that is entered makes no step of its own."""
+"""A start that is closer than this to a step's sigma takes the place of that step."""
 SOLVER, SKIP = door_of(SamplerSettings, "solver"), door_of(SamplerSettings, "skip")
 
 
@@ -34,8 +34,8 @@ class Step:
 
     ``timestep`` is the network's time in [0, 1000]; ``dt`` the step size in timesteps, ``None``
     for a network without step-size conditioning; ``guided`` asks for classifier-free guidance;
-    ``evaluations`` is how often the solver asks; ``computed`` is False for a skipped step and
-    ``None`` where that is decided while sampling.
+    ``evaluations`` is how often the solver evaluates the network; ``computed`` is False for a
+    skipped step and ``None`` where that is decided while sampling.
     """
 
     sigma: float
@@ -47,13 +47,13 @@ class Step:
 
     @property
     def nfe(self) -> int:
-        """Network passes of one video in this step, at most: two an evaluation if it is guided."""
+        """Network passes of one video in this step, at most: two per evaluation if guided."""
         return 0 if self.computed is False else self.evaluations * (2 if self.guided else 1)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of one sampling run, from noise to data, and what takes and skips them."""
+    """The steps of one sampling run, from noise to data, with its solver and skip rule."""
 
     solver: Part
     steps: tuple[Step, ...]
@@ -80,8 +80,8 @@ def make_schedule(
 ) -> Schedule:
     """The schedule of one stage; ``shift`` is the resolution's, used unless the settings have one.
 
-    ``key`` is the stage's, for messages. At a sigma ``start`` the schedule is entered: what is left
-    of the step there and the later ones. Raises ValueError for settings outside their ranges
+    ``key`` is the stage's, for messages. With ``start``, a sigma, only the part of the schedule
+    from there on is made. Raises ValueError for settings outside their ranges
     (``SamplerSettings.check``), for a solver that cannot be made and a skip that does not fit.
     """
     check(settings, key)
@@ -121,7 +121,7 @@ def make_schedule(
 
 
 def _planned(skip: Part, steps: int, key: str) -> list[bool | None]:
-    """Which steps ask the network, as far as that is known beforehand."""
+    """Which steps evaluate the network, as far as that is known beforehand."""
     if skip == "none":
         return [True] * steps
     made = SKIP.make(skip, key)
@@ -168,7 +168,7 @@ def grid_version(settings: SamplerSettings, shift: float) -> int:
 def step_sizes(timesteps: list[float], snapped: bool = False) -> list[int]:
     """dt of every step, the last one against 0: rounded, even, at least 2.
 
-    ``snapped`` takes the nearest step size seen in training instead, the larger of two as near.
+    ``snapped`` takes the nearest step size seen in training instead, of two as near the larger.
     """
     raw = [
         even_step(round(abs(start - end)))
@@ -218,7 +218,7 @@ class StageSchedule:
 
 
 def as_taken(stage: dict[str, Any], skipped: Collection[int]) -> dict[str, Any]:
-    """``StageSchedule.to_json`` of a run that left out these steps: what was computed, and NFE."""
+    """``StageSchedule.to_json`` of a run that skipped these steps: what was computed, and NFE."""
     steps = [{**step, "computed": i not in skipped} for i, step in enumerate(stage["steps"])]
     passes = (step["evaluations"] * (1 + step["guided"]) * step["computed"] for step in steps)
     return {**stage, "nfe": sum(passes), "steps": steps}
@@ -302,7 +302,7 @@ def draw_schedules(stages: Sequence[StageSchedule], path: Path) -> None:
 
 
 def _in_short(schedule: Schedule) -> str:
-    """Solver, rule of skipping, steps and NFE."""
+    """Solver, skip rule, steps and NFE."""
     count, skipped = len(schedule.steps), sum(s.computed is False for s in schedule.steps)
     parts = [title(schedule.solver), f"{count} step{'s' * (count > 1)}"]
     if schedule.skip != "none":

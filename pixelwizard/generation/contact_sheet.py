@@ -1,7 +1,7 @@
 """Contact sheets of a run.
 
-A sheet has a row of frames per video, under its prompt and the frames of what it was made of: of
-the clip that is refined or of the picture that it begins with, of the anchor.
+A sheet has a row of frames per video, below its prompt and the frames of its sources: the refined
+clip or the picture that it begins with, and the anchor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FRAME_WIDTH = 256
 MARGIN = 8
 LINE = 20
 LEVEL = 3
-"""Of zlib: a detailed sheet takes 0.3 of the time of level 6, and is 5 % larger."""
+"""The level of zlib: a detailed sheet takes 0.3 of the time of level 6, and is 5 % larger."""
 LETTERS = 170
 """How many letters of a label fit on a line of the sheet."""
 
@@ -36,7 +36,7 @@ LETTERS = 170
 def write_contact_sheets(
     folder: Path, rows: Sequence[tuple[str, Path, Source | None]]
 ) -> Path | None:
-    """Write the sheets of (label, video, source) ``rows``; the first of them, None without a video.
+    """Write the sheets of (label, video, source) ``rows``; returns the first, None without videos.
 
     They are contact_sheet.png, contact_sheet-2.png, ...; an ``ID.anchor`` next to a video is shown
     too.

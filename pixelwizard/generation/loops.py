@@ -43,9 +43,9 @@ class NotFinite(RuntimeError):
 
 @dataclass
 class Result:
-    """Tensors of a job by kind and key, or why there are none; seconds with interrupted runs'.
+    """Tensors of a job by kind and key, or why there are none.
 
-    ``facts`` are what else is recorded of the job, as plain values.
+    ``seconds`` include those of interrupted runs. ``facts`` are other plain values to be recorded.
     """
 
     tensors: dict[tuple[str, str], Mapping[str, Tensor]] = field(default_factory=dict)
@@ -57,8 +57,8 @@ class Result:
 class StageLoop(LightningModule, ABC):
     """One stage over jobs: subclasses load in ``load`` and work in ``predict_step``.
 
-    Results go to ``take``: this loop, the job, the result. Only the first ``kept`` do; what follows
-    is kept on another rank. ``skipped`` are the steps that the latest job left out.
+    ``take(loop, job, result)`` receives the results of the first ``kept`` jobs; another rank keeps
+    those of the others. ``skipped`` are the steps that the latest job skipped.
     """
 
     name = ""
@@ -127,8 +127,8 @@ class StageLoop(LightningModule, ABC):
     def attempt(self, job: Job) -> Iterator[Result]:
         """The result of one job, to be filled.
 
-        An error concerns its job alone, unless other ranks of the ``group`` wait for this one,
-        which they do not where all see it or only the file of a video fails.
+        An error fails its job alone, unless other ranks of the ``group`` wait for this one. They do
+        not wait if all of them see the error, or if only the file of a video fails.
         """
         result, started, self.earlier_seconds = Result(), time.perf_counter(), 0.0
         try:
@@ -208,7 +208,7 @@ class SamplingLoop(StageLoop):
     def keep(
         self, key: str, state: SolverState | None, schedule: Schedule
     ) -> Callable[[SolverState], None]:
-        """A function that shows every step, keeps the state for a later run and refuses NaN.
+        """A function that shows every step, saves the state for a later run and refuses NaN.
 
         A loop that is bound to the passes of other prompts refuses it only after the last step.
         """

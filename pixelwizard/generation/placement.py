@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=nn.Module)
 Load = Callable[..., Network]
-"""A loader: (backbone, device, dtype), those of transformers also with a mesh for slices."""
+"""A loader: (backbone, device, dtype); those of transformers also take a mesh, for slices."""
 CPU = torch.device("cpu")
 STREAMED = ("text", "anchor", "detail")
-"""Stages whose networks are chains of equal blocks, which can pass from host memory."""
+"""Stages whose networks are chains of equal blocks, which can be streamed from host memory."""
 SHARDED = ("anchor", "detail")
-"""Stages whose weights can be in slices on several ranks."""
+"""Stages whose weights can be sharded over several ranks."""
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,9 @@ def plan_of(
     """The plan of a rank; None on a CPU without a budget, where the system manages memory.
 
     It holds for the largest of the ``jobs`` (none: for a text), with the stages that any needs.
-    There ``decode=auto`` is still planned, for the memory left free by the clip, unless whole
-    frames easily fit; nothing is refused. Otherwise raises ValueError if a stage cannot fit.
+    Even on such a CPU ``decode=auto`` is planned, for the memory that the clip leaves free, unless
+    whole frames easily fit; nothing is refused there. Elsewhere raises ValueError if a stage cannot
+    fit.
     """
     rank = rank or Rank()
     sizes = [config.resolution, *(job.size for job in jobs if job.encode_key)]
@@ -113,7 +114,7 @@ class ModelLoader:
 
     @property
     def tiles(self) -> Tiles:
-        """What frames are decoded in."""
+        """The tiles that frames are decoded in."""
         if "decode" not in self.planned:
             return allowed(self.config)[0]
         rows, columns = self.planned["decode"].tiles or [1, 1]

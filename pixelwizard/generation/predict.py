@@ -240,7 +240,7 @@ class Prediction:
         self.display.say(f"video {self._video_of(id)}")
 
     def complete(self, videos: Mapping[str, Path]) -> dict[str, str]:
-        """Collect what other prompts' ranks made, then sheet and scores; why prompts failed."""
+        """Collect the results of all ranks, then write the sheet and score; why prompts failed."""
         for failed in self.rank.everyone.gather(self.status.failed):
             for id, why in failed.items():
                 self.status.fail(id, why)

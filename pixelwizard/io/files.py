@@ -19,16 +19,16 @@ from pixelwizard.config.schema import ConfigError
 
 PART = ".part"
 STALE_SECONDS = 3600
-"""After this long an unfinished file of another machine has lost its writer."""
+"""An unfinished file of another machine that is older than this has lost its writer."""
 
 
 @contextmanager
 def atomic(path: Path, size: int = 0) -> Iterator[Path]:
     """A temporary path next to ``path``; it replaces ``path`` if the block succeeds.
 
-    Otherwise what was there stays, and nothing else. Several processes may write the same path: the
-    last one's stays. ``size`` is how many bytes will be written, so that the OSError of a full disk
-    can say how many are missing.
+    Otherwise the old file stays and the temporary one is removed. Several processes may write the
+    same path: the last one's stays. ``size`` is how many bytes will be written, so that the OSError
+    of a full disk can say how many are missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}{PART}")
@@ -134,7 +134,7 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file's content. A changed size or time of writing counts as changed."""
+    """The sha256 of a file's content. A changed size or modification time counts as a change."""
     return _digest(path.resolve(), _entry(path))
 
 
@@ -175,7 +175,7 @@ def _entry(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where what was found out on this machine is kept; it may be deleted at any time."""
+    """The folder of facts about this machine and its files; it may be deleted at any time."""
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(root).expanduser() / "pixelwizard"
 

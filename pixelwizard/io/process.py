@@ -61,13 +61,13 @@ def settle_streams() -> None:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REPEAT_SECONDS = 5.0
-"""Signals that follow each other faster mean the same wish to stop."""
+"""Signals that follow each other faster count as one request to stop."""
 AGAIN_SECONDS = 0.02
 """How soon a signal that was dropped is sent again."""
 
 
 class ProcessLost(RuntimeError):
-    """A process that helps was ended by a signal; the text is one sentence."""
+    """A helper process was ended by a signal; the text is one sentence."""
 
 
 class Interrupted(BaseException):
@@ -80,9 +80,9 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def on_interrupt(act: Callable[[int], None]) -> Iterator[Callable[[], None]]:
-    """Each wish to stop calls ``act`` with the signal's number; only the main thread hears any.
+    """Call ``act`` with the signal's number on every request to stop, in the main thread only.
 
-    Yields what makes the next signal a new wish, however soon it comes.
+    Yields a function after which the next signal is a new request, however soon it comes.
     """
     last = float("-inf")
 
@@ -111,9 +111,9 @@ def on_interrupt(act: Callable[[int], None]) -> Iterator[Callable[[], None]]:
 def interruptible() -> Iterator[list[int]]:
     """Raise ``Interrupted`` on a request to stop; repeated signals do not disturb the cleanup.
 
-    Python drops what is raised while it destroys an object; the signal is then sent once more. A
-    library may make another error of it while it is imported; here that is an interruption again.
-    Yields the signals that were heard.
+    Python drops exceptions raised while it destroys an object; the signal is then sent again. A
+    library may turn the exception into another error while it is imported; that error becomes
+    ``Interrupted`` again. Yields the signals received.
     """
     heard: list[int] = []
 
@@ -143,10 +143,10 @@ def interruptible() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within it a worker imports libraries: their objects stay, so no collection looks at them.
+    """A context for a worker's imports, whose objects stay: garbage collection ignores them.
 
-    torch and Lightning make a million; to walk through them takes half a second each time. Another
-    process than a worker is left alone: its garbage would stay too.
+    torch and Lightning make a million, and each walk through them takes half a second. Outside of
+    a worker nothing changes, because other garbage would stay too.
     """
     from multiprocessing import parent_process  # the command line does without it
 
@@ -247,7 +247,7 @@ def available() -> int:
 
 
 def resident() -> int:
-    """Bytes of this process in memory; where the system does not tell, the most there ever were."""
+    """Bytes of this process in memory; where the system does not tell, their peak."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

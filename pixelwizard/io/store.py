@@ -19,7 +19,7 @@ from pixelwizard.io.files import atomic, remove, remove_unfinished
 
 
 class Damaged(ValueError):
-    """The file is none, is cut off, or its content is not what was written under its name."""
+    """The file is no result, is truncated, or has other content than was written under its name."""
 
 
 def write_hashed(path: Path, tensors: Mapping[str, Tensor], name: str, text: str) -> None:

@@ -18,7 +18,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def reason(error: BaseException, most: int = 160) -> str:
     """What an error says, in one line of at most ``most`` characters; its class if it says nothing.
 
-    Of an error of the system these are the system's words, without number and path.
+    An OSError says the system's words, without number and path.
     """
     said = " ".join(str(getattr(error, "strerror", None) or error).split())
     return (said or type(error).__name__)[:most]
@@ -101,7 +101,7 @@ class Line:
 class Display(Line):
     """Shows prompt, stage, step and the time left; ``begin``, ``step`` and ``end`` report progress.
 
-    The time left is the run's once every stage was seen, before that the prompt's in its stage.
+    The time left is the run's once every stage has begun, before that the prompt's in its stage.
     """
 
     def __init__(self, ids: Sequence[str], out: TextIO | None = None) -> None:

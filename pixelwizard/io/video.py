@@ -81,7 +81,7 @@ COPIED = {
 }
 """Codecs of sound that a file of this suffix can hold."""
 ANOTHER_SOUND = ("-c:a", "aac", "-b:a", "192k")
-"""What sound becomes otherwise."""
+"""The options that encode any other sound."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Sound:
     seconds: float
 
     def is_copied(self, suffix: str) -> bool:
-        """Whether a file of the suffix holds it as it is."""
+        """Whether a file with this suffix can hold it unchanged."""
         return self.codec in COPIED[suffix]
 
 
@@ -142,7 +142,8 @@ class VideoWriter:
     def write(self, frames: np.ndarray) -> None:
         """Append ``[T, H, W, 3]`` uint8 frames, which must not change later.
 
-        One call's frames wait while those before are written, so the next ones are made meanwhile.
+        They are written in the background. At most one call's frames wait to be written, so the
+        next ones can be computed meanwhile.
         """
         assert frames.dtype == "uint8" and frames.shape[1:] == self.shape, frames.shape
         if self._broken.is_set():

@@ -86,9 +86,9 @@ def weights_folder(backbone: BackboneSettings) -> Path:
 
 
 def own_statistics(folder: Path) -> dict[str, list[float]]:
-    """``latent_mean`` and ``latent_std`` of a folder's autoencoder, if they lie there with it.
+    """``latent_mean`` and ``latent_std`` of a folder's autoencoder, if the folder has them.
 
-    Raises ValueError where the file says something else.
+    Raises ValueError if the file has anything else.
     """
     path = folder / STATISTICS
     if not path.is_file():
@@ -104,7 +104,7 @@ def own_statistics(folder: Path) -> dict[str, list[float]]:
 
 
 def take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
-    """Of an autoencoder with statistics in its folder those hold, unless ``words`` name others."""
+    """Use the statistics in the autoencoder's folder, if any, unless ``words`` set others."""
     backbone = values.get("backbone")
     if not isinstance(backbone, dict) or not isinstance(backbone.get("folder"), str):
         return
@@ -121,7 +121,7 @@ def take_statistics(values: dict[str, Any], words: Sequence[str]) -> None:
 
 
 def take_few_steps(values: dict[str, Any], words: Sequence[str]) -> None:
-    """An anchor with step sizes is the network of few steps, unless ``words`` say otherwise."""
+    """An anchor with step sizes uses the few-step network, unless ``words`` say otherwise."""
     backbone, anchor = values.get("backbone"), values.get("anchor")
     named = any(word.lstrip("+").startswith("backbone.few_step=") for word in words)
     if isinstance(backbone, dict) and isinstance(anchor, dict) and not named:
@@ -172,7 +172,7 @@ def require_weights(backbone: BackboneSettings, parts: Iterable[str] = PARTS) ->
 
 
 def not_weights(path: Path) -> str | None:
-    """What a file is that begins like no weights, and what to do; None if it may be weights."""
+    """What a file is that cannot be weights by its first bytes, and what to do; else None."""
     with open(path, "rb") as file:
         beginning = file.read(32)
     for letters, what in _BEGINNINGS.items():
@@ -199,7 +199,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def check_config(backbone: BackboneSettings) -> None:
-    """Refuse a folder whose ``config.json`` describes another network; none is no objection here.
+    """Refuse a folder whose ``config.json`` describes another network; a missing file is accepted.
 
     Raises ValueError with the first sizes that differ.
     """

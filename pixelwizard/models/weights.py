@@ -87,7 +87,7 @@ def load_anchor(
 ) -> WanDiT:
     """Load the anchor network, or this rank's slices of it if there is a ``mesh``.
 
-    Raises ValueError if its files are missing, broken or others'.
+    Raises ValueError if its files are missing, broken or another network's.
     """
     return fill_transformer(*open_anchor(backbone), device, dtype, mesh, backbone.quantize)
 
@@ -100,8 +100,8 @@ def load_detail(
 ) -> ShortcutDiT:
     """Load the detail network, or this rank's slices of it if there is a ``mesh``.
 
-    Which blocks it controls is read from the names of its weights, for a user's class with
-    other names from the settings. Raises ValueError if its file is missing, broken or another
+    The blocks that it controls are read from the names of its weights; if a user's class has
+    other names, from the settings. Raises ValueError if its file is missing, broken or another
     network's.
     """
     return fill_transformer(*open_detail(backbone), device, dtype, mesh, backbone.quantize)

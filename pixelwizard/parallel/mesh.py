@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 PATIENCE = timedelta(hours=12)
-"""How long a rank waits for another, which may be decoding: whoever dies ends all anyway."""
+"""How long a rank waits for another, which may be decoding; a dead rank ends the job anyway."""
 
 
 class Group:
@@ -59,7 +59,7 @@ class Group:
         self.gather(None)
 
     def peers(self) -> Peers | None:
-        """The group as those who decode a clip together; None: this process alone."""
+        """The group as the peers of a decode; None: this process alone."""
         if self.axis is None:
             return None
         from pixelwizard.parallel.exchange import Peers
@@ -111,7 +111,7 @@ class Rank:
 
     @property
     def is_lead(self) -> bool:
-        """Whether this rank writes what the ranks of its prompt make."""
+        """Whether this rank writes the results of its prompt's ranks."""
         return self.place.guidance == self.place.sequence == 0
 
     @property
@@ -125,14 +125,14 @@ class Rank:
         return None if self.mesh.shard == "none" else self.bound.axis
 
     def own(self, items: Sequence[Value]) -> list[Value]:
-        """Those that this rank's prompt group is to do, of those of all groups."""
+        """The part of all ``items`` that this rank's prompt group does."""
         return list(items[self.place.prompts :: self.mesh.prompts])
 
     def share(self, own: list[str], group: Group) -> tuple[list[str], int]:
-        """What this prompt's lead has ``own``, and its length; filled up as far as others need.
+        """The list ``own`` of this prompt's lead, filled up as others need; how many are its own.
 
-        So that ranks of a group make equally many passes, the first of the longest list is done
-        again by those that have less.
+        All ranks of a group must make the same number of passes, so shorter lists are filled up
+        with the first item of the longest.
         """
         lists = group.gather(own)[:: self.mesh.per_prompt]
         mine, longest = lists[self.place.prompts % len(lists)], max(lists, key=len)
@@ -146,7 +146,7 @@ TWO_AXES = ("data_parallel", "tensor_parallel")
 class MeshStrategy(ModelParallelStrategy):
     """Lightning's strategy on the mesh of the whole job, which outlives a stage's Trainer.
 
-    It waits for and speaks to the ranks of ``group`` only: others may be elsewhere, or done.
+    It waits for and sends to the ranks of ``group`` only: others may be elsewhere, or done.
     """
 
     def __init__(self, rank: Rank, group: Group) -> None:
@@ -201,7 +201,7 @@ def trainer_options(
 def joined(mesh: Mesh) -> Iterator[Rank]:
     """This process as a rank of ``mesh``, found by the environment that its launcher gave it.
 
-    Raises ValueError where there is no device for it, or no way to the other ranks.
+    Raises ValueError if there is no device for it, or no connection to the other ranks.
     """
     if mesh.world == 1:
         yield Rank()

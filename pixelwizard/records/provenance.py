@@ -27,7 +27,7 @@ from pixelwizard.models.checkpoints import lora_files
 from pixelwizard.records.run_folder import config_hash, determining
 
 CODE_FORMAT = 1
-"""Raise it when a stage computes something else: older results are then not reused."""
+"""Raise it when a stage's computation changes: older results are then not reused."""
 Recipes = Mapping[str, Mapping[str, Any]]
 """What determines the results of every stage, apart from the prompt."""
 
@@ -242,7 +242,7 @@ class Provenance:
         }
 
     def of(self, job: Job) -> dict[str, Any]:
-        """The record of one video: ``seed`` as its own makes its noise without other prompts."""
+        """The record of one video; its ``seed``, given as a prompt's own, makes the same noise."""
         prompt, keys = job.prompt, dict(job.results)
         source = {"source": prompt.source.to_json()} if prompt.source else {}
         return {

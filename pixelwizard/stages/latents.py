@@ -39,9 +39,9 @@ BEST = 100.0
 class EncodeVideo:
     """The mean of the autoencoder's latent; a frame at a time, so clips of any length fit.
 
-    A clip of more than ``window`` latent frames is encoded in parts of that length, as the networks
-    know only latents of such clips, and the encoder may drift in longer ones. The overlap, a third
-    of a part, warms the encoder up and is dropped.
+    A clip of more than ``window`` latent frames is encoded in parts of that length, because the
+    networks were trained only on such latents, and the encoder may drift in longer clips. The
+    overlap, a third of a part, warms the encoder up and is dropped.
     """
 
     def __init__(self, vae: WanVAE, window: int) -> None:
@@ -100,7 +100,7 @@ class EncodeText:
         return self.encoder([text])[0]
 
     def remarks(self, text: str) -> list[str]:
-        """What the encoder cannot take in of a text: words unknown to it, tokens past its end."""
+        """What the encoder ignores in a text: unknown words, tokens beyond its length."""
         found = []
         unknown = unknown_words(self.encoder.tokenizer, text)
         if unknown:

@@ -45,8 +45,8 @@ def _wandb_run(config: GenerateConfig | TrainConfig, warn: Warn) -> Tracker:
 class FallbackTracker(Tracker):
     """The trackers of ``config.tracker``, opened at first use; their errors never end the run.
 
-    The first error is passed to ``warn`` as one sentence, its traceback to the log. W&B then goes
-    on offline, of others nothing more is recorded; the run folder has everything all the same.
+    The first error is passed to ``warn`` as one sentence, its traceback to the log. W&B then
+    continues offline, other trackers record nothing more; the run folder still has everything.
     """
 
     def __init__(self, config: GenerateConfig | TrainConfig, warn: Warn = print) -> None:

@@ -29,7 +29,7 @@ class Study:
     """What a sweep's jobs need and make together.
 
     ``first`` are jobs that must be done before all others, by name; ``last`` is called once the
-    others have ended, and says on the terminal what it wrote.
+    others have ended, and prints what it wrote.
     """
 
     first: Mapping[str, Any] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class Command:
     """One task: examples that run as written, and its functions.
 
     ``check(config)`` raises ValueError for what cannot run; ``run(config, command_line)`` returns
-    the exit code. ``config`` is the task's root dataclass; ``word`` is the key that a bare word on
-    the command line gives a value to, all of them a list if ``words``; ``finished(config)`` says
-    whether a run that ended well still has its results, so that a sweep need not repeat it.
-    ``study(folder, jobs)`` is what the jobs of a sweep, by their swept values, have together; it
-    raises ValueError where they do not fit.
+    the exit code. ``config`` is the task's root dataclass. A bare word on the command line becomes
+    the value of the key ``word``; if ``words``, all bare words become a list. ``finished(config)``
+    says whether a run that ended well still has its results, so that a sweep need not repeat it.
+    ``study(folder, jobs)`` is the ``Study`` of a sweep's jobs, which are named by their swept
+    values; it raises ValueError if they do not fit together.
     """
 
     examples: str

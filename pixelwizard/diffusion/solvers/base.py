@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Asking = Callable[["Tensor", float], "Tensor"]
-"""Asks the network: (latent, sigma) -> velocity."""
+"""Evaluates the network: (latent, sigma) -> velocity."""
 History = tuple["Tensor", ...]
 """What a solver remembers of earlier steps."""
 

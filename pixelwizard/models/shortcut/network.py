@@ -1,6 +1,6 @@
 """The detail network: the Wan transformer conditioned on step size and anchor.
 
-Of the spatial adapter the convolutions see only the anchor (``encode``, once per clip). Time and
+The convolutions of the spatial adapter see only the anchor (``encode``, once per clip). Time and
 step size scale the channels of their features, and one zero-initialised linear per controlled
 block projects the result, which is added to the tokens entering that block. Without gradients the
 features are computed a few frames at a time, and the additions span by span as the block needs
@@ -73,9 +73,9 @@ class SpatialAdapter(nn.Module):
     ) -> Tensor:
         """Features [B, L, E] of an anchor latent on a (T, H, W) grid of tokens.
 
-        Without gradients about ``chunk`` tokens pass the large layers together, only frames with
-        some of the tokens ``own`` do (None: all), and the features of these tokens are put
-        together on the device ``place`` (None: the anchor's), in pinned memory for a GPU.
+        Without gradients about ``chunk`` tokens pass the large layers together. Only frames with
+        some of the tokens ``own`` are computed (None: all). The features of these tokens are
+        collected on the device ``place`` (None: the anchor's), in pinned memory for a GPU.
         Raises ValueError if the anchor has another number of latent frames than the grid.
         """
         frames, height, width = token_grid
@@ -132,7 +132,7 @@ class SpatialAdapter(nn.Module):
 
 
 class Fetched:
-    """The anchor's features [B, L, E], from where there is room for them, a span at a time.
+    """The anchor's features [B, L, E], fetched a span at a time from where they are kept.
 
     ``asynchronous``: they are in pinned host memory, and while a span of tokens is used on
     ``device`` the next one of that length is copied on a separate stream (CUDA). Elsewhere a span
@@ -214,7 +214,7 @@ class SteppedAnchor(WanDiT, ABC):
 
     @abstractmethod
     def embed_step(self, timestep: Tensor, step_size: Tensor) -> Tensor:
-        """What stands for the time embedding, float32: [B] -> [B, E], [B, 2] -> [B, 2, E]."""
+        """What replaces the time embedding, float32: [B] -> [B, E], [B, 2] -> [B, 2, E]."""
 
 
 class SteppedDiT(SteppedAnchor):

@@ -47,7 +47,7 @@ Addition = Callable[[slice], Tensor]
 CHUNK = 8192
 """Tokens that go through a layer together when no gradients are needed, unless told otherwise."""
 PAIRED = {"cpu": 768, "cuda": CHUNK}
-"""Tokens of both passes of a guided step up to which they are one batch, by the type of device.
+"""Both passes of a guided step are one batch up to this many tokens, by the type of device.
 
 A processor is 1.2 times as fast with both at 200 tokens each, and hardly faster from 520 on
 (``tiny``, ``measure/both_passes.py``). On an H200 the matrix products of 3,472 tokens of
@@ -83,10 +83,10 @@ class WanDiT(nn.Module):
     """Velocity of a latent video at a timestep, given a text.
 
     ``chunk``: tokens that go through a layer together without gradients. ``paired``: the most
-    tokens that the two passes of guidance may have to be one batch. ``residual``: in which
-    type the residual stream waits between the blocks; bfloat16 halves it and rounds once a block.
-    ``lean`` saves memory for a little time: keys and values are there for one head at a time, and
-    rotary angles where they are needed. ``text_on_host``: those of the text wait in host memory.
+    tokens of both guidance passes that are one batch. ``residual``: the type of the residual
+    stream between the blocks; bfloat16 halves it and rounds once per block. ``lean`` saves memory
+    and costs a little time: keys and values exist for one head at a time, rotary angles only where
+    they are needed. ``text_on_host``: the keys and values of the text stay in host memory.
     ``stream_from_host`` leaves the weights of the blocks in host memory. ``checkpointing``: with
     gradients a block is computed a second time instead of keeping what is inside it. ``ulysses``:
     the ranks that share the tokens of a pass, each of which gets the whole latent and gives the
@@ -167,7 +167,7 @@ class WanDiT(nn.Module):
         self._stream = BlockStream(list(self.blocks), device, asynchronous)
 
     def use(self, kernels: Kernels) -> None:
-        """Compute what lies between the attentions by these functions, plain or compiled ones."""
+        """Use these functions, plain or compiled, for all that lies between the attentions."""
         passing = [] if self._stream is None else self._stream.slots
         for module in chain.from_iterable(whole.modules() for whole in (self, *passing)):
             if isinstance(module, (Block, Projections, Head)):

@@ -3,7 +3,8 @@
 Reading takes no memory but the page cache: safetensors, ``.pt`` and GGUF files are mapped, and
 pages are read on use; quantised weights are computed then, in blocks of rows (the first axis), in
 float32, and rounded once into the wanted type, so neither a whole network nor a whole weight is
-ever there twice. Writing holds one tensor at a time. A file gets its name only when it is complete.
+ever in memory twice. Writing holds one tensor at a time. A file gets its name only when it is
+complete.
 
 Source of the names in float8 files: ComfyUI ``comfy/utils.py`` (``convert_old_quants``) and
 ``comfy/ops.py``. The old form has a tensor ``scaled_fp8`` in the file and ``scale_weight`` beside
@@ -90,9 +91,9 @@ Weight = Union[Tensor, LazyTensor]
 
 
 def read(weight: Weight, device: Device, dtype: torch.dtype, rows: slice | None = None) -> Tensor:
-    """A weight on ``device`` in ``dtype``; some ``rows`` of it are a copy.
+    """A weight, or a copy of some ``rows`` of it, on ``device`` in ``dtype``.
 
-    A mapped one that is there already stays mapped.
+    A mapped weight that already has both stays mapped.
     """
     if isinstance(weight, LazyTensor):
         return weight.to(device, dtype, rows or slice(None))

@@ -178,9 +178,9 @@ class Kernels:
     enlarged: Function = enlarged
 
     def collected(self, parts: Iterable[Tensor]) -> Sum:
-        """The parts of a frame: for compiled functions as they are, which add them when they read.
+        """The parts of a frame, left apart for compiled functions, which add them as they read.
 
-        Else each is added to the first as it comes, so that only one more is alive.
+        Otherwise each part is added to the first as it arrives, so only one more is alive.
         """
         if isinstance(self.added, Fused):
             return tuple(parts)
@@ -206,7 +206,7 @@ def compiled() -> Kernels:
 
 
 def chosen(compile: str, on_gpu: bool) -> Kernels:
-    """The functions that ``compile`` (auto, on or off) means on a device."""
+    """The functions that ``compile`` (auto, on or off) selects on a device."""
     return compiled() if compile == "on" or (compile == "auto" and on_gpu) else PLAIN
 
 

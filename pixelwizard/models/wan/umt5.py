@@ -171,7 +171,7 @@ class TextEncoder(nn.Module):
         return [self.encode(ids_L) for ids_L in self.tokenize(texts)]
 
     def stream_from_host(self, device: torch.device, asynchronous: bool) -> None:
-        """Compute on ``device`` with the blocks in host memory, from where they pass through it.
+        """Compute on ``device``; the blocks stay in host memory and are copied there one by one.
 
         The embedding, 2 GB at full size, is looked up on the host. ``asynchronous`` copies the next
         block while one computes (CUDA). The results are the same bits as with all on the device.
@@ -186,7 +186,7 @@ class TextEncoder(nn.Module):
         self._streamed_to = device
 
     def load_official(self, tensors: Mapping[str, Tensor], quantize: str | None = None) -> None:
-        """Take over tensors of exactly the official names (KeyError and RuntimeError if not).
+        """Load tensors with exactly the official names (KeyError and RuntimeError if not).
 
         ``quantize``: the linears of the blocks are in 8 bits, and have scales.
         """

@@ -531,7 +531,7 @@ class WanVAE(nn.Module):
         """Normalised latent -> frames ``[B, 3, 1, H, W]`` in order of time.
 
         Memory does not grow with the number of frames. The video is not clamped. With ``rows`` the
-        latent, and so the video, are those of this process.
+        latent and the video are this process's rows.
         """
         latent = latent.to(self.conv2.weight.dtype)
         mean, std = self._statistics(latent)
