@@ -77,7 +77,7 @@ def run(folder: Path, claimed: str = "") -> int:
 def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]]:
     """The configuration of a run folder, and this process as one of its ranks (None: it is alone).
 
-    Meanwhile the folder is locked, signals raise ``Interrupted``, and what is logged goes to a file
+    Inside, the folder is locked, signals raise ``Interrupted``, and log records go to a file
     in it. An error leaves its reason there. ``claimed`` is the configuration that its command has
     written.
     """
@@ -108,7 +108,7 @@ def session(folder: Path, claimed: str = "") -> Iterator[tuple[Any, Rank | None]
 
 
 def _worked(config: Any, rank: Rank | None) -> int:
-    """Do the task of a configuration. Raises WorkStopped where a process that helps was lost."""
+    """Do the task of a configuration. Raises WorkStopped if a helper process was lost."""
     try:
         with importing():
             work = work_of(config)

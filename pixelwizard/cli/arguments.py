@@ -19,10 +19,10 @@ OVERRIDE = re.compile(r"\+{0,2}(?P<key>[^=\s]+)=(?P<value>.*)", re.DOTALL)
 SWEPT = re.compile(r",|(range|glob|choice)\(")
 SEARCH_PATH = "hydra.searchpath"
 FILE_KEYS = {"backbone.vae": "backbone.vae_file"}
-"""Groups that a file may be given for, and the keys that take it."""
+"""Groups that a file may replace, and the key that names the file."""
 HYDRA_PARTS: dict[str, type] = {"launcher": LauncherSettings, "sweeper": SweeperSettings}
 HYDRA_GROUPS = ("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler")
-"""What of Hydra's own can be chosen: where the jobs of a sweep run, and who chooses them."""
+"""Hydra's own groups that may be chosen: where a sweep's jobs run, and what chooses them."""
 
 
 def split_folders(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -79,8 +79,8 @@ def _parents(key: str) -> list[str]:
 def sets_part(task: str, override: str, own: Sequence[Path]) -> bool:
     """Whether a checked override gives a part to a key: a node, a key below one, a shipped name.
 
-    Hydra would merge the nodes into what they were before, and a name is no option of a group of
-    the user's.
+    Hydra would merge a node into the earlier value, and a shipped name is no option of a user's
+    group.
     """
     leaves = schema.leaves(tasks.ROOTS[task])
     key, value = override.split("=", 1)
@@ -160,7 +160,7 @@ def quoted(value: str) -> str:
 
 
 def part_names(task: str, key: str) -> list[str]:
-    """The shipped parts that a key can name; a group of the user's may have the same key."""
+    """The shipped parts that a key can name; a user's group may have the same key."""
     found = schema.marked(tasks.ROOTS[task], "door").get(key)
     return found.names if found else []
 
@@ -172,7 +172,7 @@ def is_file_of_group(override: str) -> bool:
 
 
 def check_option(task: str, override: str, own: Sequence[Path]) -> None:
-    """Refuse an option that its group does not have, before Hydra does at length."""
+    """Refuse an option that its group does not have; Hydra's own message would be long."""
     group, value = override.split("=", 1)
     value = value.strip("'\"")
     hint = schema.leaves(tasks.ROOTS[task]).get(group.replace("/", "."))
@@ -235,7 +235,7 @@ class Arguments:
 
     @property
     def all_overrides(self) -> list[str]:
-        """The overrides, with the bare words and the files of options as further ones."""
+        """The overrides, also those that bare words and options with files stand for."""
         more = [f"{FILES[option]}={_listed(files)}" for option, files in self.files.items()]
         if self.words:
             chosen = command(self.task)
@@ -326,7 +326,7 @@ def _override(arguments: Arguments, word: str) -> None:
 
 
 def _is_word(arguments: Arguments, word: str) -> bool:
-    """Whether a bare word gives the task's own key a value: several may if it takes a list.
+    """Whether a bare word is a value of the task's own key; several are if the key takes a list.
 
     Folders of jobs have ``=`` and ``,`` in their names: a word that is no key of the task is a path
     if that path exists, or if it has a ``/`` before the first ``=``.

@@ -39,9 +39,9 @@ OURS = (
     *("hydra.launcher", "hydra.sweeper", "hydra.overrides", "hydra.runtime", "hydra.searchpath"),
     *("hydra.job.override_dirname", "hydra.mode"),
 )
-"""What a composition may change of Hydra's own configuration."""
+"""The keys of Hydra's own configuration that a composition may change."""
 BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
-"""Hydra 1.3 has to be told that it behaves like itself; 1.4 does not want to hear it."""
+"""Hydra 1.3 must be told to behave like 1.3; later versions need no ``version_base``."""
 
 
 @contextmanager
@@ -103,7 +103,7 @@ class Composer:
         return composed
 
     def _refuse_hydras_own(self, composed: DictConfig) -> None:
-        """Refuse what a user's file says to Hydra and only Hydra's own start would heed."""
+        """Refuse keys of Hydra in a user's file that only Hydra's own launch would apply."""
         before, after = (OmegaConf.to_container(c.hydra) for c in (self._of_groups(()), composed))
         for key in schema.differences(before, after, "hydra"):
             if not schema.is_below(key, OURS):
@@ -250,7 +250,7 @@ def compose(
     Values are swept by the command line (``seed=0,1``, ``range(4)``) or by an experiment file
     (``hydra.sweeper.params``); ``sweep=False`` refuses the former. ``hydra.searchpath=[DIR]``, or
     ``--config-dir DIR``, adds a folder laid out like ``conf``. Every job is checked before the
-    first is returned, the user's classes too. Raises ConfigError for every mistake of the user.
+    first is returned, the user's classes too. Raises ConfigError for every user error.
     """
     jobs = []
     folders, overrides = arguments.split_folders(overrides)
@@ -329,7 +329,7 @@ def _part(composed: DictConfig, name: str) -> Any:
 
 
 def _combinations(overrides: Sequence[str]) -> list[tuple[list[str], list[str]]]:
-    """Every combination of the swept values, in the order written, and what of it was swept."""
+    """Every combination of the swept values, in the order written, and its swept overrides."""
     given = parsed(overrides)
     lists, sweeps = [], [override.is_sweep_override() for override in given]
     for override, text, swept in zip(given, overrides, sweeps, strict=True):

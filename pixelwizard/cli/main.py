@@ -19,7 +19,7 @@ from pixelwizard.io.terminal import reason, say
 
 INTERRUPTED = 130
 QUERIES = {"query=bash": " ", "query=zsh": " ", "query=fish": "\n"}
-"""How a shell asks for completions -> what it wants between them."""
+"""A shell's query for completions -> the separator that it expects between them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

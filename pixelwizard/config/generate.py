@@ -303,11 +303,11 @@ class GenerateConfig(SamplingSettings):
 class PlanConfig(SamplingSettings):
     """The settings that determine time and memory of a run: the root of ``plan``.
 
-    ``plot`` is a PNG file for the picture of both schedules. ``train`` plans a training of that
+    ``plot`` is a PNG file for the picture of both schedules. ``train`` plans the training of that
     network by an ``objective``, or of a LoRA of it (``adapter``), instead of a run, on each number
     of ``gpus``. ``skip=search`` samples the demo prompts here and finds which steps of both
     samplers to skip.
-    ``power`` are folders as for ``compare``: the plan is which differences of their scores ``n``
+    ``power`` are folders as for ``compare``: the plan says which differences in their scores ``n``
     pairs of prompt and seed can detect, for the scores of ``metrics`` or those in ``scores``.
     """
 

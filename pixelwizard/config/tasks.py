@@ -173,7 +173,7 @@ _ROOTS += (EncodeConfig, CompareConfig, TableConfig, FetchConfig, ConvertConfig,
 ROOTS: dict[str, type] = {root.task: root for root in _ROOTS}
 """The root dataclass of every task."""
 GONE_FROM_TRACKER = (("options", None), ("project", "pixelwizard"))
-"""Keys that run folders of earlier versions have, with any value or this one, once its default.
+"""Keys in run folders of earlier versions, ignored if None is here or they have this value.
 
 A tracker changes no result.
 """

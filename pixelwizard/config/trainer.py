@@ -49,7 +49,7 @@ TRAINING_ANSWERS = {
     "accumulate": "trainer.accumulate_grad_batches",
     "log_every": "trainer.log_every_n_steps",
 }
-"""What is set elsewhere for a training, and the names that settings once had."""
+"""Arguments that training sets elsewhere, and the names that settings once had."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class PredictionSettings(LightningSettings):
     )
 
     def check(self, key: str) -> None:
-        """As for every task, and nothing that only a training has."""
+        """As for every task, and nothing that only training has."""
         super().check(key)
         for name in self.arguments:
             if name not in self.names:
@@ -197,7 +197,7 @@ def own_callbacks(config: Any) -> dict[str, Any]:
 
 
 def culprit(error: BaseException, callbacks: Mapping[str, Any]) -> str | None:
-    """The name of the callback in whose method an error arose."""
+    """The name of the callback whose method raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     owners = [frame.f_locals.get("self") for frame in frames]
     return next((n for n, one in callbacks.items() if any(one is o for o in owners)), None)

@@ -56,7 +56,7 @@ class Prompt:
 
     @property
     def title(self) -> str:
-        """What a person knows it by: its text, or the name of its file."""
+        """What people know it by: its text, or the name of its file."""
         return self.text or (self.source.path.name if self.source else "")
 
 
@@ -177,7 +177,7 @@ def _typed(text: str, number: int) -> Row:
 
 
 def need_clips(config: SamplingSettings, clips: Sequence[Source]) -> None:
-    """Raises ConfigError where ``refine`` is set and there is nothing to refine."""
+    """Raise ConfigError if ``refine`` is set and there is nothing to refine."""
     if not clips and changed(config.refine):
         raise ConfigError(
             "refine is for given clips; name one with --video FILE, videos=DIR or a column video"
