@@ -13,6 +13,7 @@ import pytest
 from pixelwizard.cli.compose import compose
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
+from pixelwizard.config.own_source import source_of
 from pixelwizard.config.schema import ConfigError, identity, setting
 from pixelwizard.config.targets import (
     Door,
@@ -214,6 +215,37 @@ def test_an_edited_class_has_another_identity(place: Path) -> None:
     made = door_of(Inner, "solver").make(config.schedule.solver, "schedule.solver", name="x")
     assert made.order == 12
     assert identity(Inner()) == {"solver": "euler", "steps": 4}
+
+
+def test_an_edit_of_a_module_that_the_class_imports_is_an_edit_of_the_class(place: Path) -> None:
+    (place / "gains").mkdir()
+    (place / "gains/__init__.py").write_text("from .most import LAST\n")
+    (place / "gains/most.py").write_text("LAST = 2\n")
+    (place / "heun.py").write_text(
+        "import gains, torch\n" + HEUN.replace("order=2", "order=gains.LAST")
+    )
+    config = composed("schedule.solver._target_=heun.Heun")
+    before = identity(config.schedule)
+    assert set(source_of("heun")) == {"heun", "gains", "gains.most"}
+    (place / "gains/most.py").write_text("LAST = 12\n")
+    assert identity(config.schedule) != before
+    made = door_of(Inner, "solver").make(config.schedule.solver, "schedule.solver", name="x")
+    assert made.order == 12
+    for name in ("gains", "gains.most"):
+        del sys.modules[name]
+
+
+def test_a_module_that_prints_or_exits_leaves_stdout_and_the_exit_code_alone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "loud.py").write_text("print('loud')\n" + HEUN)
+    composed("schedule.solver._target_=loud.Heun")
+    assert capsys.readouterr() == ("", "loud\n")
+    (place / "leaver.py").write_text("raise SystemExit(5)")
+    with pytest.raises(ConfigError, match=r"leaver cannot be imported \(SystemExit: 5\)"):
+        composed("schedule.solver._target_=leaver.Heun")
+    with pytest.raises(ConfigError, match=r"memory=heun.Heun must be your own class; nearest: mem"):
+        composed("memory=heun.Heun")
 
 
 def test_without_a_class_of_ones_own_nothing_is_imported(

@@ -9,17 +9,17 @@ name, checked, and identified by its source. Nothing here imports torch by itsel
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, Union
 
+from pixelwizard.config.own_source import source_digest, source_of
 from pixelwizard.config.schema import (
     ConfigError,
     build,
@@ -136,6 +136,10 @@ class Door:
 
     def check_name(self, name: str, key: str) -> None:
         """Refuse the name of no shipped part."""
+        if not self.names:
+            raise ConfigError(
+                f"{key}={name} must be your own class; nearest: {key}._target_=module.Name"
+            )
         if name not in self.names:
             raise ConfigError(
                 f"{choice(key, name, self.names)}; or your own class as {key}._target_"
@@ -258,17 +262,6 @@ _digests: dict[str, str] = {}
 """Of the user's modules, as they were imported."""
 
 
-def source_digest(path: str) -> str:
-    """sha256 of the file that holds a class's module; of its name where there is none."""
-    try:
-        spec = importlib.util.find_spec(path.rpartition(".")[0])
-    except (ImportError, ValueError):
-        spec = None
-    origin = Path(spec.origin or "") if spec else Path()
-    source = origin.read_bytes() if origin.is_file() else path.encode()
-    return hashlib.sha256(source).hexdigest()
-
-
 def search_in(folders: Sequence[str]) -> None:
     """Find the user's modules in these folders too, after everything that is installed.
 
@@ -287,9 +280,8 @@ def located(path: str, key: str) -> Any:
     module, _, name = path.rpartition(".")
     place = f"{join(key, TARGET)}={path}"
     try:
-        found, digest = importlib.import_module(module), source_digest(path)
-        if _digests.setdefault(module, digest) != digest:
-            found, _digests[module] = importlib.reload(found), digest
+        with redirect_stdout(sys.stderr):  # stdout is for results
+            found = _imported_anew(module, path)
     except ModuleNotFoundError as error:
         if error.name and not f"{module}.".startswith(f"{error.name}."):
             raise ConfigError(f"{place}: {module} needs {error.name}, which is missing") from None
@@ -297,7 +289,7 @@ def located(path: str, key: str) -> Any:
             f"{place}: there is no module {module} on PYTHONPATH, in the working directory or"
             " next to the configuration; put the file there"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(f"{place}: {module} cannot be imported ({reason})") from error
     if not hasattr(found, name):
@@ -309,6 +301,16 @@ def located(path: str, key: str) -> Any:
         own = [n for n, v in vars(found).items() if inspect.isclass(v) and not n.startswith("_")]
         raise ConfigError(unknown(f"class {path!r} in {key}", name, own, module))
     return getattr(found, name)
+
+
+def _imported_anew(module: str, path: str) -> ModuleType:
+    """A module, executed again with the user's modules that it imports if a source has changed."""
+    found, digest = importlib.import_module(module), source_digest(path)
+    if _digests.setdefault(module, digest) != digest:
+        _digests[module] = digest
+        for name in [name for name in source_of(module) if name in sys.modules]:
+            found = importlib.reload(sys.modules[name])
+    return found
 
 
 def parameters_of(found: type) -> Mapping[str, inspect.Parameter] | None:

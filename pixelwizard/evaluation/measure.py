@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.output import MetricsSettings
+from pixelwizard.config.own_source import source_digest
 from pixelwizard.config.schema import listed, show
-from pixelwizard.config.targets import Part, Target, door_of, source_digest
+from pixelwizard.config.targets import Part, Target, door_of
 from pixelwizard.evaluation.files import content_hash
 from pixelwizard.evaluation.look import TooShort, raised
 from pixelwizard.evaluation.metrics.base import Given, VideoMetric, completed

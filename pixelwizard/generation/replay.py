@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from pixelwizard.config.generate import GenerateConfig
+from pixelwizard.config.own_source import source_digest
 from pixelwizard.config.schema import ConfigError, build
-from pixelwizard.config.targets import check_doors, search_in, source_digest, targets
+from pixelwizard.config.targets import check_doors, search_in, targets
 from pixelwizard.config.tasks import from_plain, parse_json
 from pixelwizard.io.files import file_digest
 from pixelwizard.io.terminal import reason

@@ -18,8 +18,9 @@ from typing import Any
 from pixelwizard import __version__
 from pixelwizard.config.generate import GenerateConfig, SamplerSettings
 from pixelwizard.config.geometry import Geometry, ResolutionSettings
+from pixelwizard.config.own_source import source_digest
 from pixelwizard.config.schema import ConfigError, identity
-from pixelwizard.config.targets import source_digest, targets
+from pixelwizard.config.targets import targets
 from pixelwizard.data.prompts import Prompt
 from pixelwizard.diffusion.schedules import grid_version, stage_schedules
 from pixelwizard.io.files import content_digest, file_digest, read_json, text_digest

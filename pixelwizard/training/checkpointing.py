@@ -20,8 +20,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.tensor import DTensor
 
+from pixelwizard.config.own_source import source_digest
 from pixelwizard.config.schema import differences, marked, to_plain
-from pixelwizard.config.targets import source_digest, targets
+from pixelwizard.config.targets import targets
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.io.files import remove_unfinished
 from pixelwizard.io.process import Interrupted, on_interrupt
