@@ -244,6 +244,12 @@ def test_a_module_that_prints_or_exits_leaves_stdout_and_the_exit_code_alone(
     (place / "leaver.py").write_text("raise SystemExit(5)")
     with pytest.raises(ConfigError, match=r"leaver cannot be imported \(SystemExit: 5\)"):
         composed("schedule.solver._target_=leaver.Heun")
+
+
+def test_a_part_with_no_shipped_names_asks_for_a_class(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixelwizard.config.targets.Door.names", [])
     with pytest.raises(ConfigError, match=r"memory=heun.Heun must be your own class; nearest: mem"):
         composed("memory=heun.Heun")
 
