@@ -246,12 +246,9 @@ def test_a_module_that_prints_or_exits_leaves_stdout_and_the_exit_code_alone(
         composed("schedule.solver._target_=leaver.Heun")
 
 
-def test_a_part_with_no_shipped_names_asks_for_a_class(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pixelwizard.config.targets.Door.names", [])
-    with pytest.raises(ConfigError, match=r"memory=heun.Heun must be your own class; nearest: mem"):
-        composed("memory=heun.Heun")
+def test_a_part_with_no_shipped_names_asks_for_a_class() -> None:
+    with pytest.raises(ConfigError, match=r"callbacks.a=b must be your own class; nearest: call"):
+        Door("logging.Filter").check_name("b", "callbacks.a")
 
 
 def test_without_a_class_of_ones_own_nothing_is_imported(
