@@ -59,8 +59,8 @@ class FlowSettings:
     the latent by ``channels``, one weight each with mean 1 (none, as upstream: all alike). In a
     share ``text_drop`` of the samples the text is dropped, and with it the anchor (upstream: 0.1).
     ``guidance`` other than 1 is trained into the network, which then samples without: its target is
-    that of a conditional pass which guidance at this scale would give, with its own pass without
-    text held still (arXiv 2605.13724; 1: none, as upstream).
+    the velocity that guidance at this scale would give, whose part without text comes from the
+    network itself, without gradient (arXiv 2605.13724; 1: none, as upstream).
 
     A share ``first_frame`` of the samples teaches image to video: their first latent frame is kept
     clean, its tokens have timestep and step size 0, and it does not count in the loss (Wan2.2's
@@ -161,7 +161,7 @@ class ObjectiveSettings(OwnPart):
     """The objective: ``kind`` names one for a stage's network, or a network with its own loss.
 
     A user's class in place of ``kind`` trains a stage's network, by default the detail one.
-    ``init_from`` is a file whose matching tensors are loaded, or ``random``. By default a
+    ``init_from`` is a file whose matching tensors are loaded, or ``random``. By default
     training starts from the backbone's weights, or from random ones if the backbone has none.
     ``teacher`` is the file of a frozen teacher, or a folder laid out like a backbone (default: what
     the training starts from).
@@ -242,7 +242,7 @@ class ObjectiveSettings(OwnPart):
                 )
 
     def _check_random_start(self) -> None:
-        """What learns from other weights has some."""
+        """An objective that needs trained weights has them."""
         if self.reconstruction.decoder_only:
             raise ConfigError(
                 f"objective.init_from={RANDOM} would leave the encoder untrained, because only the"
@@ -276,7 +276,7 @@ class AdapterSettings:
 
     @property
     def factor(self) -> float:
-        """What the output of the low-rank pair is multiplied by."""
+        """The factor of the low-rank pair's output."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     def check_network(self, part: str, objective: ObjectiveSettings, container: bool) -> None:

@@ -24,7 +24,7 @@ from pixelwizard.config.trainer import TrainerSettings
 MOST_CLIPS = 100
 """Held-out clips that may be sampled; real ones for the distance of sets come after them."""
 FEWEST_FRAMES = 17
-"""Of a clip that the network of ``tiny-video`` sees: it takes 16."""
+"""Frames of a clip for the network of ``tiny-video``, which takes 16."""
 ARM_BUDGETS = ("samples", "work")
 """The budgets of arms."""
 SHAPES, PIXELS = ("shapes",), ("shapes", "clips")
@@ -67,7 +67,7 @@ class DataSettings(OwnPart):
     ``latents``  the output of ``pixelwizard encode`` in ``dir``, read by a separate process
     ``shapes``   ``count`` procedural clips, whose latents are kept below ``dir``. Training starts
                  with ``ready`` of them; every example that it uses allows ``growth`` more,
-                 for which it waits. ``workers`` processes encode them during the training (0: all
+                 for which it waits. ``workers`` processes encode them during training (0: all
                  before it), or read them if all are complete at the start.
                  ``held_out`` examples of other captions give the held-out loss.
 
@@ -216,7 +216,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """A training as a variant of a comparison of objectives in few passes; only with ``budget``.
+    """A training run as a variant of a comparison of few-step objectives; only with ``budget``.
 
     ``samples``  it sees as many clips as every other variant: ``trainer.max_steps`` steps
     ``work``     it makes as many passes as flow matching does in these steps, a pass with gradient
@@ -224,11 +224,11 @@ class ComparisonSettings:
     ``start``    it trains the network that all variants start from: flow matching for
                  ``start_steps`` steps, with every step size treated as 0
 
-    ``start`` is the folder of that training (None: ``start`` next to the variant's folder).
+    ``start`` is the folder of that run (None: ``start`` next to the variant's folder).
     Guidance is trained into every variant at the scale of the schedule, so it is sampled without.
 
     Each of ``clips`` held-out clips of the shapes is sampled with every number of ``passes``, and
-    decoded for those of ``decoded``. ``against`` is the variant that differences are to.
+    decoded for those of ``decoded``. ``against`` is the variant that differences are from.
     """
 
     budget: Optional[Literal["start", "samples", "work"]] = None

@@ -1,8 +1,8 @@
 """Batches of examples: those of a step depend only on the seed and the step.
 
-A batch has ``latent`` [B, C, t, h, w] and for the detail stage ``condition``, or in their place
-``video`` and ``small`` (pixels, B of [1, 3, T, H, W]) that are still to be encoded; ``caption``, a
-text each, perhaps ``text`` and ``empty``, its embeddings; and ``step``, the number of the batch.
+A batch has ``latent`` [B, C, t, h, w] and for the detail stage ``condition``, or instead the pixels
+``video`` and ``small`` (B of [1, 3, T, H, W]), which are still to be encoded. It has ``caption``, a
+text per example, perhaps the embeddings ``text`` and ``empty``, and ``step``, the batch's number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Source(ABC):
 
     @abstractmethod
     def size(self, step: int) -> int:
-        """How many examples step ``step`` may draw from; a fixed rule, whatever the progress."""
+        """How many examples step ``step`` may draw from; it depends on the step alone."""
 
     @abstractmethod
     def batch(self, rows: Sequence[int], rng: random.Random) -> Batch:

@@ -1,6 +1,6 @@
 """Trackers, which record a run besides its folder: W&B, CSV files, or any Lightning logger.
 
-Here are the interface, by a tracker that records nothing, and the figures that all of them take.
+This file has the interface, a tracker that records nothing, and the figures for all trackers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Warn = Callable[[str], None]
 class Tracker:
     """Gets stages and videos as they finish, the scores of all videos, and the end of the run.
 
-    ``loggers`` are Lightning's, to be attached to a trainer: they take the figures of a training.
+    ``loggers`` are Lightning's, to be attached to a trainer: they take the figures of training.
     """
 
     loggers: Sequence[Logger] = ()
@@ -37,7 +37,7 @@ class Tracker:
         """The videos were scored; ``scores`` is the content of ``metrics.json``."""
 
     def sample(self, path: Path, caption: str, step: int) -> None:
-        """A sample video of a training after ``step`` steps."""
+        """A sample video of a training run after ``step`` steps."""
 
     def recover(self) -> bool:
         """Continue in another way after an error; False if nothing more can be recorded."""
@@ -46,7 +46,7 @@ class Tracker:
     def finish(self, sheet: Path | None, done: bool = False) -> None:
         """The run is over; ``sheet`` is the contact sheet, if it has one.
 
-        ``done``: it has ended well without one.
+        ``done``: a run without a sheet has ended well.
         """
 
 

@@ -42,9 +42,9 @@ class Skip(ABC):
 
     @abstractmethod
     def planned(self, steps: int) -> Sequence[bool | None]:
-        """Whether each of ``steps`` steps asks the network; None where ``asks`` decides then.
+        """Whether each of ``steps`` steps evaluates the network; None where ``asks`` decides later.
 
-        The first step must ask. Raises ValueError for a number of steps that does not fit.
+        The first step must evaluate it. Raises ValueError for a number of steps that does not fit.
         """
 
     def at(
@@ -54,13 +54,13 @@ class Skip(ABC):
         return Moment(sigmas, index, latent, probe)
 
     def asks(self, moment: Moment, kept: Kept) -> bool:
-        """Whether a step asks the network that the plan leaves open."""
+        """Whether a step that ``planned`` leaves open evaluates the network."""
         return True
 
     def remember(self, moment: Moment, velocity: Tensor, kept: Kept) -> Kept:
-        """What to remember after a step that asked: ``velocity`` is the network's at its start."""
+        """What to remember after a computed step: ``velocity`` is the network's at its start."""
         return (velocity,)
 
     def velocity(self, moment: Moment, sigma: float, kept: Kept) -> Tensor:
-        """What a skipped step uses at ``sigma``, by default the last velocity of the network."""
+        """The velocity of a skipped step at ``sigma``, by default the network's last one."""
         return kept[0]

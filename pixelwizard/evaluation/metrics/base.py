@@ -27,11 +27,11 @@ from pixelwizard.evaluation.score import Unavailable
 BT709 = (0.2126, 0.7152, 0.0722)
 """Full-range luma of ITU-R BT.709, 0..255."""
 ROWS = 16
-"""Of a strip: frames are looked at strip by strip, so that no float copy of one is ever whole."""
+"""Rows of a strip: frames are reduced strip by strip, so no whole float copy ever exists."""
 Look = Callable[[Tensor, "Tensor | None"], "Tensor | float | None"]
-"""What is kept of a frame, uint8 [H, W, 3], given the chosen frame before it; None keeps nothing.
+"""Reduces a frame, uint8 [H, W, 3], given the chosen frame before it; None keeps nothing.
 
-It changes nothing: two clips are looked at together.
+It must not change its arguments: two clips are reduced at the same time.
 """
 
 
@@ -142,14 +142,14 @@ def luma(frame_HWC: Tensor, weights: Sequence[float] = BT709) -> Tensor:
 
 
 class VideoMetric(Metric):
-    """A metric with all that can be said of one; of a plain ``Metric`` these defaults hold.
+    """A metric with all optional attributes; a plain ``Metric`` has these defaults.
 
-    ``sampling`` chooses the frames, and ``pooled`` makes one value of their numbers. With
-    ``per_video`` the value of a set is the mean of its videos' values, with an interval; without,
-    ``compute`` is asked once and may give [value, low, high], and set ``pseudo_values``: [V], each
-    video's share, whose mean is the value and whose deviation is as though it were one of videos'
-    values (Tukey's jackknife). ``temporal`` metrics are not computed of videos of several frame
-    rates. ``convention`` is what recipes say of it, ``{n}`` the number of videos.
+    ``sampling`` chooses the frames, and ``pooled`` reduces their numbers to one value. With
+    ``per_video`` the value of a set is the mean of its videos' values, with an interval. Without,
+    ``compute`` is called once; it may return [value, low, high] and set ``pseudo_values`` [V], each
+    video's share. Their mean is the value, and their deviation is used like that of videos' values
+    (Tukey's jackknife). ``temporal`` metrics are not computed for videos of several frame rates.
+    ``convention`` is its part of a recipe, ``{n}`` the number of videos.
     """
 
     full_state_update = False

@@ -51,7 +51,7 @@ class Attention(ABC):
     def choice(
         self, device: torch.device, dtype: torch.dtype, keys_BSND: tuple[int, ...]
     ) -> str | None:
-        """The kernel for keys of a shape, in words where it is not known yet; None: no choice."""
+        """The kernel for keys of a shape, or a description until it is known; None: no choice."""
         return None
 
     def kind(self, place: Place) -> Hashable:

@@ -39,7 +39,7 @@ class Target:
 
 
 class Objective(nn.Module, ABC):
-    """Computes the targets of a training, on the noise levels ``grid`` of its stage.
+    """Computes the targets of a training run, on the noise levels ``grid`` of its stage.
 
     ``kinds`` are the kinds of its targets; the held-out loss is that of the first, ``probability``
     is that of the second. An objective that ``uses_step_sizes`` trains the network's step-size
@@ -50,7 +50,7 @@ class Objective(nn.Module, ABC):
     that starts as the teacher and is trained in the steps of the kind ``score``, at ``score_lr``
     times the learning rates. ``keeps_teacher``: the teacher changes, so checkpoints contain it.
     Checkpoints contain buffers too. ``step`` and ``progress`` (0..1) are those of the
-    training when a step begins. ``sampled_with`` are the step sizes that its network is sampled
+    run when a step begins. ``sampled_with`` are the step sizes that its network is sampled
     with (``schedule.step_sizes``): ``raw``, or ``none`` where it learns none.
     """
 
@@ -95,5 +95,5 @@ class Objective(nn.Module, ABC):
 
 
 def make_objective(config: TrainConfig) -> Objective:
-    """The configured objective. Raises ConfigError where it cannot be made."""
+    """The configured objective. Raises ConfigError if it cannot be made."""
     return OBJECTIVES.make(config.objective.part, "objective", config=config)
