@@ -94,6 +94,16 @@ def test_the_command_writes_the_miniature_again(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "out/config.json").read_text())["dim"] == 192
 
 
+def test_a_run_folder_is_not_mixed_with_a_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("task: generate")
+    assert main(["convert", "backbone=tiny", "out=."]) == 2
+    assert "is a run folder; name a folder of its own" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

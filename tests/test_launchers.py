@@ -104,6 +104,21 @@ def test_a_cluster_that_is_this_process_runs_the_sweep(
     assert [states[name]["status"] for name in ran] == ["done", "failed", "done"]
 
 
+def test_slurm_without_its_tools_is_one_sentence(
+    backbone: BackboneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="submitit_slurm needs SLURM's srun on PATH"):
+        submit(plain_jobs(backbone, tmp_path), LauncherSettings("submitit_slurm"), tmp_path)
+
+
+def test_a_search_with_nothing_to_search_is_refused() -> None:
+    words = ["hydra/sweeper=optuna", "seed=3"]
+    with pytest.raises(ConfigError, match="has nothing to search; give ranges"):
+        compose("generate", words, sweep=True)
+    assert compose("generate", words)[0].search is None  # one of its trials
+
+
 def test_slurm_is_asked_for_what_the_settings_say(
     backbone: BackboneSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import RichProgressBar
 from small import small_config, write_backbone, write_config
 
 from pixelwizard import worker
@@ -18,7 +19,8 @@ from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import TrackerSettings
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
-from pixelwizard.config.trainer import PredictionSettings
+from pixelwizard.config.trainer import PredictionSettings, lightning_trainer
+from pixelwizard.generation.run import _report
 
 
 class Watching(Callback):
@@ -97,6 +99,28 @@ def test_arguments_of_the_trainer_are_read_from_the_command_line() -> None:
         ("trainer.max_steps=3", "trainer.max_steps is for train; generate takes trainer.bench"),
         ("trainer.limit_predict_batch=3", "did you mean trainer.limit_predict_batches"),
         ("trainer.limit_predict_batches=1.5", "must be a number of prompts or a share"),
+        ("trainer.limit_predict_batches=-1", "=-1 must be a number of prompts or a share"),
+        ("trainer.fast_dev_run=-1", "trainer.fast_dev_run=-1 must be at least 0; nearest: 0"),
     ):
         with pytest.raises(ConfigError, match=said):
             compose("generate", [word])
+
+
+def test_a_whole_float_is_a_number_of_prompts() -> None:
+    for word in ("trainer.limit_predict_batches=2.0", "trainer.fast_dev_run=2.0"):
+        (job,) = compose("generate", [word])
+        assert job.config.trainer.limited(10) == 2
+
+
+def test_a_callback_that_the_trainer_refuses_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"trainer: Lightning refuses its arguments \(.*RichPro"):
+        lightning_trainer(enable_progress_bar=False, callbacks=[RichProgressBar()])
+
+
+def test_only_videos_that_are_there_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, waiting = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    made.touch()
+    _report(tmp_path, {"a": made, "b": waiting}, {})
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path), str(made)]

@@ -7,7 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from pixelwizard.cli.arguments import CFG, HYDRA_GROUPS, HYDRA_PARTS, INFO, OPTIONS, SHORT
+from pixelwizard.cli.arguments import (
+    CFG,
+    HYDRA_GROUPS,
+    HYDRA_PARTS,
+    INFO,
+    OPTIONS,
+    SHORT,
+    part_names,
+)
 from pixelwizard.cli.tasks import DEFAULT_TASK, TASKS
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.schema import ConfigError
@@ -40,8 +48,11 @@ def complete(line: str) -> list[str]:
 
 def _values(task: str, key: str, own: Sequence[Path]) -> Sequence[str]:
     """The options of a group, or the values of a key that has few."""
-    if key in (*tasks.groups(task, own), *HYDRA_GROUPS):
-        return tasks.options(key, own)
+    group = tasks.EXPERIMENTS if key == "experiment" else key
+    if group in (*tasks.groups(task, own), *HYDRA_GROUPS):
+        return tasks.options(group, own)
+    if names := part_names(task, key):
+        return names
     hint = _leaves(task).get(key)
     if hint is bool:
         return ("true", "false")

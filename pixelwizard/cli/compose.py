@@ -257,7 +257,7 @@ def compose(
     own = tasks.own_folders(folders)
     with composer(task, own) as made:
         words = arguments.checked(task, overrides, sweep, own)
-        if study := _study(made, words, prompts):
+        if study := _study(made, words, prompts, sweep):
             return [study]
         for chosen, several in _combinations(words):
             if several and not sweep:
@@ -282,8 +282,13 @@ def _replaced_key(override: str) -> str:
     return override.split("=", 1)[0].removesuffix(f".{TARGET}")
 
 
-def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Composed | None:
-    """The search for Optuna, if the overrides or an experiment ask for one."""
+def _study(
+    made: Composer, words: Sequence[str], prompts: Sequence[str], sweep: bool
+) -> Composed | None:
+    """The search for Optuna, if the overrides or an experiment ask for one.
+
+    Raises ConfigError for a ``sweep`` with nothing to search.
+    """
     if not {word.split("=", 1)[0] for word in words} & {"hydra/sweeper", "experiments"}:
         return None
     given = parsed(words)
@@ -296,6 +301,11 @@ def _study(made: Composer, words: Sequence[str], prompts: Sequence[str]) -> Comp
     more = [f"{key}={value}" for key, value in (sweeper.params or {}).items() if key not in own]
     ranges = [*given, *parsed(arguments.checked(made.task, more, True, made.own))]
     space = {r.get_key_element(): _values(r) for r in ranges if r.is_sweep_override()}
+    if not space and sweep:
+        raise ConfigError(
+            "hydra/sweeper=optuna has nothing to search; give ranges or lists of values, like"
+            " schedule.steps=range(2,9)"
+        )
     if not space:
         return None  # one of its trials
     folders = [f"{arguments.SEARCH_PATH}={folder}" for folder in made.own]

@@ -45,6 +45,7 @@ HABITS = {
         ("hydra.job_logging", "hydra.hydra_logging", "hydra/job_logging", "hydra/hydra_logging"),
         "a run logs to run.log in its folder; hydra.verbose=true logs more",
     ),
+    "hydra/callbacks": "use Lightning's callbacks: callbacks.NAME._target_=module.Class",
     "hydra.callbacks": "use Lightning's callbacks: callbacks.NAME._target_=module.Class",
     "hydra.launcher.jobs": "use hydra.launcher.n_jobs",
     "hydra.launcher.minutes": "use hydra.launcher.timeout_min",

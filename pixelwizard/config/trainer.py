@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Optional, Union, get_args, get_origin
 from pixelwizard.config.schema import (
     ConfigError,
     build,
+    check_range,
     join,
     setting,
     show,
@@ -45,6 +46,8 @@ TRAINING_ANSWERS = {
     **dict.fromkeys(("enable_checkpointing", "val_check_interval"), "checkpoint.every"),
     **dict.fromkeys(("check_val_every_n_epoch", "inference_mode"), "checkpoint.every"),
     "reload_dataloaders_every_n_epochs": "data",
+    **dict.fromkeys(("max_epochs", "min_epochs"), "trainer.max_steps, as batches have no end"),
+    "overfit_batches": "data.count, like data.count=4 data.ready=4",
     "max_minutes": "trainer.max_time, like trainer.max_time={minutes: 80}",
     "accumulate": "trainer.accumulate_grad_batches",
     "log_every": "trainer.log_every_n_steps",
@@ -95,7 +98,7 @@ class LightningSettings:
             if name in cls.answers:
                 raise ConfigError(f"{join(key, name)} is set by {cls.answers[name]}; use that")
         own = build(cls, {name: node[name] for name in node if name in names}, key)
-        rest = {str(name): node[name] for name in node if name not in names}
+        rest = {str(name): _whole(node[name]) for name in node if name not in names}
         return replace(own, arguments=rest)
 
     def to_plain(self, as_key: bool = False) -> dict[str, Any]:
@@ -147,10 +150,12 @@ class PredictionSettings(LightningSettings):
             if name not in self.names:
                 listed = ", ".join(join(key, name) for name in self.names)
                 raise ConfigError(f"{join(key, name)} is for train; generate takes {listed}")
-        share = self.arguments.get("limit_predict_batches", 1.0)
-        if isinstance(share, float) and not 0 <= share <= 1:
-            given = f"{join(key, 'limit_predict_batches')}={share}"
+        limit = self.arguments.get("limit_predict_batches", 1.0)
+        if limit < 0 or isinstance(limit, float) and limit > 1:
+            given = f"{join(key, 'limit_predict_batches')}={limit}"
             raise ConfigError(f"{given} must be a number of prompts or a share from 0.0 to 1.0")
+        if self.arguments.get("fast_dev_run", 0) < 0:
+            check_range(join(key, "fast_dev_run"), self.arguments["fast_dev_run"], 0)
 
     def limited(self, count: int) -> int:
         """How many of ``count`` prompts the run makes."""
@@ -201,6 +206,21 @@ def culprit(error: BaseException, callbacks: Mapping[str, Any]) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     owners = [frame.f_locals.get("self") for frame in frames]
     return next((n for n, one in callbacks.items() if any(one is o for o in owners)), None)
+
+
+def lightning_trainer(**arguments: Any) -> Any:
+    """Lightning's Trainer. Raises ConfigError if its arguments do not fit together."""
+    refused = resolve_name("lightning.pytorch.utilities.exceptions.MisconfigurationException")
+    try:
+        return resolve_name(TRAINER)(**arguments)
+    except (refused, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:500]
+        raise ConfigError(f"trainer: Lightning refuses its arguments ({said})") from error
+
+
+def _whole(value: Any) -> Any:
+    """A whole float from 2 on as the integer it stands for; up to 1 it may be a share."""
+    return int(value) if isinstance(value, float) and value > 1 and value.is_integer() else value
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -68,7 +68,7 @@ class Report:
         rows: list[tuple[str, ...]] = [("metric", "value", "95 % interval", "recipe")]
         for s in self.scores:
             name = f"{s.name} ({'higher' if s.higher_is_better else 'lower'} is better)"
-            interval = f"{s.low:.5g} to {s.high:.5g}" if s.low < s.high else "-"
+            interval = f"{s.low:.5g} to {s.high:.5g}" if s.videos > 1 else "-"
             rows.append((name, f"{s.value:.5g}", interval, f"{quote}{s.recipe}{quote}"))
         return rows
 

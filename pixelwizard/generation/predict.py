@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from pixelwizard.config.generate import GenerateConfig
 from pixelwizard.config.output import SCORED_FRAMES
-from pixelwizard.config.trainer import culprit, own_callbacks
+from pixelwizard.config.trainer import culprit, lightning_trainer, own_callbacks
 from pixelwizard.diffusion.schedules import as_taken
 from pixelwizard.generation.contact_sheet import remove_contact_sheets, write_contact_sheets
 from pixelwizard.generation.loops import (
@@ -93,7 +93,7 @@ class Prediction:
             for id, record in self.records.items():
                 if record:
                     self.tracker.earlier(self._video_of(id), record)
-        self.trainer = Trainer(
+        self.trainer: Trainer = lightning_trainer(
             precision="32-true",
             logger=list(self.tracker.loggers if self.tracker else ()) or False,
             callbacks=list(self.callbacks.values()),

@@ -165,7 +165,7 @@ def _report(folder: Path, videos: Mapping[str, Path], failed: Mapping[str, str])
     """Print where the videos are, and say which prompts failed."""
     print(folder)
     for id, path in videos.items():
-        if id not in failed:
+        if id not in failed and path.is_file():  # the others wait: a limit of the trainer
             print(path)
     sentences = [f"prompt {id} failed: {why}" for id, why in failed.items()]
     for sentence in sentences:

@@ -9,12 +9,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pixelwizard.config.objective import NETWORKS
 from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.train import TrainConfig
-from pixelwizard.config.trainer import culprit, own_callbacks
+from pixelwizard.config.trainer import culprit, lightning_trainer, own_callbacks
 from pixelwizard.io.files import write_json
 from pixelwizard.io.terminal import reason, silence_lightning
 from pixelwizard.parallel.mesh import Rank, trainer_options
@@ -96,7 +95,7 @@ def fit(
     except Exception as error:
         if (name := culprit(error, own)) is None:
             raise
-        sentence = f"callbacks.{name} failed at step {trainer.global_step} ({reason(error)})"
+        sentence = f"callbacks.{name} failed at step {trainer.global_step} ({reason(error, 500)})"
         if kept := checkpoints.saved:
             raise WorkStopped(f"{sentence}; the state of step {kept} is kept") from error
         raise ConfigError(f"{sentence}; nothing is kept yet") from error
@@ -124,10 +123,8 @@ def make_trainer(config: TrainConfig, rank: Rank, **parts: Any) -> L.Trainer:
         default_root_dir=config.run_dir,
     )
     given: dict[str, Any] = {**own, **config.trainer.keywords(config.run_dir)}
-    try:
-        return L.Trainer(**given, **parts, **options)
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: Lightning refuses its arguments ({reason(error)})") from error
+    trainer: L.Trainer = lightning_trainer(**given, **parts, **options)
+    return trainer
 
 
 def identity_of(examples: Examples, rank: Rank) -> str:

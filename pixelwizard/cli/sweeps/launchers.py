@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from pixelwizard.cli.sweeps.ledger import Ended, Launch, SweepJob, in_turn
@@ -109,6 +110,11 @@ def submit(
     import submitit
 
     cluster = CLUSTERS[settings.kind]
+    if cluster == "slurm" and which("srun") is None:
+        raise ConfigError(
+            "hydra/launcher=submitit_slurm needs SLURM's srun on PATH, which is not here; nearest:"
+            " hydra/launcher=joblib"
+        )
     executor = submitit.AutoExecutor(folder=folder / ".submitit" / "%j", cluster=cluster)
     given = {name: getattr(settings, name) for name in ANYWHERE}
     slurm = {name: getattr(settings, name) for name in ON_SLURM}

@@ -15,7 +15,7 @@ from pixelwizard.models.checkpoints import (
     require_weights,
     weights_folder,
 )
-from pixelwizard.records.run_folder import locked
+from pixelwizard.records.run_folder import CONFIG, locked
 
 EXAMPLES = """\
   pixelwizard convert backbone=wan2_2_ti2v_5b out=checkpoints/bf16
@@ -35,6 +35,11 @@ def check(config: ConvertConfig) -> None:
         raise ConfigError("out is missing; name the folder to write into, like out=DIR")
     if Path(config.out).resolve() == weights_folder(config.backbone).resolve():
         raise ConfigError(f"out={config.out} is the folder that is read; name another one")
+    if (Path(config.out) / CONFIG).is_file():
+        raise ConfigError(
+            f"out={config.out} is a run folder; name a folder of its own, like"
+            f" out={config.out}/backbone"
+        )
     parts = available_parts(config.backbone)
     require_weights(config.backbone, parts or ("anchor",))
     for part, chosen in chosen_files(config.backbone).items():
