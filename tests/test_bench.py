@@ -85,7 +85,8 @@ def test_a_full_width_block_at_the_anchors_length_equals_the_unchunked_reference
     head_dim = sizes.dim // sizes.num_heads
     expected = reference_block(block, x, per_token, complex_angles(GRID, head_dim, CPU), context)
     text = block.cross_attn.keys_values(context)
-    actual = block(x, modulation, Rotary(GRID, head_dim, CPU), text, chunk=1024)
+    rotary = Rotary(GRID, head_dim, CPU, slice(0, length))
+    actual = block(x, modulation, rotary, text, chunk=1024)
     assert length == 3472 and relative_error(actual, expected) < 1e-5
 
 

@@ -169,7 +169,7 @@ def test_written_out_attention_equals_the_fused_kernel() -> None:
 
 
 def test_rotation_depends_on_relative_positions_alone() -> None:
-    table = Rotary((3, 4, 5), 32, torch.device("cpu")).table(0, 60)
+    table = Rotary((3, 4, 5), 32, torch.device("cpu"), slice(0, 60)).table(0, 60)
     query, key = torch.randn(2, 1, 1, 1, 32).expand(2, 1, 60, 1, 32)
     rotated_query, rotated_key = rotate(query, table), rotate(key, table)
     scores = (rotated_query[0, :, 0] @ rotated_key[0, :, 0].T).view(3, 4, 5, 3, 4, 5)
@@ -180,7 +180,7 @@ def test_rotation_depends_on_relative_positions_alone() -> None:
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 7), (13, 14), (31, 60)])
 def test_angles_of_a_span_are_those_of_the_whole(start: int, stop: int) -> None:
-    rotary = Rotary((3, 4, 5), 32, torch.device("cpu"))
+    rotary = Rotary((3, 4, 5), 32, torch.device("cpu"), slice(0, 60))
     assert torch.equal(rotary.table(start, stop), rotary.table(0, 60)[start:stop])
 
 

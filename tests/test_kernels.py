@@ -29,7 +29,7 @@ def block_bytes(functions: Kernels, chunk: int) -> float:
         modulation = torch.empty(1, 1, 6, sizes.dim)
     network.use(functions)
     block: Block = network.blocks[0]
-    rotary = Rotary(GRID, sizes.dim // sizes.num_heads, META)
+    rotary = Rotary(GRID, sizes.dim // sizes.num_heads, META, slice(0, length))
     rotary.table(0, 1)
     with torch.no_grad():
         text = block.text_keys_values(torch.empty(1, 512, sizes.dim, device=META).bfloat16())

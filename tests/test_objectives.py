@@ -152,7 +152,8 @@ def test_flow_matching_is_the_slope_of_the_path_at_spread_times() -> None:
 
 def test_calibration_can_be_left_out(grid: TrainingGrid) -> None:
     time, size = grid.snap(torch.full((3,), 800.0)), torch.tensor([800.0, 400.0, 100.0])
-    assert torch.equal(noise_span_weights(time, size, grid, exponent=0.0), grid.weight(time))
+    plain = noise_span_weights(time, size, grid, ShortcutSettings(span_exponent=0.0))
+    assert torch.equal(plain, grid.weight(time))
 
 
 def test_scheduled_steps_are_those_of_all_schedules_and_their_halves() -> None:

@@ -178,7 +178,7 @@ def test_muon_moves_a_convolution_by_an_orthogonal_matrix() -> None:
     weight = torch.nn.Parameter(torch.zeros(8, 2, 3, 3))
     group = dict(params=[weight], lr=0.5, muon=True)
     weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-    MuonAdamW([group], OptimizerSettings()).step()
+    MuonAdamW([group], OptimizerSettings(), torch.float32).step()
     values = torch.linalg.svdvals(weight.detach().flatten(1)) / (0.5 * 0.2 * 18**0.5)
     assert 0.6 < float(values.min()) and float(values.max()) < 1.3
 

@@ -155,7 +155,7 @@ class _Sampler:
         ) -> Velocity:
             def ask(latent: Tensor, step: Step) -> Tensor:
                 self.network.sigma = step.sigma
-                batch, frames = text.batch, latent.shape[2]
+                batch, frames = len(text.blocks[0][0]), latent.shape[2]
                 latent = latent.expand(batch, *latent.shape[1:])
                 values = [step.timestep] if step.dt is None else [step.timestep, float(step.dt)]
 

@@ -73,10 +73,7 @@ class MuonAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        settings: OptimizerSettings,
-        dtype: torch.dtype = torch.float32,
+        self, groups: Iterable[dict[str, Any]], settings: OptimizerSettings, dtype: torch.dtype
     ) -> None:
         defaults = dict(
             lr=settings.lr,

@@ -11,7 +11,7 @@ moves all three, so the derivative by sigma is du/dx direction + du/dsigma + du/
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,21 +146,17 @@ def self_consistency_target(
 
 
 def noise_span_weights(
-    timestep: Tensor,
-    step_size: Tensor,
-    grid: TrainingGrid,
-    exponent: float = REFERENCE.span_exponent,
-    limits: Sequence[float] = tuple(REFERENCE.span_limits),
+    timestep: Tensor, step_size: Tensor, grid: TrainingGrid, rule: ShortcutSettings = REFERENCE
 ) -> Tensor:
     """Loss weights [B] of self-consistency: the adaptive noise-span calibration.
 
     The base weight of t, times the span of noise that the step crosses relative to the batch mean
-    to the power ``exponent`` (0: no calibration), clamped to ``limits``.
+    to the power ``span_exponent`` (0: no calibration), clamped to ``span_limits``.
     """
     end = grid.snap(timestep - step_size)
     span = (end - timestep).abs() / TRAIN_TIMESTEPS
-    factor = (span / span.mean()) ** exponent
-    return grid.weight(timestep) * factor.clamp(*limits)
+    factor = (span / span.mean()) ** rule.span_exponent
+    return grid.weight(timestep) * factor.clamp(*rule.span_limits)
 
 
 @torch.no_grad()

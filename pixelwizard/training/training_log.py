@@ -99,7 +99,9 @@ class TrainingLog(L.Callback):
             pl_module.log_dict(self._figures(pl_module))
         if step % pl_module.config.checkpoint.every == 0:
             self._log_buckets(trainer)
-        self.line.show(f"{self._position(step, pl_module)}  ETA {clock(pl_module.seconds_left)}")
+        done, spent = pl_module.progress, pl_module.watch.total
+        left = spent / max(done, 1e-9) * (1 - min(done, 1.0))  # at the average pace so far
+        self.line.show(f"{self._position(step, pl_module)}  ETA {clock(left)}")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         pl_module.watch.enter("held-out loss")

@@ -68,11 +68,6 @@ class TextKeyValues:
 
     blocks: tuple[tuple[Tensor, Tensor], ...]
 
-    @property
-    def batch(self) -> int:
-        """How many prompts."""
-        return len(self.blocks[0][0])
-
     def sample(self, index: int) -> TextKeyValues:
         """One of the prompts, in the same memory."""
         one = slice(index, index + 1)

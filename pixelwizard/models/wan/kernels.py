@@ -259,21 +259,14 @@ class Rotary:
 
     The pairs of channels are split over (frame, height, width) as c - 2 (c // 3), c // 3, c // 3
     with c = D/2; each axis has base 10000 (Wan2.2 ``rope_params``) and its own small table.
-    ``own``: the tokens of this rank (None: all), counted from the first of them. ``kept``: those of
-    all own tokens are put together once, as every block asks for them.
+    ``own``: the tokens of this rank, counted from the first of them. ``kept``: those of all own
+    tokens are put together once, as every block asks for them.
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        head_dim: int,
-        device: torch.device,
-        own: slice | None = None,
-        kept: bool = True,
+        self, grid: Grid, head_dim: int, device: torch.device, own: slice, kept: bool = True
     ) -> None:
-        self.grid, self.kept = grid, kept
-        self.own = own or slice(0, grid[0] * grid[1] * grid[2])
-        self.device = device
+        self.grid, self.device, self.own, self.kept = grid, device, own, kept
         third = head_dim // 2 // 3
         pairs = (head_dim // 2 - 2 * third, third, third)
         with torch.inference_mode(False):

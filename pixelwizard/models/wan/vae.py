@@ -288,6 +288,12 @@ class Upsample(nn.Module):
                 yield halves.popleft()
 
 
+def _streamed(layers: Iterable[Any], sums: Sums, *rows: RowShard | None) -> Sums:
+    for layer in layers:
+        sums = layer.stream(sums, *rows)
+    return sums
+
+
 def _average_down(x: Tensor, out_dim: int, time: int, space: int) -> Tensor:
     """Shortcut around a downsampling: folds pixels into channels and averages groups of them."""
     x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % time, 0))
@@ -331,9 +337,7 @@ class DownLevel(_Computing, nn.Module):
 
     def stream(self, sums: Sums) -> Sums:
         frames, shortcut = _fork(self.kernels.frames(sums))
-        sums = alone(frames)
-        for layer in self.downsamples:
-            sums = layer.stream(sums)
+        sums = _streamed(self.downsamples, alone(frames))
         around = self._shortcut(shortcut)
         return map(lambda parts, frame: self.kernels.collected((frame, *parts)), sums, around)
 
@@ -369,18 +373,12 @@ class UpLevel(_Computing, nn.Module):
 
     def stream(self, sums: Sums, rows: RowShard | None = None) -> Sums:
         if not self.up:
-            return self._blocks(self.upsamples, sums, rows)
+            return _streamed(self.upsamples, sums, rows)
         *blocks, last = self.upsamples
         frames, shortcut = _fork(self.kernels.frames(sums))
-        frames = self.kernels.frames(self._blocks(blocks, alone(frames), rows))
+        frames = self.kernels.frames(_streamed(blocks, alone(frames), rows))
         phases, sources = last.phases(frames, rows), self._sources(shortcut)
         return map(lambda x, source: (self.kernels.enlarged(x, *source),), phases, sources)
-
-    @staticmethod
-    def _blocks(blocks: Iterable[nn.Module], sums: Sums, rows: RowShard | None) -> Sums:
-        for block in blocks:
-            sums = block.stream(sums, rows)
-        return sums
 
     def _sources(self, frames: Frames) -> Iterator[tuple[Tensor, int, int]]:
         """For every frame out: the frame in, the place in its time group, the size of groups."""
@@ -411,9 +409,7 @@ class _Coder(nn.Module):
 
     def stream(self, frames: Frames, *rows: RowShard | None) -> Frames:
         conv, *groups, (norm, _, last) = self._parts()
-        sums = conv.stream(frames, *rows)
-        for layer in chain.from_iterable(groups):
-            sums = layer.stream(sums, *rows)
+        sums = _streamed(chain.from_iterable(groups), conv.stream(frames, *rows), *rows)
         return norm.kernels.frames(last.stream(starmap(norm.activate, sums), *rows))
 
     def _parts(self) -> list[Any]:

@@ -121,11 +121,6 @@ class TrainedNetwork(L.LightningModule, ABC):
         by_time = self.minutes / settings.minutes if settings.minutes else 0.0
         return max(by_steps, by_time)
 
-    @property
-    def seconds_left(self) -> float:
-        """The remaining time at the average pace so far."""
-        return self.watch.total / max(self.progress, 1e-9) * (1 - min(self.progress, 1.0))
-
     def completes_step(self, batch: Batch) -> bool:
         """Whether a batch is the last one of an update."""
         return bool((batch["step"] + 1) % self.config.trainer.accumulate_grad_batches == 0)

@@ -51,9 +51,7 @@ class Shortcut(Flow):
             return super().target(kind, network, x0, generator)
         rule = self.settings
         time_B, size_B = self.sample(len(x0), generator)
-        weight_B = noise_span_weights(
-            time_B, size_B, self.grid, rule.span_exponent, rule.span_limits
-        )
+        weight_B = noise_span_weights(time_B, size_B, self.grid, rule)
         time_B, size_B = time_B.to(x0), size_B.to(x0)
         x_t, _ = flow_matching_target(x0, noise_like(x0, generator), time_B)
         velocity = self_consistency_target(network, x_t, time_B, size_B, self.grid, rule.half_step)
