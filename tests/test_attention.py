@@ -22,7 +22,7 @@ from pixelwizard.generation.placement import ModelLoader
 from pixelwizard.models.attention import auto
 from pixelwizard.models.attention.base import Attention, Place
 from pixelwizard.models.attention.exact import Exact, attention
-from pixelwizard.models.wan.dit import WanDiT
+from pixelwizard.models.wan.dit import WanDiT, _attend
 from pixelwizard.models.weights import load_anchor
 from pixelwizard.records.provenance import make_jobs
 
@@ -146,6 +146,19 @@ class Half(Attention):
     def __call__(self, query, key, value, place):
         return attention(query, key[:, ::2], value[:, ::2])
 """
+
+
+class FirstQuery(Attention):
+    """Answers for the first query alone, which would be spread over all."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, place: Place) -> Tensor:
+        return attention(query[:, :1], key, value)
+
+
+def test_an_attention_that_returns_another_shape_is_stopped() -> None:
+    query = torch.zeros(1, 8, 2, 4)
+    with pytest.raises(ValueError, match=r"FirstQuery returned a tensor of \[1, 1, 2, 4\]; it mu"):
+        _attend(FirstQuery(), Place((1, 2, 4), 0), query, query, query)
 
 
 def test_a_plan_counts_what_it_computes(

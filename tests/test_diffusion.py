@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pixelwizard.config.generate import SamplerSettings
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.targets import Target
 from pixelwizard.diffusion.sampling import (
     SolverState,
@@ -23,6 +25,7 @@ from pixelwizard.diffusion.sampling import (
     velocity,
 )
 from pixelwizard.diffusion.schedules import SOLVER, Step, grid_version, make_schedule, step_sizes
+from pixelwizard.diffusion.skip.base import Skip
 from pixelwizard.diffusion.solvers.base import Solver
 
 UNIPC4 = SamplerSettings(solver="unipc", steps=4, guidance=1.0)
@@ -264,4 +267,66 @@ def test_a_solver_may_ask_twice_a_step_and_every_evaluation_counts() -> None:
 def test_a_solver_that_miscounts_its_evaluations_is_stopped() -> None:
     schedule = make_schedule(replace(UNIPC4, solver=Target(f"{__name__}.Miscounting")), 5.0)
     with pytest.raises(ValueError, match=r"Miscounting asked the network 2 times in step 0;"):
+        sample(curved, initial_noise((1, 4, 2, 3, 3), seed=0), schedule)
+
+
+class Odd(Solver):
+    """Returns what ``made`` says of the latent, or counts as it says."""
+
+    def __init__(self, made: str = "x, ()", count: str = "1") -> None:
+        self.made, self.count = made, count
+
+    def evaluations(self, index: int, steps: int) -> int:
+        count: int = eval(self.count)
+        return count
+
+    def step(self, sigmas, index, x, velocity, history):  # type: ignore[no-untyped-def]
+        velocity(x, sigmas[index])
+        return eval(self.made)
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        ("x", r"Odd.step\(\) of step 0 must return the next latent and a tuple of tensors"),
+        ("(3, ())", "must return the next latent and a tuple of tensors"),
+        ("(x, (3.0,))", "must return the next latent and a tuple of tensors"),
+        ("(x[:, :1], ())", r"a tensor of \[1, 1, 2, 3, 3\]; it must be \[1, 4, 2, 3, 3\]"),
+    ],
+)
+def test_a_solver_that_returns_no_latent_is_stopped_in_one_sentence(
+    made: str, sentence: str
+) -> None:
+    solver = Target(f"{__name__}.Odd", {"made": made})
+    schedule = make_schedule(replace(UNIPC4, solver=solver), 5.0)
+    with pytest.raises(ValueError, match=sentence):
+        sample(curved, initial_noise((1, 4, 2, 3, 3), seed=0), schedule)
+
+
+@pytest.mark.parametrize(
+    ("count", "sentence"),
+    [
+        ("'two'", r"schedule.solver: Odd.evaluations\(\) of step 0 is 'two'; it must be a whole"),
+        ("{}[1]", r"schedule.solver: Odd.evaluations\(\) failed \(KeyError: 1\)"),
+    ],
+)
+def test_a_solver_that_cannot_count_is_refused_in_one_sentence(count: str, sentence: str) -> None:
+    solver = Target(f"{__name__}.Odd", {"count": count})
+    with pytest.raises(ConfigError, match=sentence):
+        make_schedule(replace(UNIPC4, solver=solver), 5.0)
+
+
+class Narrow(Skip):
+    """Skips all steps but the first, with a velocity of one channel."""
+
+    def planned(self, steps: int) -> list[bool | None]:
+        return [True] + [False] * (steps - 1)
+
+    def velocity(self, moment: Any, sigma: float, kept: tuple[Tensor, ...]) -> Tensor:
+        return kept[0][:, :1]
+
+
+def test_a_skip_rule_with_a_velocity_of_another_shape_is_stopped() -> None:
+    schedule = make_schedule(replace(UNIPC4, skip=Target(f"{__name__}.Narrow")), 5.0)
+    with pytest.raises(ValueError, match=r"Narrow.velocity\(\) of step 1 returned a tensor of"):
         sample(curved, initial_noise((1, 4, 2, 3, 3), seed=0), schedule)

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from pixelwizard.diffusion.schedules import SKIP, SOLVER, TRAIN_TIMESTEPS, Sched
 
 if TYPE_CHECKING:
     from pixelwizard.diffusion.skip.base import Kept, Moment, Skip
+    from pixelwizard.diffusion.solvers.base import Solver
     from pixelwizard.parallel.exchange import CFGParallel
 
 
@@ -163,7 +164,8 @@ def sample(
             computed = skip.asks(moment, kept) if computed is None else computed
             answer = velocity if computed else partial(_instead, skip, moment, kept)
         ask = _Ask(answer, step, first)
-        latent, history = solver.step(schedule.sigmas, index, state.latent, ask, state.history)
+        made = solver.step(schedule.sigmas, index, state.latent, ask, state.history)
+        latent, history = _result(solver, made, state.latent, index)
         if ask.count != step.evaluations:
             raise ValueError(
                 f"{type(solver).__name__} asked the network {ask.count} times in step {index};"
@@ -208,9 +210,29 @@ class _Ask:
         return answer
 
 
+def _result(solver: Solver, made: Any, before: Tensor, index: int) -> tuple[Tensor, Kept]:
+    """What a solver's step returned. Raises ValueError where it is no latent and tensors."""
+    place = f"{type(solver).__name__}.step() of step {index}"
+    latent, history = made if isinstance(made, tuple) and len(made) == 2 else (None, None)
+    tensors = [latent, *(history if isinstance(history, (tuple, list)) else [None])]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise ValueError(f"{place} must return the next latent and a tuple of tensors")
+    _check_shape(place, tensors[0], before)
+    return tensors[0], tuple(tensors[1:])
+
+
+def _check_shape(place: str, made: Tensor, like: Tensor) -> None:
+    if made.shape != like.shape:
+        raise ValueError(
+            f"{place} returned a tensor of {list(made.shape)}; it must be {list(like.shape)}"
+        )
+
+
 def _instead(skip: Skip, moment: Moment, kept: Kept, x: Tensor, step: Step) -> Tensor:
     """The velocity of a step that is skipped."""
-    return skip.velocity(moment, step.sigma, kept)
+    velocity = skip.velocity(moment, step.sigma, kept)
+    _check_shape(f"{type(skip).__name__}.velocity() of step {moment.index}", velocity, x)
+    return velocity
 
 
 Join = Callable[[Callable[[slice], Tensor], int, int], Tensor]

@@ -112,12 +112,28 @@ def make_schedule(
             timestep=timesteps[index],
             dt=sizes[index],
             guided=settings.guidance != 1 and guided[index],
-            evaluations=solver.evaluations(index, count),
+            evaluations=_evaluations(solver, index, count, key),
             computed=computed[index],
         )
         for index in range(count)
     )
     return Schedule(settings.solver, tuple(steps), settings.skip)
+
+
+def _evaluations(solver: Any, index: int, count: int, key: str) -> int:
+    """How often a step evaluates the network. Raises ConfigError where its class does not say."""
+    place = f"{key}.solver: {type(solver).__name__}.evaluations()"
+    try:
+        said = solver.evaluations(index, count)
+    except Exception as error:
+        raise ConfigError(_failed(place, error)) from error
+    if not isinstance(said, int) or said < 0:
+        raise ConfigError(f"{place} of step {index} is {said!r}; it must be a whole number")
+    return said
+
+
+def _failed(place: str, error: Exception) -> str:
+    return f"{place} failed ({type(error).__name__}: {' '.join(str(error).split())})"
 
 
 def _planned(skip: Part, steps: int, key: str) -> list[bool | None]:
@@ -129,6 +145,8 @@ def _planned(skip: Part, steps: int, key: str) -> list[bool | None]:
         planned = list(made.planned(steps))
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from None
+    except Exception as error:
+        raise ConfigError(_failed(f"{key}: {type(made).__name__}.planned()", error)) from error
     if len(planned) != steps or planned[0] is not True:
         raise ConfigError(
             f"{key}: {type(made).__name__}.planned({steps}) must say of {steps} steps whether they"

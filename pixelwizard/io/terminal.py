@@ -21,6 +21,8 @@ def reason(error: BaseException, most: int = 160) -> str:
     An OSError says the system's words, without number and path.
     """
     said = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if isinstance(error, KeyError):
+        said = f"KeyError: {said}"  # which says no more than the key
     return (said or type(error).__name__)[:most]
 
 

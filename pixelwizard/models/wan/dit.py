@@ -302,7 +302,13 @@ class WanDiT(nn.Module):
 def _attend(
     attention: Attention, place: Place, query: Tensor, key: Tensor, value: Tensor, start: int = 0
 ) -> Tensor:
-    return attention(query, key, value, replace(place, start=start))
+    attended = attention(query, key, value, replace(place, start=start))
+    if attended.shape != query.shape:
+        raise ValueError(
+            f"{type(attention).__name__} returned a tensor of {list(attended.shape)}; it must be"
+            f" {list(query.shape)}, like the queries"
+        )
+    return attended
 
 
 class _Around(NamedTuple):
