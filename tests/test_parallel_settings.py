@@ -80,7 +80,7 @@ def test_the_ranks_of_a_prompt_lie_next_to_each_other() -> None:
         ({"mode": "ulysses", "prompts": 2}, "not for parallel=ulysses; use parallel=prompts"),
         ({"mode": "fsdp"}, "parallel.shard=none is not for parallel=fsdp"),
         ({"mode": "prompts", "shard": "all"}, "is not for parallel=prompts; use parallel=fsdp"),
-        ({"mode": "ulysses"}, "finds one device to use; say .* parallel.sequence=2"),
+        ({"mode": "ulysses"}, "finds only one device; set .* parallel.sequence=2"),
         ({"mode": "prompts", "prompts": 4, "devices": 2}, "asks for 4 ranks .* the 2 devices"),
         ({"mode": "hybrid", "prompts": 1, "shard": "all"}, "has one rank to shard over"),
         ({"mode": "auto", "devices": 0}, "parallel.devices=0 must be at least 1"),
