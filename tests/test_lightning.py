@@ -48,6 +48,18 @@ class Noise(Source):
     def batch(self, rows, draw):
         one = {"text": torch.zeros(3, 16), "empty": torch.zeros(1, 16), "caption": "a"}
         return joined([{"latent": torch.randn(4, 2, 2, 4), **one} for _ in rows])
+
+class Ends(Noise):
+    def batch(self, rows, rng):
+        raise IndexError("no more rows")
+
+class Mute(Noise):
+    def batch(self, rows, rng):
+        return {"video": [torch.zeros(1, 3, 5, 32, 64)] * len(rows)}
+
+class Stuck(torch.optim.SGD):
+    def step(self, closure=None):
+        raise RuntimeError("stuck")
 """
 
 
@@ -159,6 +171,32 @@ def test_a_callback_that_raises_is_named_and_the_last_state_stays(
     assert str(failed.value) == f"callbacks.mine failed at step {at} (by nothing); {stays}"
     states = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
     assert states == ([f"step-{kept:08d}.ckpt"] if kept else [])
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "sentence"),
+    [
+        ("data", "Ends", "data={}.Ends failed at step 0 (IndexError: no more rows; run.log has"),
+        ("data", "Mute", "data={}.Mute: its examples have no caption; the anchor network needs"),
+        ("optimizer", "Stuck", "optimizer={}.Stuck failed at step 0 (RuntimeError: stuck; run.log"),
+    ],
+)
+def test_a_class_of_the_users_that_raises_in_a_training_is_named(
+    backbone: BackboneSettings,
+    tmp_path: Path,
+    latents: Path,
+    own: str,
+    part: str,
+    name: str,
+    sentence: str,
+) -> None:
+    config = small_training(backbone, tmp_path / "run", latents, "anchor")
+    arguments = {"lr": 0.1} if part == "optimizer" else {}
+    target = Target(f"{own}.{name}", arguments)
+    config = replace(config, **{part: replace(getattr(config, part), target=target)})
+    with pytest.raises(ValueError) as failed:
+        train(replace(config, data=replace(config.data, held_out=2)))
+    assert str(failed.value).startswith(sentence.format(own))
 
 
 def test_an_optimizer_of_torch_trains_with_the_schedule_of_rates(

@@ -36,8 +36,8 @@ def source_of(module: str) -> dict[str, Path]:
 
 def _collect(module: str, file: Path, found: dict[str, Path], seen: set[str]) -> None:
     seen.add(module)
-    for name in _imports(module, file) if _is_own(file) else ():
-        other = _file(name) if name not in seen and _is_own(_file(name.partition(".")[0])) else None
+    for name in _imports(module, file) if is_own(file) else ():
+        other = _file(name) if name not in seen and is_own(_file(name.partition(".")[0])) else None
         if other is not None:
             _collect(name, other, found, seen)
     found[module] = file
@@ -73,7 +73,7 @@ def _file(module: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _is_own(file: Path | None) -> bool:
+def is_own(file: Path | None) -> bool:
     """Whether a file is the user's: neither installed nor of this package."""
     if file is None or file.suffix != ".py":
         return False

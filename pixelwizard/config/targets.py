@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -19,7 +20,7 @@ from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, Union
 
-from pixelwizard.config.own_source import source_digest, source_of
+from pixelwizard.config.own_source import is_own, source_digest, source_of
 from pixelwizard.config.schema import (
     ConfigError,
     build,
@@ -255,6 +256,20 @@ def _only_subclass(module: ModuleType, base: type) -> type:
     classes = (value for value in vars(module).values() if inspect.isclass(value))
     (found,) = (c for c in classes if c.__module__ == module.__name__ and issubclass(c, base))
     return found
+
+
+def blamed(settings: Any, error: BaseException) -> str | None:
+    """``key=module.Name`` of the user's class in whose source an error arose.
+
+    An error of another process tells its files in its text alone.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    files = {frame.f_code.co_filename for frame, _ in frames}
+    for key, target in targets(settings).items():
+        for file in source_of(target.path.rpartition(".")[0]).values():
+            if is_own(file) and (str(file) in files or f'"{file}"' in str(error)):
+                return f"{key}={target.path}"
+    return None
 
 
 TARGET = "_target_"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from lightning.pytorch.loggers import Logger
 
 from pixelwizard.config.objective import NETWORKS
 from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.targets import blamed
 from pixelwizard.config.train import TrainConfig
 from pixelwizard.config.trainer import culprit, lightning_trainer, own_callbacks
 from pixelwizard.io.files import write_json
 from pixelwizard.io.terminal import reason, silence_lightning
 from pixelwizard.parallel.mesh import Rank, trainer_options
-from pixelwizard.records.run_folder import WorkStopped
+from pixelwizard.records.run_folder import WorkStopped, is_out_of_memory
 from pixelwizard.tracking import Tracker
 from pixelwizard.tracking.fallback import FallbackTracker
 from pixelwizard.training.checkpointing import (
@@ -33,6 +35,8 @@ from pixelwizard.training.networks.base import TrainedNetwork
 from pixelwizard.training.samples import Samples
 from pixelwizard.training.sharded import TrainingStrategy
 from pixelwizard.training.training_log import RunLog, TrainingLog
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, rank: Rank | None = None) -> int:
@@ -93,14 +97,32 @@ def fit(
         trainer.fit(module, datamodule=data, ckpt_path=last)
         done = True
     except Exception as error:
-        if (name := culprit(error, own)) is None:
+        if (name := culprit(error, own)) is not None:
+            failed, said = f"callbacks.{name}", reason(error, 500)
+        elif (part := _at_fault(config, error)) is not None:
+            failed, said = part, f"{_last_line(error)}; run.log has the trace"
+            logger.error("%s failed", part, exc_info=error)
+        else:
             raise
-        sentence = f"callbacks.{name} failed at step {trainer.global_step} ({reason(error, 500)})"
+        sentence = f"{failed} failed at step {trainer.global_step} ({said})"
         if kept := checkpoints.saved:
             raise WorkStopped(f"{sentence}; the state of step {kept} is kept") from error
         raise ConfigError(f"{sentence}; nothing is kept yet") from error
     finally:
         tracker.finish(None, done)
+
+
+def _at_fault(config: TrainConfig, error: Exception) -> str | None:
+    """The user's class that raised something else than a message to the user."""
+    if isinstance(error, (ValueError, WorkStopped)) or is_out_of_memory(error):
+        return None
+    return blamed(config, error)
+
+
+def _last_line(error: Exception) -> str:
+    """The class of an error and what it says; of another process's error its last line."""
+    text = f"{type(error).__name__}: {error}"
+    return text.strip().splitlines()[-1]
 
 
 def make_trainer(config: TrainConfig, rank: Rank, **parts: Any) -> L.Trainer:

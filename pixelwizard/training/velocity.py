@@ -250,9 +250,23 @@ class VelocityNetwork(TrainedNetwork):
                 )
             self.seen.append((self.kind, time, size, error))
 
+    def check_names(self, batch: Batch) -> None:
+        """Refuse a batch without what this network needs; raises ValueError."""
+        needed = ["latent", "text", "empty"] if "latent" in batch else ["video", "caption"]
+        if self.config.part == "detail":
+            needed.append("condition" if "latent" in batch else "small")
+        if missing := [name for name in needed if name not in batch]:
+            data = self.config.data
+            raise ValueError(
+                f"data={title(data.target or data.kind)}: its examples have no"
+                f" {' and no '.join(missing)}; the {self.config.part} network needs"
+                f" {', '.join(needed)}"
+            )
+
     @torch.no_grad()
     def encoded(self, batch: Batch) -> Batch:
         """The batch with latents and embeddings, made of pixels and captions where it has these."""
+        self.check_names(batch)
         if "latent" in batch:
             return batch
         device, names = self.device, {"video": "latent", "small": "condition"}
