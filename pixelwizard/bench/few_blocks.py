@@ -32,8 +32,8 @@ class FewBlocks:
         return sum(self.runs) / self.of
 
     def whole(self, small: float, large: float) -> float:
-        """The cost of all blocks, given those of the two runs."""
-        return small + (self.of - self.first) // self.period * (large - small)
+        """The cost of all blocks, given those of the two runs; that of a block is not negative."""
+        return small + (self.of - self.first) // self.period * max(0.0, large - small)
 
 
 def few_blocks(kinds: Sequence[Hashable], least: int) -> FewBlocks | None:

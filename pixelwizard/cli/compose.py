@@ -7,25 +7,29 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice, product
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import hydra
 import yaml
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pixelwizard.cli import arguments
 from pixelwizard.cli.habits import HABITS, habit
-from pixelwizard.cli.own_files import introduce_files, with_choosing_file, with_file
+from pixelwizard.cli.own_files import READ, check_file, remember, with_choosing_file, with_file
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
 from pixelwizard.config.schema import ConfigError, choice
@@ -63,7 +67,7 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
 
 
 def introduce(task: str, own: list[Path]) -> None:
-    """Give Hydra the defaults of a task and the user's folders."""
+    """Give Hydra the defaults of a task and the user's folders. Raises ConfigError."""
     root = tasks.ROOTS[task]
     hints, defaults = schema.leaves(root), schema.defaults(root)
     if issubclass(root, RunSettings):
@@ -74,7 +78,62 @@ def introduce(task: str, own: list[Path]) -> None:
     store, name = ConfigStore.instance(), f"{task}_defaults"
     store.repo.pop(f"{name}.yaml", None)  # Hydra 1.4 warns of a second one
     store.store(name=name, node=defaults)
-    introduce_files(own)
+    tasks.check_sizes(own)
+    OwnFiles.folders = own
+    READ.clear()
+    for plugin in (OwnFiles, *_sources()):
+        Plugins.instance().register(plugin)
+
+
+class OwnFiles(SearchPathPlugin):
+    """Lets Hydra find the user's files before the shipped ones, and ``experiments`` anywhere."""
+
+    folders: ClassVar[list[Path]] = []
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(self.folders):
+            search_path.prepend("own", f"own://{folder}")
+        for root in tasks.experiment_roots():
+            search_path.append("experiments", f"{tasks.EXPERIMENTS}://{root}")
+
+
+@cache
+def _sources() -> tuple[type[ConfigSource], type[ConfigSource]]:
+    """Hydra's source of files with checks; and that of which it sees nothing but ``experiments``.
+
+    The folder beside them is the user's: in it ``data`` or ``prompts`` are no config groups.
+    """
+    found: list[Any] = Plugins.instance().discover(ConfigSource)
+    (files,) = (source for source in found if source.scheme() == "file")
+
+    class OwnSource(files):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def scheme() -> str:
+            return "own"
+
+        def load_config(self, config_path: str) -> ConfigResult:
+            path = Path(self.path, self._normalize_file_name(config_path))
+            check_file(path)
+            result: ConfigResult = super().load_config(config_path)
+            remember(path, Path(config_path).parent.as_posix(), result)
+            return result
+
+    class ExperimentSource(OwnSource):
+        @staticmethod
+        def scheme() -> str:
+            return tasks.EXPERIMENTS
+
+        def is_group(self, config_path: str) -> bool:
+            return _is_experiment(config_path) and bool(super().is_group(config_path))
+
+        def is_config(self, config_path: str) -> bool:
+            return _is_experiment(config_path) and bool(super().is_config(config_path))
+
+    return OwnSource, ExperimentSource
+
+
+def _is_experiment(path: str) -> bool:
+    return path.partition("/")[0] in ("", tasks.EXPERIMENTS)
 
 
 @dataclasses.dataclass(frozen=True)
