@@ -27,12 +27,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pixelwizard.cli import arguments
+from pixelwizard.cli import arguments, own_files
 from pixelwizard.cli.habits import HABITS, habit
-from pixelwizard.cli.own_files import READ, check_file, remember, with_choosing_file, with_file
 from pixelwizard.config import schema, tasks
 from pixelwizard.config.generate import RunSettings
-from pixelwizard.config.schema import ConfigError, choice
+from pixelwizard.config.schema import ConfigError
 from pixelwizard.config.sweep import Composed, Search, Span, SweeperSettings
 from pixelwizard.config.targets import TARGET, OwnPart, check_doors, search_in, targets
 from pixelwizard.models.checkpoints import take_few_steps, take_statistics
@@ -59,9 +58,9 @@ def composer(task: str, own: list[Path]) -> Iterator[Composer]:
         with hydra.initialize_config_dir(str(tasks.shipped()), **BASE):
             yield Composer(task, own)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_of_choices(task, str(error), own) or _sentence(error)) from None
+        raise ConfigError(own_files.refusal(error, task, own)) from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from None
+        raise ConfigError(f"a YAML file cannot be read: {own_files.one_line(error)}") from None
     except RecursionError:
         raise ConfigError("a YAML file is nested too deep; make it flatter") from None
 
@@ -80,7 +79,7 @@ def introduce(task: str, own: list[Path]) -> None:
     store.store(name=name, node=defaults)
     tasks.check_sizes(own)
     OwnFiles.folders = own
-    READ.clear()
+    own_files.READ.clear()
     for plugin in (OwnFiles, *_sources()):
         Plugins.instance().register(plugin)
 
@@ -113,9 +112,9 @@ def _sources() -> tuple[type[ConfigSource], type[ConfigSource]]:
 
         def load_config(self, config_path: str) -> ConfigResult:
             path = Path(self.path, self._normalize_file_name(config_path))
-            check_file(path)
+            own_files.check_file(path)
             result: ConfigResult = super().load_config(config_path)
-            remember(path, Path(config_path).parent.as_posix(), result)
+            own_files.remember(path, Path(config_path).parent.as_posix(), result)
             return result
 
     class ExperimentSource(OwnSource):
@@ -212,13 +211,13 @@ class Composer:
         try:
             return self._config(composed, prompts)
         except OmegaConfBaseException as error:
-            raise ConfigError(with_file(_sentence(error), composed)) from None
+            raise ConfigError(own_files.with_file(own_files.sentence(error), composed)) from None
         except ConfigError as error:
             key = re.match("unknown key '([^']+)'", str(error))
             known = key and (
                 habit(key[1]) if key[1] in HABITS else arguments.elsewhere(self.task, key[1])
             )
-            raise ConfigError(with_file(known or str(error), composed)) from error
+            raise ConfigError(own_files.with_file(known or str(error), composed)) from error
 
     def _config(self, composed: DictConfig, prompts: Sequence[str]) -> Any:
         """The checked settings: paths absolute, the run folder named."""
@@ -273,32 +272,6 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
                 " whole argument into quotes for the shell"
             ) from None
     return found
-
-
-def _of_choices(task: str, said: str, own: Sequence[Path]) -> str | None:
-    """The sentence on a choice in a file that Hydra refuses; None for other errors."""
-    if sentence := arguments.group_elsewhere(task, said):
-        return sentence
-    if missing := re.search(r"Could not (?:find|load) '(\S+)/([^'/]+)'", said):
-        group, option = missing.groups()
-        return with_choosing_file(choice(group, option, tasks.options(group, own)), option)
-    if twice := re.match(r"Multiple values for (\w+)\.", said):
-        return with_choosing_file(_one_line(ValueError(said)), twice[1])
-    return None
-
-
-def _sentence(error: BaseException) -> str:
-    """One line that says what Hydra or OmegaConf could not do, the key first where there is one."""
-    cause = error.__cause__ or error
-    key = getattr(cause, "full_key", None)
-    told = cause if isinstance(cause, OmegaConfBaseException) else error
-    text = _one_line(told) or _one_line(error)
-    return f"{key}: {text}" if key and str(key) not in text else text
-
-
-def _one_line(error: BaseException) -> str:
-    text = re.split(r"\n\s*(?:full_key|object_type|See https?://)|See https?://", str(error))[0]
-    return " ".join(text.split()).rstrip(".")
 
 
 def compose(

@@ -1,18 +1,20 @@
-"""The user's configuration files that Hydra reads: checked, remembered, named in errors."""
+"""The user's configuration files that Hydra reads: checked, remembered, named in Hydra's errors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from pixelwizard.cli import arguments
 from pixelwizard.config import schema, tasks
-from pixelwizard.config.schema import ConfigError
+from pixelwizard.config.schema import ConfigError, choice
 
 GLOBAL = "# @package _global_"
 READ: dict[Path, tuple[str, dict[str, Any]]] = {}
@@ -73,11 +75,43 @@ def with_file(sentence: str, composed: DictConfig) -> str:
     return f"{_shown(named[max(named, key=len)])}: {sentence}"
 
 
-def with_choosing_file(sentence: str, name: str) -> str:
+def _with_choosing_file(sentence: str, name: str) -> str:
     """A sentence on a group or an option, after the user's file whose defaults list names it."""
     whole = re.compile(rf"\b{re.escape(name)}\b")
     path = next((path for path, (chosen, _) in READ.items() if whole.search(chosen)), None)
     return sentence if path is None else f"{_shown(path)}: {sentence}"
+
+
+def refusal(error: BaseException, task: str, own: Sequence[Path]) -> str:
+    """What Hydra or OmegaConf refused, in one sentence with the user's file where one is meant."""
+    return _of_choices(task, str(error), own) or sentence(error)
+
+
+def _of_choices(task: str, said: str, own: Sequence[Path]) -> str | None:
+    """The sentence on a choice in a file that Hydra refuses; None for other errors."""
+    if elsewhere := arguments.group_elsewhere(task, said):
+        return elsewhere
+    if missing := re.search(r"Could not (?:find|load) '(\S+)/([^'/]+)'", said):
+        group, option = missing.groups()
+        return _with_choosing_file(choice(group, option, tasks.options(group, own)), option)
+    if twice := re.match(r"Multiple values for (\w+)\.", said):
+        return _with_choosing_file(one_line(ValueError(said)), twice[1])
+    return None
+
+
+def sentence(error: BaseException) -> str:
+    """One line that says what Hydra or OmegaConf could not do, the key first where there is one."""
+    cause = error.__cause__ or error
+    key = getattr(cause, "full_key", None)
+    told = cause if isinstance(cause, OmegaConfBaseException) else error
+    text = one_line(told) or one_line(error)
+    return f"{key}: {text}" if key and str(key) not in text else text
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of Hydra, OmegaConf or YAML says, without where it says more."""
+    text = re.split(r"\n\s*(?:full_key|object_type|See https?://)|See https?://", str(error))[0]
+    return " ".join(text.split()).rstrip(".")
 
 
 def _value(composed: DictConfig, key: str) -> Any:
