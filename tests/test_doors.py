@@ -221,18 +221,29 @@ def test_an_edit_of_a_module_that_the_class_imports_is_an_edit_of_the_class(plac
     (place / "gains").mkdir()
     (place / "gains/__init__.py").write_text("from .most import LAST\n")
     (place / "gains/most.py").write_text("LAST = 2\n")
-    (place / "heun.py").write_text(
-        "import gains, torch\n" + HEUN.replace("order=2", "order=gains.LAST")
-    )
+    (place / "plain").mkdir()
+    (place / "plain/some.py").write_text("NONE = 0\n")
+    text = "import gains, torch\nfrom plain.some import NONE\n"
+    (place / "heun.py").write_text(text + HEUN.replace("order=2", "order=gains.LAST"))
     config = composed("schedule.solver._target_=heun.Heun")
     before = identity(config.schedule)
-    assert set(source_of("heun")) == {"heun", "gains", "gains.most"}
+    assert set(source_of("heun")) == {"heun", "gains", "gains.most", "plain.some"}
     (place / "gains/most.py").write_text("LAST = 12\n")
     assert identity(config.schedule) != before
     made = door_of(Inner, "solver").make(config.schedule.solver, "schedule.solver", name="x")
     assert made.order == 12
-    for name in ("gains", "gains.most"):
+    for name in ("gains", "gains.most", "plain", "plain.some"):
         del sys.modules[name]
+
+
+def test_packages_of_another_environment_are_not_the_users(place: Path) -> None:
+    installed = place / "lib/site-packages"
+    installed.mkdir(parents=True)
+    (installed / "bought.py").write_text("import heun\n")
+    sys.path.append(str(installed))
+    (place / "heun.py").write_text("import bought\n" + HEUN)
+    composed("schedule.solver._target_=heun.Heun")
+    assert set(source_of("heun")) == {"heun"}
 
 
 def test_a_module_that_prints_or_exits_leaves_stdout_and_the_exit_code_alone(

@@ -7,10 +7,13 @@ import hashlib
 import importlib.util
 import sysconfig
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
+STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of installed packages, also of environments that this one sees."""
 
 
 def source_digest(path: str) -> str:
@@ -36,15 +39,20 @@ def source_of(module: str) -> dict[str, Path]:
 
 def _collect(module: str, file: Path, found: dict[str, Path], seen: set[str]) -> None:
     seen.add(module)
-    for name in _imports(module, file) if is_own(file) else ():
-        other = _file(name) if name not in seen and is_own(_file(name.partition(".")[0])) else None
+    for name in _imports(module, file, file.stat().st_mtime_ns) if is_own(file) else ():
+        other = _file(name) if name not in seen and is_own(_place(name.partition(".")[0])) else None
         if other is not None:
             _collect(name, other, found, seen)
     found[module] = file
 
 
-def _imports(module: str, file: Path) -> Iterator[str]:
-    """The modules that a file may import, and the packages that they lie in."""
+@lru_cache
+def _imports(module: str, file: Path, changed: int) -> tuple[str, ...]:
+    """The modules that a file, last ``changed`` then, may import, and the packages around them."""
+    return tuple(dict.fromkeys(_named(module, file)))
+
+
+def _named(module: str, file: Path) -> Iterator[str]:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
@@ -64,18 +72,29 @@ def _imports(module: str, file: Path) -> Iterator[str]:
 
 
 def _file(module: str) -> Path | None:
-    """The file of a module, without importing more than the packages that it lies in."""
+    """The file of a module; None where it has none."""
+    place = _place(module)
+    return place if place is not None and place.is_file() else None
+
+
+def _place(module: str) -> Path | None:
+    """The file of a module, or the folder of a package without one.
+
+    Imports no more than the packages that it lies in.
+    """
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):
         return None
-    path = Path(found.origin) if found and found.origin else None
-    return path if path is not None and path.is_file() else None
+    folders = list(found.submodule_search_locations or ()) if found else []
+    origin = found.origin if found and found.origin else next(iter(folders), None)
+    return None if origin is None else Path(origin)
 
 
-def is_own(file: Path | None) -> bool:
-    """Whether a file is the user's: neither installed nor of this package."""
-    if file is None or file.suffix != ".py":
+def is_own(place: Path | None) -> bool:
+    """Whether a file or folder is the user's: not installed, nor of this package."""
+    if place is None or not (place.suffix == ".py" or place.is_dir()):
         return False
-    places = [PACKAGE, *(Path(sysconfig.get_path(name)) for name in INSTALLED)]
-    return not any(file.resolve().is_relative_to(place.resolve()) for place in places)
+    path = place.resolve()
+    installed = INSTALLED.intersection(path.parts)
+    return not installed and not any(path.is_relative_to(p) for p in (PACKAGE, STANDARD))
