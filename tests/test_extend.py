@@ -115,6 +115,18 @@ def test_the_objective_of_the_page_stands_beside_a_shipped_one(outputs: Path) ->
     assert "| thirds " in text and "| shortcut " in text and "left out" not in text
 
 
+def test_the_skip_rule_leaves_out_steps_and_evaluates_the_first_and_the_last(
+    outputs: Path,
+) -> None:
+    steps = [step["computed"] for step in provenance(outputs / "lazy")["detail"]["steps"]]
+    assert steps[0] and steps[-1] and not all(steps)
+
+
+def test_the_attention_of_the_page_made_the_video(outputs: Path) -> None:
+    record = provenance(outputs / "near")
+    assert record["config"]["attention"] == {"_target_": "near.NearFrames", "reach": 1}
+
+
 def test_a_sweep_runs_the_schedules(outputs: Path) -> None:
     jobs = read(outputs / "schedules" / "sweep.json")["jobs"]
     assert len(jobs) == 2 and {job["status"] for job in jobs.values()} == {"done"}
