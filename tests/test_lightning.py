@@ -57,6 +57,10 @@ class Mute(Noise):
     def batch(self, rows, rng):
         return {"video": [torch.zeros(1, 3, 5, 32, 64)] * len(rows)}
 
+class Crooked(Noise):
+    def batch(self, rows, rng):
+        return {"video": [torch.zeros(1, 3, 5, 40, 64)] * len(rows), "caption": ["a"] * len(rows)}
+
 class Stuck(torch.optim.SGD):
     def step(self, closure=None):
         raise RuntimeError("stuck")
@@ -178,6 +182,7 @@ def test_a_callback_that_raises_is_named_and_the_last_state_stays(
     [
         ("data", "Ends", "data={}.Ends failed at step 0 (IndexError: no more rows; run.log has"),
         ("data", "Mute", "data={}.Mute: its examples have no caption; the anchor network needs"),
+        ("data", "Crooked", "data={}.Crooked: the video of an example is impossible: height=40 is"),
         ("optimizer", "Stuck", "optimizer={}.Stuck failed at step 0 (RuntimeError: stuck; run.log"),
     ],
 )
@@ -197,6 +202,15 @@ def test_a_class_of_the_users_that_raises_in_a_training_is_named(
     with pytest.raises(ValueError) as failed:
         train(replace(config, data=replace(config.data, held_out=2)))
     assert str(failed.value).startswith(sentence.format(own))
+
+
+def test_accumulation_that_changes_by_epochs_is_refused(
+    backbone: BackboneSettings, tmp_path: Path, latents: Path
+) -> None:
+    config = small_training(backbone, tmp_path, latents, "anchor")
+    scheduler = Target(f"{CALLBACKS}.GradientAccumulationScheduler", {"scheduling": {0: 2}})
+    with pytest.raises(ConfigError, match="use trainer.accumulate_grad_batches"):
+        replace(config, callbacks={"mine": scheduler}).check()
 
 
 def test_an_optimizer_of_torch_trains_with_the_schedule_of_rates(

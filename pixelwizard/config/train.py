@@ -18,7 +18,7 @@ from pixelwizard.config.objective import (
 from pixelwizard.config.output import MetricsSettings, TrackerSettings
 from pixelwizard.config.parallel import ParallelSettings, check_parallel
 from pixelwizard.config.schema import ConfigError, changed, check_pair, check_range, setting, show
-from pixelwizard.config.targets import Door, OwnPart, Part, title
+from pixelwizard.config.targets import Door, OwnPart, Part, Target, title
 from pixelwizard.config.trainer import TrainerSettings
 
 MOST_CLIPS = 100
@@ -320,6 +320,12 @@ class TrainConfig(StagesSettings):
                 f"samples.every={self.samples.every} needs held-out examples of an anchor or a"
                 " detail network; use samples.every=0"
             )
+        for name, part in self.callbacks.items():
+            if isinstance(part, Target) and part.path.endswith(".GradientAccumulationScheduler"):
+                raise ConfigError(
+                    f"callbacks.{name}={part.path} changes what a step is by epochs, and a training"
+                    " has one epoch; use trainer.accumulate_grad_batches"
+                )
         check_comparison(self)
 
 

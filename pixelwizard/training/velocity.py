@@ -250,23 +250,31 @@ class VelocityNetwork(TrainedNetwork):
                 )
             self.seen.append((self.kind, time, size, error))
 
-    def check_names(self, batch: Batch) -> None:
-        """Refuse a batch without what this network needs; raises ValueError."""
+    def check_batch(self, batch: Batch) -> None:
+        """Refuse a batch without what this network needs, or of impossible sizes; ValueError."""
+        source = f"data={title(self.config.data.target or self.config.data.kind)}"
         needed = ["latent", "text", "empty"] if "latent" in batch else ["video", "caption"]
         if self.config.part == "detail":
             needed.append("condition" if "latent" in batch else "small")
         if missing := [name for name in needed if name not in batch]:
-            data = self.config.data
             raise ValueError(
-                f"data={title(data.target or data.kind)}: its examples have no"
-                f" {' and no '.join(missing)}; the {self.config.part} network needs"
-                f" {', '.join(needed)}"
+                f"{source}: its examples have no {' and no '.join(missing)}; the"
+                f" {self.config.part} network needs {', '.join(needed)}"
             )
+        for name in {"video", "small"}.intersection(needed):
+            for clip in batch[name]:
+                frames, height, width = clip.shape[-3:]
+                try:
+                    Geometry(width, height, frames)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{source}: the {name} of an example is impossible: {error}"
+                    ) from None
 
     @torch.no_grad()
     def encoded(self, batch: Batch) -> Batch:
         """The batch with latents and embeddings, made of pixels and captions where it has these."""
-        self.check_names(batch)
+        self.check_batch(batch)
         if "latent" in batch:
             return batch
         device, names = self.device, {"video": "latent", "small": "condition"}
