@@ -258,7 +258,9 @@ def test_a_module_that_prints_or_exits_leaves_stdout_and_the_exit_code_alone(
 
 
 def test_a_part_with_no_shipped_names_asks_for_a_class() -> None:
-    with pytest.raises(ConfigError, match=r"callbacks.a=b must be your own class; nearest: call"):
+    with pytest.raises(
+        ConfigError, match=r"callbacks.a=b must be a class by its full name; nearest: call"
+    ):
         Door("logging.Filter").check_name("b", "callbacks.a")
 
 

@@ -252,7 +252,7 @@ def test_a_logger_of_lightning_can_be_named_and_nothing_else(
         (Target("os.path.join"), "must be a subclass of lightning.pytorch.loggers"),
         (Target("no.such.Logger"), "there is no module no.such"),
         (Target("lightning.pytorch.loggers.CSVLogger", {"nmae": "x"}), "'tracker.logger.nmae'"),
-        ("Logger", "your own class as tracker.logger._target_"),
+        ("Logger", "nearest: tracker.logger._target_=module.Name"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             check_doors(tracked(config, logger=wrong))

@@ -139,7 +139,8 @@ class Door:
         """Refuse the name of no shipped part."""
         if not self.names:
             raise ConfigError(
-                f"{key}={name} must be your own class; nearest: {key}._target_=module.Name"
+                f"{key}={name} must be a class by its full name; nearest:"
+                f" {key}._target_=module.Name"
             )
         if name not in self.names:
             raise ConfigError(
