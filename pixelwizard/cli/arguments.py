@@ -129,7 +129,9 @@ def elsewhere(task: str, key: str) -> str | None:
 
 def group_elsewhere(task: str, said: str) -> str | None:
     """The sentence on a file that chooses from a group of another task; None for other errors."""
-    match = re.search(r"In '([^']+)': Could not override '([^']+)'", said)
+    of_1_3 = r"In '([^']+)': Could not override '([^']+)'"
+    of_1_4 = r"In '([^']+)': Invalid Defaults List override '/?([^':]+)"
+    match = re.search(of_1_3, said) or re.search(of_1_4, said)
     if match is None:
         return None
     file, group = match[1].replace("/", "=", 1), match[2]

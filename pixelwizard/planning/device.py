@@ -185,7 +185,7 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = _result(func, args, kwargs or {})
-        if func.is_view or self._within:
+        if self._within or func.is_view or func is torch.ops.aten._unsafe_view.default:
             return out
         outputs = _tensors(out if isinstance(out, (tuple, list)) else (out,))
         packet = func._overloadpacket
