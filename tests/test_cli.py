@@ -210,8 +210,7 @@ def test_full_size_presets_have_the_published_token_counts() -> None:
         (["train", "objective=flowmap"], "dmd, dmd_jumps, flow, flow_map, flow_uniform"),
         (
             ["plan", "experiments=train_few_step_anchor"],
-            "experiments=train_few_step_anchor chooses data, a group of train and encode, not of"
-            " plan; leave experiments=train_few_step_anchor out",
+            "not of plan; leave experiments=train_few_step_anchor out",
         ),
         (["num_inference_steps=4"], "use schedule.steps (detail) and anchor.steps"),
         (["output_dir=x"], "use run_dir for a run, sweep_dir for a sweep"),
